@@ -1,0 +1,76 @@
+# Everything a person needs from a fresh clone; `make help` lists it.
+
+PYTHON ?= python3
+VENV ?= .venv
+RECIPE ?= recipes/quickstart.yaml
+RUN ?= runs/quickstart
+# Passed to every align command of the quick start, for example ALIGN_FLAGS='--set sft.steps=2'.
+ALIGN_FLAGS ?=
+# More for pytest, for example PYTEST_FLAGS='-k gae -x'; which marks run; and in how many processes.
+PYTEST_FLAGS ?=
+MARKS ?= not slow and not gpu
+TEST_JOBS ?= 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup dev quickstart test lint format types bench
+
+help:  ## list what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "  The first call makes $(VENV) with $(PYTHON) (3.11 or newer; another one: make PYTHON=python3.12 ...)."
+
+# Each stamp says that its step finished; a broken step leaves none and is done again.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is not Python 3.11 or newer. Name one: make PYTHON=/path/to/python3.12 ..."; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' || { \
+	  echo "error: $(PYTHON) can't make environments. On Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# torch comes first and alone: pip then takes the build that its configuration prefers (on a machine
+# without a GPU: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup, a fraction of the
+# size), and nothing that is installed later replaces it.
+$(VENV)/.torch: $(VENV)/.made constraints.txt
+	$(PIP) torch
+	@touch $@
+
+$(VENV)/.setup: $(VENV)/.torch pyproject.toml
+	$(PIP) -e '.[quickstart]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.setup
+	$(PIP) -e '.[quickstart,dev]'
+	@touch $@
+
+setup: $(VENV)/.setup  ## make .venv with the package and what the quick start needs
+
+dev: $(VENV)/.dev  ## the same and what tests and checks need
+
+quickstart: setup  ## a real model through SFT, reward model and PPO, and a table of what changed
+	$(BIN)/python recipes/quickstart/prepare.py
+	$(BIN)/align sft $(RECIPE) $(ALIGN_FLAGS)
+	$(BIN)/align rm $(RECIPE) $(ALIGN_FLAGS)
+	$(BIN)/align ppo $(RECIPE) $(ALIGN_FLAGS)
+	$(BIN)/python recipes/quickstart/table.py $(RUN)
+
+# One thread a process: busy torch processes that share cores slow each other down many times over.
+test: dev  ## run the tests (skipped ones are listed with their reason)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -rs -m '$(MARKS)' $(PYTEST_FLAGS)
+
+lint: dev  ## ruff: mistakes and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: dev  ## ruff: mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: dev  ## mypy
+	$(BIN)/mypy
+
+bench: dev  ## run every benchmark in benchmarks/
+	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do \
+	  echo "$$file"; $(BIN)/python $$file; done

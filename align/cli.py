@@ -1,0 +1,263 @@
+"""The command line. Nothing here imports torch: that waits until a stage runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from align import __version__
+from align.failures import ended, reported
+
+HELP = """Teach a language model what people prefer: three stages, one recipe file.
+
+[bold]Start here[/]
+
+  align run recipe.yaml                           all three stages
+  align ppo recipe.yaml --set ppo.kl_coef=0.1     one stage, one value changed
+  align recipe show recipe.yaml                   every value, and where it came from
+
+Stopped or killed? The same command goes on from the last checkpoint."""
+
+EXIT_CODES = (
+    "Exit codes: 0 done · 1 the machine or a library failed · 2 something to fix in the recipe, the data "
+    "or the command · 3 an earlier stage has to run first · 130 interrupted · 143 stopped"
+)
+
+app = typer.Typer(
+    name="align",
+    help=HELP,
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipe_app = typer.Typer(help="Look at a recipe without running it (show, schema).", no_args_is_help=True)
+app.add_typer(recipe_app, name="recipe", rich_help_panel="Look")
+
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value of the recipe, for example ppo.kl_coef=0.1; can be given several times.",
+        show_default=False,
+    ),
+]
+Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart", help="Start anew; what is there is set aside, not deleted.", show_default=False
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--num-processes",
+        min=1,
+        metavar="N",
+        help="Work in N processes; without it: one for each GPU, or a single one on a CPU.",
+        show_default=False,
+    ),
+]
+AccelerateConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--accelerate-config",
+        metavar="FILE",
+        help="What `accelerate config` wrote: several machines, FSDP, DeepSpeed.",
+        show_default=False,
+    ),
+]
+
+
+def main() -> None:
+    """The console script `align`."""
+    _quiet_libraries()
+    app(prog_name="align")
+
+
+@app.command(rich_help_panel="Train")
+def sft(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    restart: Restart = False,
+    num_processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
+) -> None:
+    """1. Supervised fine-tuning: learn to answer as the demonstrations do."""
+    _run(["sft"], recipe, overrides, restart, num_processes, accelerate_config)
+
+
+@app.command(rich_help_panel="Train")
+def rm(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    restart: Restart = False,
+    num_processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
+) -> None:
+    """2. Reward model: learn from rankings which response people prefer."""
+    _run(["rm"], recipe, overrides, restart, num_processes, accelerate_config)
+
+
+@app.command(rich_help_panel="Train")
+def ppo(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    restart: Restart = False,
+    num_processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
+) -> None:
+    """3. PPO: raise the reward model's score, staying close to the SFT model."""
+    _run(["ppo"], recipe, overrides, restart, num_processes, accelerate_config)
+
+
+@app.command(rich_help_panel="Train")
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    restart: Restart = False,
+    num_processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
+) -> None:
+    """All three in order; finished stages are not run again."""
+    _run(["sft", "rm", "ppo"], recipe, overrides, restart, num_processes, accelerate_config)
+
+
+@recipe_app.command("show")
+def recipe_show(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Print every value of a recipe and where it came from."""
+    with reported():
+        from align.recipe_file import load_recipe, origins, values
+
+        resolved = values(load_recipe(recipe, overrides or ()))
+        came_from = origins(recipe, overrides or ())
+        _print_table([(key, _as_yaml(value), came_from[key]) for key, value in resolved.items()])
+
+
+@recipe_app.command("schema")
+def recipe_schema() -> None:
+    """Print the JSON Schema of recipes, with which editors check and complete them."""
+    with reported():
+        import json
+
+        from align.recipe_file import json_schema
+
+        print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command(rich_help_panel="Look")
+def doctor() -> None:
+    """Print versions and devices, and what is missing with the line that installs it."""
+    with reported():
+        from align import doctor
+
+        raise typer.Exit(doctor.main())
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"align {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version.", show_default=False
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _run(
+    stages: list[str],
+    path: Path,
+    overrides: list[str] | None,
+    restart: bool,
+    num_processes: int | None,
+    accelerate_config: Path | None,
+) -> None:
+    """Runs stages of a recipe here, or in processes that are started for each of them."""
+    with reported() as context:
+        from align.recipe_file import load_recipe
+
+        recipe = load_recipe(path, overrides or ())
+        from align.runtime import launch
+
+        elsewhere = launch.needed(num_processes, accelerate_config)
+        for stage in stages:
+            context.stage, context.folder = stage, recipe.run.path / stage
+            if not elsewhere:
+                importlib.import_module(f"align.stages.{stage}").run(recipe, restart=restart)
+                continue
+            arguments = [stage, str(path), *(part for o in overrides or () for part in ("--set", o))]
+            arguments += ["--restart"] if restart else []
+            code = launch.start(stage, arguments, num_processes, accelerate_config)
+            if code:
+                ended(code)
+                raise typer.Exit(code)
+
+
+def _as_yaml(value: object) -> str:
+    """A value on one line, as a recipe could say it."""
+    import json
+
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _print_table(rows: list[tuple[str, str, str]]) -> None:
+    """Key, value and origin: a table on a terminal, aligned columns elsewhere."""
+    if not sys.stdout.isatty():
+        widths = [max(len(row[i]) for row in rows) for i in range(2)]
+        for key, value, origin in rows:
+            print(f"{key:{widths[0]}}  {value:{widths[1]}}  {origin}")
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD)
+    for title in ("key", "value", "from"):
+        table.add_column(title, overflow="fold", no_wrap=title == "key")
+    section = ""
+    for key, value, origin in rows:
+        if section and key.partition(".")[0] != section:
+            table.add_section()
+        section = key.partition(".")[0]
+        style = "dim" if origin == "default" else ""
+        table.add_row(Text(key), Text(value), Text(origin), style=style)
+    Console().print(table)
+
+
+def _quiet_libraries() -> None:
+    """Before any library is imported: no telemetry, no advice meant for programmers."""
+    for name, value in {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "DATASETS_VERBOSITY": "error",
+        "HF_HUB_VERBOSITY": "error",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

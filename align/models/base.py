@@ -1,0 +1,136 @@
+"""The base checkpoint: found, fingerprinted, loaded once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from align.errors import UserError
+from align.recipe import Base as BaseSpec
+
+_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
+_SAMPLE = 2**16  # bytes read at each place of a weight file
+_PLACES = 32
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base checkpoint on this machine, its weights not yet loaded."""
+
+    spec: BaseSpec
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+
+    def load_model(self, device: torch.device) -> PreTrainedModel:
+        """The causal language model, frozen, in eval mode (dropout off), on the device.
+
+        Raises UserError where transformers cannot load it.
+        """
+        try:
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                self.folder,
+                dtype=_dtype(self.spec.dtype, device),
+                attn_implementation=self.spec.attention,
+                trust_remote_code=self.spec.trust_remote_code,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise UserError(f"base {self.spec.name} cannot be loaded: {_first_line(error)}") from error
+        model.to(device)  # type: ignore[arg-type]  # transformers' stubs wrap Module.to
+        model.requires_grad_(False)
+        return model.eval()
+
+    @property
+    def pad_id(self) -> int:
+        """An id to fill batches with; masks, never ids, tell what is padding."""
+        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if isinstance(token_id, int):
+                return token_id
+        return 0
+
+
+def find_base(spec: BaseSpec) -> Base:
+    """Find the checkpoint in a folder, in the hub's cache or on the hub, and load its tokenizer.
+
+    Raises UserError at once where it is not there, or where there is no network to fetch it.
+    """
+    folder = Path(spec.name).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or spec.name.startswith((".", "~")) or spec.name.count("/") > 1:
+            raise UserError(f"base {spec.name}: there is no such folder")
+        folder = _from_hub(spec)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"base {folder} holds no config.json: it is not a transformers checkpoint")
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(f"base {folder} holds no .safetensors file; weights in other formats are not loaded")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"the tokenizer of base {spec.name} cannot be loaded: {_first_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of base {spec.name} has no EOS token, and responses must end with one")
+    return Base(spec, folder, tokenizer, fingerprint(folder))
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash that tells checkpoints apart: small files whole, weights by size and samples.
+
+    Reading every byte of a large checkpoint would cost minutes at each start, so of each weight file
+    the header, the end and evenly spaced places are read.
+    """
+    digest = hashlib.sha256()
+    for pattern in ("config.json", "*.safetensors"):
+        for path in sorted(folder.glob(pattern)):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}\n".encode())
+            with path.open("rb") as file:
+                for place in range(_PLACES + 1):
+                    file.seek(max(0, (size - _SAMPLE) * place // _PLACES))
+                    digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()[:32]
+
+
+def _from_hub(spec: BaseSpec) -> Path:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = [p for p in _FILES if spec.trust_remote_code or p != "*.py"]
+    try:
+        return Path(
+            snapshot_download(spec.name, revision=spec.revision, allow_patterns=patterns, local_files_only=True)
+        )
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        pass
+    try:
+        HfApi().model_info(spec.name, revision=spec.revision, timeout=10)
+    except HfHubHTTPError as error:
+        raise UserError(f"base {spec.name} is not on the hub, or not for you: {_first_line(error)}") from error
+    except Exception as error:  # httpx, proxies and offline mode each raise their own
+        raise UserError(
+            f"base {spec.name} is neither a folder nor in the hub's cache on this machine, and the hub cannot "
+            f"be reached ({type(error).__name__}): download it where there is a network, and name the folder"
+        ) from error
+    return Path(snapshot_download(spec.name, revision=spec.revision, allow_patterns=patterns))
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

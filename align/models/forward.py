@@ -1,0 +1,234 @@
+"""Forward passes: what lies below all adapters once, the upper layers a role at a time, logits only
+where a response token is predicted, and never as a [B, T, V] tensor that stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from align.data.batches import Batch
+from align.errors import UserError
+from align.models.roles import Roles
+
+_CHUNK_ELEMENTS = 2**25  # logits computed at a time: 128 MiB in float32
+
+
+@dataclass
+class Trunk:
+    """What all roles have in common of a batch: the hidden states below the lowest adapter.
+
+    `hidden` is [B, L, D] where the lower layers could be run apart, else None and `input_ids` [B, L]
+    go through the whole model. `attention_mask` [B, L] is True at real tokens, which come first.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    prompt_lengths: Tensor
+    lengths: Tensor
+    hidden: Tensor | None
+
+    def rows(self) -> list[Trunk]:
+        """One trunk a row, without padding, to be collated anew by `stack`."""
+        return [
+            Trunk(
+                self.input_ids[i : i + 1, :n],
+                self.attention_mask[i : i + 1, :n],
+                self.prompt_lengths[i : i + 1],
+                self.lengths[i : i + 1],
+                None if self.hidden is None else self.hidden[i : i + 1, :n].clone(),
+            )
+            for i, n in enumerate(self.lengths.tolist())
+        ]
+
+
+def stack(rows: list[Trunk]) -> Trunk:
+    """Collate single-row trunks, right-padded to the longest."""
+
+    def padded(parts: list[Tensor]) -> Tensor:
+        return pad_sequence([p[0] for p in parts], batch_first=True)
+
+    hidden = [row.hidden for row in rows if row.hidden is not None]
+    return Trunk(
+        padded([row.input_ids for row in rows]),
+        padded([row.attention_mask for row in rows]),
+        torch.cat([row.prompt_lengths for row in rows]),
+        torch.cat([row.lengths for row in rows]),
+        padded(hidden) if hidden else None,
+    )
+
+
+class Forward:
+    """The passes of a base and its roles.
+
+    At the start a probe is run both ways; where the model cannot be split at the lowest adapted layer
+    with the same result (it scales its embeddings, say), every pass goes through the whole model.
+    """
+
+    def __init__(self, roles: Roles) -> None:
+        self.roles = roles
+        self.split = roles.lowest_adapted_layer
+        if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
+            self.split = 0
+        self._check_output_layer()
+
+    @torch.no_grad()
+    def trunk(self, batch: Batch) -> Trunk:
+        """Run the layers below the lowest adapter."""
+        device = self.roles.base.device
+        ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+        hidden = None
+        if self.split:
+            with _layers(self.roles.decoder, 0, self.split):
+                hidden = self._decode(input_ids=ids, attention_mask=mask)
+        return Trunk(ids, mask, batch.prompt_lengths.to(device), batch.lengths.to(device), hidden)
+
+    def hidden(self, role: str, trunk: Trunk) -> Tensor:
+        """A role's last hidden states [B, L, D], after the final norm."""
+        self.roles.activate(role)
+        if trunk.hidden is None:
+            return self._decode(input_ids=trunk.input_ids, attention_mask=trunk.attention_mask)
+        with _layers(self.roles.decoder, self.split, None):
+            return self._decode(inputs_embeds=trunk.hidden, attention_mask=trunk.attention_mask)
+
+    def logprobs(self, role: str, trunk: Trunk, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log probabilities of the response tokens, entropies, and the response mask, each [B, T].
+
+        Entropies carry no gradient. Padding has 0 in both.
+        """
+        at, mask = response_positions(trunk)
+        hidden = self.hidden(role, trunk)
+        labels = trunk.input_ids.gather(1, (at + 1).clamp(max=trunk.input_ids.shape[1] - 1))
+        taken = hidden.gather(1, at.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))[mask]
+        head = self.roles.base.get_output_embeddings()
+        flat, entropy = token_logprobs(taken, head.weight, getattr(head, "bias", None), labels[mask], temperature)
+        zeros = torch.zeros(mask.shape, device=mask.device)
+        return zeros.masked_scatter(mask, flat), zeros.masked_scatter(mask, entropy), mask
+
+    def values(self, role: str, trunk: Trunk) -> Tensor:
+        """The value [B, T] before each response token is written; 0 at padding."""
+        at, mask = response_positions(trunk)
+        per_token: Tensor = self.roles.heads[role](self.hidden(role, trunk))
+        return per_token.gather(1, at).masked_fill(~mask, 0.0)
+
+    def scores(self, role: str, trunk: Trunk) -> Tensor:
+        """The score [B] of each sequence, read at its last real token, whatever the ids are."""
+        hidden = self.hidden(role, trunk)
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        scores: Tensor = self.roles.heads[role](hidden[rows, trunk.lengths - 1])
+        return scores
+
+    def _decode(self, **inputs: Any) -> Tensor:
+        output = self.roles.decoder(**inputs, use_cache=False, return_dict=True)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    @torch.no_grad()
+    def _split_agrees(self) -> bool:
+        ids, mask = _probe(self.roles.base)
+        whole = self._decode(input_ids=ids, attention_mask=mask)
+        try:
+            with _layers(self.roles.decoder, 0, self.split):
+                lower = self._decode(input_ids=ids, attention_mask=mask)
+            with _layers(self.roles.decoder, self.split, None):
+                upper = self._decode(inputs_embeds=lower, attention_mask=mask)
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            return False
+        return bool(torch.equal(whole[mask], upper[mask]))
+
+    @torch.no_grad()
+    def _check_output_layer(self) -> None:
+        """Refuse a model whose logits are more than a linear map of the last hidden state."""
+        ids, mask = _probe(self.roles.base)
+        head = self.roles.base.get_output_embeddings()
+        logits = self.roles.base(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        ours = head(self._decode(input_ids=ids, attention_mask=mask))
+        if not torch.allclose(logits[mask].float(), ours[mask].float(), rtol=1e-3, atol=1e-3):
+            kind = type(self.roles.base).__name__
+            raise UserError(f"base: {kind} scales or caps its logits, which is not supported; choose another base")
+
+
+def response_positions(trunk: Trunk) -> tuple[Tensor, Tensor]:
+    """Where response tokens are predicted [B, T] (one place before they stand), and the response mask."""
+    counts = trunk.lengths - trunk.prompt_lengths
+    offsets = torch.arange(int(counts.max()), device=counts.device)
+    mask = offsets < counts.unsqueeze(1)
+    at = (trunk.prompt_lengths.unsqueeze(1) - 1 + offsets).clamp(max=trunk.input_ids.shape[1] - 1)
+    return at, mask
+
+
+def token_logprobs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """log softmax(hidden @ weight.T / temperature) at the labels, and the entropies, in float32.
+
+    hidden [N, D], weight [V, D] (frozen), labels [N] -> [N], [N]. The gradient reaches `hidden` only,
+    through the log probabilities only.
+    """
+    result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(hidden, weight, bias, labels, temperature)
+    return result
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """d log p(y) / d h = (W_y - sum_v p_v W_v) / temperature is as large as h, so it is computed in the
+    forward pass, a chunk of tokens at a time, and no logits are kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        size = max(1, _CHUNK_ELEMENTS // weight.shape[0])
+        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        logprobs = torch.empty(hidden.shape[0], device=hidden.device)
+        entropies = torch.empty_like(logprobs)
+        for start in range(0, hidden.shape[0], size):
+            part = slice(start, start + size)
+            logits = nn.functional.linear(hidden[part], weight, bias).float() / temperature
+            normal = logits.logsumexp(-1)
+            logprobs[part] = logits.gather(-1, labels[part, None])[:, 0] - normal
+            probabilities = logits.sub(normal[:, None]).exp_()
+            entropies[part] = normal - (probabilities * logits).sum(-1)
+            if slopes is not None:
+                mean = probabilities.to(weight.dtype) @ weight
+                slopes[part] = (weight[labels[part]] - mean) / temperature
+        if slopes is not None:
+            ctx.save_for_backward(slopes)
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (slopes,) = ctx.saved_tensors
+        return (gradients[0][:, None] * slopes).to(slopes.dtype), None, None, None, None
+
+
+def _splittable(decoder: nn.Module) -> bool:
+    return isinstance(getattr(decoder, "layers", None), nn.ModuleList) and hasattr(decoder, "norm")
+
+
+@contextmanager
+def _layers(decoder: nn.Module, first: int, last: int | None) -> Iterator[None]:
+    """Let the decoder consist of layers first:last, with the final norm only where they reach the end."""
+    layers, norm = decoder.layers, decoder.norm
+    assert isinstance(layers, nn.ModuleList)
+    decoder.layers = layers[first:last]
+    if last is not None:
+        decoder.norm = nn.Identity()
+    try:
+        yield
+    finally:
+        decoder.layers, decoder.norm = layers, norm
+
+
+def _probe(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Two short rows of different lengths."""
+    device = next(model.parameters()).device
+    ids = torch.arange(1, 11, device=device).view(2, 5)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool, device=device)
+    return ids, mask

@@ -1,0 +1,112 @@
+"""One base, several roles: each role is a LoRA adapter on it, some with a scalar head.
+
+PEFT's `set_adapter` freezes every other adapter, so a second one would silently stop training; here
+each activation restores the flags of *all* roles. A role's forward and backward pass belong together,
+before the next role is activated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from align.errors import AlignError
+from align.models.export import ADAPTER, HEAD
+from align.models.heads import ScalarHead
+from align.runtime.checkpoint import load_into, read_tensors
+
+
+class Roles(nn.Module):
+    """A frozen base with one adapter a role; `add` gives roles, `activate` chooses who answers."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.base = model
+        self.heads = nn.ModuleDict()
+        self.peft: PeftModel | None = None
+        self._trains: dict[str, bool] = {}
+        self._active: str | None = None
+
+    def add(self, role: str, source: Path | LoraConfig, trains: bool) -> None:
+        """Add a role whose adapter is loaded from a folder, or is new (a LoraConfig)."""
+        if isinstance(source, Path):
+            config = PeftConfig.from_pretrained(str(source))
+        else:
+            config = source
+        config.inference_mode = False
+        if isinstance(config, LoraConfig):
+            config.lora_dropout = 0.0  # sft alone has dropout; ratios need the same network twice
+        if self.peft is None:
+            self.peft = PeftModel(self.base, config, adapter_name=role)
+        else:
+            self.peft.add_adapter(role, config)
+        if isinstance(source, Path):
+            result = set_peft_model_state_dict(self.peft, read_tensors(source / ADAPTER), adapter_name=role)
+            if result.unexpected_keys:
+                raise AlignError(f"{source / ADAPTER} does not fit this base: {result.unexpected_keys[:3]}")
+        self._trains[role] = trains
+        self.eval()
+        self._active = None
+        self.activate(role)
+
+    def add_head(self, role: str, source: Path | torch.Generator) -> None:
+        """Give a role a scalar head, loaded from a folder or drawn from a generator."""
+        drawn = source if isinstance(source, torch.Generator) else torch.Generator()
+        head = ScalarHead(self.base.config.hidden_size, drawn)
+        if isinstance(source, Path):
+            load_into(dict(head.named_parameters()), read_tensors(source / HEAD), str(source / HEAD))
+        head.requires_grad_(self._trains[role])
+        self.heads[role] = head.to(self.base.device)
+
+    def activate(self, role: str) -> None:
+        """Let this role's adapter answer from now on, and restore every role's requires_grad."""
+        if role == self._active:
+            return
+        for module in self.base.modules():
+            if isinstance(module, LoraLayer):
+                module.set_adapter(role)
+        for name, trains in self._trains.items():
+            for parameter in self._adapter(name).values():
+                parameter.requires_grad_(trains)
+        self._active = role
+
+    def parameters_of(self, role: str) -> dict[str, nn.Parameter]:
+        """A role's own parameters, adapter and head, by name."""
+        named = self._adapter(role)
+        if role in self.heads:
+            named |= {f"head.{name}": p for name, p in self.heads[role].named_parameters()}
+        return named
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The base without its output layer."""
+        decoder: nn.Module = self.base.base_model
+        return decoder
+
+    @property
+    def lowest_adapted_layer(self) -> int:
+        """No role changes anything below this layer."""
+        found = [
+            int(match[1])
+            for name, module in self.base.named_modules()
+            if isinstance(module, LoraLayer) and (match := re.search(r"\.(\d+)\.", name))
+        ]
+        return min(found, default=0)
+
+    def _adapter(self, role: str) -> dict[str, nn.Parameter]:
+        return {name.replace(f".{role}.", "."): p for name, p in self._named(role)}
+
+    def _named(self, role: str) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in self.base.named_parameters() if f".{role}." in name and "lora_" in name)
+
+
+def tensors_of(roles: Roles, role: str) -> dict[str, Tensor]:
+    """A role's parameters as tensors to save."""
+    return {name: p.detach() for name, p in roles.parameters_of(role).items()}

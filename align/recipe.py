@@ -1,0 +1,222 @@
+"""The recipe: one typed description of base, data, LoRA and the three stages.
+
+Every field is read somewhere; derived values are properties. Loading from YAML, overriding and
+explaining live in `align.recipe_file`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Stage = Literal["sft", "rm", "ppo"]
+STAGES: tuple[Stage, ...] = ("sft", "rm", "ppo")
+
+RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _as_list(value: Any) -> Any:
+    """`train: a.jsonl` means `train: [a.jsonl]`."""
+    return [value] if isinstance(value, str) else value
+
+
+Files = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are refused, values are not coerced, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    short_form: ClassVar[str | None] = None  # the key that is meant when a text or a list stands for all
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, value: Any) -> Any:
+        return expand(cls, value)
+
+
+def expand(section: type[Section], value: Any) -> Any:
+    """The mapping that a short form means: `base: name` is `base: {name: name}`."""
+    if section.short_form and isinstance(value, (str, list)):
+        return {section.short_form: value}
+    return value
+
+
+class Base(Section):
+    """The pretrained checkpoint that all roles share."""
+
+    short_form = "name"
+
+    name: str = Field(min_length=1, description="a folder, or a model's id on the Hugging Face hub")
+    revision: str | None = Field(None, description="the hub's commit, branch or tag")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 on a GPU that has it, float32 on a CPU"
+    )
+    attention: str | None = Field(None, description="transformers' attn_implementation; null: its own choice")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
+
+
+class Source(Section):
+    """One kind of records: what trains, and what is held out."""
+
+    short_form = "train"
+
+    train: Files = Field(min_length=1, description="files of records (.jsonl, .jsonl.gz)")
+    held_out: Share | Files = Field(
+        0.05, description="a share of the prompts, chosen by the prompt's hash, or files of their own"
+    )
+
+
+class Data(Section):
+    """What people wrote and preferred."""
+
+    template: Literal["chat", "plain"] = Field(
+        "chat",
+        description="chat: the tokenizer's chat template; plain: the response follows the prompt's text",
+    )
+    demonstrations: Source | None = Field(None, description="prompts with the response a person wrote (sft)")
+    rankings: Source | None = Field(None, description="prompts with K ranked responses (rm)")
+    prompts: Source | None = Field(None, description="prompts that the policy answers (ppo)")
+
+
+class Lora(Section):
+    """The low-rank adapters (arXiv 2106.09685); every role has one of this shape."""
+
+    rank: PositiveInt = Field(16, description="the width of the low-rank update")
+    alpha: PositiveInt = Field(32, description="the update is scaled by alpha / rank")
+    dropout: Share = Field(0.0, description="dropout before the update, in sft only")
+    targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="names of the linear layers that get an adapter"
+    )
+    layers: PositiveInt | None = Field(
+        None,
+        description="adapt only this many of the upper layers; those below are computed once for all roles",
+    )
+
+
+class Training(Section):
+    """What the three stages have in common."""
+
+    max_grad_norm: PositiveFloat = Field(1.0, description="gradients are clipped to this norm")
+    weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decoupled weight decay")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "linear", description="how the learning rate falls after the warm-up"
+    )
+    warmup: Share = Field(0.05, description="share of the steps over which the learning rate rises")
+
+
+class Supervised(Training):
+    """What sft and rm have in common."""
+
+    epochs: PositiveInt = Field(
+        1, description="passes over the training records; ignored when steps is given"
+    )
+    steps: PositiveInt | None = Field(None, description="optimizer steps in all; null: from epochs")
+    max_length: PositiveInt = Field(1024, description="tokens a sequence; longer ones are refused")
+    evaluate_every: PositiveInt | None = Field(
+        None, description="steps between evaluations on held-out records; null: only at the end"
+    )
+    checkpoint_every: PositiveInt = Field(20, description="steps between checkpoints")
+
+
+class SFT(Supervised):
+    """LoRA supervised fine-tuning on demonstrations."""
+
+    learning_rate: PositiveFloat = Field(2e-4, description="the peak learning rate")
+    batch_size: PositiveInt = Field(16, description="demonstrations a step, over all processes")
+    microbatch_size: PositiveInt | None = Field(
+        None, description="demonstrations in one forward pass of one process; null: all of its share"
+    )
+    packing: bool = Field(False, description="fill sequences of max_length with several demonstrations")
+    gradient_checkpointing: bool = Field(False, description="save memory by computing activations twice")
+
+
+class RM(Supervised):
+    """The pairwise Bradley-Terry reward model on rankings."""
+
+    sft: str | None = Field(None, description="run folder whose SFT adapter it starts from; null: this run")
+    learning_rate: PositiveFloat = Field(1e-4, description="the peak learning rate")
+    batch_size: PositiveInt = Field(16, description="rankings a step, over all processes")
+    microbatch_size: PositiveInt = Field(4, description="rankings in one forward pass of one process")
+    ties: Literal["ignore", "half"] = Field(
+        "ignore", description="what a tie teaches: nothing, or a half-half target"
+    )
+    centering_coef: NonNegativeFloat = Field(
+        0.0, description="weight of the squared sum of a pair's scores, which keeps scores near zero"
+    )
+
+
+class PPO(Training):
+    """PPO against the reward model, with a KL penalty to the SFT policy."""
+
+    sft: str | None = Field(None, description="run folder of policy and reference; null: this run")
+    rm: str | None = Field(None, description="run folder of the reward model; null: this run")
+    iterations: PositiveInt = Field(100, description="rollouts, each followed by ppo_epochs of updates")
+    learning_rate: PositiveFloat = Field(1e-5, description="the policy's peak learning rate")
+    value_learning_rate: PositiveFloat | None = Field(
+        None, description="the value model's; null: the policy's"
+    )
+    rollout_batch_size: PositiveInt = Field(128, description="responses an iteration, over all processes")
+    minibatch_size: PositiveInt = Field(64, description="responses an update, over all processes")
+    microbatch_size: PositiveInt = Field(16, description="responses in one forward pass of one process")
+    ppo_epochs: PositiveInt = Field(2, description="passes over one rollout")
+    max_prompt_tokens: PositiveInt = Field(512, description="longer prompts are refused")
+    max_response_tokens: PositiveInt = Field(256, description="a response ends here if no EOS came before")
+    temperature: PositiveFloat = Field(
+        1.0, description="of sampling, and of the log probabilities that training uses"
+    )
+    kl_coef: NonNegativeFloat = Field(0.05, description="weight of the KL penalty to the reference")
+    gamma: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="discount a token")
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="GAE's lambda")
+    clip_range: PositiveFloat = Field(0.2, description="the policy ratio's clip range")
+    value_clip_range: PositiveFloat = Field(0.2, description="the value's clip range, in units of score")
+    whiten_advantages: bool = Field(True, description="advantages get mean 0 and variance 1 over the rollout")
+    missing_eos_penalty: NonNegativeFloat = Field(
+        1.0, description="taken off the score of a response that the length limit cut"
+    )
+    evaluate_every: PositiveInt | None = Field(
+        None, description="iterations between evaluations on held-out prompts; null: only at the end"
+    )
+    checkpoint_every: PositiveInt = Field(1, description="iterations between checkpoints")
+
+    @model_validator(mode="after")
+    def _sizes(self) -> PPO:
+        if self.rollout_batch_size % self.minibatch_size:
+            raise ValueError(
+                f"rollout_batch_size ({self.rollout_batch_size}) must be a multiple of "
+                f"minibatch_size ({self.minibatch_size})"
+            )
+        return self
+
+
+class Run(Section):
+    """Where the run lies and how it behaves."""
+
+    name: str = Field(pattern=RUN_NAME, description="the run's folder is folder/name")
+    folder: str = Field("runs", description="holds runs; relative to the working directory")
+    seed: int = Field(0, ge=0, description="all draws are functions of it")
+    threads: PositiveInt | None = Field(None, description="CPU threads a process; null: torch's choice")
+    keep: PositiveInt = Field(2, description="checkpoints kept a stage")
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder).expanduser() / self.name
+
+
+class Recipe(Section):
+    """Base, data and the three stages: what a run is."""
+
+    base: Base
+    run: Run
+    data: Data = Data()
+    lora: Lora = Lora()
+    sft: SFT = SFT()
+    rm: RM = RM()
+    ppo: PPO = PPO()

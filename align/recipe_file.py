@@ -1,0 +1,246 @@
+"""Recipes on disk: loading, `--set`, where each value came from, and writing them back.
+
+The fields themselves are in `align.recipe`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+
+from align.errors import UserError
+from align.recipe import Base, Recipe, Section, Source, expand
+from align.recipe_mistakes import mistakes, recipe_schema
+from align.yaml_text import Document, Keys, Mistake, Place, read
+
+SMALLEST = """\
+base: HuggingFaceTB/SmolLM2-135M-Instruct
+run:
+  name: my-first-run
+data:
+  demonstrations: demonstrations.jsonl
+  rankings: rankings.jsonl
+  prompts: prompts.jsonl
+"""
+SOURCES = ("demonstrations", "rankings", "prompts")
+OVERRIDE_LINE = 10**9  # overrides are told after the file's lines
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads, overrides (`ppo.kl_coef=0.1`), checks and resolves a recipe.
+
+    The files under `data`, and `base.name` where it means a folder, become absolute against the recipe's
+    folder. Raises UserError with all mistakes at once, each with its line and key.
+    """
+    recipe, _ = _load(path, overrides)
+    return _resolved(recipe, Path(os.path.abspath(path)).parent)
+
+
+def origins(path: Path, overrides: Sequence[str] = ()) -> dict[str, str]:
+    """Where each value of a recipe came from: `recipes/q.yaml:12`, `--set` or `default`, by dotted key."""
+    recipe, document = _load(path, overrides)
+    found: dict[str, str] = {}
+    for key in values(recipe):
+        place = document.places.get(tuple(key.split(".")))
+        overridden = place is not None and place.line == OVERRIDE_LINE
+        found[key] = "--set" if overridden else place.label if place else "default"
+    return found
+
+
+def values(recipe: Recipe) -> dict[str, Any]:
+    """All values of a recipe by dotted key, with the same keys as `origins`."""
+    flat: dict[str, Any] = {}
+
+    def add(section: BaseModel, prefix: str) -> None:
+        for name, value in section:
+            if isinstance(value, BaseModel):
+                add(value, f"{prefix}{name}.")
+            else:
+                flat[prefix + name] = value
+
+    add(recipe, "")
+    return flat
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML with every value in it; loads back to an equal recipe."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.allow_unicode = True
+    yaml.width = 4096  # no folded lines: a path stays whole
+    text = io.StringIO()
+    yaml.dump(recipe.model_dump(), text)
+    return text.getvalue()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the recipe file, for editors: with the short forms, without the derived defaults."""
+    schema = deepcopy(recipe_schema())
+    for option in schema["properties"].values():
+        if isinstance(option.get("default"), dict):
+            option.pop("default")
+            option["anyOf"] = [{"$ref": option.pop("$ref")}, {"type": "null"}]  # `sft:` with nothing beneath
+    for section in (Base, Source):
+        assert section.short_form
+        full = schema["$defs"][section.__name__]
+        short = full["properties"][section.short_form]
+        shapes = short.get("anyOf") or [{k: short[k] for k in ("type", "minLength") if k in short}]
+        schema["$defs"][section.__name__] = {"description": full["description"], "anyOf": [*shapes, full]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _load(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Document]:
+    document = _read_file(path)
+    _normalise(document)
+    for override in overrides:
+        _override(document, override)
+        _normalise(document)
+    found = list(document.mistakes)
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(document.values)
+    except ValidationError as error:
+        found += mistakes(error, document)
+    if found or recipe is None:
+        raise UserError(_told(found, path))
+    return recipe, document
+
+
+def _told(found: list[Mistake], path: Path) -> str:
+    lines = [
+        str(mistake._replace(place=Place(str(path), 0)) if mistake.place.label == "the recipe" else mistake)
+        for mistake in sorted(found, key=lambda mistake: mistake.place.line)
+    ]
+    return lines[0] if len(lines) == 1 else "\n".join([f"{len(lines)} mistakes in the recipe", *lines])
+
+
+def _read_file(path: Path) -> Document:
+    """The document of a file with a mapping at its top; UserError where there is none."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file{_neighbours(path)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder; name a recipe file{_neighbours(path / '?')}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text; save the file as UTF-8") from None
+
+    def place_of(line: int, column: int | None) -> Place:
+        return Place(f"{path}:{line}" if column is None else f"{path}:{line}:{column}", line)
+
+    document = read(text, place_of)
+    example = "\n    ".join(["", *SMALLEST.splitlines()])
+    if document.values is None and not document.mistakes:
+        raise UserError(f"{path}: the recipe is empty; the smallest one that does all three stages:{example}")
+    if not isinstance(document.values, dict):
+        raise UserError(f"{path}: a recipe is made of `key: value` lines; the smallest one:{example}")
+    return document
+
+
+def _neighbours(path: Path) -> str:
+    """The recipes that lie where one was looked for; the likeliest first."""
+    try:
+        names = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".yaml", ".yml"))
+    except OSError:
+        return ""
+    stems = {Path(name).stem: name for name in names}
+    near = get_close_matches(path.stem, stems, 1, 0.6)
+    if near:
+        return f"; did you mean {path.parent / stems[near[0]]}?"
+    return f"; {path.parent.resolve()} holds {', '.join(names[:8])}" if names else ""
+
+
+def _normalise(document: Document) -> None:
+    """Writes short forms out in place, so that every value stands under its full path."""
+    top = document.values
+    for name, section in Recipe.model_fields.items():
+        if name in top and top[name] is None:
+            top[name] = {}  # `sft:` with all lines beneath commented out
+        _expand(document, top, (name,), section.annotation)
+    if isinstance(top.get("data"), dict):
+        for name in SOURCES:
+            _expand(document, top["data"], ("data", name), Source)
+
+
+def _expand(document: Document, parent: dict[str, Any], keys: Keys, section: Any) -> None:
+    name = str(keys[-1])
+    if not (isinstance(section, type) and issubclass(section, Section)) or name not in parent:
+        return
+    full = expand(section, parent[name])
+    if full is not parent[name]:
+        inner = (*keys, section.short_form or "")
+        moved = {k: place for k, place in document.places.items() if k[: len(keys)] == keys}
+        document.places.update({(*inner, *k[len(keys) :]): place for k, place in moved.items()})
+        parent[name] = full
+
+
+def _override(document: Document, override: str) -> None:
+    """Puts `a.b=c` into the document; what cannot be understood becomes one of its mistakes."""
+    place = Place(f"--set {override}", OVERRIDE_LINE)
+    key, equals, text = override.partition("=")
+    keys = tuple(part.strip() for part in key.split("."))
+
+    def refuse(message: str) -> None:
+        document.mistakes.append(Mistake(place, message))
+
+    if not equals or not all(keys):
+        return refuse("write it as key=value, for example --set ppo.kl_coef=0.1")
+    if not text.strip():
+        return refuse("no value after '='; write null to unset a value")
+    try:
+        value = read(text, lambda line, column: place)
+    except UserError as error:
+        return refuse(str(error).removeprefix(f"{place.label}: "))
+    document.mistakes += value.mistakes
+    target = document.values
+    for depth, name in enumerate(keys[:-1], start=1):
+        if target.get(name) is None:
+            target[name] = {}
+            document.places.setdefault(keys[:depth], place)
+        target = target[name]
+        if not isinstance(target, dict):
+            return refuse(f"{'.'.join(keys[:depth])} has no keys beneath it; set it whole")
+    target[keys[-1]] = value.values
+    for old in [k for k in document.places if k[: len(keys)] == keys]:
+        del document.places[old]
+    document.places[keys] = place
+    document.places.update({(*keys, *k): place for k in value.places})
+
+
+def _resolved(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with absolute paths where a path belongs to the recipe, and ~ expanded in all."""
+    plain = recipe.model_dump()
+    name = os.path.expanduser(plain["base"]["name"])
+    if name.startswith((".", "/")) or _is_folder(folder / name):
+        name = os.path.abspath(folder / name)
+    plain["base"]["name"] = name
+    for source in filter(None, (plain["data"][name] for name in SOURCES)):
+        for side in ("train", "held_out"):
+            if isinstance(source[side], list):
+                source[side] = [os.path.abspath(folder / os.path.expanduser(file)) for file in source[side]]
+    plain["run"]["folder"] = os.path.expanduser(plain["run"]["folder"])
+    for stage, parent in (("rm", "sft"), ("ppo", "sft"), ("ppo", "rm")):
+        if plain[stage][parent]:
+            plain[stage][parent] = os.path.expanduser(plain[stage][parent])
+    return Recipe.model_validate(plain)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except ValueError:  # a NUL in the name
+        return False

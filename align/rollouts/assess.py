@@ -1,0 +1,57 @@
+"""From sampled responses to a rollout: every number that PPO needs, each computed once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from align.data.batches import collate
+from align.models.forward import Forward, Trunk
+from align.rollouts.rollout import Rollout, Sampled
+
+
+@torch.no_grad()
+def assess(
+    forward: Forward, sampled: list[Sampled], *, temperature: float, eos_id: int, pad_id: int, microbatch_size: int
+) -> Rollout:
+    """Run each response once through every role; sequences of like length share a microbatch."""
+    device = forward.roles.base.device
+    length = [len(s.prompt) + len(s.response) for s in sampled]
+    order = sorted(range(len(sampled)), key=length.__getitem__)
+    trunks: dict[int, Trunk] = {}
+    fields: dict[str, dict[int, Tensor]] = {name: {} for name in ("old", "reference", "entropy", "value", "score")}
+    for start in range(0, len(order), microbatch_size):
+        rows = order[start : start + microbatch_size]
+        trunk = forward.trunk(collate([(sampled[i].prompt, sampled[i].response) for i in rows], pad_id))
+        old, entropy, _ = forward.logprobs("policy", trunk, temperature)
+        reference, _, _ = forward.logprobs("reference", trunk, temperature)
+        found = {
+            "old": old,
+            "entropy": entropy,
+            "reference": reference,
+            "value": forward.values("value", trunk),
+            "score": forward.scores("reward", trunk),
+        }
+        for position, (row, part) in enumerate(zip(rows, trunk.rows(), strict=True)):
+            trunks[row] = part
+            for name, values in found.items():
+                fields[name][row] = values[position]
+    counts = [len(s.response) for s in sampled]
+
+    def padded(name: str) -> Tensor:
+        parts = [fields[name][i][: counts[i]] for i in range(len(sampled))]
+        return pad_sequence(parts, batch_first=True)
+
+    engine = [torch.tensor(s.logprobs, device=device) for s in sampled]
+    return Rollout(
+        trunks=[trunks[i] for i in range(len(sampled))],
+        response_mask=pad_sequence([torch.ones(n, dtype=torch.bool, device=device) for n in counts], batch_first=True),
+        old_logprobs=padded("old"),
+        ref_logprobs=padded("reference"),
+        entropies=padded("entropy"),
+        old_values=padded("value"),
+        scores=torch.stack([fields["score"][i] for i in range(len(sampled))]),
+        eos=torch.tensor([s.response[-1] == eos_id for s in sampled], device=device),
+        engine_logprobs=pad_sequence(engine, batch_first=True),
+    )

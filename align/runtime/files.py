@@ -1,0 +1,76 @@
+"""Files and folders that are complete or absent: written aside, fsynced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def sha256(path: Path) -> str:
+    """The hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync(path: Path) -> None:
+    """Force a file or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def to_json(value: Any) -> str:
+    """JSON as all files here have it: sorted keys, UTF-8, two spaces."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file by one with this text, or leave it as it was."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        fsync(aside)
+        aside.replace(path)
+        fsync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def whole_folder(final: Path) -> Iterator[Path]:
+    """Yield a folder to fill; it becomes `final` when the block ends, and vanishes when it raises.
+
+    A `final` that is there already is replaced: the old one is renamed away first, so a kill between
+    the two renames leaves `final` absent, never mixed.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside = final.with_name(f".{final.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        for path in sorted(aside.rglob("*")):
+            fsync(path)
+        fsync(aside)
+        if final.exists():
+            old = final.with_name(f".{final.name}.old.{os.getpid()}")
+            final.rename(old)
+            aside.rename(final)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            aside.rename(final)
+        fsync(final.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

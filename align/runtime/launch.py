@@ -1,0 +1,115 @@
+"""Starting one process a device, through accelerate (GPUs) or torch's elastic launcher (CPU, gloo).
+
+accelerate's own launcher starts a single process on CPUs unless MPI is there, so several CPU
+processes come from the launcher beneath it; inside each process everything is accelerate's again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from align.errors import AlignError, UserError
+
+_EXIT_FILE = "ALIGN_EXIT_FILE"
+
+
+def needed(num_processes: int | None, accelerate_config: Path | None) -> bool:
+    """Whether this process should start others instead of working itself.
+
+    Not when a launcher already started it; else when several processes or a configuration are asked
+    for, or when there are several GPUs and nothing was said.
+    """
+    if "LOCAL_RANK" in os.environ or "WORLD_SIZE" in os.environ:
+        return False
+    if accelerate_config is not None:
+        return True
+    if num_processes is not None:
+        return num_processes > 1
+    return _gpus() > 1
+
+
+def start(stage: str, arguments: list[str], num_processes: int | None, accelerate_config: Path | None) -> int:
+    """Run `align ARGUMENTS` in every process and return the exit code that its main process gave."""
+    if accelerate_config is not None and not accelerate_config.is_file():
+        raise UserError(f"--accelerate-config {accelerate_config}: there is no such file")
+    gpus = _gpus()
+    count = num_processes or gpus
+    if gpus and count > gpus:
+        raise UserError(f"--num-processes {count}: this machine has {gpus} GPU(s); a process needs one of its own")
+    for name in ("torch.distributed.elastic", "torch.distributed.run"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with _exit_code() as code:
+        try:
+            if accelerate_config is not None or gpus:
+                _accelerate(arguments, count if num_processes or accelerate_config is None else None, accelerate_config)
+            else:
+                _elastic(arguments, count)
+        except _failures() as error:
+            return code() or _signalled(error) or 1
+        except SystemExit as error:  # accelerate's simple launcher ends this way
+            return code() or int(error.code or 0)
+        return code() or 0
+
+
+def report_exit(code: int) -> None:
+    """Tell the launching process which exit code the stage ended with."""
+    if (path := os.environ.get(_EXIT_FILE)) and os.environ.get("RANK", "0") == "0":
+        Path(path).write_text(str(code))
+
+
+def _accelerate(arguments: list[str], count: int | None, config: Path | None) -> None:
+    from accelerate.commands.launch import launch_command, launch_command_parser
+
+    flags = [] if config is None else ["--config_file", str(config)]
+    if count is not None:
+        flags += ["--num_processes", str(count)]
+    if config is None:
+        flags += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        if count is not None and count > 1:
+            flags.append("--multi_gpu")
+    launch_command(launch_command_parser().parse_args([*flags, "-m", "align", *arguments]))
+
+
+def _elastic(arguments: list[str], count: int) -> None:
+    from torch.distributed import run
+
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or count) // count)))
+    flags = ["--standalone", "--nproc-per-node", str(count), "-m", "align", *arguments]
+    run.run(run.parse_args(flags))
+
+
+@contextmanager
+def _exit_code() -> Iterator[Callable[[], int]]:
+    """A file in which the main process leaves its exit code; launchers only tell that one failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "code"
+        os.environ[_EXIT_FILE] = str(path)
+        try:
+            yield lambda: int(path.read_text()) if path.exists() else 0
+        finally:
+            del os.environ[_EXIT_FILE]
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    return (ChildFailedError, SignalException, AlignError)
+
+
+def _signalled(error: BaseException) -> int:
+    """128 + the signal's number where one ended the processes, else 0."""
+    signal = getattr(error, "sigval", None)
+    return 128 + int(signal) if signal is not None else 0
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,67 @@
+"""How a long piece of work shows itself: a bar on a terminal, plain lines elsewhere, nothing in helpers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_PLAIN_EVERY = 10.0  # seconds between plain lines
+
+
+class Bar:
+    """Counts steps of one piece of work; `metrics` are shown beside the count."""
+
+    def __init__(self, console: Console, title: str, total: int, done: int = 0) -> None:
+        self._console, self._title, self._total = console, title, total
+        self._done, self._first = done, done
+        self._started = self._said = time.monotonic()
+        self._rich: Progress | None = None
+        if console.is_terminal and not console.quiet:
+            self._rich = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                TextColumn("{task.fields[note]}", markup=False),
+                console=console,
+            )
+            self._task = self._rich.add_task(title, total=total, completed=done, note="")
+
+    def __enter__(self) -> Bar:
+        if self._rich:
+            self._rich.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._rich:
+            self._rich.stop()
+
+    def advance(self, metrics: Mapping[str, float] | None = None) -> None:
+        """One more step is done."""
+        self._done += 1
+        note = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in (metrics or {}).items())
+        if self._rich:
+            self._rich.update(self._task, completed=self._done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._said >= _PLAIN_EVERY or self._done == self._total:
+            self._said = now
+            left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
+            rest = f"{_span(left)} left" if self._done < self._total else f"took {_span(now - self._started)}"
+            self._console.print(
+                f"{self._title} {self._done}/{self._total}  {note}  {rest}", highlight=False, markup=False, soft_wrap=True
+            )
+
+
+def _span(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 7 min, 2 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

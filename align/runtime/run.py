@@ -1,0 +1,327 @@
+"""The run folder: who may write it, what a stage was started with, and when it is finished.
+
+    runs/<name>/recipe.yaml                the resolved recipe of the last command
+    runs/<name>/<stage>/manifest.json      recipe, lineage, data, versions, results
+                        metrics.jsonl      one line a logged step
+                        checkpoints/       see align.runtime.checkpoint
+                        final/             what the next stage reads
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from rich.console import Console
+from torch import Tensor
+
+from align.errors import AlignError, MissingStage, UserError
+from align.recipe import Recipe, Stage
+from align.recipe_file import dump
+from align.runtime import checkpoint
+from align.runtime.files import read_json, sha256, to_json, whole_folder, write_text
+from align.runtime.metrics import JsonLines
+from align.runtime.progress import Bar
+
+# Keys that a rerun may change: what comes out stays the same (microbatches to rounding).
+HARMLESS = frozenset(
+    {"microbatch_size", "checkpoint_every", "evaluate_every", "gradient_checkpointing", "keep", "threads"}
+)
+_MIN_FREE_BYTES = 64 * 2**20
+_VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
+
+
+@dataclass
+class StageRun:
+    """One stage's part of a run folder, as the stage sees it while it works."""
+
+    stage: Stage
+    folder: Path
+    accel: Accelerator
+    console: Console
+    manifest: dict[str, Any]
+    keep: int
+    metrics: JsonLines
+    samples: JsonLines
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        return self.folder / "final"
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.manifest.get("finished")) and self.final.is_dir()
+
+    @property
+    def main(self) -> bool:
+        return self.accel.is_main_process
+
+    def say(self, text: str) -> None:
+        """A line for the person who watches; only the main process speaks."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def bar(self, title: str, total: int, done: int = 0) -> Bar:
+        return Bar(self.console, title, total, done)
+
+    def newest(self) -> checkpoint.Checkpoint | None:
+        """The checkpoint to go on from, the same one on every process; metrics after it are forgotten."""
+        found = checkpoint.newest(self.checkpoints, self.say) if self.main else None
+        found = share_object(found, self.accel)
+        self.metrics.rewind(found.step if found else -1)
+        self.samples.rewind(found.step if found else -1)
+        if found:
+            self.say(f"{self.stage} goes on from step {found.step} ({found.path})")
+        return found
+
+    def save(
+        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]
+    ) -> None:
+        """Write a checkpoint (main process); the others wait, so that none runs ahead of a failed save."""
+        if self.main:
+            checkpoint.save(self.checkpoints, step, tensors, documents, self.keep)
+        self.accel.wait_for_everyone()
+
+    def finish(self, write: Callable[[Path], None], results: Mapping[str, float]) -> None:
+        """Fill final/ by `write`, then mark the stage finished; checkpoints are no longer needed."""
+        if self.main:
+            with whole_folder(self.final) as aside:
+                write(aside)
+            files = sorted(p for p in self.final.rglob("*") if p.is_file())
+            hashes = {p.relative_to(self.final).as_posix(): sha256(p) for p in files}
+            self.manifest.update(finished=True, final=hashes, results=dict(results), finished_at=_now())
+            write_text(self.folder / "manifest.json", to_json(self.manifest))
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+        self.accel.wait_for_everyone()
+
+
+@contextmanager
+def open_stage(
+    recipe: Recipe,
+    stage: Stage,
+    accel: Accelerator,
+    *,
+    lineage: Mapping[str, Any],
+    data: Mapping[str, str],
+    restart: bool,
+) -> Iterator[StageRun]:
+    """Lock the run folder, compare what is there with the recipe, and hand the stage its folder.
+
+    `lineage`: base and template hashes, and the parents' adapter hashes. `data`: fingerprint of each
+    kind of records the stage reads. Raises UserError when another process has the folder, when the
+    folder cannot be written, or when the stage was started with another recipe, lineage or data.
+    """
+    console = Console(quiet=not accel.is_main_process)
+    folder = recipe.run.path / stage
+    manifest: dict[str, Any] = {}
+    lock = None
+    if accel.is_main_process:
+        _writable(recipe.run.path)
+        lock = _lock(recipe.run.path)
+        if restart and folder.exists():
+            aside = _set_aside(folder)
+            console.print(f"the old {stage} folder is now {aside}", highlight=False, markup=False, soft_wrap=True)
+        manifest = _manifest(recipe, stage, lineage, data, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(recipe.run.path / "recipe.yaml", dump(recipe))
+        write_text(folder / "manifest.json", to_json(manifest))
+    manifest = share_object(manifest, accel)
+    main = accel.is_main_process
+    try:
+        yield StageRun(
+            stage=stage,
+            folder=folder,
+            accel=accel,
+            console=console,
+            manifest=manifest,
+            keep=recipe.run.keep,
+            metrics=JsonLines(folder / "metrics.jsonl" if main else None),
+            samples=JsonLines(folder / "samples.jsonl" if main else None),
+        )
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A finished earlier stage: where its adapter lies and what it was trained with."""
+
+    stage: Stage
+    final: Path
+    manifest: dict[str, Any]
+
+    @property
+    def adapter_hash(self) -> str:
+        return str(self.manifest["final"]["adapter_model.safetensors"])
+
+
+def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, Any]) -> Parent:
+    """The finished `stage` of this run, or of the run folder that the recipe names, verified.
+
+    Raises MissingStage when it has not finished, UserError when its base, tokenizer or template is
+    another one, or when its files are not what it wrote.
+    """
+    folder = (Path(run).expanduser() if run else recipe.run.path) / stage
+    path = folder / "manifest.json"
+    manifest = read_json(path) if path.is_file() else {}
+    if not manifest.get("finished"):
+        state = "was started but has not finished" if manifest else "has not run"
+        raise MissingStage(f"{stage} {state} in {folder.parent}: run `align {stage}` with this recipe first")
+    for key, mine in lineage.items():
+        theirs = manifest["lineage"].get(key)
+        if theirs != mine:
+            raise UserError(
+                f"{folder} was trained with another {key}: {theirs}, and this recipe has {mine}. "
+                f"Name the run that belongs to this base, or train {stage} again"
+            )
+    for name, expected in manifest["final"].items():
+        file = folder / "final" / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing: train {stage} again (`align {stage} … --restart`)")
+        if sha256(file) != expected:
+            raise UserError(
+                f"{file} is not what {stage} wrote: its SHA-256 is {sha256(file)}, the manifest says {expected}. "
+                f"Restore it, or train {stage} again"
+            )
+    return Parent(stage, folder / "final", manifest)
+
+
+def share_object(value: Any, accel: Accelerator) -> Any:
+    """The main process's value, on every process."""
+    if accel.num_processes == 1:
+        return value
+    return broadcast_object_list([value])[0]
+
+
+def _manifest(
+    recipe: Recipe, stage: Stage, lineage: Mapping[str, Any], data: Mapping[str, str], folder: Path
+) -> dict[str, Any]:
+    """The stage's manifest: a new one, or the one that is there, if it says the same."""
+    new = {
+        "stage": stage,
+        "recipe": _relevant(recipe, stage),
+        "lineage": dict(lineage),
+        "data": dict(data),
+        "versions": _versions(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started_at": _now(),
+        "finished": False,
+    }
+    path = folder / "manifest.json"
+    if not path.exists():
+        return new
+    try:
+        old: dict[str, Any] = read_json(path)
+        differences = [
+            line for part in ("recipe", "lineage", "data") for line in _differences(old[part], new[part], part)
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): set the folder aside with --restart") from error
+    if differences:
+        raise UserError(
+            f"{folder} was started with something else:\n  "
+            + "\n  ".join(differences)
+            + "\nPut it back, give the run another name (run.name), or start anew with --restart, "
+            "which sets the old folder aside"
+        )
+    if old["versions"] != new["versions"]:
+        old.setdefault("resumed_with", []).append(new["versions"])
+    return old
+
+
+def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """What decides the stage's result; files of records count by content, not by name."""
+    whole = recipe.model_dump(mode="json")
+    sections = {
+        "base": whole["base"],
+        "lora": whole["lora"],
+        stage: whole[stage],
+        "data": {"template": recipe.data.template},
+        "run": {"seed": recipe.run.seed},
+    }
+    return {
+        section: {k: v for k, v in fields.items() if k not in HARMLESS} for section, fields in sections.items()
+    }
+
+
+def _differences(old: Any, new: Any, key: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line for k in sorted({*old, *new}) for line in _differences(old.get(k), new.get(k), f"{key}.{k}")
+        ]
+    return [] if old == new else [f"{key.removeprefix('recipe.')}: was {json.dumps(old)}, is {json.dumps(new)}"]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _writable(folder: Path) -> None:
+    """Raise UserError unless files can be made in the folder and some space is left."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder} cannot be written ({error.strerror}): choose another by run.folder"
+        ) from error
+    free = shutil.disk_usage(folder).free
+    if free < _MIN_FREE_BYTES:
+        raise UserError(f"{folder} has {free / 2**20:.0f} MiB left on its disk: free some space, or change run.folder")
+
+
+def _lock(folder: Path) -> int:
+    """Hold the run folder until the descriptor is closed or the process ends, however it ends."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.read(descriptor, 1000).decode(errors="replace") or "a process that gave no name"
+        os.close(descriptor)
+        raise UserError(f"{folder} is in use by {owner}: wait for it, or give this run another name") from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now()}".encode())
+    return descriptor
+
+
+def _set_aside(folder: Path) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    aside = folder.with_name(f"{folder.name}.before-{stamp}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = folder.with_name(f"{folder.name}.before-{stamp}-{number}")
+    try:
+        folder.rename(aside)
+    except OSError as error:
+        raise AlignError(f"{folder} cannot be set aside ({error.strerror})") from error
+    return aside

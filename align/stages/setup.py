@@ -1,0 +1,46 @@
+"""What every stage starts with: processes, base, template, and the lineage that they give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from align.data.tokenize import Template
+from align.errors import UserError
+from align.models.base import Base, find_base
+from align.recipe import Recipe, Source, Stage
+from align.runtime import distributed
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The processes, the base (weights not yet loaded), and how text becomes tokens."""
+
+    accel: Accelerator
+    base: Base
+    template: Template
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """What all stages of a run must share."""
+        return {"base": self.base.fingerprint, "template": self.template.hash}
+
+
+def set_up(recipe: Recipe) -> Setup:
+    """Raises UserError where the base is not there or does not go with the recipe's template."""
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
+    base = find_base(recipe.base)
+    return Setup(distributed.accelerator(), base, Template(base.tokenizer, recipe.data.template))
+
+
+def source(recipe: Recipe, kind: str, stage: Stage) -> Source:
+    """The recipe's source of one kind of records; UserError where the stage needs it and it is not named."""
+    found: Source | None = getattr(recipe.data, kind)
+    if found is None:
+        raise UserError(f"the recipe names no data.{kind}, and {stage} needs them: add `data: {{{kind}: FILE}}`")
+    return found

@@ -1,0 +1,219 @@
+"""SFT: a LoRA adapter learns from demonstrations, by TRL's SFTTrainer.
+
+The loss of a step is the mean negative log likelihood, in nats, of all response tokens of its batch,
+each response's EOS included and prompts left out; microbatches and processes add up to it exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from transformers import PreTrainedModel
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from align.data.batches import generator, step_rows
+from align.data.load import load
+from align.data.tokenize import Encoded, encode_demonstrations
+from align.errors import UserError
+from align.models.export import save_adapter
+from align.models.lora import lora_config
+from align.recipe import SFT, Recipe
+from align.records import Demonstration
+from align.runtime.distributed import check_divisible, share, total
+from align.runtime.run import open_stage
+from align.runtime.trainer import ResumableTrainer
+from align.stages.setup import set_up, source
+
+Row = dict[str, list[int]]  # input_ids and labels of one demonstration, equally long
+
+_METRICS = {
+    "loss": "train/loss",
+    "mean_token_accuracy": "train/token_accuracy",
+    "entropy": "train/entropy",
+    "grad_norm": "train/grad_norm",
+    "learning_rate": "train/learning_rate",
+}
+
+
+def run(recipe: Recipe, restart: bool = False) -> None:
+    """Train the SFT adapter that the recipe describes, or go on from its newest checkpoint.
+
+    Raises UserError where the recipe, the base or the data must be changed first.
+    """
+    cfg, seed, setup = recipe.sft, recipe.run.seed, set_up(recipe)
+    accel, base = setup.accel, setup.base
+    microbatch, accumulation = _microbatches(cfg, accel)
+    split = load(Demonstration, source(recipe, "demonstrations", "sft"), "demonstrations")
+    data = {"demonstrations": split.fingerprint}
+
+    with open_stage(recipe, "sft", accel, lineage=setup.lineage, data=data, restart=restart) as stage:
+        if stage.finished:
+            stage.say(f"sft is finished: {stage.final}")
+            return
+
+        train, held_out = (
+            _rows(encode_demonstrations(setup.template, side, cfg.max_length, "data.demonstrations"))
+            for side in (split.train, split.held_out)
+        )
+        steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
+        rows = step_rows(seed, "sft", 0, steps * cfg.batch_size, len(train))  # of step 0, of step 1, …
+
+        model = base.load_model(accel.device)
+        if cfg.packing:
+            _check_packing(model, train)
+
+        def draw(step: int, part: int) -> int:
+            return generator(seed, "sft", "dropout", step, part, accel.process_index).initial_seed()
+
+        trainer = _Trainer(
+            stage=stage,
+            draw=draw,
+            metrics=_METRICS,
+            evaluate_every=cfg.evaluate_every,
+            held_out=held_out,
+            pad_id=base.pad_id,
+            model=model,
+            peft_config=lora_config(recipe.lora, model),
+            processing_class=base.tokenizer,
+            train_dataset=Dataset.from_list(train).select(rows),
+            args=_arguments(recipe, str(stage.folder), accel.device, steps, microbatch, accumulation),
+        )
+        trainer.go()
+
+        def write(folder: Path) -> None:
+            save_adapter(trainer.model, "default", folder)
+            base.tokenizer.save_pretrained(str(folder))
+
+        stage.finish(write, trainer.results)
+        found = "".join(f", {name} {value:.4g}" for name, value in trainer.results.items())
+        stage.say(f"sft has finished after {steps} steps{found}; its adapter is in {stage.final}")
+
+
+class _Trainer(ResumableTrainer, SFTTrainer):
+    """TRL's trainer, with our checkpoints and an evaluation that weighs every response token alike."""
+
+    def __init__(self, *, held_out: list[Row], pad_id: int, **trainer: Any) -> None:
+        super().__init__(**trainer)
+        self._pad_id = pad_id
+        # Neighbours of like length waste no padding; each process takes its share.
+        by_length = sorted(held_out, key=lambda row: len(row["input_ids"]))
+        self._held_out = share(by_length, self.accelerator)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean negative log likelihood of a held-out response token in nats, and its exponential.
+
+        (Trainer's own would average the means of batches that hold different numbers of tokens.)
+        """
+        self.control.should_evaluate = False
+        collate = DataCollatorForLanguageModeling(self._pad_id)
+        size = self.args.per_device_train_batch_size
+        found = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # nats, tokens
+        self.model.eval()
+        with torch.no_grad():
+            for start in range(0, len(self._held_out), size):
+                batch = self._prepare_inputs(collate(self._held_out[start : start + size]))
+                outputs = self.model(**batch, fused_lm_head=True)
+                found += torch.stack([-outputs.log_probs.double().sum(), outputs.label_mask.double().sum()])
+        nats, tokens = total(found, self.accelerator).tolist()
+        if tokens:
+            loss = nats / tokens
+            self.results = {"eval/loss": loss, "eval/perplexity": math.exp(min(loss, 700.0))}
+            self.stage.metrics.append(self.state.global_step, self.results)
+        return self.results
+
+
+def _rows(demonstrations: list[Encoded]) -> list[Row]:
+    """Each demonstration as ids and labels; -100 marks what is not learned.
+
+    Labels are made here from lengths, never from token ids: where a tokenizer pads with EOS, a mask
+    made from ids would hide EOS too, and the policy would never learn to stop.
+    """
+    return [
+        {"input_ids": part.prompt + response, "labels": [-100] * len(part.prompt) + response}
+        for part in demonstrations
+        for response in part.responses
+    ]
+
+
+def _microbatches(cfg: SFT, accel: Accelerator) -> tuple[int, int]:
+    """Demonstrations in one forward pass of one process, and how many passes make its share of a step."""
+    check_divisible(cfg.batch_size, "sft.batch_size", accel)
+    mine = cfg.batch_size // accel.num_processes
+    size = min(cfg.microbatch_size or mine, mine)
+    if mine % size:
+        raise UserError(
+            f"sft.microbatch_size is {size}, which does not divide the {mine} demonstrations that each "
+            f"process has of sft.batch_size {cfg.batch_size}: change one of them"
+        )
+    return size, mine // size
+
+
+def _arguments(
+    recipe: Recipe, folder: str, device: torch.device, steps: int, microbatch: int, accumulation: int
+) -> SFTConfig:
+    """The recipe in TRL's words; what TRL would do by default and must not is switched off."""
+    cfg = recipe.sft
+    arguments = SFTConfig(
+        output_dir=folder,
+        seed=recipe.run.seed,
+        max_steps=steps,
+        per_device_train_batch_size=microbatch,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=cfg.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if cfg.schedule == "constant" else cfg.schedule,
+        warmup_steps=math.ceil(cfg.warmup * steps),
+        weight_decay=cfg.weight_decay,
+        max_grad_norm=cfg.max_grad_norm,
+        gradient_checkpointing=cfg.gradient_checkpointing,
+        save_steps=cfg.checkpoint_every,
+        # The rows are tokenised, labelled and in order; packed, a microbatch is one row without padding.
+        dataset_kwargs={"skip_prepare_dataset": True},
+        train_sampling_strategy="sequential",
+        padding_free=cfg.packing,
+        max_length=None,
+        # Devices and processes as accelerate found them; precision is the base's own.
+        use_cpu=device.type == "cpu",
+        bf16=False,
+        accelerator_config={"use_configured_state": True},
+        dataloader_pin_memory=device.type == "cuda",
+        eval_strategy="no",  # our callback calls for evaluations
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would hide a run that has diverged
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        skip_memory_metrics=True,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would mean nn.DataParallel
+    return arguments
+
+
+def _check_packing(model: PreTrainedModel, rows: list[Row]) -> None:
+    """Raise UserError unless demonstrations that share a row are blind to each other on this base.
+
+    Packed rows rely on the model restarting its attention wherever positions restart, and not every
+    architecture or attention does. So the first of two is changed: the second must not notice.
+    """
+    collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    shortest = sorted((row["input_ids"] for row in rows), key=len)
+    first, second = shortest[0], shortest[min(1, len(shortest) - 1)]
+
+    def logits_of_second(before: list[int]) -> torch.Tensor:
+        batch = collate([{"input_ids": before}, {"input_ids": second}])
+        del batch["labels"]
+        inputs = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        with torch.no_grad():
+            return model(**inputs, use_cache=False).logits[0, len(before) :].float()
+
+    changed = [(token + 1) % model.config.vocab_size for token in first]
+    if not torch.allclose(logits_of_second(first), logits_of_second(changed), rtol=0.0, atol=1e-5):
+        raise UserError(
+            "sft.packing: on this base and attention, packed demonstrations would see each other. "
+            "Set sft.packing: false, or choose another base.attention"
+        )

@@ -1,0 +1,87 @@
+"""Four roles on one base: who trains, who stays, and what is saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from align.models.export import save_adapter
+from align.models.lora import lora_config
+from align.models.roles import Roles, tensors_of
+from align.recipe import Lora
+
+
+def _model(base: Path):
+    return AutoModelForCausalLM.from_pretrained(base).requires_grad_(False).eval()
+
+
+def _roles(base: Path) -> Roles:
+    roles = Roles(_model(base))
+    config = Lora(rank=4, alpha=8, targets=["q_proj", "down_proj"])
+    for role, trains in (("policy", True), ("reference", False), ("reward", False), ("value", True)):
+        roles.add(role, lora_config(config, roles.base), trains=trains)
+    roles.add_head("reward", torch.Generator().manual_seed(0))
+    roles.add_head("value", torch.Generator().manual_seed(0))
+    return roles
+
+
+def test_activating_a_role_freezes_no_other(tiny_base: Path) -> None:
+    roles = _roles(tiny_base)
+    for active in ("reference", "reward", "policy", "value"):
+        roles.activate(active)
+        for role, trains in (("policy", True), ("reference", False), ("reward", False), ("value", True)):
+            assert {p.requires_grad for p in roles.parameters_of(role).values()} == {trains}, (active, role)
+    own = {id(p) for role in ("policy", "reference", "reward", "value") for p in roles.parameters_of(role).values()}
+    assert not any(p.requires_grad for p in roles.parameters() if id(p) not in own)
+
+
+def test_the_base_is_in_memory_once(tiny_base: Path) -> None:
+    alone = sum(p.numel() for p in _model(tiny_base).parameters())
+    roles = _roles(tiny_base)
+    adapters = sum(p.numel() for role in ("policy", "reference", "reward", "value") for p in
+                   roles.parameters_of(role).values())
+    assert sum(p.numel() for p in roles.parameters()) == alone + adapters
+
+
+def test_each_role_answers_with_its_own_adapter(tiny_base: Path) -> None:
+    roles = _roles(tiny_base)
+    ids = torch.tensor([[5, 6, 7]])
+    plain = _model(tiny_base)(input_ids=ids).logits
+    with torch.no_grad():
+        for name, p in roles.parameters_of("policy").items():
+            if "lora_B" in name:
+                p.fill_(0.1)
+    roles.activate("policy")
+    changed = roles.base(input_ids=ids).logits
+    roles.activate("reference")
+    assert torch.equal(roles.base(input_ids=ids).logits, plain)
+    assert not torch.allclose(changed, plain)
+
+
+def test_a_saved_adapter_is_loaded_by_plain_peft(tiny_base: Path, tmp_path: Path) -> None:
+    roles = _roles(tiny_base)
+    with torch.no_grad():
+        for p in roles.parameters_of("policy").values():
+            p.normal_(std=0.2)
+    roles.activate("policy")
+    ids = torch.tensor([[5, 6, 7]])
+    ours = roles.base(input_ids=ids).logits
+    assert roles.peft is not None
+    save_adapter(roles.peft, "policy", tmp_path / "adapter")
+    loaded = PeftModel.from_pretrained(_model(tiny_base), str(tmp_path / "adapter"))
+    assert torch.equal(loaded(input_ids=ids).logits, ours)
+    again = Roles(_model(tiny_base))
+    again.add("policy", tmp_path / "adapter", trains=True)
+    for name, tensor in tensors_of(again, "policy").items():
+        assert torch.equal(tensor, tensors_of(roles, "policy")[name])
+
+
+def test_heads_start_with_std_one_over_root_of_width_plus_one() -> None:
+    from align.models.heads import ScalarHead
+
+    head = ScalarHead(40_000, torch.Generator().manual_seed(0))
+    assert abs(float(head.weight.detach().std()) * (40_001**0.5) - 1) < 0.02
+    assert head.bias.item() == 0.0

@@ -1,0 +1,175 @@
+"""A stage that is killed and started again ends with the same bits as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, align
+
+STAGES = ("sft", "rm", "ppo")
+
+# Runs a stage and kills its own process at the n-th call of a function, before or after the call.
+KILLER = """
+import importlib, os, signal, sys
+from pathlib import Path
+stage, recipe, where, count, when = sys.argv[1:]
+module, _, name = where.rpartition(":")
+owner = importlib.import_module(module)
+*path, last = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+original, calls = getattr(owner, last), 0
+def wrapped(*a, **k):
+    global calls
+    calls += 1
+    if calls == int(count) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(*a, **k)
+    if calls == int(count):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(owner, last, wrapped)
+from align.recipe_file import load_recipe
+importlib.import_module(f"align.stages.{stage}").run(load_recipe(Path(recipe)))
+"""
+
+
+def _kill(stage: str, recipe: Path, where: str, count: int, when: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, stage, str(recipe), where, str(count), when],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, f"it was not killed: {done.stdout}\n{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A folder with a recipe and the uninterrupted run of all three stages."""
+    from conftest import make_recipe
+
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = make_recipe(folder, tiny_base, lora={"dropout": 0.1}, sft={"microbatch_size": 2})
+    for stage in STAGES:
+        done = align(stage, recipe)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _metrics(stage_folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (stage_folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows]
+
+
+def _copy_without(finished: Path, stage: str, target: Path) -> Path:
+    """The same recipe and the earlier stages, elsewhere; `stage` has not run there."""
+    shutil.copytree(finished, target, dirs_exist_ok=True)
+    for later in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(target / "runs" / "tiny" / later)
+    recipe = target / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(finished), str(target)))
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("stage", "where", "count", "when"),
+    [
+        ("sft", "align.runtime.metrics:JsonLines.append", 5, "after"),
+        ("rm", "align.runtime.metrics:JsonLines.append", 3, "after"),
+        ("rm", "align.stages.rm:_score_rankings", 8, "after"),  # between two microbatches
+        ("rm", "align.runtime.checkpoint:save_file", 3, "after"),  # a checkpoint half written
+        ("ppo", "align.stages.ppo:assess", 3, "before"),  # sampled, not yet updated
+        ("ppo", "align.stages.ppo:policy_loss", 9, "after"),  # between forward and backward of an update
+        ("ppo", "align.runtime.checkpoint:save_file", 6, "after"),
+        ("ppo", "align.models.export:save_file", 2, "after"),  # while final/ is written
+    ],
+)
+def test_killed_and_started_again_gives_the_same_bits(
+    finished: Path, tmp_path: Path, stage: str, where: str, count: int, when: str
+) -> None:
+    recipe = _copy_without(finished, stage, tmp_path / "again")
+    _kill(stage, recipe, where, count, when)
+    done = align(stage, recipe)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = tmp_path / "again" / "runs" / "tiny" / stage, finished / "runs" / "tiny" / stage
+    assert _files(ours / "final") == _files(theirs / "final")
+    assert _metrics(ours) == _metrics(theirs)
+    if stage == "ppo":
+        assert (ours / "samples.jsonl").read_text() == (theirs / "samples.jsonl").read_text()
+
+
+def test_another_seed_gives_other_bits(finished: Path, tmp_path: Path) -> None:
+    """The comparison above can fail."""
+    recipe = _copy_without(finished, "ppo", tmp_path / "again")
+    assert align("rm", recipe, "--set", "run.seed=1", "--restart", "--set", f"rm.sft={finished}/runs/tiny").returncode == 0
+    ours = tmp_path / "again" / "runs" / "tiny" / "rm" / "final"
+    assert _files(ours) != _files(finished / "runs" / "tiny" / "rm" / "final")
+
+
+def test_a_finished_stage_is_not_run_again(finished: Path, tmp_path: Path) -> None:
+    recipe = _copy_without(finished, "ppo", tmp_path / "again")
+    before = _files(tmp_path / "again" / "runs" / "tiny" / "rm")
+    done = align("rm", recipe)
+    assert done.returncode == 0
+    assert "rm is finished" in done.stdout
+    assert _files(tmp_path / "again" / "runs" / "tiny" / "rm") == before
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(finished: Path, tmp_path: Path) -> None:
+    recipe = _copy_without(finished, "ppo", tmp_path / "again")
+    done = align("rm", recipe, "--set", "rm.learning_rate=0.5")
+    assert done.returncode == 2
+    assert "rm.learning_rate: was 0.01, is 0.5" in done.stderr
+    assert "--restart" in done.stderr
+
+
+def test_harmless_changes_pass(finished: Path, tmp_path: Path) -> None:
+    recipe = _copy_without(finished, "ppo", tmp_path / "again")
+    assert align("rm", recipe, "--set", "rm.checkpoint_every=1", "--set", "run.keep=5").returncode == 0
+
+
+def test_restart_sets_the_old_folder_aside(finished: Path, tmp_path: Path) -> None:
+    recipe = _copy_without(finished, "ppo", tmp_path / "again")
+    run = tmp_path / "again" / "runs" / "tiny"
+    before = _files(run / "rm" / "final")
+    done = align("rm", recipe, "--set", "rm.learning_rate=0.02", "--restart")
+    assert done.returncode == 0, done.stderr
+    (aside,) = run.glob("rm.before-*")
+    assert _files(aside / "final") == before
+    assert _files(run / "rm" / "final") != before
+
+
+def test_a_stage_before_its_parent_exits_with_3(tiny_recipe: Callable[..., Path]) -> None:
+    for stage, earlier in (("rm", "sft"), ("ppo", "sft")):
+        done = align(stage, tiny_recipe())
+        assert done.returncode == 3
+        assert f"align {earlier}" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tiny_recipe().parent / "runs").exists()
+
+
+def test_an_altered_parent_is_refused(finished: Path, tmp_path: Path) -> None:
+    recipe = _copy_without(finished, "ppo", tmp_path / "again")
+    adapter = tmp_path / "again" / "runs" / "tiny" / "sft" / "final" / "adapter_model.safetensors"
+    content = bytearray(adapter.read_bytes())
+    content[-1] ^= 1
+    adapter.write_bytes(content)
+    done = align("ppo", recipe)
+    assert done.returncode == 2
+    assert "SHA-256" in done.stderr
