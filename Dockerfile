@@ -1,5 +1,6 @@
 # For GPU nodes:  docker build -t align .
-#                 docker run --gpus all --shm-size 8g -v "$PWD/runs:/home/align/work/runs" align run my.yaml
+#                 docker run --gpus all --shm-size 8g --user "$(id -u):$(id -g)" --env HOME=/tmp \
+#                     --volume "$PWD:/data" --workdir /data align run my.yaml
 # torch's wheel brings its own CUDA libraries; the image only has to tell the driver what it needs.
 ARG IMAGE=nvidia/cuda:12.8.1-base-ubuntu24.04
 FROM ${IMAGE}

@@ -203,7 +203,9 @@ def _run(
         for stage in stages:
             context.stage, context.folder = stage, recipe.run.path / stage
             if not elsewhere:
-                importlib.import_module(f"align.stages.{stage}").run(recipe, restart=restart)
+                module = importlib.import_module(f"align.stages.{stage}")
+                _quiet_bars()
+                module.run(recipe, restart=restart)
                 continue
             arguments = [stage, str(path), *(part for o in overrides or () for part in ("--set", o))]
             arguments += ["--restart"] if restart else []
@@ -257,7 +259,20 @@ def _quiet_libraries() -> None:
         "DATASETS_VERBOSITY": "error",
         "HF_HUB_VERBOSITY": "error",
         "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "LOGLEVEL": "CRITICAL",  # torch's launcher; what failed in a process is told by that process
     }.items():
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def _quiet_bars() -> None:
+    """No bar for loading weights, which takes a second; downloads keep theirs."""
+    if "transformers" in sys.modules:
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+        from transformers.utils import logging
+
+        if not are_progress_bars_disabled():
+            logging.disable_progress_bar()
+            enable_progress_bars()

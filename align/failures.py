@@ -27,6 +27,7 @@ GOES_ON = "the same command goes on from the last checkpoint"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")  # gloo, NCCL
 
 
 class Terminated(BaseException):
@@ -127,6 +128,8 @@ def _machine_failure(error: BaseException, context: Context) -> str | None:
     if out_of_memory or "can't allocate memory" in text:
         key = f"{context.stage}.microbatch_size" if context.stage else "the microbatch_size"
         return f"memory ran out; lower {key} (the result stays the same){again}"
+    if any(words in text for words in _LOST_PEER):
+        return f"another process of this run has ended, often because memory ran out{again}"
     return None
 
 

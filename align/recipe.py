@@ -134,7 +134,9 @@ class SFT(Supervised):
     microbatch_size: PositiveInt | None = Field(
         None, description="demonstrations in one forward pass of one process; null: all of its share"
     )
-    packing: bool = Field(False, description="fill sequences of max_length with several demonstrations")
+    packing: bool = Field(
+        False, description="lay a forward pass's demonstrations end to end, without padding"
+    )
     gradient_checkpointing: bool = Field(False, description="save memory by computing activations twice")
 
 

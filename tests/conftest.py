@@ -110,7 +110,9 @@ def make_recipe(folder: Path, base: Path, **sections: dict[str, Any]) -> Path:
         [
             {
                 "prompt": p,
-                "responses": [" good" + " and bright" * (i % 2), " old and tired", " dull", " loud"][: 2 + i % 3],
+                "responses": [" good" + " and bright" * (i % 2), " old and tired", " dull", " loud"][
+                    : 2 + i % 3
+                ],
                 "ranks": [1, 2, 2, 3][: 2 + i % 3],
             }
             for i, p in enumerate(openings)
@@ -128,7 +130,13 @@ def make_recipe(folder: Path, base: Path, **sections: dict[str, Any]) -> Path:
         },
         "lora": {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj", "down_proj"], "layers": 2},
         "sft": {"steps": 6, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 2},
-        "rm": {"steps": 6, "batch_size": 4, "microbatch_size": 2, "learning_rate": 1e-2, "checkpoint_every": 2},
+        "rm": {
+            "steps": 6,
+            "batch_size": 4,
+            "microbatch_size": 2,
+            "learning_rate": 1e-2,
+            "checkpoint_every": 2,
+        },
         "ppo": {
             "iterations": 4,
             "rollout_batch_size": 8,
@@ -146,7 +154,9 @@ def make_recipe(folder: Path, base: Path, **sections: dict[str, Any]) -> Path:
     return path
 
 
-def align(*arguments: str | Path, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+def align(
+    *arguments: str | Path, timeout: float = 240, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run `align ARGUMENTS` as a user would, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "align", *map(str, arguments)],

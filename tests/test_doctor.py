@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from packaging.requirements import Requirement
 from align import doctor
 
 
-def installed(**versions: str):  # type: ignore[no-untyped-def]
+def installed(**versions: str) -> Callable[[str], str]:
+    """A stand-in for what asks the environment for a version."""
+
     def version(name: str) -> str:
         if name not in versions:
             raise PackageNotFoundError(name)

@@ -349,7 +349,7 @@ def test_a_base_that_is_no_folder_beside_the_recipe_is_a_hub_id(write: Any, name
 
 
 def test_origins_name_line_override_or_default(write: Any) -> None:
-    path = write("base: b\nrun:\n  name: r\ndata:\n  prompts: p.jsonl\nsft: {steps: 3}\n")
+    path = write("base: b\nrun:\n  name: r\ndata:\n  prompts: p.jsonl\nsft: {steps: 3}\nppo: {kl_coef: 1}\n")
     overrides = ["sft.steps=4", "ppo={gamma: 0.9}"]
     found = origins(path, overrides)
     assert found["base.name"] == "r.yaml:1"
@@ -436,6 +436,11 @@ def test_what_is_dumped_loads_back_equal(
     path = tmp_path_factory.mktemp("dump") / "recipe.yaml"
     path.write_text(dump(recipe), encoding="utf-8", newline="")
     assert load_recipe(path) == recipe
+
+
+def test_a_long_path_stays_on_one_line() -> None:
+    name = "/data/" + "with spaces " * 20 + "x"
+    assert f"name: {name}\n" in dump(Recipe.model_validate({"base": name, "run": {"name": "r"}}))
 
 
 def test_a_dump_of_a_loaded_recipe_means_the_same_elsewhere(write: Any, tmp_path: Path) -> None:

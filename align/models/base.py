@@ -47,7 +47,7 @@ class Base:
             )
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise UserError(f"base {self.spec.name} cannot be loaded: {_first_line(error)}") from error
-        model.to(device)  # type: ignore[arg-type]  # transformers' stubs wrap Module.to
+        model.to(device)
         model.requires_grad_(False)
         return model.eval()
 
@@ -79,9 +79,13 @@ def find_base(spec: BaseSpec) -> Base:
             folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(f"the tokenizer of base {spec.name} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(
+            f"the tokenizer of base {spec.name} cannot be loaded: {_first_line(error)}"
+        ) from error
     if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of base {spec.name} has no EOS token, and responses must end with one")
+        raise UserError(
+            f"the tokenizer of base {spec.name} has no EOS token, and responses must end with one"
+        )
     return Base(spec, folder, tokenizer, fingerprint(folder))
 
 
@@ -110,18 +114,23 @@ def _from_hub(spec: BaseSpec) -> Path:
     patterns = [p for p in _FILES if spec.trust_remote_code or p != "*.py"]
     try:
         return Path(
-            snapshot_download(spec.name, revision=spec.revision, allow_patterns=patterns, local_files_only=True)
+            snapshot_download(
+                spec.name, revision=spec.revision, allow_patterns=patterns, local_files_only=True
+            )
         )
     except (LocalEntryNotFoundError, OSError, ValueError):
         pass
     try:
         HfApi().model_info(spec.name, revision=spec.revision, timeout=10)
     except HfHubHTTPError as error:
-        raise UserError(f"base {spec.name} is not on the hub, or not for you: {_first_line(error)}") from error
+        raise UserError(
+            f"base {spec.name} is not on the hub, or not for you: {_first_line(error)}"
+        ) from error
     except Exception as error:  # httpx, proxies and offline mode each raise their own
         raise UserError(
-            f"base {spec.name} is neither a folder nor in the hub's cache on this machine, and the hub cannot "
-            f"be reached ({type(error).__name__}): download it where there is a network, and name the folder"
+            f"base {spec.name} is neither a folder nor in the hub's cache on this machine, and the hub "
+            f"cannot be reached ({type(error).__name__}): download it where there is a network, "
+            "and name the folder"
         ) from error
     return Path(snapshot_download(spec.name, revision=spec.revision, allow_patterns=patterns))
 

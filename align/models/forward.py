@@ -107,7 +107,9 @@ class Forward:
         labels = trunk.input_ids.gather(1, (at + 1).clamp(max=trunk.input_ids.shape[1] - 1))
         taken = hidden.gather(1, at.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))[mask]
         head = self.roles.base.get_output_embeddings()
-        flat, entropy = token_logprobs(taken, head.weight, getattr(head, "bias", None), labels[mask], temperature)
+        flat, entropy = token_logprobs(
+            taken, head.weight, getattr(head, "bias", None), labels[mask], temperature
+        )
         zeros = torch.zeros(mask.shape, device=mask.device)
         return zeros.masked_scatter(mask, flat), zeros.masked_scatter(mask, entropy), mask
 
@@ -151,7 +153,9 @@ class Forward:
         ours = head(self._decode(input_ids=ids, attention_mask=mask))
         if not torch.allclose(logits[mask].float(), ours[mask].float(), rtol=1e-3, atol=1e-3):
             kind = type(self.roles.base).__name__
-            raise UserError(f"base: {kind} scales or caps its logits, which is not supported; choose another base")
+            raise UserError(
+                f"base: {kind} scales or caps its logits, which is not supported; choose another base"
+            )
 
 
 def response_positions(trunk: Trunk) -> tuple[Tensor, Tensor]:

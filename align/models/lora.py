@@ -23,14 +23,19 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
         raise UserError(f"lora.layers is {lora.layers}, and the base has {count} layers")
     if lora.targets != "all-linear":
         linear = (nn.Linear, Conv1D, LoraLayer)
-        names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, linear)}
+        names = {
+            name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, linear)
+        }
         names -= {"lm_head", "embed_out", "lora_A", "lora_B"}
         for target in lora.targets:
             if target in ("lm_head", "embed_out"):
-                raise UserError(f"lora.targets: the output layer ({target}) is shared by all roles and stays as it is")
+                raise UserError(
+                    f"lora.targets: the output layer ({target}) is shared by all roles and stays as it is"
+                )
             if target not in names:
                 raise UserError(
-                    f"lora.targets: the base has no linear layer named {target}; it has {', '.join(sorted(names))}"
+                    f"lora.targets: the base has no linear layer named {target}; "
+                    f"it has {', '.join(sorted(names))}"
                 )
     return LoraConfig(
         task_type=TaskType.CAUSAL_LM,

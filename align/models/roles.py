@@ -8,7 +8,6 @@ before the next role is activated.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -32,14 +31,13 @@ class Roles(nn.Module):
         self.heads = nn.ModuleDict()
         self.peft: PeftModel | None = None
         self._trains: dict[str, bool] = {}
+        self._adapters: dict[str, dict[str, nn.Parameter]] = {}
+        self._lora_layers: list[LoraLayer] = []
         self._active: str | None = None
 
     def add(self, role: str, source: Path | LoraConfig, trains: bool) -> None:
         """Add a role whose adapter is loaded from a folder, or is new (a LoraConfig)."""
-        if isinstance(source, Path):
-            config = PeftConfig.from_pretrained(str(source))
-        else:
-            config = source
+        config = PeftConfig.from_pretrained(str(source)) if isinstance(source, Path) else source
         config.inference_mode = False
         if isinstance(config, LoraConfig):
             config.lora_dropout = 0.0  # sft alone has dropout; ratios need the same network twice
@@ -52,6 +50,12 @@ class Roles(nn.Module):
             if result.unexpected_keys:
                 raise AlignError(f"{source / ADAPTER} does not fit this base: {result.unexpected_keys[:3]}")
         self._trains[role] = trains
+        self._adapters[role] = {
+            name.replace(f".{role}.", "."): parameter
+            for name, parameter in self.base.named_parameters()
+            if "lora_" in name and f".{role}." in name
+        }
+        self._lora_layers = [module for module in self.base.modules() if isinstance(module, LoraLayer)]
         self.eval()
         self._active = None
         self.activate(role)
@@ -69,17 +73,16 @@ class Roles(nn.Module):
         """Let this role's adapter answer from now on, and restore every role's requires_grad."""
         if role == self._active:
             return
-        for module in self.base.modules():
-            if isinstance(module, LoraLayer):
-                module.set_adapter(role)
+        for layer in self._lora_layers:
+            layer.set_adapter(role)
         for name, trains in self._trains.items():
-            for parameter in self._adapter(name).values():
+            for parameter in self._adapters[name].values():
                 parameter.requires_grad_(trains)
         self._active = role
 
     def parameters_of(self, role: str) -> dict[str, nn.Parameter]:
         """A role's own parameters, adapter and head, by name."""
-        named = self._adapter(role)
+        named = dict(self._adapters[role])
         if role in self.heads:
             named |= {f"head.{name}": p for name, p in self.heads[role].named_parameters()}
         return named
@@ -99,12 +102,6 @@ class Roles(nn.Module):
             if isinstance(module, LoraLayer) and (match := re.search(r"\.(\d+)\.", name))
         ]
         return min(found, default=0)
-
-    def _adapter(self, role: str) -> dict[str, nn.Parameter]:
-        return {name.replace(f".{role}.", "."): p for name, p in self._named(role)}
-
-    def _named(self, role: str) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, p) for name, p in self.base.named_parameters() if f".{role}." in name and "lora_" in name)
 
 
 def tensors_of(roles: Roles, role: str) -> dict[str, Tensor]:

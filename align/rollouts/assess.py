@@ -13,14 +13,22 @@ from align.rollouts.rollout import Rollout, Sampled
 
 @torch.no_grad()
 def assess(
-    forward: Forward, sampled: list[Sampled], *, temperature: float, eos_id: int, pad_id: int, microbatch_size: int
+    forward: Forward,
+    sampled: list[Sampled],
+    *,
+    temperature: float,
+    eos_id: int,
+    pad_id: int,
+    microbatch_size: int,
 ) -> Rollout:
     """Run each response once through every role; sequences of like length share a microbatch."""
     device = forward.roles.base.device
     length = [len(s.prompt) + len(s.response) for s in sampled]
     order = sorted(range(len(sampled)), key=length.__getitem__)
     trunks: dict[int, Trunk] = {}
-    fields: dict[str, dict[int, Tensor]] = {name: {} for name in ("old", "reference", "entropy", "value", "score")}
+    fields: dict[str, dict[int, Tensor]] = {
+        name: {} for name in ("old", "reference", "entropy", "value", "score")
+    }
     for start in range(0, len(order), microbatch_size):
         rows = order[start : start + microbatch_size]
         trunk = forward.trunk(collate([(sampled[i].prompt, sampled[i].response) for i in rows], pad_id))
@@ -46,7 +54,9 @@ def assess(
     engine = [torch.tensor(s.logprobs, device=device) for s in sampled]
     return Rollout(
         trunks=[trunks[i] for i in range(len(sampled))],
-        response_mask=pad_sequence([torch.ones(n, dtype=torch.bool, device=device) for n in counts], batch_first=True),
+        response_mask=pad_sequence(
+            [torch.ones(n, dtype=torch.bool, device=device) for n in counts], batch_first=True
+        ),
         old_logprobs=padded("old"),
         ref_logprobs=padded("reference"),
         entropies=padded("entropy"),

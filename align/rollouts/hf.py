@@ -17,8 +17,10 @@ from align.rollouts.rollout import Sampled
 
 
 def uniforms(seed: int, name: str, step: int, rows: list[int], length: int) -> Tensor:
-    """Numbers in [0, 1), float64 [len(rows), length]; row i's are a function of (seed, name, step, rows[i])."""
-    drawn = [torch.rand(length, generator=generator(seed, name, step, row), dtype=torch.float64) for row in rows]
+    """Numbers in [0, 1), float64 [rows, length]; a row's are a function of (seed, name, step, row)."""
+    drawn = [
+        torch.rand(length, generator=generator(seed, name, step, row), dtype=torch.float64) for row in rows
+    ]
     return torch.stack(drawn)
 
 

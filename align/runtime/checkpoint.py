@@ -56,7 +56,9 @@ def save(
     final = folder / f"step-{step:06d}"
     with whole_folder(final) as aside:
         for name, group in tensors.items():
-            save_file({k: v.detach().contiguous().cpu() for k, v in group.items()}, aside / f"{name}.safetensors")
+            save_file(
+                {k: v.detach().contiguous().cpu() for k, v in group.items()}, aside / f"{name}.safetensors"
+            )
         for name, document in documents.items():
             (aside / f"{name}.json").write_text(to_json(document), encoding="utf-8")
         hashes = {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(aside.iterdir())}
@@ -114,7 +116,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state, one tensor per parameter (by its position) and name: "3.exp_avg"."""
     state = optimizer.state_dict()["state"]
     return {
-        f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()
+        f"{index}.{name}": torch.as_tensor(value)
+        for index, entry in state.items()
+        for name, value in entry.items()
     }
 
 
@@ -129,7 +133,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         index, _, name = key.partition(".")
         number = int(index)
         if number >= len(parameters) or (value.dim() and value.shape != parameters[number].shape):
-            raise AlignError(f"the checkpoint's optimizer state {key} does not fit the parameters of this recipe")
+            raise AlignError(
+                f"the checkpoint's optimizer state {key} does not fit the parameters of this recipe"
+            )
         state.setdefault(number, {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

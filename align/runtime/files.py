@@ -62,6 +62,7 @@ def whole_folder(final: Path) -> Iterator[Path]:
     try:
         yield aside
         for path in sorted(aside.rglob("*")):
+            path.chmod(_mode(path))
             fsync(path)
         fsync(aside)
         if final.exists():
@@ -74,3 +75,10 @@ def whole_folder(final: Path) -> Iterator[Path]:
         fsync(final.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _mode(path: Path) -> int:
+    """What the person's umask says of new files; safetensors and temporary folders are stricter."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return (0o777 if path.is_dir() else 0o666) & ~mask

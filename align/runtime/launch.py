@@ -40,17 +40,25 @@ def start(stage: str, arguments: list[str], num_processes: int | None, accelerat
     gpus = _gpus()
     count = num_processes or gpus
     if gpus and count > gpus:
-        raise UserError(f"--num-processes {count}: this machine has {gpus} GPU(s); a process needs one of its own")
+        raise UserError(
+            f"--num-processes {count}: this machine has {gpus} GPU(s); a process needs one of its own"
+        )
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with _exit_code() as code:
         try:
             if accelerate_config is not None or gpus:
-                _accelerate(arguments, count if num_processes or accelerate_config is None else None, accelerate_config)
+                _accelerate(
+                    arguments,
+                    count if num_processes or accelerate_config is None else None,
+                    accelerate_config,
+                )
             else:
                 _elastic(arguments, count)
         except _failures() as error:
-            return code() or _signalled(error) or 1
+            if not (known := code() or _signalled(error)):
+                raise AlignError(_died(error)) from error
+            return known
         except SystemExit as error:  # accelerate's simple launcher ends this way
             return code() or int(error.code or 0)
         return code() or 0
@@ -100,13 +108,25 @@ def _failures() -> tuple[type[BaseException], ...]:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    return (ChildFailedError, SignalException, AlignError)
+    return (ChildFailedError, SignalException)
 
 
 def _signalled(error: BaseException) -> int:
     """128 + the signal's number where one ended the processes, else 0."""
     signal = getattr(error, "sigval", None)
     return 128 + int(signal) if signal is not None else 0
+
+
+def _died(error: BaseException) -> str:
+    """Which process ended, and how, where none of them could tell."""
+    failures = getattr(error, "failures", {})
+    first = min(failures.values(), key=lambda failure: failure.timestamp, default=None)
+    if first is None:
+        return f"a process ended without a word ({error}); the same command goes on from the last checkpoint"
+    how = first.signal_name() if first.exitcode < 0 else f"exit code {first.exitcode}"
+    hint = ", most often because memory ran out" if how == "SIGKILL" else ""
+    rank = next(rank for rank, failure in failures.items() if failure is first)
+    return f"process {rank} ended with {how}{hint}; the same command goes on from the last checkpoint"
 
 
 def _gpus() -> int:

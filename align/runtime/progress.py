@@ -13,7 +13,7 @@ _PLAIN_EVERY = 10.0  # seconds between plain lines
 
 
 class Bar:
-    """Counts steps of one piece of work; `metrics` are shown beside the count."""
+    """Counts steps of one piece of work."""
 
     def __init__(self, console: Console, title: str, total: int, done: int = 0) -> None:
         self._console, self._title, self._total = console, title, total
@@ -43,9 +43,9 @@ class Bar:
             self._rich.stop()
 
     def advance(self, metrics: Mapping[str, float] | None = None) -> None:
-        """One more step is done."""
+        """One more step is done; `metrics` are shown beside the count, under the names they have here."""
         self._done += 1
-        note = "  ".join(f"{name.split('/')[-1]} {value:.4g}" for name, value in (metrics or {}).items())
+        note = "  ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
         if self._rich:
             self._rich.update(self._task, completed=self._done, note=note)
             return
@@ -55,7 +55,10 @@ class Bar:
             left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
             rest = f"{_span(left)} left" if self._done < self._total else f"took {_span(now - self._started)}"
             self._console.print(
-                f"{self._title} {self._done}/{self._total}  {note}  {rest}", highlight=False, markup=False, soft_wrap=True
+                f"{self._title} {self._done}/{self._total}  {note}  {rest}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
 
 

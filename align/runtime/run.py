@@ -1,10 +1,10 @@
 """The run folder: who may write it, what a stage was started with, and when it is finished.
 
-    runs/<name>/recipe.yaml                the resolved recipe of the last command
-    runs/<name>/<stage>/manifest.json      recipe, lineage, data, versions, results
-                        metrics.jsonl      one line a logged step
-                        checkpoints/       see align.runtime.checkpoint
-                        final/             what the next stage reads
+runs/<name>/recipe.yaml                the resolved recipe of the last command
+runs/<name>/<stage>/manifest.json      recipe, lineage, data, versions, results
+                    metrics.jsonl      one line a logged step
+                    checkpoints/       see align.runtime.checkpoint
+                    final/             what the next stage reads
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def open_stage(
         lock = _lock(recipe.run.path)
         if restart and folder.exists():
             aside = _set_aside(folder)
-            console.print(f"the old {stage} folder is now {aside}", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"the old {stage} folder is now {aside}", highlight=False, markup=False, soft_wrap=True
+            )
         manifest = _manifest(recipe, stage, lineage, data, folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(recipe.run.path / "recipe.yaml", dump(recipe))
@@ -198,8 +200,8 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
             raise UserError(f"{file} is missing: train {stage} again (`align {stage} … --restart`)")
         if sha256(file) != expected:
             raise UserError(
-                f"{file} is not what {stage} wrote: its SHA-256 is {sha256(file)}, the manifest says {expected}. "
-                f"Restore it, or train {stage} again"
+                f"{file} is not what {stage} wrote: its SHA-256 is {sha256(file)}, "
+                f"the manifest says {expected}. Restore it, or train {stage} again"
             )
     return Parent(stage, folder / "final", manifest)
 
@@ -231,7 +233,9 @@ def _manifest(
     try:
         old: dict[str, Any] = read_json(path)
         differences = [
-            line for part in ("recipe", "lineage", "data") for line in _differences(old[part], new[part], part)
+            line
+            for part in ("recipe", "lineage", "data")
+            for line in _differences(old[part], new[part], part)
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): set the folder aside with --restart") from error
@@ -258,7 +262,8 @@ def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "run": {"seed": recipe.run.seed},
     }
     return {
-        section: {k: v for k, v in fields.items() if k not in HARMLESS} for section, fields in sections.items()
+        section: {k: v for k, v in fields.items() if k not in HARMLESS}
+        for section, fields in sections.items()
     }
 
 
@@ -267,7 +272,9 @@ def _differences(old: Any, new: Any, key: str) -> list[str]:
         return [
             line for k in sorted({*old, *new}) for line in _differences(old.get(k), new.get(k), f"{key}.{k}")
         ]
-    return [] if old == new else [f"{key.removeprefix('recipe.')}: was {json.dumps(old)}, is {json.dumps(new)}"]
+    return (
+        [] if old == new else [f"{key.removeprefix('recipe.')}: was {json.dumps(old)}, is {json.dumps(new)}"]
+    )
 
 
 def _versions() -> dict[str, str]:
@@ -296,7 +303,9 @@ def _writable(folder: Path) -> None:
         ) from error
     free = shutil.disk_usage(folder).free
     if free < _MIN_FREE_BYTES:
-        raise UserError(f"{folder} has {free / 2**20:.0f} MiB left on its disk: free some space, or change run.folder")
+        raise UserError(
+            f"{folder} has {free / 2**20:.0f} MiB left on its disk: free some space, or change run.folder"
+        )
 
 
 def _lock(folder: Path) -> int:
@@ -307,7 +316,9 @@ def _lock(folder: Path) -> int:
     except OSError:
         owner = os.read(descriptor, 1000).decode(errors="replace") or "a process that gave no name"
         os.close(descriptor)
-        raise UserError(f"{folder} is in use by {owner}: wait for it, or give this run another name") from None
+        raise UserError(
+            f"{folder} is in use by {owner}: wait for it, or give this run another name"
+        ) from None
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now()}".encode())
     return descriptor

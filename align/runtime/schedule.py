@@ -9,7 +9,7 @@ from typing import Literal
 def learning_rate(
     peak: float, step: int, steps: int, warmup: float, schedule: Literal["constant", "linear", "cosine"]
 ) -> float:
-    """The rate of step `step` (from 0) of `steps`: ceil(warmup * steps) steps below `peak`, then the schedule.
+    """The rate of step `step` (from 0): ceil(warmup * steps) steps below `peak`, then the schedule.
 
     No step has rate 0: the rise starts above it, and linear and cosine reach it only at `steps`.
     """

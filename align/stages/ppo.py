@@ -75,7 +75,9 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             stage.say(f"ppo is finished: {stage.final}")
             return
         prompts = encode_prompts(setup.template, split.train, cfg.max_prompt_tokens, "data.prompts")
-        held_out = encode_prompts(setup.template, split.held_out, cfg.max_prompt_tokens, "data.prompts (held out)")
+        held_out = encode_prompts(
+            setup.template, split.held_out, cfg.max_prompt_tokens, "data.prompts (held out)"
+        )
         if not prompts:
             raise UserError("data.prompts: there is no training prompt")
         context = _prepare(recipe, setup, sft.final, rm.final)
@@ -89,14 +91,17 @@ def run(recipe: Recipe, restart: bool = False) -> None:
                 stage.metrics.append(iteration + 1, metrics)
                 if (iteration + 1) % cfg.checkpoint_every == 0 or last:
                     _save(context, stage, iteration + 1)
-                bar.advance({k: metrics[k] for k in ("reward/score", "kl/reference", "response/eos")})
+                shown = {"score": "reward/score", "kl": "kl/reference", "eos": "response/eos"}
+                bar.advance({name: metrics[key] for name, key in shown.items()})
         answered = _answer(context, held_out)
         results = summary(answered)
         stage.metrics.append(cfg.iterations, results)
         _finish(context, stage, answered, results)
 
 
-def _iteration(context: Context, stage: StageRun, prompts: list[list[int]], iteration: int) -> dict[str, float]:
+def _iteration(
+    context: Context, stage: StageRun, prompts: list[list[int]], iteration: int
+) -> dict[str, float]:
     """One turn of the algorithm: sample, judge, reward, advantages, update."""
     cfg, accel = context.cfg, context.accel
     clock = _Clock()
@@ -150,12 +155,17 @@ def _update(
     mine = {row: local for local, row in enumerate(distributed.share(list(range(len(lengths))), accel))}
     rates = {
         role: learning_rate(peak, iteration, cfg.iterations, cfg.warmup, cfg.schedule)
-        for role, peak in (("policy", cfg.learning_rate), ("value", cfg.value_learning_rate or cfg.learning_rate))
+        for role, peak in (
+            ("policy", cfg.learning_rate),
+            ("value", cfg.value_learning_rate or cfg.learning_rate),
+        )
     }
     sums: dict[str, float] = {}
     updates = 0
     for epoch in range(cfg.ppo_epochs):
-        drawn = torch.randperm(len(lengths), generator=generator(context.seed, "ppo", iteration, "epoch", epoch))
+        drawn = torch.randperm(
+            len(lengths), generator=generator(context.seed, "ppo", iteration, "epoch", epoch)
+        )
         for minibatch in drawn.split(cfg.minibatch_size):
             count = int(lengths[minibatch.to(lengths.device)].sum())
             local = [mine[row] for row in minibatch.tolist() if row in mine]
@@ -212,7 +222,9 @@ def _apply(context: Context, role: str, rate: float) -> float:
     distributed.sum_gradients(parameters, context.accel)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, context.cfg.max_grad_norm))
     if not norm < float("inf"):
-        raise AlignError(f"ppo: the {role}'s gradient is {norm}; lower its learning rate. This step was not applied")
+        raise AlignError(
+            f"ppo: the {role}'s gradient is {norm}; lower its learning rate. This step was not applied"
+        )
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -220,7 +232,9 @@ def _apply(context: Context, role: str, rate: float) -> float:
     return norm
 
 
-def _rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor, accel: Accelerator) -> dict[str, float]:
+def _rollout_metrics(
+    rollout: Rollout, rewards: Tensor, returns: Tensor, accel: Accelerator
+) -> dict[str, float]:
     """Means over all processes' responses or tokens."""
     mask = rollout.response_mask
     kl = masked_sum(rollout.old_logprobs - rollout.ref_logprobs, mask, dim=1)
@@ -247,7 +261,7 @@ def _rollout_metrics(rollout: Rollout, rewards: Tensor, returns: Tensor, accel: 
 
 
 def _prepare(recipe: Recipe, setup: Setup, sft: Path, rm: Path) -> Context:
-    """Four roles on one base: policy and frozen reference from SFT, reward and value from the reward model."""
+    """Four roles on one base: policy and frozen reference from SFT, reward and value from RM."""
     roles = Roles(setup.base.load_model(setup.accel.device))
     roles.add("policy", sft, trains=True)
     roles.add("reference", sft, trains=False)
@@ -346,5 +360,3 @@ class _Clock:
 
     def metrics(self) -> dict[str, float]:
         return self._parts
-
-

@@ -20,7 +20,6 @@ from align.data.load import load
 from align.data.tokenize import Encoded, encode_demonstrations, encode_rankings
 from align.errors import AlignError, UserError
 from align.evaluation.reward import PairAccuracy, evaluate_pairs
-from align.models.base import Base
 from align.models.export import save_adapter, save_head
 from align.models.forward import Forward
 from align.models.roles import Roles, tensors_of
@@ -33,7 +32,7 @@ from align.runtime.run import StageRun, open_stage, parent
 from align.runtime.schedule import learning_rate
 from align.stages.setup import Setup, set_up, source
 
-_CENTRING_ROWS = 512  # demonstrations whose mean score becomes 0
+_CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16
 _PROBES = 16  # rankings scored before saving and after loading
 _RELOAD_TOLERANCE = 1e-5  # relative; the same numbers up to the batch's padding
 
@@ -57,7 +56,9 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         train = _encode(setup, split.train, cfg.max_length)
         held_out = _encode(setup, split.held_out, cfg.max_length)
         if not any(has_pair(ranks, cfg.ties) for _, ranks in train):
-            raise UserError("data.rankings: no training ranking decides any comparison; all responses are tied")
+            raise UserError(
+                "data.rankings: no training ranking decides any comparison; all responses are tied"
+            )
         forward = _model(setup, sft.final, recipe.run.seed)
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         _train(recipe, forward, train, held_out, steps, stage, setup.base.pad_id)
@@ -100,9 +101,12 @@ def _train(
                 metrics |= _evaluate(forward, held_out, cfg, seed, accel, pad_id).metrics()
             stage.metrics.append(step + 1, metrics)
             if (step + 1) % cfg.checkpoint_every == 0 or last:
-                tensors = {"reward": tensors_of(forward.roles, "reward"), "optimizer": optimizer_tensors(optimizer)}
+                tensors = {
+                    "reward": tensors_of(forward.roles, "reward"),
+                    "optimizer": optimizer_tensors(optimizer),
+                }
                 stage.save(step + 1, tensors, {})
-            bar.advance({k: metrics[k] for k in ("train/loss", "train/accuracy")})
+            bar.advance({"loss": metrics["train/loss"], "accuracy": metrics["train/accuracy"]})
 
 
 def _step(
@@ -127,12 +131,16 @@ def _step(
         loss = batch_loss(scores, ranks, cfg.ties, cfg.centering_coef, count)
         loss.backward()
         counted = [pair_accuracy(s.detach(), r) for s, r in zip(scores, ranks, strict=True)]
-        sums += torch.tensor([float(loss.detach()), sum(c for c, _ in counted), sum(n for _, n in counted)]).to(sums)
+        sums += torch.tensor(
+            [float(loss.detach()), sum(c for c, _ in counted), sum(n for _, n in counted)]
+        ).to(sums)
     parameters = list(forward.roles.parameters_of("reward").values())
     distributed.sum_gradients(parameters, accel)
     norm = torch.nn.utils.clip_grad_norm_(parameters, cfg.max_grad_norm)
     if not torch.isfinite(norm):
-        raise AlignError(f"rm: the gradient is {float(norm)}; lower rm.learning_rate. Nothing was changed by this step")
+        raise AlignError(
+            f"rm: the gradient is {float(norm)}; lower rm.learning_rate. Nothing was changed by this step"
+        )
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
@@ -173,7 +181,8 @@ def _evaluate(
 def _centre(forward: Forward, rows: Rows, cfg: RM, setup: Setup) -> dict[str, float]:
     """Shift the head's bias so that demonstrations (without them, the rankings' responses) average 0."""
     head = forward.roles.heads["reward"]
-    scores = torch.cat(_scores(forward, rows[:_CENTRING_ROWS], cfg.microbatch_size, setup.base.pad_id))
+    rows = sorted(rows[:_CENTRING_ROWS], key=lambda row: len(row[0].prompt) + len(row[0].responses[0]))
+    scores = torch.cat(_scores(forward, rows, cfg.microbatch_size * 4, setup.base.pad_id))
     mean = float(scores.mean())
     with torch.no_grad():
         head.get_parameter("bias").sub_(mean)
@@ -222,5 +231,3 @@ def _summary(stage: StageRun, results: dict[str, float]) -> str:
         f"(95% {results['eval/accuracy_low']:.3f} to {results['eval/accuracy_high']:.3f}) "
         f"of {results['eval/comparisons']:.0f} held-out comparisons"
     )
-
-

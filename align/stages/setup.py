@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.utils.deterministic as deterministic
 from accelerate import Accelerator
 
 from align.data.tokenize import Template
@@ -33,7 +34,8 @@ def set_up(recipe: Recipe) -> Setup:
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
+    # Filling fresh memory would cost time and change no result. (The stubs do not know the switch.)
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     base = find_base(recipe.base)
     return Setup(distributed.accelerator(), base, Template(base.tokenizer, recipe.data.template))
 
@@ -42,5 +44,7 @@ def source(recipe: Recipe, kind: str, stage: Stage) -> Source:
     """The recipe's source of one kind of records; UserError where the stage needs it and it is not named."""
     found: Source | None = getattr(recipe.data, kind)
     if found is None:
-        raise UserError(f"the recipe names no data.{kind}, and {stage} needs them: add `data: {{{kind}: FILE}}`")
+        raise UserError(
+            f"the recipe names no data.{kind}, and {stage} needs them: add `data: {{{kind}: FILE}}`"
+        )
     return found

@@ -143,7 +143,6 @@ def make_base(folder: Path) -> None:
     for name in ("is_quantized", "quantization_method"):
         model.__dict__.pop(name, None)
     del model.config.quantization_config
-    model.config.name_or_path = "SmolLM2-135M-Instruct"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "ABOUT.txt").write_text(__doc__ or "")

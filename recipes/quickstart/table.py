@@ -123,6 +123,8 @@ def spread(values: Sequence[float], digits: int, error: float | None = None) -> 
     return text if margin is None else f"{text} ± {margin:.{digits}f}"
 
 
+NOTE = """VADER is no part of the training; it only chose prompts that it finds neutral. People rated the
+snippets one by one: that four with the same opening make a ranking is the quick start's doing."""
 GOLD = "VADER compound (gold, -1 to 1)"
 # label, number, decimals
 MEASURES: list[tuple[str, Callable[[Policy], float], int]] = [
@@ -170,12 +172,9 @@ def examples(result: Result, count: int = EXAMPLES) -> str:
     """The first held-out prompts with both responses; none is picked for its looks."""
     lines = [f"The first {min(count, len(result.rows))} held-out prompts, and how the policy goes on:"]
     for row in result.rows[:count]:
-        lines += [
-            "",
-            f"  [bold]{escape(row['prompt'])}[/bold]",
-            f"    SFT {escape(row['reference'].strip())}",
-            f"    PPO {escape(row['policy'].strip())}",
-        ]
+        lines += ["", f"  [bold]{escape(row['prompt'])}[/bold]"]
+        for who, label in (("reference", "SFT"), ("policy", "PPO")):
+            lines.append(f"    {label}  {escape(' '.join(row[who].split()))}")
     return "\n".join(lines)
 
 
@@ -201,13 +200,9 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     console.print(models_table(results), policies_table(results), sep="\n")
-    console.print(
-        "VADER was no part of the training. People rated the snippets one by one; that four with the same\n"
-        "opening make a ranking is the quick start's doing.\n"
-    )
-    console.print(examples(results[0]) + "\n")
+    console.print(NOTE, examples(results[0]), sep="\n\n", end="\n\n", soft_wrap=True)
     for result in results:
-        console.print(places(result.folder), markup=False)
+        console.print(places(result.folder), markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

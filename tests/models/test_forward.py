@@ -6,8 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from align.data.batches import collate
 from align.models.forward import Forward, response_positions, stack, token_logprobs
@@ -25,7 +34,9 @@ def _roles(base: Path, layers: int | None = 2, model=None) -> Roles:
         targets = "all-linear" if model.config.model_type == "gpt2" else ["q_proj", "v_proj"]
         if model.config.model_type == "gpt_neox":
             targets = ["query_key_value"]
-        roles.add(role, lora_config(Lora(rank=4, alpha=8, targets=targets, layers=layers), model), trains=trains)
+        roles.add(
+            role, lora_config(Lora(rank=4, alpha=8, targets=targets, layers=layers), model), trains=trains
+        )
         torch.manual_seed(len(role))
         with torch.no_grad():
             for name, parameter in roles.parameters_of(role).items():
@@ -64,7 +75,9 @@ def test_gradients_are_those_of_the_models_own_logits(tiny_base: Path) -> None:
     roles.zero_grad()
     expected = torch.zeros(())
     for row, (prompt, response) in enumerate(PAIRS):
-        distribution = (roles.base(input_ids=torch.tensor([prompt + response])).logits[0] / 0.7).log_softmax(-1)
+        distribution = (roles.base(input_ids=torch.tensor([prompt + response])).logits[0] / 0.7).log_softmax(
+            -1
+        )
         for t, token in enumerate(response):
             expected = expected + weights[row, t] * distribution[len(prompt) - 1 + t, token]
     expected.backward()

@@ -34,15 +34,22 @@ def test_activating_a_role_freezes_no_other(tiny_base: Path) -> None:
         roles.activate(active)
         for role, trains in (("policy", True), ("reference", False), ("reward", False), ("value", True)):
             assert {p.requires_grad for p in roles.parameters_of(role).values()} == {trains}, (active, role)
-    own = {id(p) for role in ("policy", "reference", "reward", "value") for p in roles.parameters_of(role).values()}
+    own = {
+        id(p)
+        for role in ("policy", "reference", "reward", "value")
+        for p in roles.parameters_of(role).values()
+    }
     assert not any(p.requires_grad for p in roles.parameters() if id(p) not in own)
 
 
 def test_the_base_is_in_memory_once(tiny_base: Path) -> None:
     alone = sum(p.numel() for p in _model(tiny_base).parameters())
     roles = _roles(tiny_base)
-    adapters = sum(p.numel() for role in ("policy", "reference", "reward", "value") for p in
-                   roles.parameters_of(role).values())
+    adapters = sum(
+        p.numel()
+        for role in ("policy", "reference", "reward", "value")
+        for p in roles.parameters_of(role).values()
+    )
     assert sum(p.numel() for p in roles.parameters()) == alone + adapters
 
 

@@ -40,7 +40,7 @@ def test_parse_takes_the_mean_of_the_ratings_and_drops_doubles() -> None:
     ("ratings", "ranks"),
     [
         ([-1.0, 2.0, 0.5, 3.0], [4, 2, 3, 1]),
-        ([1.0, 1.2, -2.0, 0.0], [1, 1, 3, 2]),  # exactly 0.2 apart is a tie, float noise or not
+        ([0.6, 0.8, -2.0, 0.0], [1, 1, 3, 2]),  # 0.2 apart is a tie, though 0.8 - 0.6 > 0.2 in floats
         ([0.0, 0.21, 1.0, 1.0], [3, 2, 1, 1]),
         ([0.0, 0.15, 0.3, 0.45], [1, 1, 1, 1]),  # neighbours tie, so no pair is split by less than 0.2
     ],

@@ -27,7 +27,12 @@ def test_rewinding_forgets_later_steps_and_a_torn_line(tmp_path: Path) -> None:
 def test_no_number_becomes_null(tmp_path: Path) -> None:
     lines = JsonLines(tmp_path / "metrics.jsonl")
     lines.append(1, {"loss": float("nan"), "kl": float("inf"), "score": 1.5})
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None, "kl": None, "score": 1.5}
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "step": 1,
+        "loss": None,
+        "kl": None,
+        "score": 1.5,
+    }
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:

@@ -69,7 +69,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def _metrics(stage_folder: Path) -> list[dict[str, float]]:
@@ -117,7 +119,12 @@ def test_killed_and_started_again_gives_the_same_bits(
 def test_another_seed_gives_other_bits(finished: Path, tmp_path: Path) -> None:
     """The comparison above can fail."""
     recipe = _copy_without(finished, "ppo", tmp_path / "again")
-    assert align("rm", recipe, "--set", "run.seed=1", "--restart", "--set", f"rm.sft={finished}/runs/tiny").returncode == 0
+    assert (
+        align(
+            "rm", recipe, "--set", "run.seed=1", "--restart", "--set", f"rm.sft={finished}/runs/tiny"
+        ).returncode
+        == 0
+    )
     ours = tmp_path / "again" / "runs" / "tiny" / "rm" / "final"
     assert _files(ours) != _files(finished / "runs" / "tiny" / "rm" / "final")
 
