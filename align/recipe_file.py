@@ -75,7 +75,7 @@ def dump(recipe: Recipe) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.allow_unicode = True
+    yaml.allow_unicode = recipe.model_dump_json().isprintable()  # else escaped: U+0085 breaks YAML's lines
     yaml.width = 4096  # no folded lines: a path stays whole
     text = io.StringIO()
     yaml.dump(recipe.model_dump(), text)

@@ -7,17 +7,29 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor
 
 from align.errors import UserError
 
 T = TypeVar("T")
 
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
 
 def accelerator() -> Accelerator:
-    """accelerate's view of devices and processes; precision is the base's own dtype, so none is mixed in."""
-    return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    """accelerate's view of devices and processes; precision is the base's own dtype, so none is mixed in.
+
+    Raises UserError where an accelerate configuration asks for what the stages cannot checkpoint.
+    """
+    accel = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    if accel.distributed_type in _SHARDED:
+        kind = accel.distributed_type.value
+        raise UserError(
+            f"the accelerate configuration asks for {kind}, which shards the model; the stages keep "
+            "a whole copy of the base on each GPU so far: use distributed_type MULTI_GPU"
+        )
+    return accel
 
 
 def share(rows: list[T], accel: Accelerator) -> list[T]:

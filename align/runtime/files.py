@@ -34,9 +34,14 @@ def to_json(value: Any) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file by one with this text, or leave it as it was."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file by one with this content, or leave it as it was."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content)
         fsync(aside)
         aside.replace(path)
         fsync(path.parent)

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from align.runtime.files import write_text
+from align.runtime.files import write_bytes
 
 
 class JsonLines:
-    """An append-only file of JSON objects that carry a `step`.
+    """An append-only file of JSON objects that carry a `step`; resuming cuts it at the checkpoint.
 
     `path` None writes nothing: all processes but the first call the same methods.
     """
@@ -26,26 +26,18 @@ class JsonLines:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json_line({"step": step, **row}))
 
-    def rewind(self, step: int) -> None:
-        """Forget lines of later steps than `step`, and a line that a kill cut short."""
-        if self._path is None or not self._path.exists():
-            return
-        lines = self._path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if _step(line) <= step]
-        if len(kept) < len(lines):
-            write_text(self._path, b"".join(kept).decode())
+    @property
+    def size(self) -> int:
+        """Bytes written so far; a checkpoint notes it."""
+        return self._path.stat().st_size if self._path is not None and self._path.exists() else 0
+
+    def cut(self, size: int) -> None:
+        """Forget what was written after the file had `size` bytes: steps that will be done again."""
+        if self.size > size and self._path is not None:
+            write_bytes(self._path, self._path.read_bytes()[:size])
 
 
 def json_line(row: Mapping[str, object]) -> str:
     """One line of JSON; floats that are no numbers become null."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(clean, ensure_ascii=False) + "\n"
-
-
-def _step(line: bytes) -> float:
-    if not line.endswith(b"\n"):
-        return math.inf
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf

@@ -41,6 +41,7 @@ from align.runtime.progress import Bar
 HARMLESS = frozenset(
     {"microbatch_size", "checkpoint_every", "evaluate_every", "gradient_checkpointing", "keep", "threads"}
 )
+_SIZES = "sizes"  # a checkpoint's note of how long metrics.jsonl and samples.jsonl were
 _MIN_FREE_BYTES = 64 * 2**20
 _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
 
@@ -85,8 +86,9 @@ class StageRun:
         """The checkpoint to go on from, the same one on every process; metrics after it are forgotten."""
         found = checkpoint.newest(self.checkpoints, self.say) if self.main else None
         found = share_object(found, self.accel)
-        self.metrics.rewind(found.step if found else -1)
-        self.samples.rewind(found.step if found else -1)
+        sizes = found.document(_SIZES) if found else {"metrics": 0, "samples": 0}
+        self.metrics.cut(sizes["metrics"])
+        self.samples.cut(sizes["samples"])
         if found:
             self.say(f"{self.stage} goes on from step {found.step} ({found.path})")
         return found
@@ -96,7 +98,8 @@ class StageRun:
     ) -> None:
         """Write a checkpoint (main process); the others wait, so that none runs ahead of a failed save."""
         if self.main:
-            checkpoint.save(self.checkpoints, step, tensors, documents, self.keep)
+            sizes = {"metrics": self.metrics.size, "samples": self.samples.size}
+            checkpoint.save(self.checkpoints, step, tensors, {**documents, _SIZES: sizes}, self.keep)
         self.accel.wait_for_everyone()
 
     def finish(self, write: Callable[[Path], None], results: Mapping[str, float]) -> None:
@@ -255,7 +258,8 @@ def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """What decides the stage's result; files of records count by content, not by name."""
     whole = recipe.model_dump(mode="json")
     sections = {
-        "base": whole["base"],
+        # Which checkpoint it is, the lineage's fingerprint says, wherever it lies.
+        "base": {k: v for k, v in whole["base"].items() if k not in ("name", "revision")},
         "lora": whole["lora"],
         stage: whole[stage],
         "data": {"template": recipe.data.template},

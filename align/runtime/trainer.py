@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from align.errors import AlignError, UserError
+from align.errors import AlignError
 from align.runtime import checkpoint
 from align.runtime.progress import Bar
 from align.runtime.run import StageRun
@@ -49,10 +49,6 @@ class ResumableTrainer(Trainer):
         self._resumed: checkpoint.Checkpoint | None = None
         self._bar: Bar | None = None
         super().__init__(**trainer)
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise UserError(
-                f"{stage.stage} cannot checkpoint under DeepSpeed or FSDP yet: use plain data parallelism"
-            )
         for callback in list(self.callback_handler.callbacks):
             if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
                 self.remove_callback(callback)

@@ -95,7 +95,7 @@ def _train(
         for step in range(done, steps):
             rows = [train[i] for i in step_rows(seed, "rm", step, cfg.batch_size, len(train))]
             rate = learning_rate(cfg.learning_rate, step, steps, cfg.warmup, cfg.schedule)
-            metrics = {**_step(forward, optimizer, rows, rate, cfg, accel, pad_id), "learning_rate": rate}
+            metrics = _step(forward, optimizer, rows, rate, cfg, accel, pad_id)
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
                 metrics |= _evaluate(forward, held_out, cfg, seed, accel, pad_id).metrics()
@@ -150,6 +150,7 @@ def _step(
         "train/loss": loss_sum,
         "train/accuracy": correct / total if total else float("nan"),
         "train/gradient_norm": float(norm),
+        "train/learning_rate": rate,
     }
 
 

@@ -36,7 +36,7 @@ _METRICS = {
     "loss": "train/loss",
     "mean_token_accuracy": "train/token_accuracy",
     "entropy": "train/entropy",
-    "grad_norm": "train/grad_norm",
+    "grad_norm": "train/gradient_norm",
     "learning_rate": "train/learning_rate",
 }
 

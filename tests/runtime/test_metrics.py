@@ -8,14 +8,16 @@ from pathlib import Path
 from align.runtime.metrics import JsonLines
 
 
-def test_rewinding_forgets_later_steps_and_a_torn_line(tmp_path: Path) -> None:
+def test_cutting_forgets_later_steps_and_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = JsonLines(path)
-    for step in (1, 2, 3):
+    for step in (1, 2):
         lines.append(step, {"loss": 0.5})
+    size = lines.size
+    lines.append(2, {"eval/loss": 0.25})  # of the same step, but after the checkpoint
     with path.open("a") as file:
-        file.write('{"step": 2, "lo')
-    lines.rewind(2)
+        file.write('{"step": 3, "lo')
+    lines.cut(size)
     lines.append(3, {"loss": 0.25})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"step": 1, "loss": 0.5},
@@ -38,5 +40,6 @@ def test_no_number_becomes_null(tmp_path: Path) -> None:
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
     lines = JsonLines(None)
     lines.append(1, {})
-    lines.rewind(0)
+    lines.cut(0)
+    assert lines.size == 0
     assert not list(tmp_path.iterdir())

@@ -211,7 +211,7 @@ def test_two_processes_train_the_same_adapter(tiny_recipe: MakeRecipe, tmp_path:
     assert difference(one, two) < 1e-5
     for ours, theirs in zip(metrics(one), metrics(two), strict=True):  # one line a step: one process writes
         assert ours["step"] == theirs["step"]
-        for name in {"train/loss", "train/grad_norm", "eval/loss"} & ours.keys():
+        for name in {"train/loss", "train/gradient_norm", "eval/loss"} & ours.keys():
             assert theirs[name] == pytest.approx(ours[name], rel=1e-5)
 
 
