@@ -30,9 +30,8 @@ $(VENV)/.made:
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-# torch comes first and alone: pip then takes the build that its configuration prefers (on a machine
-# without a GPU: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup, a fraction of the
-# size), and nothing that is installed later replaces it.
+# torch comes first and alone: pip then takes the build that its configuration prefers (PyTorch's CPU
+# wheels, where PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS names them), and nothing later replaces it.
 $(VENV)/.torch: $(VENV)/.made constraints.txt
 	$(PIP) torch
 	@touch $@

@@ -85,7 +85,7 @@ def ended(code: int) -> None:
 
 
 def _tell(error: BaseException, context: Context) -> int:
-    """Says what happened (main process only) and returns the exit code."""
+    """Says what happened, once where all processes share it, and returns the exit code."""
     rank = os.environ.get("RANK", "0")
     main = rank == "0"
     if isinstance(error, (KeyboardInterrupt, Terminated)):
@@ -99,11 +99,11 @@ def _tell(error: BaseException, context: Context) -> int:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     who = "" if main else f"process {rank}: "
     if isinstance(error, AlignError):
-        if main:
+        if _speaks(main):
             say(str(error))
         return error.exit_code
     if isinstance(error, ModuleNotFoundError) and not (error.name or "align").startswith("align"):
-        if main:
+        if _speaks(main):
             say(f"the package {error.name} is not installed; `align doctor` says what is missing")
         return 2
     known = _machine_failure(error, context)
@@ -166,6 +166,23 @@ def _write_trace(trace: str, context: Context) -> Path | None:
 def _launched() -> bool:
     """Whether `align` itself started this process, and so waits for it and speaks for it."""
     return "ALIGN_EXIT_FILE" in os.environ and "RANK" in os.environ
+
+
+def _speaks(main: bool) -> bool:
+    """Whether this process tells of an error that all processes may meet: the first to meet it does.
+
+    The launcher ends the others as soon as one has failed, so the main process may never come to speak.
+    """
+    if not _launched():
+        return main
+    try:
+        Path(os.environ["ALIGN_EXIT_FILE"] + ".told").touch(exist_ok=False)
+    except FileExistsError:
+        time.sleep(0.5)  # let the one that speaks finish: it is ended when this process goes
+        return False
+    except OSError:
+        return main
+    return True
 
 
 def _report_to_launcher(error: BaseException, code: int) -> None:

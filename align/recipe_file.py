@@ -242,5 +242,5 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except ValueError:  # a NUL in the name
+    except (OSError, ValueError):  # a name that is too long, or has a NUL in it
         return False

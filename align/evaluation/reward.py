@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.data.batches import generator
-from align.objectives.bradley_terry import Ranks, pair_accuracy
+from align.objectives.bradley_terry import Ranks, comparisons, pair_accuracy
 
 _RESAMPLES = 2000
 
@@ -49,3 +49,17 @@ def evaluate_pairs(scores: Sequence[Tensor], ranks: Sequence[Ranks], seed: int) 
     shares = (correct[drawn].sum(1) / totals)[totals > 0]
     low, high = torch.quantile(shares, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return PairAccuracy(float(correct.sum()) / comparisons, low, high, comparisons)
+
+
+def misjudged(scores: Sequence[Tensor], ranks: Sequence[Ranks]) -> list[tuple[int, int, int, float]]:
+    """Comparisons that the scores order against people: (ranking, preferred, other, margin), worst first.
+
+    margin is by how much the response that people preferred scores lower.
+    """
+    wrong = [
+        (row, better, worse, float(values[worse] - values[better]))
+        for row, (values, ranking) in enumerate(zip(scores, ranks, strict=True))
+        for better, worse in comparisons(ranking)
+        if values[worse] > values[better]
+    ]
+    return sorted(wrong, key=lambda found: -found[3])

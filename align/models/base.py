@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -16,10 +19,13 @@ from transformers import (
 
 from align.errors import UserError
 from align.recipe import Base as BaseSpec
+from align.runtime.files import read_json
 
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
 _SAMPLE = 2**16  # bytes read at each place of a weight file
 _PLACES = 32
+# What transformers raises where a checkpoint is broken.
+_BROKEN = (OSError, ValueError, ImportError, LookupError, TypeError, AttributeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -34,19 +40,33 @@ class Base:
     def load_model(self, device: torch.device) -> PreTrainedModel:
         """The causal language model, frozen, in eval mode (dropout off), on the device.
 
-        Raises UserError where transformers cannot load it.
+        Raises UserError where transformers cannot load it, or would make up weights that it lacks.
         """
         try:
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            model: PreTrainedModel
+            model, found = AutoModelForCausalLM.from_pretrained(
                 self.folder,
                 dtype=_dtype(self.spec.dtype, device),
                 attn_implementation=self.spec.attention,
                 trust_remote_code=self.spec.trust_remote_code,
                 use_safetensors=True,
                 local_files_only=True,
+                output_loading_info=True,
             )
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except _BROKEN as error:
             raise UserError(f"base {self.spec.name} cannot be loaded: {_first_line(error)}") from error
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise UserError(
+                f"base {self.spec.name} cannot be loaded: its config.json is that of another model"
+            ) from error
+        missing = sorted(found["missing_keys"])
+        if missing:
+            raise UserError(
+                f"base {self.spec.name} is not complete: {len(missing)} of its model's weights, such as "
+                f"{missing[0]}, are in none of its files. Copy or download it again"
+            )
         model.to(device)
         model.requires_grad_(False)
         return model.eval()
@@ -66,9 +86,14 @@ def find_base(spec: BaseSpec) -> Base:
     Raises UserError at once where it is not there, or where there is no network to fetch it.
     """
     folder = Path(spec.name).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir it bears any name
+        if os.path.isfile(folder):
+            raise UserError(f"base {spec.name} is a file: name the folder of a transformers checkpoint")
         if folder.is_absolute() or spec.name.startswith((".", "~")) or spec.name.count("/") > 1:
-            raise UserError(f"base {spec.name}: there is no such folder")
+            raise UserError(
+                f"base {spec.name}: there is no such folder. Name one that holds a transformers checkpoint, "
+                "or a model's id on the hub (owner/name)"
+            )
         folder = _from_hub(spec)
     if not (folder / "config.json").is_file():
         raise UserError(f"base {folder} holds no config.json: it is not a transformers checkpoint")
@@ -78,9 +103,9 @@ def find_base(spec: BaseSpec) -> Base:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except _BROKEN as error:
         raise UserError(
-            f"the tokenizer of base {spec.name} cannot be loaded: {_first_line(error)}"
+            f"base {spec.name}: its config or tokenizer files are missing or broken: {_first_line(error)}"
         ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -109,30 +134,52 @@ def fingerprint(folder: Path) -> str:
 
 def _from_hub(spec: BaseSpec) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     patterns = [p for p in _FILES if spec.trust_remote_code or p != "*.py"]
     try:
-        return Path(
+        cached = Path(
             snapshot_download(
                 spec.name, revision=spec.revision, allow_patterns=patterns, local_files_only=True
             )
         )
+        if _complete(cached):
+            return cached
+    except HFValidationError as error:
+        raise UserError(f"base {spec.name}: no such folder, and no name that a model can have") from error
     except (LocalEntryNotFoundError, OSError, ValueError):
         pass
     try:
         HfApi().model_info(spec.name, revision=spec.revision, timeout=10)
+        return Path(snapshot_download(spec.name, revision=spec.revision, allow_patterns=patterns))
     except HfHubHTTPError as error:
         raise UserError(
             f"base {spec.name} is not on the hub, or not for you: {_first_line(error)}"
         ) from error
     except Exception as error:  # httpx, proxies and offline mode each raise their own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise  # the cache's disk, not the hub
+        offline = isinstance(error, OfflineModeIsEnabled)
+        why = (
+            "must not be asked (HF_HUB_OFFLINE)" if offline else f"cannot be reached ({type(error).__name__})"
+        )
         raise UserError(
-            f"base {spec.name} is neither a folder nor in the hub's cache on this machine, and the hub "
-            f"cannot be reached ({type(error).__name__}): download it where there is a network, "
-            "and name the folder"
+            f"base {spec.name} is neither a folder nor complete in the hub's cache on this machine, and the "
+            f"hub {why}: download it where there is a network, and name the folder"
         ) from error
-    return Path(snapshot_download(spec.name, revision=spec.revision, allow_patterns=patterns))
+
+
+def _complete(folder: Path) -> bool:
+    """Whether a folder of the hub's cache holds a whole checkpoint, not only what some program asked for."""
+    shards = set(folder.glob("*.safetensors"))
+    for index in folder.glob("*.safetensors.index.json"):
+        shards |= {folder / name for name in read_json(index)["weight_map"].values()}
+    return (folder / "config.json").is_file() and bool(shards) and all(path.is_file() for path in shards)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

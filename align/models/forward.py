@@ -105,7 +105,7 @@ class Forward:
         at, mask = response_positions(trunk)
         hidden = self.hidden(role, trunk)
         labels = trunk.input_ids.gather(1, (at + 1).clamp(max=trunk.input_ids.shape[1] - 1))
-        taken = hidden.gather(1, at.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))[mask]
+        taken = hidden[mask.nonzero()[:, 0], at[mask]]
         head = self.roles.base.get_output_embeddings()
         flat, entropy = token_logprobs(
             taken, head.weight, getattr(head, "bias", None), labels[mask], temperature
@@ -140,7 +140,7 @@ class Forward:
                 lower = self._decode(input_ids=ids, attention_mask=mask)
             with _layers(self.roles.decoder, self.split, None):
                 upper = self._decode(inputs_embeds=lower, attention_mask=mask)
-        except (TypeError, ValueError, RuntimeError, IndexError):
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
             return False
         return bool(torch.equal(whole[mask], upper[mask]))
 
@@ -216,12 +216,22 @@ def _splittable(decoder: nn.Module) -> bool:
     return isinstance(getattr(decoder, "layers", None), nn.ModuleList) and hasattr(decoder, "norm")
 
 
+class _Skipped(nn.Module):
+    """Stands where a layer is left out."""
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden
+
+
 @contextmanager
 def _layers(decoder: nn.Module, first: int, last: int | None) -> Iterator[None]:
-    """Let the decoder consist of layers first:last, with the final norm only where they reach the end."""
+    """Let the decoder consist of layers first:last, with the final norm only where they reach the end.
+
+    Layers keep their place in the list: models with several kinds of attention choose a layer's by it.
+    """
     layers, norm = decoder.layers, decoder.norm
     assert isinstance(layers, nn.ModuleList)
-    decoder.layers = layers[first:last]
+    decoder.layers = nn.ModuleList([_Skipped()] * first + list(layers[first:last]))
     if last is not None:
         decoder.norm = nn.Identity()
     try:

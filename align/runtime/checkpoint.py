@@ -48,9 +48,11 @@ def save(
     documents: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write the checkpoint of `step`, then remove all but the newest `keep`.
+    """Write the checkpoint of `step`, then remove all but the newest `keep` up to it.
 
-    Every entry of `tensors` becomes NAME.safetensors, every entry of `documents` NAME.json.
+    A later one that is there was passed over as damaged, so it does not count. Every entry of
+    `tensors` becomes NAME.safetensors, every entry of `documents` NAME.json.
+
     Raises OSError when the disk fails; the earlier checkpoints are then untouched.
     """
     final = folder / f"step-{step:06d}"
@@ -63,7 +65,7 @@ def save(
             (aside / f"{name}.json").write_text(to_json(document), encoding="utf-8")
         hashes = {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(aside.iterdir())}
         (aside / _HASHES).write_text(to_json({"step": step, "files": hashes}), encoding="utf-8")
-    for _, old in _found(folder)[:-keep]:
+    for _, old in [found for found in _found(folder) if found[0] <= step][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 

@@ -10,7 +10,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from align.errors import AlignError, UserError
@@ -34,7 +34,7 @@ def needed(num_processes: int | None, accelerate_config: Path | None) -> bool:
 
 
 def start(stage: str, arguments: list[str], num_processes: int | None, accelerate_config: Path | None) -> int:
-    """Run `align ARGUMENTS` in every process and return the exit code that its main process gave."""
+    """Run `align ARGUMENTS` in every process and return the exit code that the first to fail gave."""
     if accelerate_config is not None and not accelerate_config.is_file():
         raise UserError(f"--accelerate-config {accelerate_config}: there is no such file")
     gpus = _gpus()
@@ -65,9 +65,10 @@ def start(stage: str, arguments: list[str], num_processes: int | None, accelerat
 
 
 def report_exit(code: int) -> None:
-    """Tell the launching process which exit code the stage ended with."""
-    if (path := os.environ.get(_EXIT_FILE)) and os.environ.get("RANK", "0") == "0":
-        Path(path).write_text(str(code))
+    """Tell the launching process which exit code the stage ended with; the first process to fail decides."""
+    if path := os.environ.get(_EXIT_FILE):
+        with suppress(FileExistsError), Path(path).open("x") as file:
+            file.write(str(code))
 
 
 def _accelerate(arguments: list[str], count: int | None, config: Path | None) -> None:
@@ -94,7 +95,7 @@ def _elastic(arguments: list[str], count: int) -> None:
 
 @contextmanager
 def _exit_code() -> Iterator[Callable[[], int]]:
-    """A file in which the main process leaves its exit code; launchers only tell that one failed."""
+    """A file in which a process leaves its exit code; launchers only tell that one failed."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "code"
         os.environ[_EXIT_FILE] = str(path)

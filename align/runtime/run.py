@@ -41,6 +41,7 @@ from align.runtime.progress import Bar
 HARMLESS = frozenset(
     {"microbatch_size", "checkpoint_every", "evaluate_every", "gradient_checkpointing", "keep", "threads"}
 )
+ADAPTER = "adapter_model.safetensors"  # PEFT's name
 _SIZES = "sizes"  # a checkpoint's note of how long metrics.jsonl and samples.jsonl were
 _MIN_FREE_BYTES = 64 * 2**20
 _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
@@ -134,7 +135,7 @@ def open_stage(
     console = Console(quiet=not accel.is_main_process)
     folder = recipe.run.path / stage
     manifest: dict[str, Any] = {}
-    lock = None
+    lock, new = None, False
     if accel.is_main_process:
         _writable(recipe.run.path)
         lock = _lock(recipe.run.path)
@@ -143,10 +144,16 @@ def open_stage(
             console.print(
                 f"the old {stage} folder is now {aside}", highlight=False, markup=False, soft_wrap=True
             )
-        manifest = _manifest(recipe, stage, lineage, data, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(recipe.run.path / "recipe.yaml", dump(recipe))
-        write_text(folder / "manifest.json", to_json(manifest))
+        manifest, new = _manifest(recipe, stage, lineage, data, folder), not folder.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(recipe.run.path / "recipe.yaml", dump(recipe))
+            write_text(folder / "manifest.json", to_json(manifest))
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise UserError(
+                f"{error.filename2 or error.filename} is in the way ({error.strerror}): move it, or give "
+                "the run another name (run.name)"
+            ) from error
     manifest = share_object(manifest, accel)
     main = accel.is_main_process
     try:
@@ -160,6 +167,10 @@ def open_stage(
             metrics=JsonLines(folder / "metrics.jsonl" if main else None),
             samples=JsonLines(folder / "samples.jsonl" if main else None),
         )
+    except UserError:
+        if new and not _begun(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
         if lock is not None:
             os.close(lock)
@@ -175,7 +186,12 @@ class Parent:
 
     @property
     def adapter_hash(self) -> str:
-        return str(self.manifest["final"]["adapter_model.safetensors"])
+        return str(self.manifest["final"][ADAPTER])
+
+    @property
+    def head_hash(self) -> str:
+        """Of the reward model's head; centring it anew changes every score, and the adapter stays."""
+        return str(self.manifest["final"]["head.safetensors"])
 
 
 def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, Any]) -> Parent:
@@ -186,10 +202,16 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
     """
     folder = (Path(run).expanduser() if run else recipe.run.path) / stage
     path = folder / "manifest.json"
-    manifest = read_json(path) if path.is_file() else {}
+    again = f"restore it, or train {stage} again (`align {stage} … --restart`)"
+    manifest = _read_manifest(path, again) if path.exists() else {}
     if not manifest.get("finished"):
         state = "was started but has not finished" if manifest else "has not run"
-        raise MissingStage(f"{stage} {state} in {folder.parent}: run `align {stage}` with this recipe first")
+        first = f"run `align {stage}` with this recipe first"
+        if run:
+            first = f"the recipe names that folder as {stage}'s run; name one in which {stage} has finished"
+            if (folder.parent / "manifest.json").is_file():
+                first = f"name the run's folder, {folder.parent.parent}, not a stage's"
+        raise MissingStage(f"{stage} {state} in {folder.parent}: {first}")
     for key, mine in lineage.items():
         theirs = manifest["lineage"].get(key)
         if theirs != mine:
@@ -200,11 +222,11 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
     for name, expected in manifest["final"].items():
         file = folder / "final" / name
         if not file.is_file():
-            raise UserError(f"{file} is missing: train {stage} again (`align {stage} … --restart`)")
+            raise UserError(f"{file} is missing: {again}")
         if sha256(file) != expected:
             raise UserError(
                 f"{file} is not what {stage} wrote: its SHA-256 is {sha256(file)}, "
-                f"the manifest says {expected}. Restore it, or train {stage} again"
+                f"the manifest says {expected}: {again}"
             )
     return Parent(stage, folder / "final", manifest)
 
@@ -231,17 +253,14 @@ def _manifest(
         "finished": False,
     }
     path = folder / "manifest.json"
-    if not path.exists():
+    if not path.exists() and not _begun(folder):
         return new
-    try:
-        old: dict[str, Any] = read_json(path)
-        differences = [
-            line
-            for part in ("recipe", "lineage", "data")
-            for line in _differences(old[part], new[part], part)
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): set the folder aside with --restart") from error
+    old = _read_manifest(path, "set the folder aside with --restart")
+    differences = [
+        line for part in ("recipe", "lineage", "data") for line in _differences(old[part], new[part], part)
+    ]
+    if differences and not _begun(folder):
+        return new  # it ended before its first checkpoint: there is nothing to go on from, nothing to lose
     if differences:
         raise UserError(
             f"{folder} was started with something else:\n  "
@@ -252,6 +271,28 @@ def _manifest(
     if old["versions"] != new["versions"]:
         old.setdefault("resumed_with", []).append(new["versions"])
     return old
+
+
+def _begun(folder: Path) -> bool:
+    """Whether a stage has left anything in its folder that could be gone on from or used."""
+    return any((folder / "checkpoints").glob("step-*")) or (folder / "final").exists()
+
+
+def _read_manifest(path: Path, remedy: str) -> dict[str, Any]:
+    """A stage's manifest; UserError with the remedy where it is not one that a stage wrote."""
+    try:
+        manifest = read_json(path)
+        parts = [manifest["recipe"], manifest["lineage"], manifest["data"], manifest["versions"]]
+        if manifest["finished"]:
+            parts.append(manifest["final"])
+            manifest["final"][ADAPTER]
+        if not all(isinstance(part, dict) for part in parts):
+            raise ValueError("it is not what a stage writes")
+    except KeyError as error:
+        raise UserError(f"{path} has no entry {error}: {remedy}") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
+    return dict(manifest)
 
 
 def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
@@ -298,6 +339,12 @@ def _now() -> str:
 def _writable(folder: Path) -> None:
     """Raise UserError unless files can be made in the folder and some space is left."""
     try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+        free = shutil.disk_usage(there).free
+        if free < _MIN_FREE_BYTES:
+            raise UserError(
+                f"{folder} has {free / 2**20:.0f} MiB left on its disk: free some space, or change run.folder"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
@@ -305,24 +352,27 @@ def _writable(folder: Path) -> None:
         raise UserError(
             f"the run folder {folder} cannot be written ({error.strerror}): choose another by run.folder"
         ) from error
-    free = shutil.disk_usage(folder).free
-    if free < _MIN_FREE_BYTES:
-        raise UserError(
-            f"{folder} has {free / 2**20:.0f} MiB left on its disk: free some space, or change run.folder"
-        )
 
 
 def _lock(folder: Path) -> int:
     """Hold the run folder until the descriptor is closed or the process ends, however it ends."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{folder / '.lock'} cannot be opened ({error.strerror}): remove it") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         owner = os.read(descriptor, 1000).decode(errors="replace") or "a process that gave no name"
         os.close(descriptor)
         raise UserError(
             f"{folder} is in use by {owner}: wait for it, or give this run another name"
         ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise UserError(
+            f"{folder} cannot be locked ({error.strerror}): choose a disk that can by run.folder"
+        ) from error
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {_now()}".encode())
     return descriptor

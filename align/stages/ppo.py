@@ -66,7 +66,8 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     sft = parent(recipe, "sft", cfg.sft, setup.lineage)
     rm = parent(recipe, "rm", cfg.rm, setup.lineage)
     split = load(Prompt, source(recipe, "prompts", "ppo"), "prompts")
-    lineage = {**setup.lineage, "sft": sft.adapter_hash, "rm": rm.adapter_hash}
+    parents = {"sft": sft.adapter_hash, "rm": rm.adapter_hash, "rm_head": rm.head_hash}
+    lineage = {**setup.lineage, **parents}
     distributed.check_divisible(cfg.rollout_batch_size, "ppo.rollout_batch_size", accel)
     with open_stage(
         recipe, "ppo", accel, lineage=lineage, data={"prompts": split.fingerprint}, restart=restart

@@ -19,7 +19,7 @@ from align.data.batches import collate, generator, step_rows
 from align.data.load import load
 from align.data.tokenize import Encoded, encode_demonstrations, encode_rankings
 from align.errors import AlignError, UserError
-from align.evaluation.reward import PairAccuracy, evaluate_pairs
+from align.evaluation.reward import evaluate_pairs, misjudged
 from align.models.export import save_adapter, save_head
 from align.models.forward import Forward
 from align.models.roles import Roles, tensors_of
@@ -33,6 +33,7 @@ from align.runtime.schedule import learning_rate
 from align.stages.setup import Setup, set_up, source
 
 _CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16
+_MISJUDGED = 20  # comparisons in samples.jsonl
 _PROBES = 16  # rankings scored before saving and after loading
 _RELOAD_TOLERANCE = 1e-5  # relative; the same numbers up to the batch's padding
 
@@ -62,9 +63,11 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         forward = _model(setup, sft.final, recipe.run.seed)
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         _train(recipe, forward, train, held_out, steps, stage, setup.base.pad_id)
-        results = _evaluate(forward, held_out, cfg, recipe.run.seed, accel, setup.base.pad_id).metrics()
-        results |= _centre(forward, demonstrations or [(e, r) for e, r in train], cfg, setup)
+        scores = _held_out_scores(forward, held_out, cfg, accel, setup.base.pad_id)
+        results = evaluate_pairs(scores, [ranks for _, ranks in held_out], recipe.run.seed).metrics()
+        results |= _centre(forward, demonstrations or train, cfg, setup)
         stage.metrics.append(steps, results)
+        _write_misjudged(stage, split.held_out, scores, steps)
         probes = (held_out or train)[:_PROBES]
         before = _scores(forward, probes, cfg.microbatch_size, setup.base.pad_id)
 
@@ -85,6 +88,8 @@ def _train(
     """Optimizer steps from the newest checkpoint on."""
     cfg, seed, accel = recipe.rm, recipe.run.seed, stage.accel
     named = forward.roles.parameters_of("reward")
+    # Differences of scores do not know the bias: its gradient is rounding noise, which Adam would blow up.
+    named["head.bias"].requires_grad_(cfg.centering_coef > 0)
     optimizer = torch.optim.AdamW(named.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
     done = 0
     if (found := stage.newest()) is not None:
@@ -98,7 +103,8 @@ def _train(
             metrics = _step(forward, optimizer, rows, rate, cfg, accel, pad_id)
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
-                metrics |= _evaluate(forward, held_out, cfg, seed, accel, pad_id).metrics()
+                scores = _held_out_scores(forward, held_out, cfg, accel, pad_id)
+                metrics |= evaluate_pairs(scores, [ranks for _, ranks in held_out], seed).metrics()
             stage.metrics.append(step + 1, metrics)
             if (step + 1) % cfg.checkpoint_every == 0 or last:
                 tensors = {
@@ -170,13 +176,20 @@ def _scores(forward: Forward, rows: Rows, microbatch_size: int, pad_id: int) -> 
     return found
 
 
-def _evaluate(
-    forward: Forward, held_out: Rows, cfg: RM, seed: int, accel: Accelerator, pad_id: int
-) -> PairAccuracy:
-    """Held-out pair accuracy; each process scores its share of the rankings."""
+def _held_out_scores(
+    forward: Forward, held_out: Rows, cfg: RM, accel: Accelerator, pad_id: int
+) -> list[Tensor]:
+    """A [K] tensor of scores for each held-out ranking; each process scores its share."""
     mine = _scores(forward, distributed.share(held_out, accel), cfg.microbatch_size, pad_id)
-    scores = distributed.gather_lists(mine, accel)
-    return evaluate_pairs(scores, [ranks for _, ranks in held_out], seed)
+    return distributed.gather_lists(mine, accel)
+
+
+def _write_misjudged(stage: StageRun, held_out: list[Ranking], scores: list[Tensor], step: int) -> None:
+    """The held-out comparisons that the scores get most confidently wrong, for people to look at."""
+    for row, preferred, other, margin in misjudged(scores, [r.ranks for r in held_out])[:_MISJUDGED]:
+        ranking = held_out[row]
+        texts = {"preferred": ranking.responses[preferred], "other": ranking.responses[other]}
+        stage.samples.append(step, {"prompt": ranking.to_dict()["prompt"], **texts, "margin": margin})
 
 
 def _centre(forward: Forward, rows: Rows, cfg: RM, setup: Setup) -> dict[str, float]:

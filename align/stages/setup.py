@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,7 @@ def set_up(recipe: Recipe) -> Setup:
     """Raises UserError where the base is not there or does not go with the recipe's template."""
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling fresh memory would cost time and change no result. (The stubs do not know the switch.)
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

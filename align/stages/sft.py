@@ -161,7 +161,7 @@ def _arguments(
     cfg = recipe.sft
     arguments = SFTConfig(
         output_dir=folder,
-        seed=recipe.run.seed,
+        seed=recipe.run.seed % 2**32,  # numpy takes no larger one
         max_steps=steps,
         per_device_train_batch_size=microbatch,
         gradient_accumulation_steps=accumulation,

@@ -149,3 +149,31 @@ def test_other_architectures_give_their_own_logprobs(tiny_base: Path, kind: str)
         logits = model(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
         expected = logits[len(prompt) - 1 : -1][torch.arange(len(response)), torch.tensor(response)]
         torch.testing.assert_close(ours[row][mask[row]], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_each_layer_keeps_its_own_kind_of_attention_when_the_lower_ones_are_run_apart() -> None:
+    """Sequences longer than the window, odd layers sliding: a short probe would not see a swap."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        initializer_range=0.3,
+        use_sliding_window=True,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+    )
+    model = Qwen2ForCausalLM(config).requires_grad_(False).eval()
+    roles = Roles(model)
+    adapter = lora_config(Lora(rank=2, alpha=2, targets=["q_proj"], layers=1), model)
+    roles.add("policy", adapter, trains=True)
+    forward = Forward(roles)
+    assert forward.split == 3
+    prompt, response = list(range(2, 32)), [5, 6, 7, 1]
+    ours, _, _ = forward.logprobs("policy", forward.trunk(collate([(prompt, response)], pad_id=0)), 1.0)
+    logits = model(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
+    expected = logits[len(prompt) - 1 : -1][torch.arange(4), torch.tensor(response)]
+    torch.testing.assert_close(ours[0], expected, rtol=1e-4, atol=1e-4)

@@ -38,6 +38,14 @@ def test_old_ones_go_and_no_folder_is_left_aside(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000004", "step-000005"]
 
 
+def test_a_damaged_later_one_does_not_push_out_the_one_just_written(tmp_path: Path) -> None:
+    _two(tmp_path)
+    _flip(tmp_path / "step-000002" / "policy.safetensors")
+    checkpoint.save(tmp_path, 1, TENSORS, {}, keep=1)
+    found = checkpoint.newest(tmp_path, lambda _: None)
+    assert found is not None and found.step == 1
+
+
 def _flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

@@ -97,6 +97,23 @@ def test_a_mistake_is_told_once_with_its_exit_code(tiny_recipe: Callable[..., Pa
     assert "Traceback" not in done.stderr
 
 
+def test_a_mistake_is_told_where_the_main_process_comes_late(
+    tiny_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The launcher ends it before it can speak, because the other one has failed already."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, time\n"
+        "if os.environ.get('RANK') == '0':\n"
+        "    import align.runtime.distributed as d\n"
+        "    check = d.check_divisible\n"
+        "    d.check_divisible = lambda *a: (time.sleep(30), check(*a))\n"
+    )
+    recipe = tiny_recipe(sft={"batch_size": 3})
+    done = align("sft", recipe, "--num-processes", "2", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("sft.batch_size is 3") == 1
+
+
 def test_a_missing_accelerate_configuration_is_named(tiny_recipe: Callable[..., Path]) -> None:
     done = align("sft", tiny_recipe(), "--accelerate-config", "nowhere.yaml")
     assert done.returncode == 2

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, align
+from safetensors.torch import load_file, save_file
+
+from align.runtime.files import sha256
 
 STAGES = ("sft", "rm", "ppo")
 
@@ -180,3 +183,19 @@ def test_an_altered_parent_is_refused(finished: Path, tmp_path: Path) -> None:
     done = align("ppo", recipe)
     assert done.returncode == 2
     assert "SHA-256" in done.stderr
+
+
+def test_a_reward_model_with_another_head_is_another_parent(finished: Path, tmp_path: Path) -> None:
+    """Centred on other demonstrations, say: the adapter is the same, every score is not."""
+    shutil.copytree(finished, tmp_path / "again")
+    recipe = tmp_path / "again" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(finished), str(tmp_path / "again")))
+    folder = tmp_path / "again" / "runs" / "tiny" / "rm"
+    head = load_file(folder / "final" / "head.safetensors")
+    save_file({**head, "bias": head["bias"] + 1}, folder / "final" / "head.safetensors")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["final"]["head.safetensors"] = sha256(folder / "final" / "head.safetensors")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    done = align("ppo", recipe)
+    assert done.returncode == 2
+    assert "lineage.rm_head: was" in done.stderr

@@ -1,0 +1,209 @@
+"""The quick start's SFT and reward model beside TRL's own trainers.
+
+    python benchmarks/against_trl.py sft|rm [--seed N]
+
+Same base, LoRA, records, seed and budget (SFT: the same number of demonstrations; reward model: the
+same rankings, which TRL gets expanded into pairs), float32 on the CPU. Both sides are measured by the
+same code on the same held-out records. Prints one line of JSON a side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+from align.data.batches import step_rows
+from align.data.load import load
+from align.data.tokenize import Template, encode_demonstrations, encode_rankings
+from align.evaluation.reward import evaluate_pairs
+from align.models.base import find_base
+from align.objectives.bradley_terry import comparisons
+from align.recipe import Recipe
+from align.recipe_file import load_recipe
+from align.records import Demonstration, Ranking
+from align.stages import rm, sft
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=["sft", "rm"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [f"run.folder={folder}", f"run.seed={arguments.seed}", *arguments.set]
+        recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml", overrides)
+        torch.set_num_threads(recipe.run.threads or torch.get_num_threads())
+        {"sft": compare_sft, "rm": compare_rm}[arguments.stage](recipe, Path(folder))
+
+
+def compare_sft(recipe: Recipe, folder: Path) -> None:
+    """Held-out nats a response token after the same number of steps, each trainer with its own order."""
+    started = time.monotonic()
+    sft.run(recipe)
+    ours = time.monotonic() - started
+    encoded, held_out, template = _demonstrations(recipe)
+    report("align sft", seconds=ours, loss=_nats(recipe, recipe.run.path / "sft" / "final", held_out))
+    rows = [
+        {"input_ids": e.prompt + e.responses[0], "labels": [-100] * len(e.prompt) + e.responses[0]}
+        for e in encoded
+    ]
+    arguments = SFTConfig(
+        output_dir=str(folder / "trl"),
+        max_steps=recipe.sft.steps or -1,
+        per_device_train_batch_size=recipe.sft.batch_size,
+        learning_rate=recipe.sft.learning_rate,
+        lr_scheduler_type=recipe.sft.schedule,
+        warmup_steps=math.ceil(recipe.sft.warmup * (recipe.sft.steps or 0)),
+        max_grad_norm=recipe.sft.max_grad_norm,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+        seed=recipe.run.seed,
+        **_plain(),
+    )
+    model = find_base(recipe.base).load_model(torch.device("cpu"))
+    started = time.monotonic()
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=find_base(recipe.base).tokenizer,
+        peft_config=_lora(recipe, "CAUSAL_LM"),
+    )
+    trainer.train()
+    seconds = time.monotonic() - started
+    trainer.save_model(str(folder / "trl"))
+    report("trl SFTTrainer", seconds=seconds, loss=_nats(recipe, folder / "trl", held_out))
+
+
+def compare_rm(recipe: Recipe, folder: Path) -> None:
+    """Held-out pair accuracy from the same rankings; TRL trains on all their pairs."""
+    sft.run(recipe)
+    started = time.monotonic()
+    rm.run(recipe)
+    seconds = time.monotonic() - started
+    manifest = json.loads((recipe.run.path / "rm" / "manifest.json").read_text())
+    report("align rm", seconds=seconds, accuracy=manifest["results"]["eval/accuracy"])
+
+    assert recipe.data.rankings is not None and recipe.rm.steps is not None
+    split = load(Ranking, recipe.data.rankings, "rankings")
+    base = find_base(recipe.base)
+    template = Template(base.tokenizer, recipe.data.template)
+    wanted = step_rows(recipe.run.seed, "rm", 0, recipe.rm.steps * recipe.rm.batch_size, len(split.train))
+    pairs = [
+        {
+            "prompt": split.train[row].prompt,
+            "chosen": split.train[row].responses[i],
+            "rejected": split.train[row].responses[j],
+        }
+        for row in wanted
+        for i, j in comparisons(split.train[row].ranks)
+    ]
+    batch = math.ceil(len(pairs) / recipe.rm.steps)
+    model = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=1, dtype=torch.float32)
+    model.config.pad_token_id = base.tokenizer.pad_token_id
+    arguments = RewardConfig(
+        output_dir=str(folder / "trl"),
+        num_train_epochs=1,
+        per_device_train_batch_size=batch,
+        learning_rate=recipe.rm.learning_rate,
+        lr_scheduler_type=recipe.rm.schedule,
+        warmup_steps=math.ceil(recipe.rm.warmup * recipe.rm.steps),
+        max_grad_norm=recipe.rm.max_grad_norm,
+        max_length=recipe.rm.max_length,
+        seed=recipe.run.seed,
+        **_plain(),
+    )
+    started = time.monotonic()
+    trainer = RewardTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=base.tokenizer,
+        peft_config=_lora(recipe, "SEQ_CLS"),
+    )
+    trainer.train()
+    seconds = time.monotonic() - started
+    trainer.model.eval()
+    scores = []
+    for ranking in encode_rankings(template, split.held_out, recipe.rm.max_length, "held out"):
+        rows = [torch.tensor([ranking.prompt + response]) for response in ranking.responses]
+        with torch.no_grad():
+            scores.append(torch.cat([trainer.model(input_ids=row).logits[:, 0] for row in rows]))
+    found = evaluate_pairs(scores, [r.ranks for r in split.held_out], recipe.run.seed)
+    report("trl RewardTrainer", seconds=seconds, accuracy=found.accuracy, pairs=len(pairs), batch=batch)
+
+
+def report(side: str, **figures: float) -> None:
+    print(
+        json.dumps({"side": side, **{name: round(value, 4) for name, value in figures.items()}}), flush=True
+    )
+
+
+def _plain() -> dict[str, Any]:
+    """TRL's defaults that would make it slower or noisier on a CPU, switched off."""
+    return {
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logging_steps": 1000,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def _lora(recipe: Recipe, task: str) -> LoraConfig:
+    layers = find_base(recipe.base).load_model(torch.device("cpu")).config.num_hidden_layers
+    adapted = None if recipe.lora.layers is None else list(range(layers - recipe.lora.layers, layers))
+    return LoraConfig(
+        task_type=task,
+        r=recipe.lora.rank,
+        lora_alpha=recipe.lora.alpha,
+        target_modules=recipe.lora.targets,
+        layers_to_transform=adapted,
+    )
+
+
+def _demonstrations(recipe: Recipe) -> tuple[list[Any], list[Any], Template]:
+    assert recipe.data.demonstrations is not None
+    split = load(Demonstration, recipe.data.demonstrations, "demonstrations")
+    template = Template(find_base(recipe.base).tokenizer, recipe.data.template)
+    train, held_out = (
+        encode_demonstrations(template, side, recipe.sft.max_length, "demonstrations")
+        for side in (split.train, split.held_out)
+    )
+    return train, held_out, template
+
+
+def _nats(recipe: Recipe, adapter: Path, held_out: list[Any]) -> float:
+    """Mean negative log likelihood of a held-out response token, by plain transformers and peft."""
+    base = AutoModelForCausalLM.from_pretrained(find_base(recipe.base).folder, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, str(adapter)).eval()
+    nats, tokens = 0.0, 0
+    with torch.no_grad():
+        for e in held_out:
+            ids = torch.tensor([e.prompt + e.responses[0]])
+            logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            taken = logprobs.gather(-1, ids[0, 1:, None])[len(e.prompt) - 1 :]
+            nats, tokens = nats - float(taken.sum()), tokens + len(taken)
+    return nats / tokens
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,550 @@
+"""A tired person's mistakes and a failing machine: one message, the right exit code, nothing half-written.
+
+Each command is a process of its own. Importing torch takes seconds, so a driver imports once and forks;
+what the fork runs is all of `python -m align`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, align, make_recipe
+
+DRIVER = """
+import json, os, sys, tempfile
+import align.stages.sft, align.stages.rm, align.stages.ppo, align.runtime.launch
+from align.cli import main
+running = {}
+for line in sys.stdin:
+    order = json.loads(line)
+    if "start" in order:
+        out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        pid = os.fork()
+        if not pid:
+            os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            sys.argv, code = ["align", *order["start"]], 0
+            try:
+                exec(order["before"], {})
+                main()
+            except SystemExit as end:
+                code = end.code or 0
+            except BaseException as error:
+                print("Traceback", repr(error), file=sys.stderr)
+                code = 99
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+        running[pid] = out, err
+        answer = {"pid": pid}
+    else:
+        pid = order["wait"]
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        texts = []
+        for file in running.pop(pid):
+            file.seek(0)
+            texts.append(file.read().decode())
+        answer = {"code": code, "out": texts[0], "err": texts[1]}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+class Commands:
+    """Runs `align …` in forks of the driver."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def start(self, *arguments: str | Path, before: str = "") -> int:
+        """Start a command after executing `before` in its process; returns the process's id."""
+        return int(self._ask({"start": [str(a) for a in arguments], "before": before})["pid"])
+
+    def wait(self, pid: int) -> Done:
+        return Done(**self._ask({"wait": pid}))
+
+    def __call__(self, *arguments: str | Path, before: str = "") -> Done:
+        done = self.wait(self.start(*arguments, before=before))
+        assert "Traceback" not in done.err + done.out
+        assert "bug in align" not in done.err
+        return done
+
+    def _ask(self, order: dict[str, object]) -> dict[str, object]:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return dict(json.loads(self._process.stdout.readline()))
+
+
+@pytest.fixture(scope="module")
+def command() -> Iterator[Commands]:
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield Commands(process)
+        assert process.stdin
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, command: Commands) -> Path:
+    """The run folder of three finished stages. Tests copy what they change."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = command("run", make_recipe(folder, tiny_base))
+    assert done.code == 0, done.err
+    return folder / "runs" / "tiny"
+
+
+MakeRecipe = Callable[..., Path]
+
+
+def sets(*overrides: str) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def parents(run: Path) -> list[str]:
+    return sets(f"rm.sft={run}", f"ppo.sft={run}", f"ppo.rm={run}")
+
+
+def final(run: Path, stage: str) -> dict[str, bytes]:
+    folder = run / stage / "final"
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def hidden(folder: Path) -> list[str]:
+    """Files and folders that were to be renamed and were not."""
+    return [p.name for p in folder.rglob(".*") if p.name != ".lock"]
+
+
+# The data
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "demonstrations.jsonl: no such file"),
+        ("", "demonstrations.jsonl: has no records"),
+        (
+            '{"prompt": "a", "response": "b"}\n{"prompt": "a"}\n',
+            "demonstrations.jsonl:2: `response` is missing",
+        ),
+        ('{"prompt": "a", ', "demonstrations.jsonl:1: broken JSON"),
+    ],
+)
+def test_records_that_cannot_be_used(
+    command: Commands, tiny_recipe: MakeRecipe, content: str | None, says: str
+) -> None:
+    recipe = tiny_recipe()
+    data = recipe.parent / "demonstrations.jsonl"
+    data.unlink()
+    if content is not None:
+        data.write_text(content)
+    done = command("sft", recipe)
+    assert (done.code, done.out) == (2, "")
+    assert says in done.err
+    assert not (recipe.parent / "runs").exists()
+
+
+def test_rankings_that_are_all_tied_and_then_are_not(
+    command: Commands, tiny_recipe: MakeRecipe, finished: Path
+) -> None:
+    recipe = tiny_recipe()
+    data = recipe.parent / "rankings.jsonl"
+    good = data.read_text()
+    rows = [json.loads(line) for line in good.splitlines()]
+    data.write_text("".join(json.dumps({**row, "ranks": [1] * len(row["ranks"])}) + "\n" for row in rows))
+    done = command("rm", recipe, *parents(finished))
+    assert done.code == 2
+    assert "all responses are tied" in done.err
+    assert not (recipe.parent / "runs/tiny/rm").exists()
+    data.write_text(good)
+    assert command("rm", recipe, *parents(finished)).code == 0
+
+
+def test_nothing_need_be_held_out(command: Commands, tiny_recipe: MakeRecipe) -> None:
+    none = (f"data.{kind}.held_out=0" for kind in ("demonstrations", "rankings", "prompts"))
+    done = command("run", tiny_recipe(), *sets(*none))
+    assert done.code == 0, done.err
+
+
+# The recipe
+
+
+def test_broken_yaml_and_a_missing_recipe(command: Commands, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("base: [x\nrun: {name: a}\n")
+    done = command("run", recipe)
+    assert done.code == 2
+    assert f"{recipe}:2:" in done.err
+    done = command("run", tmp_path / "recipes.yaml")
+    assert done.code == 2
+    assert "did you mean" in done.err
+
+
+def test_mistakes_that_show_late_are_mended_and_the_run_goes_its_way(
+    command: Commands, tiny_recipe: MakeRecipe
+) -> None:
+    """What the message says to change must then be allowed to change."""
+    recipe = tiny_recipe()
+    for override, says in (
+        ("sft.max_length=5", "raise `sft.max_length` to"),
+        ("lora.targets=[nope]", "the base has no linear layer named nope; it has down_proj"),
+        ("lora.layers=9", "lora.layers is 9, and the base has 4 layers"),
+        ("sft.microbatch_size=3", "does not divide"),
+        ("base.attention=nonsense", "cannot be loaded"),
+    ):
+        done = command("sft", recipe, "--set", override)
+        assert done.code == 2
+        assert says in done.err
+        assert not (recipe.parent / "runs/tiny/sft").exists()
+    assert command("sft", recipe, *sets("run.seed=99999999999999")).code == 0
+
+
+def test_prompts_over_the_limit(command: Commands, tiny_recipe: MakeRecipe, finished: Path) -> None:
+    recipe = tiny_recipe()
+    done = command("ppo", recipe, *parents(finished), *sets("ppo.max_prompt_tokens=2"))
+    assert done.code == 2
+    assert "raise `ppo.max_prompt_tokens` to" in done.err
+    done = command("ppo", recipe, *parents(finished), *sets("ppo.minibatch_size=3"))
+    assert done.code == 2
+    assert "multiple of minibatch_size (3)" in done.err
+    assert not (recipe.parent / "runs/tiny/ppo").exists()
+
+
+# The base
+
+
+def _only_bin(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+
+
+def _cut(base: Path) -> None:
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+
+
+def _edit_config(base: Path, **fields: object) -> None:
+    path = base / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "says"),
+    [
+        (lambda base: shutil.rmtree(base), "there is no such folder"),
+        (lambda base: (base / "config.json").unlink(), "it is not a transformers checkpoint"),
+        (_only_bin, "holds no .safetensors file"),
+        (_cut, "cannot be loaded"),
+        (lambda base: _edit_config(base, num_hidden_layers=6), "not complete: 18 of its model's weights"),
+        (lambda base: _edit_config(base, hidden_size=64), "its config.json is that of another model"),
+        (
+            lambda base: (base / "config.json").write_text("[]"),
+            "config or tokenizer files are missing or broken",
+        ),
+        (lambda base: (base / "tokenizer.json").unlink(), "config or tokenizer files are missing or broken"),
+        (lambda base: (base / "chat_template.jinja").unlink(), "Set `data.template: plain`"),
+    ],
+)
+def test_a_base_that_cannot_be_used(
+    command: Commands,
+    tiny_recipe: MakeRecipe,
+    tiny_base: Path,
+    tmp_path: Path,
+    break_it: Callable[[Path], None],
+    says: str,
+) -> None:
+    base, recipe = tmp_path / "base", tiny_recipe()
+    shutil.copytree(tiny_base, base)
+    break_it(base)
+    done = command("sft", recipe, *sets(f"base.name={base}", "data.template=chat"))
+    assert done.code == 2
+    assert says in done.err
+    assert not (recipe.parent / "runs/tiny/sft").exists()
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "a b", "a" * 300])
+def test_a_name_that_is_neither_folder_nor_cached(
+    command: Commands, tiny_recipe: MakeRecipe, name: str
+) -> None:
+    done = command("sft", tiny_recipe(), *sets(f"base.name={name}"))
+    assert done.code == 2
+    assert done.err.startswith(f"error: base {name}")
+    assert ("HF_HUB_OFFLINE" in done.err) == (name == "nobody/nothing")
+
+
+def test_no_network_is_said_at_once(tiny_recipe: MakeRecipe) -> None:
+    """A process of its own: the hub's library reads its environment when it is imported."""
+    recipe = tiny_recipe(base={"name": "nobody/nothing"})
+    environment = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    started = time.monotonic()
+    imports = subprocess.run(
+        [sys.executable, "-c", "import align.stages.sft"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    importing = time.monotonic() - started
+    started = time.monotonic()
+    done = align("sft", recipe, **environment)
+    assert imports.returncode == 0
+    assert done.returncode == 2
+    assert "neither a folder nor complete in the hub's cache" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - started < 2 * importing + 5
+
+
+# Earlier stages
+
+
+def test_stages_out_of_order(command: Commands, tiny_recipe: MakeRecipe, finished: Path) -> None:
+    recipe = tiny_recipe()
+    for stage, overrides, says in (
+        ("rm", [], "run `align sft`"),
+        ("ppo", [], "run `align sft`"),
+        ("ppo", sets(f"ppo.sft={finished}"), "run `align rm`"),
+        ("ppo", sets(f"ppo.sft={recipe.parent}"), "name one in which sft has finished"),
+        ("ppo", sets(f"ppo.sft={finished}/sft"), f"name the run's folder, {finished}, not a stage's"),
+    ):
+        done = command(stage, recipe, *overrides)
+        assert done.code == 3
+        assert says in done.err
+    assert not (recipe.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("manifest.json", b"", "manifest.json cannot be read"),
+        ("manifest.json", b"[]", "manifest.json cannot be read"),
+        ("manifest.json", b'{"finished": true}', "manifest.json has no entry"),
+        ("final/adapter_model.safetensors", b"x", "is not what sft wrote"),
+        ("final/adapter_config.json", None, "adapter_config.json is missing"),
+    ],
+)
+def test_an_earlier_stage_that_was_altered(
+    command: Commands,
+    tiny_recipe: MakeRecipe,
+    finished: Path,
+    tmp_path: Path,
+    name: str,
+    content: bytes,
+    says: str,
+) -> None:
+    recipe, copy = tiny_recipe(), tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / "sft" / name).unlink()
+    if content is not None:
+        (copy / "sft" / name).write_bytes(content)
+    done = command("rm", recipe, *parents(copy))
+    assert done.code == 2
+    assert says in done.err
+    assert "restore it, or train sft again" in done.err
+    assert not (recipe.parent / "runs").exists()
+
+
+# The run folder
+
+
+@pytest.mark.parametrize(
+    "name", ["runs", "runs/tiny", "runs/tiny/sft", "runs/tiny/recipe.yaml/x", "runs/tiny/.lock/x"]
+)
+def test_something_is_in_the_way(command: Commands, tiny_recipe: MakeRecipe, name: str) -> None:
+    recipe = tiny_recipe()
+    blocker = recipe.parent / name
+    blocker.parent.mkdir(parents=True, exist_ok=True)
+    blocker.write_text("")
+    done = command("sft", recipe)
+    assert done.code == 2
+    assert str(blocker).removesuffix("/x") in done.err
+    assert blocker.read_text() == ""
+
+
+def test_restart_twice_keeps_all_that_was(command: Commands, tiny_recipe: MakeRecipe) -> None:
+    recipe = tiny_recipe()
+    run = recipe.parent / "runs/tiny"
+    results = []
+    for seed in range(3):
+        assert command("sft", recipe, "--restart", *sets(f"run.seed={seed}", "sft.steps=1")).code == 0
+        results.append(final(run, "sft"))
+    kept = [final(run, folder.name) for folder in sorted(run.glob("sft.before-*"))]
+    assert kept == results[:2]
+    assert final(run, "sft") == results[2]
+
+
+# The middle of a run
+
+SLOW_SAVES = """
+import time, align.runtime.checkpoint as checkpoint
+save = checkpoint.save
+def slow(*arguments, **named):
+    time.sleep(0.5)
+    return save(*arguments, **named)
+checkpoint.save = slow
+"""
+
+
+def _first_checkpoint(stage_folder: Path) -> Path:
+    for _ in range(3000):
+        found = sorted(stage_folder.glob("checkpoints/step-*"))
+        if found:
+            return found[0]
+        time.sleep(0.01)
+    raise AssertionError("no checkpoint was written")
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
+def test_stopped_in_the_middle(
+    command: Commands, tiny_recipe: MakeRecipe, finished: Path, stage: str
+) -> None:
+    recipe = tiny_recipe()
+    run = recipe.parent / "runs/tiny"
+    arguments = (stage, recipe, *parents(finished))
+
+    first = command.start(*arguments, before=SLOW_SAVES)
+    _first_checkpoint(run / stage)
+    second = command(*arguments)
+    os.kill(first, signal.SIGINT)
+    assert second.code == 2
+    assert f"{run} is in use by process {first} " in second.err
+    assert command.wait(first) == Done(
+        130, "", "interrupted: the same command goes on from the last checkpoint\n"
+    )
+
+    changed = command(*arguments, *sets(f"{stage}.learning_rate=0.5"))
+    assert changed.code == 2
+    assert f"{stage}.learning_rate: was 0.01, is 0.5" in changed.err
+
+    again = command.start(*arguments, before=SLOW_SAVES)
+    time.sleep(0.4)
+    os.kill(again, signal.SIGTERM)
+    assert command.wait(again).code == 143
+
+    newest = sorted(run.glob(f"{stage}/checkpoints/step-*"))[-1]
+    damaged = sorted(newest.glob("*.safetensors"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    done = command(*arguments)
+    assert done.code == 0, done.err
+    assert f"{newest} is passed over: {damaged.name} has" in done.out
+    assert final(run, stage) == final(finished, stage)
+    assert hidden(run) == []
+
+
+# The disk
+
+NEEDS_MOUNT = "needs root and the right to mount, to make a disk that is full or read-only"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts file systems, and unmounts them at the end."""
+    mounted: list[Path] = []
+
+    def mount(folder: Path, *how: str) -> Path:
+        folder.mkdir(exist_ok=True)
+        done = subprocess.run(["mount", *how, str(folder)], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip(NEEDS_MOUNT)
+        mounted.append(folder)
+        return folder
+
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip(NEEDS_MOUNT)
+    yield mount
+    for folder in reversed(mounted):
+        subprocess.run(["umount", str(folder)], check=False)
+
+
+def test_a_disk_that_is_full_or_read_only_from_the_start(
+    command: Commands, tiny_recipe: MakeRecipe, tmp_path: Path, disk: Callable[..., Path]
+) -> None:
+    recipe = tiny_recipe()
+    small = disk(tmp_path / "small", "-t", "tmpfs", "-o", "size=16m", "none")
+    done = command("sft", recipe, *sets(f"run.folder={small}/runs"))
+    assert done.code == 2
+    assert "16 MiB left" in done.err
+    assert list(small.iterdir()) == []
+    fixed = disk(tmp_path / "fixed", "-t", "tmpfs", "-o", "ro", "none")
+    done = command("sft", recipe, *sets(f"run.folder={fixed}"))
+    assert done.code == 2
+    assert f"the run folder {fixed}/tiny cannot be written (Read-only file system)" in done.err
+
+
+FILL = """
+import align.runtime.checkpoint as checkpoint
+save, count = checkpoint.save, 0
+def fill(*arguments, **named):
+    global count
+    count += 1
+    if count == 2:
+        try:
+            with open("{disk}/filler", "wb", buffering=0) as file:
+                while file.write(b"x" * 4096):
+                    pass
+        except OSError:
+            pass
+    return save(*arguments, **named)
+checkpoint.save = fill
+"""
+LOCKED_AT_THE_END = """
+import subprocess
+from align.runtime.run import StageRun
+finish = StageRun.finish
+def locked(run, *arguments, **named):
+    subprocess.run(["mount", "-o", "bind", run.folder, run.folder], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", run.folder], check=True)
+    return finish(run, *arguments, **named)
+StageRun.finish = locked
+"""
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
+def test_a_disk_that_fills_up_and_one_that_turns_read_only(
+    command: Commands,
+    tiny_recipe: MakeRecipe,
+    finished: Path,
+    tmp_path: Path,
+    disk: Callable[..., Path],
+    stage: str,
+) -> None:
+    folder = disk(tmp_path / "disk", "-t", "tmpfs", "-o", "size=80m", "none")
+    run = folder / "tiny"
+    arguments = (stage, tiny_recipe(), *parents(finished), *sets(f"run.folder={folder}"))
+
+    done = command(*arguments, before=FILL.format(disk=folder))
+    assert done.code == 1
+    assert "no space is left on the disk" in done.err
+    assert "the same command goes on from the last checkpoint" in done.err
+    assert len(list(run.glob(f"{stage}/checkpoints/*"))) == 1
+    assert hidden(folder) == []
+    (folder / "filler").unlink()
+
+    done = command(*arguments, before=LOCKED_AT_THE_END)
+    subprocess.run(["umount", str(run / stage)], check=True)
+    assert done.code == 1
+    assert "no permission" in done.err
+    assert "Read-only file system" in done.err
+    assert not (run / stage / "final").exists()
+
+    done = command(*arguments)
+    assert done.code == 0, done.err
+    assert "goes on from step" in done.out
+    assert final(run, stage) == final(finished, stage)
+    assert hidden(folder) == []
