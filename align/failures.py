@@ -141,7 +141,7 @@ def _say_bug(error: BaseException, context: Context, who: str) -> None:
     if path is None:
         sys.stderr.write(trace)
     where = f"\nThe details are in {path}" if path else ""
-    goes_on = f"\nThe last checkpoint is good: {GOES_ON}." if context.stage else ""
+    goes_on = f"\nCheckpoints are not touched by this: {GOES_ON}." if context.stage else ""
     say(f"{who}this is a bug in align: {summary}{where}{goes_on}")
 
 

@@ -204,7 +204,9 @@ class Run(Section):
     name: str = Field(pattern=RUN_NAME, description="the run's folder is folder/name")
     folder: str = Field("runs", description="holds runs; relative to the working directory")
     seed: int = Field(0, ge=0, description="all draws are functions of it")
-    threads: PositiveInt | None = Field(None, description="CPU threads a process; null: torch's choice")
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = Field(
+        None, description="CPU threads a process; null: torch's choice"
+    )
     keep: PositiveInt = Field(2, description="checkpoints kept a stage")
 
     @property

@@ -19,7 +19,7 @@ from conftest import ROOT, align, make_recipe
 from align.cli import app
 from align.recipe_file import load_recipe
 from align.runtime import checkpoint
-from align.runtime.run import HARMLESS
+from align.runtime.lineage import HARMLESS
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

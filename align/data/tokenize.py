@@ -32,10 +32,16 @@ class Template:
 
     chat: the tokenizer's chat template with the generation prompt; a text is one user message.
     plain: the prompt's text, with a BOS where the tokenizer adds one; the response follows verbatim.
+    `positions`: how many tokens the base can read, None where nothing says so.
     Raises UserError when the tokenizer has no EOS, or no chat template where one is needed.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, kind: Literal["chat", "plain"]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: Literal["chat", "plain"],
+        positions: int | None = None,
+    ) -> None:
         if not isinstance(tokenizer.eos_token_id, int):
             raise UserError(
                 "base.name: its tokenizer has no end-of-sequence token, so no response could end. "
@@ -45,6 +51,7 @@ class Template:
         self._kind = kind
         self._chat_template = _chat_template(tokenizer) if kind == "chat" else None
         self.eos_id: int = tokenizer.eos_token_id
+        self.positions = positions
 
     @property
     def hash(self) -> str:
@@ -137,7 +144,9 @@ def encode_demonstrations(
     Raises UserError when a record cannot be encoded or a sequence has more than max_length tokens.
     """
     encoded = [_encode(template, i, record, (record.response,), where) for i, record in enumerate(records, 1)]
-    _refuse_long(records, [_longest(part) for part in encoded], max_length, where, "sft.max_length")
+    lengths = [_longest(part) for part in encoded]
+    _refuse_long(records, lengths, max_length, where, "sft.max_length")
+    _refuse_beyond(template, max(lengths, default=0), where)
     return encoded
 
 
@@ -146,16 +155,23 @@ def encode_rankings(
 ) -> list[Encoded]:
     """Encode each ranking, its prompt once; raises UserError as encode_demonstrations does."""
     encoded = [_encode(template, i, record, record.responses, where) for i, record in enumerate(records, 1)]
-    _refuse_long(records, [_longest(part) for part in encoded], max_length, where, "rm.max_length")
+    lengths = [_longest(part) for part in encoded]
+    _refuse_long(records, lengths, max_length, where, "rm.max_length")
+    _refuse_beyond(template, max(lengths, default=0), where)
     return encoded
 
 
 def encode_prompts(
-    template: Template, records: Sequence[Prompt], max_prompt_tokens: int, where: str
+    template: Template, records: Sequence[Prompt], max_prompt_tokens: int, where: str, room: int = 0
 ) -> list[list[int]]:
-    """Encode each prompt; raises UserError when one cannot be encoded or is over max_prompt_tokens."""
+    """Encode each prompt; `room`: tokens of the response that will follow.
+
+    Raises UserError when one cannot be encoded, is over max_prompt_tokens, or leaves no such room.
+    """
     prompts = [_encode(template, i, record, (), where).prompt for i, record in enumerate(records, 1)]
-    _refuse_long(records, [len(ids) for ids in prompts], max_prompt_tokens, where, "ppo.max_prompt_tokens")
+    lengths = [len(ids) for ids in prompts]
+    _refuse_long(records, lengths, max_prompt_tokens, where, "ppo.max_prompt_tokens")
+    _refuse_beyond(template, max(lengths, default=0), where, room)
     return prompts
 
 
@@ -193,6 +209,18 @@ def _refuse_long(
             f"The first is {first}. The longest has {max(lengths)}: "
             f"raise `{key}` to {max(lengths)}, or shorten or drop these records."
         )
+
+
+def _refuse_beyond(template: Template, longest: int, where: str, room: int = 0) -> None:
+    """Raise UserError where the base has no position for a token; it would fail, or read nonsense."""
+    if template.positions is None or longest + room <= template.positions:
+        return
+    after = f" and ppo.max_response_tokens is {room}" if room else ""
+    lower = ", or lower `ppo.max_response_tokens`" if room else ""
+    raise UserError(
+        f"{where}: the longest record has {longest} tokens{after}, and the base reads at most "
+        f"{template.positions}: shorten or drop the long records{lower}, or take another base"
+    )
 
 
 def _opening(prompt: str | Messages) -> str:

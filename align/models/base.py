@@ -72,6 +72,13 @@ class Base:
         return model.eval()
 
     @property
+    def positions(self) -> int | None:
+        """How many tokens it can read, as its config says it; None where it does not."""
+        config = read_json(self.folder / "config.json")
+        found = config.get("max_position_embeddings", config.get("n_positions"))
+        return found if isinstance(found, int) and found > 0 else None
+
+    @property
     def pad_id(self) -> int:
         """An id to fill batches with; masks, never ids, tell what is padding."""
         for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):

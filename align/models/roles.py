@@ -47,8 +47,9 @@ class Roles(nn.Module):
             self.peft.add_adapter(role, config)
         if isinstance(source, Path):
             result = set_peft_model_state_dict(self.peft, read_tensors(source / ADAPTER), adapter_name=role)
-            if result.unexpected_keys:
-                raise AlignError(f"{source / ADAPTER} does not fit this base: {result.unexpected_keys[:3]}")
+            own = [key for key in result.missing_keys if "lora_" in key and f".{role}." in key]
+            if misfits := [*result.unexpected_keys, *own]:
+                raise AlignError(f"{source / ADAPTER} does not fit this base: {', '.join(misfits[:3])}")
         self._trains[role] = trains
         self._adapters[role] = {
             name.replace(f".{role}.", "."): parameter

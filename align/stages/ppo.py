@@ -34,8 +34,9 @@ from align.rollouts.rollout import Rollout, Sampled
 from align.runtime import distributed
 from align.runtime.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.runtime.files import write_text
+from align.runtime.lineage import parent
 from align.runtime.metrics import json_line
-from align.runtime.run import StageRun, open_stage, parent
+from align.runtime.run import StageRun, open_stage
 from align.runtime.schedule import learning_rate
 from align.stages.setup import Setup, set_up, source
 
@@ -75,10 +76,9 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         if stage.finished:
             stage.say(f"ppo is finished: {stage.final}")
             return
-        prompts = encode_prompts(setup.template, split.train, cfg.max_prompt_tokens, "data.prompts")
-        held_out = encode_prompts(
-            setup.template, split.held_out, cfg.max_prompt_tokens, "data.prompts (held out)"
-        )
+        limits = {"max_prompt_tokens": cfg.max_prompt_tokens, "room": cfg.max_response_tokens}
+        prompts = encode_prompts(setup.template, split.train, where="data.prompts", **limits)
+        held_out = encode_prompts(setup.template, split.held_out, where="data.prompts (held out)", **limits)
         if not prompts:
             raise UserError("data.prompts: there is no training prompt")
         context = _prepare(recipe, setup, sft.final, rm.final)
@@ -210,27 +210,32 @@ def _minibatch(
         error.backward()
         parts = [loss, stats.clip_fraction_sum / count, stats.approx_kl_sum / count]
         sums += torch.stack([*parts, error, value_stats.clip_fraction_sum / count]).detach()
-    norms = {role: _apply(context, role, rates[role]) for role in _TRAINED}
+    norms = {role: _clip(context, role) for role in _TRAINED}
+    for role, norm in norms.items():
+        if not norm < float("inf"):
+            raise AlignError(
+                f"ppo: the {role}'s gradient is {norm}; lower its learning rate. This update was not applied"
+            )
+    for role in _TRAINED:
+        _apply(context, role, rates[role])
     names = ("policy/loss", "policy/clip_fraction", "policy/approx_kl", "value/loss", "value/clip_fraction")
     metrics = dict(zip(names, distributed.total(sums, accel).tolist(), strict=True))
     return metrics | {f"{role}/gradient_norm": norm for role, norm in norms.items()}
 
 
-def _apply(context: Context, role: str, rate: float) -> float:
-    """Sum the processes' gradients, clip, step; returns the norm before clipping."""
-    optimizer = context.optimizers[role]
+def _clip(context: Context, role: str) -> float:
+    """Sum the processes' gradients and clip them; returns the norm before clipping."""
     parameters = list(context.forward.roles.parameters_of(role).values())
     distributed.sum_gradients(parameters, context.accel)
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, context.cfg.max_grad_norm))
-    if not norm < float("inf"):
-        raise AlignError(
-            f"ppo: the {role}'s gradient is {norm}; lower its learning rate. This step was not applied"
-        )
+    return float(torch.nn.utils.clip_grad_norm_(parameters, context.cfg.max_grad_norm))
+
+
+def _apply(context: Context, role: str, rate: float) -> None:
+    optimizer = context.optimizers[role]
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad()
-    return norm
 
 
 def _rollout_metrics(

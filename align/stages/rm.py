@@ -28,7 +28,8 @@ from align.recipe import RM, Recipe
 from align.records import Demonstration, Ranking
 from align.runtime import distributed
 from align.runtime.checkpoint import load_into, load_optimizer, optimizer_tensors
-from align.runtime.run import StageRun, open_stage, parent
+from align.runtime.lineage import parent
+from align.runtime.run import StageRun, open_stage
 from align.runtime.schedule import learning_rate
 from align.stages.setup import Setup, set_up, source
 
@@ -46,9 +47,13 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     accel = setup.accel
     sft = parent(recipe, "sft", cfg.sft, setup.lineage)
     split = load(Ranking, source(recipe, "rankings", "rm"), "rankings")
-    demonstrations = _demonstrations(recipe, setup)
+    demonstrations = None
+    if recipe.data.demonstrations is not None:
+        demonstrations = load(Demonstration, recipe.data.demonstrations, "demonstrations")
     lineage = {**setup.lineage, "sft": sft.adapter_hash}
     data = {"rankings": split.fingerprint}
+    if demonstrations is not None:
+        data["demonstrations"] = demonstrations.fingerprint
     distributed.check_divisible(cfg.batch_size, "rm.batch_size", accel)
     with open_stage(recipe, "rm", accel, lineage=lineage, data=data, restart=restart) as stage:
         if stage.finished:
@@ -65,7 +70,8 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         _train(recipe, forward, train, held_out, steps, stage, setup.base.pad_id)
         scores = _held_out_scores(forward, held_out, cfg, accel, setup.base.pad_id)
         results = evaluate_pairs(scores, [ranks for _, ranks in held_out], recipe.run.seed).metrics()
-        results |= _centre(forward, demonstrations or train, cfg, setup)
+        zero = _as_rankings(demonstrations.train, recipe, setup) if demonstrations else train
+        results |= _centre(forward, zero, cfg, setup)
         stage.metrics.append(steps, results)
         _write_misjudged(stage, split.held_out, scores, steps)
         probes = (held_out or train)[:_PROBES]
@@ -228,11 +234,9 @@ def _encode(setup: Setup, rankings: list[Ranking], max_length: int) -> Rows:
     return [(e, r.ranks) for e, r in zip(encoded, rankings, strict=True)]
 
 
-def _demonstrations(recipe: Recipe, setup: Setup) -> Rows:
-    """Demonstrations as rankings of one, for centring; none where the recipe names none."""
-    if recipe.data.demonstrations is None:
-        return []
-    records = load(Demonstration, recipe.data.demonstrations, "demonstrations").train[:_CENTRING_ROWS]
+def _as_rankings(demonstrations: list[Demonstration], recipe: Recipe, setup: Setup) -> Rows:
+    """Demonstrations as rankings of one."""
+    records = demonstrations[:_CENTRING_ROWS]
     encoded = encode_demonstrations(setup.template, records, recipe.sft.max_length, "data.demonstrations")
     return [(e, (1,)) for e in encoded]
 

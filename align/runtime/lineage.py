@@ -1,0 +1,187 @@
+"""What a stage was made of, written into its manifest, and what the next one verifies of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from align.errors import MissingStage, UserError
+from align.recipe import Recipe, Stage
+from align.runtime.files import read_json, sha256
+
+# Keys that a rerun may change: what comes out stays the same. (Microbatches: to rounding, and with
+# lora.dropout, which sft draws a microbatch at a time, to other masks.)
+HARMLESS = frozenset(
+    {"microbatch_size", "checkpoint_every", "evaluate_every", "gradient_checkpointing", "keep", "threads"}
+)
+ADAPTER = "adapter_model.safetensors"  # PEFT's name
+_VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A finished earlier stage: where its adapter lies and what it was trained with."""
+
+    stage: Stage
+    final: Path
+    manifest: dict[str, Any]
+
+    @property
+    def adapter_hash(self) -> str:
+        return str(self.manifest["final"][ADAPTER])
+
+    @property
+    def head_hash(self) -> str:
+        """Of the reward model's head; centring it anew changes every score, and the adapter stays."""
+        return str(self.manifest["final"]["head.safetensors"])
+
+
+def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, Any]) -> Parent:
+    """The finished `stage` of this run, or of the run folder that the recipe names, verified.
+
+    Raises MissingStage when it has not finished, UserError when its base, tokenizer or template is
+    another one, or when its files are not what it wrote.
+    """
+    folder = (Path(run).expanduser() if run else recipe.run.path) / stage
+    path = folder / "manifest.json"
+    again = f"restore it, or train {stage} again (`align {stage} … --restart`)"
+    manifest = _read_manifest(path, again) if path.exists() else {}
+    if not manifest.get("finished"):
+        state = "was started but has not finished" if manifest else "has not run"
+        first = f"run `align {stage}` with this recipe first"
+        if run:
+            first = f"the recipe names that folder as {stage}'s run; name one in which {stage} has finished"
+            if (folder.parent / "manifest.json").is_file():
+                first = f"name the run's folder, {folder.parent.parent}, not a stage's"
+        raise MissingStage(f"{stage} {state} in {folder.parent}: {first}")
+    for key, mine in lineage.items():
+        theirs = manifest["lineage"].get(key)
+        if theirs != mine:
+            raise UserError(
+                f"{folder} was trained with another {key}: {theirs}, and this recipe has {mine}. "
+                f"Name the run that belongs to this base, or train {stage} again"
+            )
+    theirs, mine = manifest["recipe"]["lora"], _relevant(recipe, stage)["lora"]
+    if differing := [k for k in mine if k != "dropout" and theirs.get(k) != mine[k]]:
+        what = ", ".join(f"lora.{k} {theirs.get(k)} (here {mine[k]})" for k in differing)
+        raise UserError(
+            f"{folder} was trained with {what}. Roles start from its adapter: say the same in this recipe"
+        )
+    for name, expected in manifest["final"].items():
+        file = folder / "final" / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing: {again}")
+        if sha256(file) != expected:
+            raise UserError(
+                f"{file} is not what {stage} wrote: its SHA-256 is {sha256(file)}, "
+                f"the manifest says {expected}: {again}"
+            )
+    return Parent(stage, folder / "final", manifest)
+
+
+def stage_manifest(
+    recipe: Recipe, stage: Stage, lineage: Mapping[str, Any], data: Mapping[str, str], folder: Path
+) -> dict[str, Any]:
+    """The stage's manifest: a new one, or the one that is there, if it says the same.
+
+    Raises UserError with each difference when the stage began with another recipe, lineage or data.
+    """
+    new = {
+        "stage": stage,
+        "recipe": _relevant(recipe, stage),
+        "lineage": dict(lineage),
+        "data": dict(data),
+        "versions": _versions(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started_at": now(),
+        "finished": False,
+    }
+    path = folder / "manifest.json"
+    if not path.exists() and not begun(folder):
+        return new
+    old = _read_manifest(path, "set the folder aside with --restart")
+    differences = [
+        line for part in ("recipe", "lineage", "data") for line in _differences(old[part], new[part], part)
+    ]
+    if differences and not begun(folder):
+        return new  # it ended before its first checkpoint: there is nothing to go on from, nothing to lose
+    if differences:
+        raise UserError(
+            f"{folder} was started with something else:\n  "
+            + "\n  ".join(differences)
+            + "\nPut it back, give the run another name (run.name), or start anew with --restart, "
+            "which sets the old folder aside"
+        )
+    if old["versions"] != new["versions"]:
+        old.setdefault("resumed_with", []).append(new["versions"])
+    return old
+
+
+def begun(folder: Path) -> bool:
+    """Whether a stage has left anything in its folder that could be gone on from or used."""
+    return any((folder / "checkpoints").glob("step-*")) or (folder / "final").exists()
+
+
+def _read_manifest(path: Path, remedy: str) -> dict[str, Any]:
+    """A stage's manifest; UserError with the remedy where it is not one that a stage wrote."""
+    try:
+        manifest = read_json(path)
+        parts = [manifest["recipe"], manifest["lineage"], manifest["data"], manifest["versions"]]
+        if manifest["finished"]:
+            parts.append(manifest["final"])
+            manifest["final"][ADAPTER]
+        if not all(isinstance(part, dict) for part in parts):
+            raise ValueError("it is not what a stage writes")
+    except KeyError as error:
+        raise UserError(f"{path} has no entry {error}: {remedy}") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
+    return dict(manifest)
+
+
+def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """What decides the stage's result; files of records count by content, not by name."""
+    whole = recipe.model_dump(mode="json")
+    sections = {
+        # Which checkpoint it is, the lineage's fingerprint says, wherever it lies.
+        "base": {k: v for k, v in whole["base"].items() if k not in ("name", "revision")},
+        "lora": whole["lora"],
+        stage: whole[stage],
+        "data": {"template": recipe.data.template},
+        "run": {"seed": recipe.run.seed},
+    }
+    return {
+        section: {k: v for k, v in fields.items() if k not in HARMLESS}
+        for section, fields in sections.items()
+    }
+
+
+def _differences(old: Any, new: Any, key: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line for k in sorted({*old, *new}) for line in _differences(old.get(k), new.get(k), f"{key}.{k}")
+        ]
+    return (
+        [] if old == new else [f"{key.removeprefix('recipe.')}: was {json.dumps(old)}, is {json.dumps(new)}"]
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
