@@ -54,10 +54,8 @@ def answer(
     if not mine:
         return distributed.gather_lists([], accel)
     draws = uniforms(seed, "held-out", 0, rows, cfg.max_response_tokens)
-    found: dict[str, list[Sampled]] = {}
-    judged: dict[str, tuple[list[float], list[float]]] = {}
-    for role in ("reference", "policy"):
-        found[role] = sample(
+    found = {
+        role: sample(
             forward.roles,
             role,
             mine,
@@ -67,7 +65,10 @@ def answer(
             pad_id=pad_id,
             batch_size=cfg.microbatch_size * 4,
         )
-        judged[role] = _judge(forward, found[role], cfg, pad_id)
+        for role in ("reference", "policy")
+    }
+    reference_scores, _ = _judge(forward, found["reference"], cfg, pad_id, with_kl=False)
+    policy_scores, kl = _judge(forward, found["policy"], cfg, pad_id, with_kl=True)
     answered = []
     for i, prompt in enumerate(mine):
         old, new = found["reference"][i], found["policy"][i]
@@ -76,9 +77,9 @@ def answer(
                 prompt=tokenizer.decode(prompt, skip_special_tokens=True),
                 reference=tokenizer.decode(old.response, skip_special_tokens=True),
                 policy=tokenizer.decode(new.response, skip_special_tokens=True),
-                reference_score=judged["reference"][0][i],
-                policy_score=judged["policy"][0][i],
-                kl=judged["policy"][1][i],
+                reference_score=reference_scores[i],
+                policy_score=policy_scores[i],
+                kl=kl[i],
                 reference_length=len(old.response),
                 policy_length=len(new.response),
                 reference_eos=old.response[-1] == eos_id,
@@ -103,16 +104,19 @@ def summary(answered: list[Answered]) -> dict[str, float]:
 
 
 def _judge(
-    forward: Forward, sampled: list[Sampled], cfg: PPO, pad_id: int
+    forward: Forward, sampled: list[Sampled], cfg: PPO, pad_id: int, with_kl: bool
 ) -> tuple[list[float], list[float]]:
-    """Scores, and log p(policy) - log p(reference) summed over each response."""
-    scores: list[float] = []
-    kl: list[float] = []
+    """Scores, and log p(policy) - log p(reference) summed over each response (0 without `with_kl`)."""
+    scores, kl = [0.0] * len(sampled), [0.0] * len(sampled)
+    by_length = sorted(range(len(sampled)), key=lambda i: len(sampled[i].prompt) + len(sampled[i].response))
     for start in range(0, len(sampled), cfg.microbatch_size):
-        part = sampled[start : start + cfg.microbatch_size]
-        trunk = forward.trunk(collate([(s.prompt, s.response) for s in part], pad_id))
-        scores += forward.scores("reward", trunk).tolist()
-        policy, _, _ = forward.logprobs("policy", trunk, cfg.temperature)
-        reference, _, _ = forward.logprobs("reference", trunk, cfg.temperature)
-        kl += (policy - reference).sum(1).tolist()
+        rows = by_length[start : start + cfg.microbatch_size]
+        trunk = forward.trunk(collate([(sampled[i].prompt, sampled[i].response) for i in rows], pad_id))
+        for row, score in zip(rows, forward.scores("reward", trunk).tolist(), strict=True):
+            scores[row] = score
+        if with_kl:
+            policy, _, _ = forward.logprobs("policy", trunk, cfg.temperature)
+            reference, _, _ = forward.logprobs("reference", trunk, cfg.temperature)
+            for row, nats in zip(rows, (policy - reference).sum(1).tolist(), strict=True):
+                kl[row] = nats
     return scores, kl
