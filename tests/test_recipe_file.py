@@ -389,7 +389,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
             return st.sampled_from(schema.get("enum") or [schema["const"]])
         if schema["type"] == "integer":
             lowest = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
-            return st.integers(lowest, 10**20)
+            return st.integers(lowest, schema.get("maximum", 10**20))
         if schema["type"] == "number":
             return st.floats(
                 schema.get("minimum", schema.get("exclusiveMinimum", 0)),
