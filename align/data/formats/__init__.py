@@ -1,0 +1,8 @@
+"""Formats: how rows of any source become prompts, demonstrations and rankings. Plain Python, no torch."""
+
+from align.data.formats.base import Format, Placed, Record, Row
+from align.data.formats.columns import from_columns
+from align.data.formats.convert import as_kind
+from align.data.formats.registry import FORMATS, detect, find
+
+__all__ = ["FORMATS", "Format", "Placed", "Record", "Row", "as_kind", "detect", "find", "from_columns"]

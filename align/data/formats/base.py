@@ -1,0 +1,207 @@
+"""What a format is, and the tools that every format reads its rows with.
+
+A format is a function from a row (one JSON object, one line of a table) to records. Whatever the row holds,
+it gives records or raises RecordError, which names the row's own column, never ours.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from align.records import Demonstration, Prompt, Ranking, RecordError
+
+Row = Mapping[str, Any]
+Record = Prompt | Demonstration | Ranking
+Placed = tuple[str, Row]  # "file:line", and the row there
+T = TypeVar("T", Prompt, Demonstration, Ranking)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one source writes its rows."""
+
+    name: str
+    about: str  # one line: what is read as what
+    read: Callable[[Row], Iterable[Record]]
+    detect: Callable[[Row], bool]  # whether one row's columns (and types, where needed) are this format's
+    gather: Callable[[Iterator[Placed]], Iterator[Placed]] | None = (
+        None  # rows of a file that belong together
+    )
+
+
+def never(row: Row) -> bool:
+    """The `detect` of a format that is only found by its name."""
+    return False
+
+
+def short(value: Any) -> str:
+    """A value for a message: texts and numbers as they stand, cut; anything bigger by what it is."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, (str, float)):
+        return repr(value if isinstance(value, float) else value[:40])
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**30 else "a huge number"
+    return "a list" if isinstance(value, (list, tuple)) else "an object"
+
+
+def part(row: Any, *path: str | int) -> Any:
+    """The value at `path` in nested objects and lists; raises RecordError that names where it ends."""
+    value, at = row, ""
+    for key in path:
+        if isinstance(key, int):
+            if not isinstance(value, (list, tuple)):
+                raise RecordError(at, f"must be a list, not {short(value)}")
+            if key >= len(value):
+                raise RecordError(at, f"has {len(value)} items: more are needed")
+            value, at = value[key], f"{at}[{key}]"
+            continue
+        if not isinstance(value, Mapping):
+            raise RecordError(at, f"must be an object with `{key}`, not {short(value)}")
+        at = f"{at}.{key}" if at else key
+        if key not in value:
+            raise RecordError(at, "is missing")
+        value = value[key]
+    return value
+
+
+def name_of(*path: str | int) -> str:
+    """A path as messages write it: answers[2].rank."""
+    name = ""
+    for key in path:
+        name += f"[{key}]" if isinstance(key, int) else f".{key}" if name else key
+    return name
+
+
+def items(row: Any, *path: str | int) -> list[Any]:
+    """The list at `path`; raises RecordError."""
+    value = part(row, *path)
+    if not isinstance(value, (list, tuple)):
+        raise RecordError(name_of(*path), f"must be a list, not {short(value)}")
+    return list(value)
+
+
+def text(row: Any, *path: str | int) -> str:
+    """The text at `path`, which may be empty; raises RecordError."""
+    value = part(row, *path)
+    if not isinstance(value, str):
+        raise RecordError(name_of(*path), f"must be text, not {short(value)}")
+    return value
+
+
+def as_number(value: Any, field: str) -> float:
+    """A finite number, or text that is one (tables hold only texts); raises RecordError."""
+    try:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):
+        pass
+    raise RecordError(field, f"must be a number, not {short(value)}")
+
+
+def number(row: Any, *path: str | int) -> float:
+    """The number at `path`; raises RecordError."""
+    return as_number(part(row, *path), name_of(*path))
+
+
+def one_of(row: Any, allowed: Sequence[int], *path: str | int) -> int:
+    """The whole number at `path`, one of `allowed`; raises RecordError."""
+    value = number(row, *path)
+    if value not in allowed:
+        raise RecordError(
+            name_of(*path), f"must be one of {', '.join(map(str, allowed))}, not {short(part(row, *path))}"
+        )
+    return int(value)
+
+
+def optional_number(row: Any, *path: str) -> float | None:
+    """The number at `path`, or None where it is absent or null; raises RecordError for other things."""
+    value = row
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return None if value is None else as_number(value, name_of(*path))
+
+
+def label(value: Any, field: str) -> str | None:
+    """Who or what, as text; numbers (ids) become their digits; raises RecordError."""
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return short(value)
+    raise RecordError(field, f"must be a name or a number, not {short(value)}")
+
+
+def has_texts(row: Row, *keys: str) -> bool:
+    """Whether each of these columns holds text."""
+    return all(isinstance(row.get(key), str) for key in keys)
+
+
+def list_of(row: Row, key: str, kind: type) -> bool:
+    """Whether this column holds a list, not empty, of `kind`."""
+    value = row.get(key)
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(part, kind) for part in value)
+
+
+def make(kind: type[T], values: Mapping[str, Any], names: Mapping[str, str]) -> T:
+    """The checked record; `names` says which column each part came from, for the message of a RecordError."""
+    try:
+        return kind.from_dict(values)
+    except RecordError as error:
+        raise RecordError(_renamed(error.field, names), error.message) from None
+
+
+def _renamed(field: str, names: Mapping[str, str]) -> str:
+    for ours in sorted(names, key=len, reverse=True):
+        rest = field.removeprefix(ours)
+        if field.startswith(ours) and (not rest or rest[0] in ".["):
+            return names[ours] + rest
+    return field
+
+
+def ranking(
+    prompt: Any,
+    responses: Sequence[Any],
+    ranks: Sequence[int | None],
+    prompt_name: str,
+    response_names: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+    **optional: Any,
+) -> Ranking:
+    """A checked ranking; its errors name the source's columns, as `columns` says for optional parts."""
+    names = {"prompt": prompt_name, **(columns or {})}
+    names |= {f"responses[{i}]": name for i, name in enumerate(response_names)}
+    values = {"prompt": prompt, "responses": list(responses), "ranks": list(ranks)}
+    return make(Ranking, values | optional, names)
+
+
+def comparison(
+    prompt: Any,
+    pair: tuple[Any, Any],
+    verdict: float,
+    prompt_name: str,
+    names: tuple[str, str],
+    **optional: Any,
+) -> Ranking:
+    """A ranking of two: `verdict` below 0 says that the first is better, above 0 the second, 0 neither."""
+    ranks = (1, 1) if verdict == 0 else (1, 2) if verdict < 0 else (2, 1)
+    return ranking(prompt, pair, ranks, prompt_name, names, **optional)
+
+
+def ranks_of(scores: Sequence[float | None]) -> list[int | None]:
+    """Ranks 1, 2, 3… of scores where more is better; equal scores tie, None stays unranked."""
+    order = sorted({score for score in scores if score is not None}, reverse=True)
+    place = {score: i for i, score in enumerate(order, 1)}
+    return [None if score is None else place[score] for score in scores]
+
+
+def joined(first: str, second: Any, field: str) -> str:
+    """An instruction and what it is about, with a blank line between; raises RecordError."""
+    if second is not None and not isinstance(second, str):
+        raise RecordError(field, f"must be text, not {short(second)}")
+    return f"{first}\n\n{second}" if second and second.strip() else first

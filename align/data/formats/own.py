@@ -1,0 +1,52 @@
+"""This project's own records as rows: prompts, demonstrations and rankings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+from align.data.formats.base import Format, Record, Row
+from align.records import Demonstration, Prompt, Ranking
+
+PARTS = {"response"} | {field.name for field in fields(Ranking)}
+LISTS = ("responses", "ranks", "shown_order")
+
+
+def read_own(row: Row) -> list[Record]:
+    """A row in our record form; which of the three it is shows in its keys."""
+    if any(key in row for key in ("responses", "ranks")):
+        return [Ranking.from_dict({key: _listed(key, value) for key, value in row.items()})]
+    if "response" in row:
+        return [Demonstration.from_dict(row)]
+    return [Prompt.from_dict(row)]
+
+
+def _listed(key: str, value: Any) -> Any:
+    """A list that a table holds as JSON text."""
+    if key not in LISTS or not isinstance(value, str) or not value.startswith("["):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _detect(row: Row) -> bool:
+    return "prompt" in row and set(row) <= PARTS and not isinstance(row["prompt"], dict)
+
+
+def looks_like_own(row: Row) -> bool:
+    """Whether a row is meant to be ours: each key is one of our names, or nearly."""
+    return any(key in row for key in ("prompt", "response", "responses", "ranks")) and all(
+        key in PARTS or get_close_matches(str(key).lower(), PARTS, n=1, cutoff=0.6) for key in row
+    )
+
+
+ALIGN = Format(
+    "align",
+    "this project's own prompts, demonstrations and rankings (ranks: 1 is best)",
+    read_own,
+    _detect,
+)

@@ -1,0 +1,158 @@
+"""Formats found by name, by import path, by entry point, or by a row's columns."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from align.data.formats.base import Format, Record, Row, never, short
+from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
+from align.data.formats.lists import LIST_FORMATS
+from align.data.formats.own import ALIGN, looks_like_own, read_own
+from align.data.formats.pairs import PAIR_FORMATS
+from align.data.formats.tools import TOOL_FORMATS
+from align.data.formats.trees import TREE_FORMATS
+from align.data.formats.trl import TRL_FORMATS, UNPAIRED, is_unpaired
+from align.errors import UserError
+from align.records import Demonstration, Prompt, Ranking, RecordError
+
+GROUP = "align.formats"
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        ALIGN,
+        *TRL_FORMATS,
+        *LIST_FORMATS,
+        *PAIR_FORMATS,
+        *TREE_FORMATS,
+        *DEMONSTRATION_FORMATS,
+        *TOOL_FORMATS,
+    )
+}
+
+
+def find(name: str) -> Format:
+    """The format of a name: built in, "my_package.my_module:function", or an entry point of align.formats.
+
+    A module is looked for where Python finds packages, then in the working directory. Raises UserError.
+    """
+    plain = name.strip().lower().replace("_", "-")
+    if plain in FORMATS:
+        return FORMATS[plain]
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        return _custom(name, lambda: _import(module.strip(), attribute.strip()))
+    installed = {entry.name: entry for entry in _installed()}
+    if name in installed:
+        return _custom(name, installed[name].load)
+    known = [*FORMATS, *installed]
+    near = get_close_matches(plain, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(
+        f"format {short(name)}: no format has this name; {hint}There are {', '.join(known)}. "
+        "A function of your own is named my_package.my_module:function."
+    )
+
+
+def _installed() -> Iterable[EntryPoint]:
+    return entry_points(group=GROUP)
+
+
+def _import(module: str, attribute: str) -> Any:
+    here = str(Path.cwd())
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if here in sys.path or not module.startswith(error.name or "\0"):
+            raise
+        sys.path.append(here)
+        try:
+            importlib.invalidate_caches()
+            found = importlib.import_module(module)
+        except ModuleNotFoundError:
+            sys.path.remove(here)
+            raise
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _custom(name: str, load: Callable[[], Any]) -> Format:
+    try:
+        found = load()
+    except (Exception, SystemExit) as error:
+        raise UserError(f"format {name}: cannot be loaded: {_last_line(error)}") from error
+    if isinstance(found, Format):
+        return found
+    if not callable(found):
+        raise UserError(f"format {name}: is {short(found)}, not a function that takes a row")
+    about = " ".join((getattr(found, "__doc__", None) or "a function of your own").split())
+    return Format(name, about, lambda row: _called(name, found, row), never)
+
+
+def _called(name: str, function: Callable[[Any], Any], row: Row) -> list[Record]:
+    """What a person's function makes of a row, checked; whatever it raises becomes a RecordError."""
+    try:
+        given = function(row)
+        many = not isinstance(given, (Prompt, Demonstration, Ranking, Mapping, str, bytes, type(None)))
+        results = list(given) if many else [given]
+    except RecordError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise RecordError("", f"the format function {name} raised {_last_line(error)}") from error
+    found: list[Record] = []
+    for result in results:
+        if isinstance(result, (Prompt, Demonstration, Ranking)):
+            found.append(result)
+        elif isinstance(result, Mapping):
+            found += _checked(name, result)
+        elif result is not None:
+            raise RecordError(
+                "", f"the format function {name} gave {short(result)}: a record, a dict, or None is needed"
+            )
+    return found
+
+
+def _checked(name: str, result: Row) -> list[Record]:
+    try:
+        return read_own(result)
+    except RecordError as error:
+        field = f"`{error.field}` " if error.field else "what "
+        raise RecordError(
+            "", f"the format function {name} gave a record whose {field}{error.message}"
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of the traceback, without what was noted on the error."""
+    lines = traceback.TracebackException(type(error), error, None).format_exception_only()
+    named = [line for line in lines if line.startswith(type(error).__name__)] or list(lines)
+    return " ".join("".join(named[:1]).split())[:300]
+
+
+def detect(row: Row) -> Format:
+    """The one format whose columns a row has; raises UserError that lists them and says how to name it."""
+    if not isinstance(row, Mapping):
+        raise UserError(f"a row is an object with columns, not {short(row)}")
+    if is_unpaired(row):
+        raise UserError(f"these are {UNPAIRED}.")
+    fitting = [format for format in FORMATS.values() if format.detect(row)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting and looks_like_own(row):
+        return ALIGN  # its reader says which key is wrong
+    columns = ", ".join(short(str(key)) for key in list(row)[:30]) or "none"
+    if fitting:
+        names = ", ".join(format.name for format in fitting)
+        raise UserError(f"the columns ({columns}) fit several formats: name one with `format:` ({names}).")
+    raise UserError(
+        f"no known format has these columns: {columns}. Name the format with `format:` "
+        f"({', '.join(FORMATS)}, or my_package.my_module:function), or say which column is what with "
+        "`columns:`, as in {prompt: question, chosen: better, rejected: worse}."
+    )
