@@ -6,6 +6,7 @@ explaining live in `align.recipe_file`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,19 +16,13 @@ Stage = Literal["sft", "rm", "ppo"]
 STAGES: tuple[Stage, ...] = ("sft", "rm", "ppo")
 
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+"
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _as_list(value: Any) -> Any:
-    """`train: a.jsonl` means `train: [a.jsonl]`."""
-    return [value] if isinstance(value, str) else value
-
-
-Files = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
 
 
 class Section(BaseModel):
@@ -63,15 +58,73 @@ class Base(Section):
     trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
 
 
+class Entry(Section):
+    """One place that records come from."""
+
+    short_form = "path"
+
+    path: str = Field(
+        min_length=1,
+        description="a file (.jsonl, .json, .csv, .parquet; .gz, .zst), a pattern (*.csv), a folder, "
+        "or a Hub data set's id",
+    )
+    format: str | None = Field(
+        None,
+        description="a format's name, or my_package.my_module:function; null: found from the columns",
+    )
+    columns: dict[str, str | list[str]] | None = Field(
+        None, description="which column holds which part of a record, for data in no known format"
+    )
+    weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = Field(
+        1.0, description="how often each record comes in an epoch"
+    )
+    split: str | None = Field(None, description="only files of this split, of a folder or Hub data set")
+    subset: str | None = Field(None, description="only files in this folder of a folder or Hub data set")
+    revision: str | None = Field(None, description="the Hub data set's commit, branch or tag")
+
+    @model_validator(mode="after")
+    def _one_reading(self) -> Entry:
+        if self.format is not None and self.columns is not None:
+            raise ValueError("format and columns both say how to read a row; keep one")
+        return self
+
+    @property
+    def may_be_hub_id(self) -> bool:
+        """Whether the path reads like a Hub data set's id (owner/name), where no such file exists."""
+        return bool(re.fullmatch(HUB_ID, self.path)) and not self.path.lower().endswith(DATA_SUFFIXES)
+
+
+def _as_list(value: Any) -> Any:
+    """`train: a.jsonl` means `train: [a.jsonl]`, and one mapping is a list of one."""
+    return [value] if isinstance(value, (str, dict)) else value
+
+
+Entries = Annotated[list[Entry], BeforeValidator(_as_list)]
+
+
 class Source(Section):
     """One kind of records: what trains, and what is held out."""
 
     short_form = "train"
 
-    train: Files = Field(min_length=1, description="files of records (.jsonl, .jsonl.gz)")
-    held_out: Share | Files = Field(
-        0.05, description="a share of the prompts, chosen by the prompt's hash, or files of their own"
+    train: Entries = Field(min_length=1, description="where training records come from")
+    held_out: Share | Entries = Field(
+        0.05, description="a share of the prompts, chosen by the prompt's hash, or sources of its own"
     )
+    split_key: str | None = Field(
+        None, description="a column: rows with the same value stay on one side; null: the prompt"
+    )
+    on_bad_record: Literal["fail", "skip"] = Field(
+        "fail", description="skip: leave out wrong and too long records, and list them in the run folder"
+    )
+
+    @model_validator(mode="after")
+    def _weights_train(self) -> Source:
+        if isinstance(self.held_out, list) and any(entry.weight != 1 for entry in self.held_out):
+            raise ValueError(
+                "held_out has a weight, and held-out records are read once; weights are for train"
+            )
+        return self
 
 
 class Data(Section):
@@ -84,6 +137,15 @@ class Data(Section):
     demonstrations: Source | None = Field(None, description="prompts with the response a person wrote (sft)")
     rankings: Source | None = Field(None, description="prompts with K ranked responses (rm)")
     prompts: Source | None = Field(None, description="prompts that the policy answers (ppo)")
+    cache: str = Field(
+        "~/.cache/align",
+        min_length=1,
+        description="folder of records and tokens that were read once, found again by their content",
+    )
+
+    @property
+    def cache_folder(self) -> Path:
+        return Path(self.cache).expanduser()
 
 
 class Lora(Section):
@@ -119,7 +181,7 @@ class Supervised(Training):
         1, description="passes over the training records; ignored when steps is given"
     )
     steps: PositiveInt | None = Field(None, description="optimizer steps in all; null: from epochs")
-    max_length: PositiveInt = Field(1024, description="tokens a sequence; longer ones are refused")
+    max_length: PositiveInt = Field(1024, description="tokens a sequence; a longer one is a bad record")
     evaluate_every: PositiveInt | None = Field(
         None, description="steps between evaluations on held-out records; null: only at the end"
     )
@@ -146,9 +208,17 @@ class RM(Supervised):
     sft: str | None = Field(None, description="run folder whose SFT adapter it starts from; null: this run")
     learning_rate: PositiveFloat = Field(1e-4, description="the peak learning rate")
     batch_size: PositiveInt = Field(16, description="rankings a step, over all processes")
-    microbatch_size: PositiveInt = Field(4, description="rankings in one forward pass of one process")
+    microbatch_tokens: PositiveInt = Field(
+        4096, description="tokens in one forward pass of one process, padding included"
+    )
+    share_prompt: bool = Field(
+        True, description="encode a prompt once for all its responses; false: a row a response"
+    )
     ties: Literal["ignore", "half"] = Field(
         "ignore", description="what a tie teaches: nothing, or a half-half target"
+    )
+    margin: NonNegativeFloat = Field(
+        0.0, description="scores must differ by margin x the ranking's strength (Llama 2); 0: off"
     )
     centering_coef: NonNegativeFloat = Field(
         0.0, description="weight of the squared sum of a pair's scores, which keeps scores near zero"
@@ -169,7 +239,7 @@ class PPO(Training):
     minibatch_size: PositiveInt = Field(64, description="responses an update, over all processes")
     microbatch_size: PositiveInt = Field(16, description="responses in one forward pass of one process")
     ppo_epochs: PositiveInt = Field(2, description="passes over one rollout")
-    max_prompt_tokens: PositiveInt = Field(512, description="longer prompts are refused")
+    max_prompt_tokens: PositiveInt = Field(512, description="a longer prompt is a bad record")
     max_response_tokens: PositiveInt = Field(256, description="a response ends here if no EOS came before")
     temperature: PositiveFloat = Field(
         1.0, description="of sampling, and of the log probabilities that training uses"
@@ -180,6 +250,9 @@ class PPO(Training):
     clip_range: PositiveFloat = Field(0.2, description="the policy ratio's clip range")
     value_clip_range: PositiveFloat = Field(0.2, description="the value's clip range, in units of score")
     whiten_advantages: bool = Field(True, description="advantages get mean 0 and variance 1 over the rollout")
+    scale_scores: bool = Field(
+        False, description="divide scores by their standard deviation on the reward model's demonstrations"
+    )
     missing_eos_penalty: NonNegativeFloat = Field(
         1.0, description="taken off the score of a response that the length limit cut"
     )

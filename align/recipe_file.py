@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from align.errors import UserError
-from align.recipe import Base, Recipe, Section, Source, expand
+from align.recipe import Base, Entry, Recipe, Section, Source, expand
 from align.recipe_mistakes import mistakes, recipe_schema
 from align.yaml_text import Document, Keys, Mistake, Place, read
 
@@ -31,14 +31,15 @@ data:
   prompts: prompts.jsonl
 """
 SOURCES = ("demonstrations", "rankings", "prompts")
+SIDES = ("train", "held_out")
 OVERRIDE_LINE = 10**9  # overrides are told after the file's lines
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads, overrides (`ppo.kl_coef=0.1`), checks and resolves a recipe.
 
-    The files under `data`, and `base.name` where it means a folder, become absolute against the recipe's
-    folder. Raises UserError with all mistakes at once, each with its line and key.
+    The paths under `data`, and `base.name` where it means a folder, become absolute against the recipe's
+    folder; ids on the Hub stay. Raises UserError with all mistakes at once, each with its line and key.
     """
     recipe, _ = _load(path, overrides)
     return _resolved(recipe, Path(os.path.abspath(path)).parent)
@@ -64,7 +65,7 @@ def values(recipe: Recipe) -> dict[str, Any]:
             if isinstance(value, BaseModel):
                 add(value, f"{prefix}{name}.")
             else:
-                flat[prefix + name] = value
+                flat[prefix + name] = _short(value)
 
     add(recipe, "")
     return flat
@@ -78,8 +79,21 @@ def dump(recipe: Recipe) -> str:
     yaml.allow_unicode = recipe.model_dump_json().isprintable()  # else escaped: U+0085 breaks YAML's lines
     yaml.width = 4096  # no folded lines: a path stays whole
     text = io.StringIO()
-    yaml.dump(recipe.model_dump(), text)
+    plain = recipe.model_dump()
+    for name in SOURCES:
+        source: Source | None = getattr(recipe.data, name)
+        if source is not None:
+            plain["data"][name] |= {side: _short(getattr(source, side)) for side in SIDES}
+    yaml.dump(plain, text)
     return text.getvalue()
+
+
+def _short(value: Any) -> Any:
+    """A list of entries as a person would write it: what differs from the defaults, or the path alone."""
+    if not (isinstance(value, list) and value and isinstance(value[0], Entry)):
+        return value
+    written = [entry.model_dump(exclude_defaults=True) for entry in value]
+    return [entry if len(entry) > 1 else entry["path"] for entry in written]
 
 
 def json_schema() -> dict[str, Any]:
@@ -89,12 +103,21 @@ def json_schema() -> dict[str, Any]:
         if isinstance(option.get("default"), dict):
             option.pop("default")
             option["anyOf"] = [{"$ref": option.pop("$ref")}, {"type": "null"}]  # `sft:` with nothing beneath
+    definitions = schema["$defs"]
+    entry = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/$defs/Entry"}]}
+    for side in SIDES:
+        options = definitions["Source"]["properties"][side]
+        for option in (options, *options.get("anyOf", ())):
+            if option.get("type") == "array":
+                several = {k: option.pop(k) for k in ("type", "items", "minItems") if k in option}
+                option["anyOf"] = [*entry["anyOf"], {**several, "items": entry}]
     for section in (Base, Source):
         assert section.short_form
-        full = schema["$defs"][section.__name__]
+        full = definitions[section.__name__]
         short = full["properties"][section.short_form]
         shapes = short.get("anyOf") or [{k: short[k] for k in ("type", "minLength") if k in short}]
-        schema["$defs"][section.__name__] = {"description": full["description"], "anyOf": [*shapes, full]}
+        shapes = [shape for shape in shapes if "$ref" not in shape]  # one mapping is the section itself
+        definitions[section.__name__] = {"description": full["description"], "anyOf": [*shapes, full]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -174,6 +197,22 @@ def _normalise(document: Document) -> None:
     if isinstance(top.get("data"), dict):
         for name in SOURCES:
             _expand(document, top["data"], ("data", name), Source)
+            if isinstance(top["data"].get(name), dict):
+                _expand_entries(document, top["data"][name], ("data", name))
+
+
+def _expand_entries(document: Document, source: dict[str, Any], keys: Keys) -> None:
+    """`train: a.jsonl` in full: `train: [{path: a.jsonl}]`."""
+    for side in SIDES:
+        inner = (*keys, side)
+        if isinstance(source.get(side), (str, dict)):
+            _move(document, inner, (*inner, 0))
+            source[side] = [source[side]]
+        if isinstance(source.get(side), list):
+            for i, entry in enumerate(source[side]):
+                if isinstance(entry, str):
+                    _move(document, (*inner, i), (*inner, i, "path"))
+                    source[side][i] = {"path": entry}
 
 
 def _expand(document: Document, parent: dict[str, Any], keys: Keys, section: Any) -> None:
@@ -182,10 +221,14 @@ def _expand(document: Document, parent: dict[str, Any], keys: Keys, section: Any
         return
     full = expand(section, parent[name])
     if full is not parent[name]:
-        inner = (*keys, section.short_form or "")
-        moved = {k: place for k, place in document.places.items() if k[: len(keys)] == keys}
-        document.places.update({(*inner, *k[len(keys) :]): place for k, place in moved.items()})
+        _move(document, keys, (*keys, section.short_form or ""))
         parent[name] = full
+
+
+def _move(document: Document, keys: Keys, inner: Keys) -> None:
+    """Note that what was written at `keys` now also stands deeper, at `inner`."""
+    moved = {k: place for k, place in document.places.items() if k[: len(keys)] == keys}
+    document.places.update({(*inner, *k[len(keys) :]): place for k, place in moved.items()})
 
 
 def _override(document: Document, override: str) -> None:
@@ -228,15 +271,23 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     if name.startswith((".", "/")) or _is_folder(folder / name):
         name = os.path.abspath(folder / name)
     plain["base"]["name"] = name
-    for source in filter(None, (plain["data"][name] for name in SOURCES)):
-        for side in ("train", "held_out"):
-            if isinstance(source[side], list):
-                source[side] = [os.path.abspath(folder / os.path.expanduser(file)) for file in source[side]]
+    for name in SOURCES:
+        for side in SIDES:
+            entries = getattr(getattr(recipe.data, name), side, None)
+            if isinstance(entries, list):
+                plain["data"][name][side] = [_absolute(entry, folder) for entry in entries]
     plain["run"]["folder"] = os.path.expanduser(plain["run"]["folder"])
     for stage, parent in (("rm", "sft"), ("ppo", "sft"), ("ppo", "rm")):
         if plain[stage][parent]:
             plain[stage][parent] = os.path.expanduser(plain[stage][parent])
     return Recipe.model_validate(plain)
+
+
+def _absolute(entry: Entry, folder: Path) -> dict[str, Any]:
+    path = folder / os.path.expanduser(entry.path)
+    if entry.may_be_hub_id and not os.path.lexists(path):
+        return entry.model_dump()
+    return {**entry.model_dump(), "path": os.path.abspath(path)}
 
 
 def _is_folder(path: Path) -> bool:

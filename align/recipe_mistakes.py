@@ -46,6 +46,25 @@ OTHER_NAMES = {
     "lam": "ppo.gae_lambda",
 }
 
+# The same for the keys of an entry of `train` or `held_out`.
+ENTRY_NAMES = {
+    "file": "path",
+    "files": "path",
+    "data_files": "path",
+    "dataset": "path",
+    "dataset_name": "path",
+    "name": "path",
+    "url": "path",
+    "config": "subset",
+    "config_name": "subset",
+    "mapping": "columns",
+    "column_mapping": "columns",
+    "ratio": "weight",
+    "probability": "weight",
+    "type": "format",
+}
+ENTRY = "#/$defs/Entry"
+
 YES, NO = ("true", "yes", "on", "y"), ("false", "no", "off", "n")
 
 
@@ -91,6 +110,7 @@ def schema_at(keys: Keys) -> dict[str, Any] | None:
             found = [option["items"] for option in options if "items" in option]
         else:
             found = [p[key] for option in options if key in (p := properties(option))]
+            found += [any_key for option in options if (any_key := _any_key(option))]
         schema = found[0] if found else None
     return schema
 
@@ -103,6 +123,12 @@ def properties(schema: dict[str, Any]) -> dict[str, Any]:
         if "properties" in option:
             return dict(option["properties"])
     return {}
+
+
+def _any_key(schema: dict[str, Any]) -> dict[str, Any]:
+    """What stands behind each key where the keys are free (`columns`); empty elsewhere."""
+    found = schema.get("additionalProperties")
+    return found if isinstance(found, dict) else {}
 
 
 def leaves(keys: Keys = ()) -> Iterator[Keys]:
@@ -126,14 +152,20 @@ def expected(schema: dict[str, Any]) -> str:
         return str(schema["const"])
     if properties(schema):
         section = "a section (indented `key: value` lines)"
-        return f"a file, {section}" if schema.get("$ref", "").endswith("/Source") else section
+        if schema.get("$ref") == ENTRY:
+            return "a path, or a section with one (`path: …`)"
+        return f"a path, {section}" if schema.get("$ref", "").endswith("/Source") else section
     kind = schema.get("type")
     if kind == "string":
         if schema.get("pattern") == RUN_NAME:
             return "a name of letters, digits, '.', '_' and '-' that starts with a letter or digit"
         return "text that is not empty" if schema.get("minLength") else "text"
+    if kind == "array" and schema["items"].get("$ref") == ENTRY:
+        return "a path or a list of them"
     if kind == "array":
         return "a list of texts"
+    if kind == "object":
+        return "a section of columns"
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _range(schema)
     return {"boolean": "true or false", "null": "null"}.get(str(kind), "another value")
@@ -178,7 +210,7 @@ def _wrong(schema: dict[str, Any] | None, value: Any) -> str:
         return f"got {shown(value)}, which has no meaning here"
     wanted = expected(schema)
     if value == []:
-        wanted = "a list with something in it" if "a list of texts" in wanted else wanted
+        wanted = "a list with something in it" if "list of" in wanted else wanted
     return f"expected {wanted}; got {shown(value)}{_hint(wanted, value)}"
 
 
@@ -203,10 +235,12 @@ def _hint(wanted: str, value: Any) -> str:
 
 def _unknown(keys: Keys) -> str:
     """What was probably meant: a key like it here, the same key elsewhere, another trainer's name."""
-    *above, key = map(str, keys)
-    here = tuple(above)
-    prefix = f"{'.'.join(here)}." if here else ""
+    here, key = keys[:-1], str(keys[-1])
     own = list(properties(schema_at(here) or {}))
+    if "path" in own and key in ENTRY_NAMES:
+        return f"unknown key; here it is called {ENTRY_NAMES[key]}"
+    if "train" in own and key in recipe_schema()["$defs"]["Entry"]["properties"]:
+        return f"unknown key; it belongs to an entry, as in `train: {{path: FILE, {key}: …}}`"
     near = get_close_matches(key.lower(), own, 1)
     paths = [path for path in leaves() if path[:-1] != here]
     elsewhere = [dotted(path) for path in paths if path[-1] == key]
@@ -225,7 +259,7 @@ def _unknown(keys: Keys) -> str:
     far = list(dict.fromkeys(get_close_matches(key.lower(), [str(path[-1]) for path in paths], 1, 0.8)))
     if far:
         return f"unknown key; did you mean {_or([dotted(p) for p in paths if p[-1] == far[0]])}?"
-    where = f"{prefix.removesuffix('.')} has" if here else "a recipe has"
+    where = f"{dotted(here)} has" if here else "a recipe has"
     return f"unknown key; {where} {', '.join(own)}" if own else "unknown key"
 
 
@@ -234,6 +268,8 @@ def _missing(keys: Keys) -> str:
         return "missing; name the model: a folder, or an id on the Hugging Face hub"
     if keys in (("run",), ("run", "name")):
         return "missing; name the run, for example\n    run:\n      name: my-first-run"
+    if keys[-1] == "path":
+        return "missing; name a file, a folder, or a data set's id on the Hub"
     return f"missing; give {expected(schema_at(keys) or {})}"
 
 
@@ -241,7 +277,9 @@ def _keys(loc: tuple[int | str, ...], values: Any) -> Keys:
     """pydantic's location without the names of union members, which are no keys of a recipe."""
     keys: Keys = ()
     for part in loc:
-        if isinstance(part, int) or not keys or properties(schema_at(keys) or {}):
+        schema = schema_at(keys) or {}
+        free = any(_any_key(option) for option in (schema, *schema.get("anyOf", ())))
+        if isinstance(part, int) or not keys or free or properties(schema):
             keys = (*keys, part)
     return keys
 

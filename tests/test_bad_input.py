@@ -6,6 +6,7 @@ what the fork runs is all of `python -m align`.
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -164,6 +165,164 @@ def test_records_that_cannot_be_used(
     assert (done.code, done.out) == (2, "")
     assert says in done.err
     assert not (recipe.parent / "runs").exists()
+
+
+PAIR = b'{"prompt": "a", "response": "b"}\n'
+ROWS = "".join(f'{{"prompt": "{i * 7919 % 10007}", "response": "b"}}\n' for i in range(20_000)).encode()
+
+
+def _zstd(content: bytes) -> bytes:
+    import pyarrow
+
+    return bytes(pyarrow.Codec("zstd").compress(content).to_pybytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", PAIR + b'{"prompt": "a", "resp\n' + PAIR, "a.jsonl:2: broken JSON at column 17"),
+        ("a.json", b"[" + PAIR + b',{"prompt":]', "a.json:2: broken JSON: Expecting value"),
+        ("a.jsonl", bytes(range(256)) * 9, "a.jsonl:1: not a text file in UTF-8"),
+        ("a.csv", b"\x89PNG\r\n\x1a\n" * 99, "a.csv:1: byte 1 is not UTF-8: save the file as UTF-8"),
+        (
+            "a.jsonl",
+            PAIR.decode().encode("utf-16"),
+            "a.jsonl:1: not a text file in UTF-8 (it begins as UTF-16)",
+        ),
+        (
+            "a.csv",
+            "prompt,response\ngrün,b\n".encode("latin-1"),
+            "a.csv:2: byte 3 is not UTF-8: save the file as UTF-8",
+        ),
+        (
+            "a.jsonl",
+            PAIR + PAIR.replace(b"a", b"\0"),
+            "a.jsonl:2: not a text file in UTF-8 (it holds NUL bytes)",
+        ),
+        ("a.jsonl", PAIR.replace(b"a", rb"\u0000"), "a.jsonl:1: `prompt` holds a NUL character"),
+        (
+            "a.csv",
+            b"question,answer\na,b\n",
+            "a.csv:2: no known format has these columns: 'question', 'answer'",
+        ),
+        ("a.csv", b"prompt,response\na,b\nc\n", "a.csv:3: has 1 cells, and the header names 2 columns"),
+        ("a.parquet", PAIR, "a.parquet: cannot be read: Parquet magic bytes not found"),
+        ("a.jsonl.gz", gzip.compress(ROWS)[:-99], "a.jsonl.gz: cannot be read after line "),
+        ("a.jsonl.zst", _zstd(ROWS)[:-99], "a.jsonl.zst: cannot be read after line "),
+        ("a.jsonl.zst", PAIR, "a.jsonl.zst: cannot be read: ZSTD decompress failed"),
+        (
+            "a.xlsx",
+            b"PK",
+            "a.xlsx: unknown kind of file: records are read from .jsonl, .json, .csv and .parquet",
+        ),
+    ],
+)
+def test_files_that_are_not_what_they_seem(
+    command: Commands, tiny_recipe: MakeRecipe, name: str, content: bytes, says: str
+) -> None:
+    recipe = tiny_recipe()
+    (recipe.parent / name).write_bytes(content)
+    done = command("sft", recipe, *sets(f"data.demonstrations.train={name}"))
+    assert (done.code, done.out) == (2, "")
+    assert f"{recipe.parent}/{says}" in done.err
+    assert len(done.err.splitlines()) == 2
+    assert nothing_written(recipe)
+
+
+def nothing_written(recipe: Path) -> bool:
+    kept = [path for path in (recipe.parent / "cache").rglob("*") if path.is_file()]
+    return not kept and not (recipe.parent / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("def read(row):\n    return row['text']", "raised KeyError: 'text'"),
+        ("def read(row):\n    raise SystemExit(0)", "raised SystemExit: 0"),
+        (
+            "def read(row):\n    return {'prompt': 'a', 'reponse': 'b'}",
+            "gave a record whose `reponse` is an unknown",
+        ),
+        ("def read(row):\n    yield row\n    1 / 0", "raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_format_function_that_fails(
+    command: Commands, tiny_recipe: MakeRecipe, code: str, says: str
+) -> None:
+    recipe = tiny_recipe()
+    (recipe.parent / "mine.py").write_text(code)
+    entry = "{path: demonstrations.jsonl, format: 'mine:read'}"
+    done = command(
+        "sft",
+        recipe,
+        *sets(f"data.demonstrations.train={entry}"),
+        before=f"import sys; sys.path.insert(0, {str(recipe.parent)!r})",
+    )
+    assert done.code == 2
+    assert f"demonstrations.jsonl:1: the format function mine:read {says}" in done.err
+    assert len(done.err.splitlines()) < 25
+    assert nothing_written(recipe)
+
+
+def test_ten_million_characters_in_one_line(command: Commands, tiny_recipe: MakeRecipe) -> None:
+    recipe = tiny_recipe()
+    row = {"prompt": "long", "response": "good and bright " * 625_000}
+    path = recipe.parent / "long.jsonl"
+    path.write_text(json.dumps({"prompt": "short", "response": "x"}) + "\n" + json.dumps(row) + "\n")
+    done = command(
+        "sft", recipe, *sets("data.demonstrations.train=long.jsonl", "data.demonstrations.held_out=0")
+    )
+    assert done.code == 2
+    assert (
+        "data.demonstrations: 1 of 2 records have more than 1024 tokens. The first is record 2 (" in done.err
+    )
+    assert f"({path}:2: 'long')" in done.err
+    assert len(done.err) < 1000
+    assert not (recipe.parent / "runs/tiny/sft").exists()
+
+
+def test_a_data_set_that_is_neither_here_nor_on_the_hub(command: Commands, tiny_recipe: MakeRecipe) -> None:
+    recipe = tiny_recipe()
+    done = command("sft", recipe, *sets("data.demonstrations.train=nobody/nothing"))
+    assert done.code == 2
+    assert "nobody/nothing: no such file or folder, and the data set nobody/nothing is not" in done.err
+    assert "HF_HUB_OFFLINE" in done.err
+    assert nothing_written(recipe)
+
+
+def test_a_cache_that_cannot_be_written(command: Commands, tiny_recipe: MakeRecipe) -> None:
+    recipe = tiny_recipe()
+    (recipe.parent / "blocked").write_text("")
+    done = command("sft", recipe, *sets(f"data.cache={recipe.parent}/blocked"))
+    assert done.code == 2
+    assert "blocked/records cannot be written" in done.err
+    assert "choose another folder by data.cache" in done.err
+    assert not (recipe.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
+def test_bad_records_are_left_out_and_listed_where_the_recipe_says_so(
+    command: Commands, tiny_recipe: MakeRecipe, finished: Path, stage: str
+) -> None:
+    recipe = tiny_recipe()
+    kind = {"sft": "demonstrations", "rm": "rankings", "ppo": "prompts"}[stage]
+    data = recipe.parent / f"{kind}.jsonl"
+    good = data.read_text().splitlines()
+    long = {**json.loads(good[2]), "prompt": "the film " * 40}
+    data.write_text("\n".join([*good[:2], json.dumps(long), "{", *good[3:], '{"prompt": 7}']) + "\n")
+    limit = {"sft": "sft.max_length=60", "rm": "rm.max_length=60", "ppo": "ppo.max_prompt_tokens=32"}[stage]
+    arguments = (stage, recipe, *parents(finished), *sets(limit))
+    refused = command(*arguments)
+    assert refused.code == 2
+    assert f"{data}:4: broken JSON" in refused.err
+    assert f"{data}:{len(good) + 2}: " in refused.err
+    done = command(*arguments, *sets(f"data.{kind}.on_bad_record=skip"))
+    assert done.code == 0, done.err
+    listed = recipe.parent / "runs/tiny" / stage / "skipped.jsonl"
+    assert f"3 records are left out; {listed} lists them" in done.out
+    rows = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [row["place"] for row in rows] == [f"{data}:4", f"{data}:{len(good) + 2}", f"{data}:3"]
+    assert "tokens, and `" in rows[2]["message"]
 
 
 def test_rankings_that_are_all_tied_and_then_are_not(

@@ -30,7 +30,20 @@ def table() -> str:
         default = f"`{json.dumps(schema['default'])}`" if "default" in schema else ""
         name = ".".join([*above[1:], key])
         lines.append(f"| `{name}` | {expected(schema)} | {default} | {schema['description']} |")
+        if path == ("data", "cache"):
+            lines += entries()
     return "\n".join([*lines, "", ""])
+
+
+def entries() -> list[str]:
+    """The keys of an entry of `train` or `held_out`, which are those of every source."""
+    about = recipe_schema()["$defs"]["Entry"]
+    lines = ["", "An entry of `train` or `held_out`, for which a path alone may stand:", ""]
+    lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for key, schema in about["properties"].items():
+        default = f"`{json.dumps(schema['default'])}`" if "default" in schema else ""
+        lines.append(f"| `{key}` | {expected(schema)} | {default} | {schema['description']} |")
+    return lines
 
 
 def page() -> str:
@@ -53,6 +66,18 @@ def test_the_recipes_of_the_page_load(tmp_path: Path) -> None:
     for text in recipes:
         (tmp_path / "recipe.yaml").write_text(text)
         load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_the_sources_of_the_page_load(tmp_path: Path) -> None:
+    (text,) = [block for block in blocks("yaml") if block.startswith("data:")]
+    (tmp_path / "recipe.yaml").write_text(f"base: b\nrun: {{name: r}}\n{text}")
+    rankings = load_recipe(tmp_path / "recipe.yaml").data.rankings
+    assert rankings and [entry.path.removeprefix(f"{tmp_path}/") for entry in rankings.train] == [
+        "ours.jsonl.gz",
+        "votes/*.csv",
+        "Anthropic/hh-rlhf",
+    ]
+    assert (rankings.train[1].weight, rankings.on_bad_record) == (2.0, "skip")
 
 
 def test_the_overrides_of_the_page_are_accepted(tmp_path: Path) -> None:

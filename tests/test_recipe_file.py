@@ -45,20 +45,24 @@ def refusal(path: Path, *overrides: str) -> str:
     return str(caught.value)
 
 
+def paths(entries: Any) -> list[str]:
+    return [entry.path for entry in entries]
+
+
 # What loads
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_recipe_of_the_project_loads_and_fits_the_schema(path: Path) -> None:
     recipe = load_recipe(path)
-    assert recipe.data.demonstrations and recipe.data.rankings and recipe.data.prompts
+    assert recipe.data.rankings
     validator().validate(YAML(typ="safe", pure=True).load(path))
 
 
 def test_the_smallest_recipe(write: Any) -> None:
     recipe = load_recipe(write(SMALLEST))
     assert recipe.base.name == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert recipe.data.rankings and recipe.data.rankings.train == [os.path.abspath("rankings.jsonl")]
+    assert recipe.data.rankings and paths(recipe.data.rankings.train) == [os.path.abspath("rankings.jsonl")]
     assert recipe.run.path == Path("runs/my-first-run")
 
 
@@ -170,6 +174,7 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("sft: {lr: 1}", "sft.lr: unknown key; here it is called learning_rate"),
         ("model_name_or_path: x", "model_name_or_path: unknown key; here it is called base.name"),
         ("lora: {zzz: 8}", "lora.zzz: unknown key; lora has rank, alpha, dropout, targets, layers"),
+        ("data: {rankings: {path: a, train: b}}", "data.rankings.path: unknown key; it belongs to an entry"),
         ("data: {promts: a}", "data.promts: unknown key; did you mean prompts?"),
         ("data: {prompts: {train: a, trian: a}}", "data.prompts.trian: unknown key; did you mean train?"),
         ("learning_rate: 1", "unknown key; did you mean sft.learning_rate, rm.learning_rate or ppo.learning"),
@@ -191,7 +196,7 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("lora: {targets: q_proj}", "lora.targets: expected a list of texts or all-linear; got the text"),
         ("lora: {targets: [q_proj, 3]}", "lora.targets[1]: expected text; got 3; put it in quotes"),
         ("sft: 5", "sft: expected a section (indented `key: value` lines); got 5"),
-        ("data: {prompts: 5}", "data.prompts: expected a file, a section (indented"),
+        ("data: {prompts: 5}", "data.prompts: expected a path, a section (indented"),
         (
             "data: {prompts: {train: []}}",
             "data.prompts.train: expected a list with something in it; got an empty list",
@@ -200,7 +205,50 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
             "data: {prompts: {train: a, held_out: 1}}",
             "data.prompts.held_out: expected a number of at least 0",
         ),
-        ("data: {prompts: {held_out: 0.1}}", "data.prompts.train: missing; give"),
+        ("data: {prompts: {held_out: 0.1}}", "data.prompts.train: missing; give a path or a list of them"),
+        ("data: {prompts: {train: 5}}", "data.prompts.train: expected a path or a list of them; got 5"),
+        ("data: {prompts: [a, 5]}", "data.prompts.train[1]: expected a path, or a section with one"),
+        (
+            "data: {prompts: {train: {path: a, wieght: 2}}}",
+            "data.prompts.train[0].wieght: unknown key; did you mean weight?",
+        ),
+        (
+            "data: {prompts: {train: [a, {path: b, config: c}]}}",
+            "data.prompts.train[1].config: unknown key; here it is called subset",
+        ),
+        (
+            "data: {prompts: {train: a, held_out: {path: b, weight: 0}}}",
+            "data.prompts.held_out[0].weight: expected a number above 0 and at most 1000; got 0",
+        ),
+        (
+            "data: {prompts: {train: a, held_out: {path: b, revison: x}}}",
+            "data.prompts.held_out[0].revison: unknown key; did you mean revision?",
+        ),
+        ("data: {prompts: {train: a, held_out: {path: b, weight: 2}}}", "held-out records are read once"),
+        (
+            "data: {prompts: {train: {split: b}}}",
+            "data.prompts.train[0].path: missing; name a file, a folder",
+        ),
+        (
+            "data: {prompts: {train: {path: ''}}}",
+            "data.prompts.train[0].path: expected text that is not empty",
+        ),
+        (
+            "data: {prompts: {train: {path: a, columns: [b]}}}",
+            "data.prompts.train[0].columns: expected a section of columns or null; got a list",
+        ),
+        (
+            "data: {prompts: {train: {path: a, columns: {prompt: 3}}}}",
+            "data.prompts.train[0].columns.prompt: expected text or a list of texts; got 3",
+        ),
+        (
+            "data: {prompts: {train: {path: a, format: x, columns: {prompt: b}}}}",
+            "data.prompts.train[0]: format and columns both say how to read a row; keep one",
+        ),
+        (
+            "data: {rankings: {train: a, on_bad_record: skipp}}",
+            'one of fail, skip; got the text "skipp"; did you mean skip?',
+        ),
         ("ppo: {minibatch_size: 48}", "rollout_batch_size (128) must be a multiple of minibatch_size (48)"),
     ],
 )
@@ -267,7 +315,7 @@ def test_overrides_are_yaml_and_the_last_one_counts(write: Any) -> None:
     assert recipe.lora.targets == ["q_proj", "v_proj"]
     assert recipe.sft.packing is True
     assert (recipe.base.name, recipe.base.dtype) == ("some/model", "float32")
-    assert recipe.data.prompts and recipe.data.prompts.train == [os.path.abspath("p.jsonl")]
+    assert recipe.data.prompts and paths(recipe.data.prompts.train) == [os.path.abspath("p.jsonl")]
     assert recipe.data.prompts.held_out == 0.0
     assert recipe.rm.epochs == 3
 
@@ -322,10 +370,12 @@ def test_paths_belong_to_the_recipe_and_runs_to_the_working_directory(
     recipe = load_recipe(Path("recipes/r.yaml"))
     assert recipe.base.name == str(tmp_path / "recipes/local")
     assert recipe.run.path == Path("out/r")
-    assert recipe.data.demonstrations and recipe.data.demonstrations.train == [str(tmp_path / "d.jsonl")]
+    assert recipe.data.demonstrations and paths(recipe.data.demonstrations.train) == [
+        str(tmp_path / "d.jsonl")
+    ]
     assert recipe.data.rankings
-    assert recipe.data.rankings.train == [str(tmp_path / "home/a.jsonl"), "/b.jsonl"]
-    assert recipe.data.rankings.held_out == [str(tmp_path / "recipes/h.jsonl")]
+    assert paths(recipe.data.rankings.train) == [str(tmp_path / "home/a.jsonl"), "/b.jsonl"]
+    assert paths(recipe.data.rankings.held_out) == [str(tmp_path / "recipes/h.jsonl")]
     assert (recipe.rm.sft, recipe.ppo.rm) == ("runs/other", str(tmp_path / "home/runs/third"))
 
 
@@ -343,6 +393,31 @@ def test_a_base_that_is_no_folder_beside_the_recipe_is_a_hub_id(write: Any, name
     assert load_recipe(write(f"base: {name}\nrun: {{name: r}}\n")).base.name == resolved.format(
         recipes=here, up=here.parent
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "resolved"),
+    [
+        ("owner/name", "owner/name"),
+        ("here/data", "{recipes}/here/data"),
+        ("./owner/name", "{recipes}/owner/name"),
+        ("owner/name.jsonl", "{recipes}/owner/name.jsonl"),
+        ("owner/*.jsonl.gz", "{recipes}/owner/*.jsonl.gz"),
+        ("a/b/c", "{recipes}/a/b/c"),
+        ("../up/x", "{up}/up/x"),
+    ],
+)
+def test_data_that_is_not_beside_the_recipe_may_be_on_the_hub(write: Any, path: str, resolved: str) -> None:
+    here = Path.cwd()
+    (here / "here/data").mkdir(parents=True)
+    recipe = load_recipe(
+        write(MINIMAL + f"data: {{prompts: {{train: [{{path: '{path}', weight: 2}}, x]}}}}\n")
+    )
+    assert recipe.data.prompts
+    assert paths(recipe.data.prompts.train) == [
+        resolved.format(recipes=here, up=here.parent),
+        str(here / "x"),
+    ]
 
 
 # Origins
@@ -363,6 +438,15 @@ def test_origins_name_line_override_or_default(write: Any) -> None:
     assert list(found) == list(values(load_recipe(path, overrides)))
 
 
+def test_entries_are_shown_and_written_as_short_as_they_can_be(write: Any) -> None:
+    recipe = load_recipe(
+        write(MINIMAL + "data: {prompts: [a.jsonl, {path: o/n, split: train, weight: 1}]}\n")
+    )
+    short = [str(Path.cwd() / "a.jsonl"), {"path": "o/n", "split": "train"}]
+    assert values(recipe)["data.prompts.train"] == short
+    assert YAML(typ="safe", pure=True).load(dump(recipe))["data"]["prompts"]["train"] == short
+
+
 # Writing back
 
 
@@ -379,6 +463,15 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         ("run", "folder"): path,
         **{(stage, parent): st.none() | path for stage in ("rm", "ppo") for parent in ("sft", "rm")},
     }
+
+    def entry() -> st.SearchStrategy[Any]:
+        fields = recipe_schema()["$defs"]["Entry"]["properties"]
+        optional = {k: value(fields[k]) for k in ("weight", "split", "subset", "revision")}
+        ways = [{**optional, way: value(fields[way])} for way in ("format", "columns")]
+        hub_id = st.just("owner/name")
+        return path | st.one_of(
+            [st.fixed_dictionaries({"path": path | hub_id}, optional=way) for way in ways]
+        )
 
     def value(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
         if "$ref" in schema:
@@ -404,13 +497,16 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
             "null": st.none(),
             "string": text,
             "array": st.lists(text, min_size=1, max_size=3),
+            "object": st.dictionaries(text, text | st.lists(text, min_size=1, max_size=2), max_size=2),
         }
         return simple[schema["type"]]
 
     def section(keys: tuple[str, ...], schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
         if schema["title"] == "Source":
-            files = st.lists(path, min_size=1, max_size=3)
-            return st.fixed_dictionaries({"train": files}, optional={"held_out": files | st.floats(0, 0.99)})
+            train = st.lists(entry(), min_size=1, max_size=3)
+            held_out = st.lists(path, min_size=1, max_size=3) | st.floats(0, 0.99)
+            others = {k: value(schema["properties"][k]) for k in ("split_key", "on_bad_record")}
+            return st.fixed_dictionaries({"train": train}, optional={"held_out": held_out, **others})
         properties = schema["properties"].items()
         fields = {k: special[(*keys, k)] if (*keys, k) in special else value(v) for k, v in properties}
         needed = schema.get("required", [])
@@ -463,6 +559,12 @@ EXAMPLES = [
     ("data: {prompts: {train: p.jsonl, held_out: q.jsonl}}", True),
     ("data: {prompts: {train: [p.jsonl], held_out: 0.1}}", True),
     ("data: {prompts: {train: [p.jsonl], held_out: 1}}", False),
+    ("data: {prompts: {path: p.jsonl}}", False),
+    ("data: {prompts: [p.jsonl, {path: q.csv, weight: 2, columns: {prompt: a, responses: [b, c]}}]}", True),
+    ("data: {prompts: {train: {path: q.csv}, held_out: {path: a/b, split: test}, split_key: id}}", True),
+    ("data: {prompts: {train: [{weight: 2}]}}", False),
+    ("data: {prompts: {train: []}}", False),
+    ("data: {prompts: {train: ['']}}", False),
     ("data: {prompts: null}", True),
     ("data: {prompts: 5}", False),
     ("sft:", True),

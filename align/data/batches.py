@@ -44,6 +44,24 @@ def step_rows(seed: int, stage: str, step: int, batch_size: int, n: int) -> list
     return rows
 
 
+def microbatches(sizes: Sequence[tuple[int, int]], tokens: int) -> list[list[int]]:
+    """Group items into forward passes of at most `tokens` tokens, padding included; gives their indices.
+
+    sizes: (rows, tokens of the longest row) of each item. Items of like length come together, the
+    longest first, so what does not fit into memory fails in the first pass. An item that is larger
+    than the budget has a pass of its own.
+    """
+    groups: list[list[int]] = []
+    rows, longest = 0, 0
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i][1]):
+        if not groups or (rows + sizes[i][0]) * longest > tokens:
+            groups.append([])
+            rows, longest = 0, sizes[i][1]
+        groups[-1].append(i)
+        rows += sizes[i][0]
+    return groups
+
+
 @dataclass(frozen=True)
 class Batch:
     """B sequences of prompt and response, padded on the right to the longest, L."""

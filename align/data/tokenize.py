@@ -1,131 +1,35 @@
-"""From records to token ids: one template for all stages, so that they cannot disagree."""
+"""From records to token ids on disk: encoded once, found again by their content."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
 
-import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
 
+from align.data.scan import Problem
+from align.data.store import Batches, code_of, content_key, kept, starts_of
+from align.data.table import Records, valid
+from align.data.template import Template
 from align.errors import UserError
 from align.records import Demonstration, Messages, Prompt, Ranking
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-# Some chat templates print today's date. A run that goes on tomorrow must see the same tokens.
-TEMPLATE_DATE = date(2024, 7, 26)
-TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
-PROBE = (
-    "Hello, world!  Two spaces,\ttab\nnew line; 3.14159 + 2,000 = x_1 (CamelCase, don't).\n\n"
-    "Ünïcödé für Ærøskøbing; Привет; γειά; שלום; سلام; 你好世界; こんにちは; 안녕; नमस्ते; 🙂👩🏽‍🚀 e\u0301"
-)
-
-
-class Template:
-    """How a prompt and a response become token ids; kind is "chat" or "plain".
-
-    chat: the tokenizer's chat template with the generation prompt; a text is one user message.
-    plain: the prompt's text, with a BOS where the tokenizer adds one; the response follows verbatim.
-    `positions`: how many tokens the base can read, None where nothing says so.
-    Raises UserError when the tokenizer has no EOS, or no chat template where one is needed.
-    """
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        kind: Literal["chat", "plain"],
-        positions: int | None = None,
-    ) -> None:
-        if not isinstance(tokenizer.eos_token_id, int):
-            raise UserError(
-                "base.name: its tokenizer has no end-of-sequence token, so no response could end. "
-                "Take another base."
-            )
-        self._tokenizer = tokenizer
-        self._kind = kind
-        self._chat_template = _chat_template(tokenizer) if kind == "chat" else None
-        self.eos_id: int = tokenizer.eos_token_id
-        self.positions = positions
-
-    @property
-    def hash(self) -> str:
-        """A sha256 over what decides the ids: kind, chat template, vocabulary, special tokens, a probe."""
-        tokenizer = self._tokenizer
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        model: dict[str, Any] = json.loads(backend.to_str())["model"] if backend is not None else {}
-        content = {
-            "kind": self._kind,
-            "chat_template": self._chat_template,
-            "vocabulary": tokenizer.get_vocab(),
-            "merges": model.get("merges"),
-            "bos": tokenizer.bos_token_id,
-            "eos": self.eos_id,
-            "probe": self._ids(PROBE, special=True),
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    def prompt_ids(self, prompt: str | Messages) -> list[int]:
-        """The prompt's ids, never empty and never with an EOS behind a plain prompt; raises UserError."""
-        ids = self._chat(prompt) if self._kind == "chat" else self._plain(prompt)
-        if not ids:
-            raise UserError("the prompt has no tokens: the tokenizer drops all of its text")
-        return ids
-
-    def response_ids(self, text: str) -> list[int]:
-        """The response's ids, with one EOS at the end; raises UserError when an EOS stands in the text."""
-        ids = self._ids(text, special=False)
-        if self.eos_id in ids:
-            raise UserError(
-                f"the response holds {self._tokenizer.eos_token!r}, the base's end-of-sequence token: "
-                "remove it from the text, it is added to every response"
-            )
-        return [*ids, self.eos_id]
-
-    def _chat(self, prompt: str | Messages) -> list[int]:
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages,
-                chat_template=self._chat_template,
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-        except jinja2.TemplateError as error:
-            raise UserError(f"the base's chat template refuses the prompt: {error}") from error
-        return self._ids(str(text), special=False)
-
-    def _plain(self, prompt: str | Messages) -> list[int]:
-        if not isinstance(prompt, str):
-            raise UserError(
-                "the prompt is a list of messages, and `data.template: plain` takes text: "
-                "use `data.template: chat`, or write the prompts as text"
-            )
-        ids = self._ids(prompt, special=True)
-        # Some tokenizers close every text with an EOS; behind a prompt it would say that all is said.
-        while len(ids) > 1 and ids[-1] == self.eos_id:
-            ids.pop()
-        return ids
-
-    def _ids(self, text: str, special: bool) -> list[int]:
-        # verbose: lengths are checked, and explained, by the functions below.
-        return list(self._tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
-
-
-def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    try:
-        text = tokenizer.get_chat_template()
-    except ValueError as error:
-        raise UserError(
-            "data.template: the base's tokenizer has no chat template. "
-            "Set `data.template: plain`, or take a base that was trained to chat."
-        ) from error
-    return TODAY.sub(lambda call: json.dumps(TEMPLATE_DATE.strftime(call[2])), text)
+__all__ = [
+    "Encoded",
+    "Encodings",
+    "Template",
+    "encode_demonstrations",
+    "encode_prompts",
+    "encode_rankings",
+    "opening",
+]
 
 
 @dataclass(frozen=True)
@@ -136,95 +40,272 @@ class Encoded:
     responses: list[list[int]]
 
 
+E = TypeVar("E")
+R = TypeVar("R", Prompt, Demonstration, Ranking)
+_CODE = ("data/tokenize.py", "data/template.py")
+_CHUNK = 256  # records that are tokenised together
+_SCHEMA = pa.schema(
+    [
+        ("ids", pa.list_(pa.int32())),  # prompt and responses one after the other
+        ("ends", pa.list_(pa.int32())),  # where each of them ends
+        ("longest", pa.int32()),  # tokens of the prompt with its longest response
+        ("problem", pa.string()),  # why there are no ids
+    ]
+)
+
+
+class Encodings(Sequence[E], Generic[E]):
+    """Token ids on disk, one item for each of `records`; an index gives an item, a slice a list.
+
+    `lengths` [N]: tokens of an item's longest sequence (prompt and longest response); `totals` [N]: of its
+    prompt and all responses. `skipped`: what was left out of the records that were given.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        rows: NDArray[np.int64],
+        make: Callable[[Encoded], E],
+        records: Sequence[Any],
+        skipped: Sequence[Problem] = (),
+    ) -> None:
+        self.records = records
+        self.skipped = list(skipped)
+        self._rows = rows
+        self._make = make
+        self._starts = starts_of(batches).tolist()
+        self._parts = [[*_flat(batch.column("ids")), *_flat(batch.column("ends"))] for batch in batches]
+        self.lengths: NDArray[np.int64] = _whole(batches, lambda batch: batch.column("longest"))[rows]
+        self.totals: NDArray[np.int64] = _whole(
+            batches, lambda batch: pa.compute.list_value_length(batch.column("ids"))
+        )[rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> E: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[E]: ...
+    def __getitem__(self, index: int | slice) -> E | list[E]:
+        if isinstance(index, slice):
+            return [self._item(row) for row in self._rows[index].tolist()]
+        return self._item(int(self._rows[index]))
+
+    def __iter__(self) -> Iterator[E]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def _item(self, row: int) -> E:
+        batch = bisect_right(self._starts, row) - 1
+        i = row - self._starts[batch]
+        ids, ids_at, ends, ends_at = self._parts[batch]
+        tokens = ids[ids_at[i] : ids_at[i + 1]].tolist()
+        cuts = ends[ends_at[i] : ends_at[i + 1]].tolist()
+        return self._make(Encoded(tokens[: cuts[0]], [tokens[a:b] for a, b in pairwise(cuts)]))
+
+
 def encode_demonstrations(
-    template: Template, records: Sequence[Demonstration], max_length: int, where: str
-) -> list[Encoded]:
+    template: Template,
+    records: Sequence[Demonstration],
+    max_length: int,
+    where: str,
+    cache: Path | None = None,
+    skip: bool = False,
+) -> Encodings[Encoded]:
     """Encode each demonstration; `where` names the records in messages, such as "data.demonstrations".
 
-    Raises UserError when a record cannot be encoded or a sequence has more than max_length tokens.
+    `cache`: where the tokens of records that were loaded are kept. `skip`: leave out, and list, records that
+    cannot be encoded or are too long. Otherwise UserError when one of them cannot be encoded, or its sequence
+    has more than max_length tokens.
     """
-    encoded = [_encode(template, i, record, (record.response,), where) for i, record in enumerate(records, 1)]
-    lengths = [_longest(part) for part in encoded]
-    _refuse_long(records, lengths, max_length, where, "sft.max_length")
-    _refuse_beyond(template, max(lengths, default=0), where)
-    return encoded
+    limit = _Limit(max_length, "sft.max_length", where)
+    return _encode(template, records, lambda r: (r.response,), limit, _same, cache, skip)
 
 
 def encode_rankings(
-    template: Template, records: Sequence[Ranking], max_length: int, where: str
-) -> list[Encoded]:
+    template: Template,
+    records: Sequence[Ranking],
+    max_length: int,
+    where: str,
+    cache: Path | None = None,
+    skip: bool = False,
+) -> Encodings[Encoded]:
     """Encode each ranking, its prompt once; raises UserError as encode_demonstrations does."""
-    encoded = [_encode(template, i, record, record.responses, where) for i, record in enumerate(records, 1)]
-    lengths = [_longest(part) for part in encoded]
-    _refuse_long(records, lengths, max_length, where, "rm.max_length")
-    _refuse_beyond(template, max(lengths, default=0), where)
-    return encoded
+    limit = _Limit(max_length, "rm.max_length", where)
+    return _encode(template, records, lambda r: r.responses, limit, _same, cache, skip)
 
 
 def encode_prompts(
-    template: Template, records: Sequence[Prompt], max_prompt_tokens: int, where: str, room: int = 0
-) -> list[list[int]]:
+    template: Template,
+    records: Sequence[Prompt],
+    max_prompt_tokens: int,
+    where: str,
+    room: int = 0,
+    cache: Path | None = None,
+    skip: bool = False,
+) -> Encodings[list[int]]:
     """Encode each prompt; `room`: tokens of the response that will follow.
 
-    Raises UserError when one cannot be encoded, is over max_prompt_tokens, or leaves no such room.
+    Raises UserError as encode_demonstrations does, and where the base has no positions for the response.
     """
-    prompts = [_encode(template, i, record, (), where).prompt for i, record in enumerate(records, 1)]
-    lengths = [len(ids) for ids in prompts]
-    _refuse_long(records, lengths, max_prompt_tokens, where, "ppo.max_prompt_tokens")
-    _refuse_beyond(template, max(lengths, default=0), where, room)
-    return prompts
+    limit = _Limit(max_prompt_tokens, "ppo.max_prompt_tokens", where, room)
+    return _encode(template, records, lambda r: (), limit, lambda encoded: encoded.prompt, cache, skip)
+
+
+@dataclass(frozen=True)
+class _Limit:
+    tokens: int
+    key: str  # of the recipe
+    where: str
+    room: int = 0
 
 
 def _encode(
     template: Template,
-    number: int,
-    record: Prompt | Demonstration | Ranking,
-    responses: Sequence[str],
-    where: str,
-) -> Encoded:
-    try:
-        return Encoded(
-            template.prompt_ids(record.prompt), [template.response_ids(text) for text in responses]
-        )
-    except UserError as error:
-        raise UserError(f"{where}: record {number} ({_opening(record.prompt)}): {error}") from error
+    records: Sequence[R],
+    responses: Callable[[R], Sequence[str]],
+    limit: _Limit,
+    make: Callable[[Encoded], E],
+    cache: Path | None,
+    skip: bool,
+) -> Encodings[E]:
+    """Tokens of distinct records, from the cache or made now, seen through what the limits leave."""
+    distinct, index = (
+        records.distinct() if isinstance(records, Records) else (records, np.arange(len(records)))
+    )
+
+    def told(row: int, problem: str) -> UserError:
+        return UserError(f"{limit.where}: {_named(distinct, row)}: {problem}")
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(distinct), _CHUNK):
+            for i, (*found, problem) in enumerate(
+                _tokens(template, distinct[start : start + _CHUNK], responses)
+            ):
+                if problem and not skip:
+                    raise told(start + i, problem)
+                yield *found, problem
+
+    known = distinct.fingerprint if isinstance(distinct, Records) else None
+    key = content_key(
+        code=code_of(*_CODE),
+        template=template.hash,
+        records=known,
+        of=limit.key,
+    )
+    batches = kept(cache if known else None, f"tokens/{key}.arrow", _SCHEMA, rows)
+    lengths = _whole(batches, lambda batch: batch.column("longest"))
+    problems = _problems(batches)
+    if not skip:
+        for row, problem in problems.items():
+            raise told(row, problem)
+        _refuse_long(distinct, lengths, limit)
+        _refuse_beyond(template, int(max(lengths, default=0)), limit)
+        return Encodings(batches, index, make, records)
+    beyond = template.positions if template.positions is not None else np.inf
+    for row in np.flatnonzero((lengths > limit.tokens) | (lengths + limit.room > beyond)).tolist():
+        over = f"`{limit.key}` is {limit.tokens}"
+        if lengths[row] <= limit.tokens:
+            over = f"the base reads at most {beyond}" + (
+                f", {limit.room} of them kept free" * bool(limit.room)
+            )
+        problems[row] = f"has {lengths[row]} tokens, and {over}"
+    skipped = [Problem(_place(distinct, row, limit.where), "", problems[row]) for row in sorted(problems)]
+    good = ~np.isin(index, list(problems))
+    if len(records) and not good.any():
+        raise UserError(f"{limit.where}: no record is left. The first one left out: {skipped[0]}")
+    chosen = (
+        records.only(good)
+        if isinstance(records, Records)
+        else [records[i] for i in np.flatnonzero(good).tolist()]
+    )
+    return Encodings(batches, index[good], make, chosen, skipped)
 
 
-def _longest(encoded: Encoded) -> int:
-    return len(encoded.prompt) + max(len(response) for response in encoded.responses)
+def _tokens(
+    template: Template, records: Sequence[Any], responses: Callable[[Any], Sequence[str]]
+) -> Iterator[tuple[Any, ...]]:
+    """Rows of _SCHEMA."""
+    texts = [responses(record) for record in records]
+    prompts = template.prompts_ids([record.prompt for record in records])
+    answers = iter(template.responses_ids([text for several in texts for text in several]))
+    for prompt, several in zip(prompts, texts, strict=True):
+        found = [prompt, *(next(answers) for _ in several)]
+        parts = [ids for ids in found if not isinstance(ids, UserError)]
+        if len(parts) < len(found):
+            wrong = next(str(ids) for ids in found if isinstance(ids, UserError))
+            yield (), (), 0, wrong
+            continue
+        lengths = [len(part) for part in parts]
+        flat = np.fromiter((token for part in parts for token in part), np.int32, sum(lengths))
+        yield flat, np.cumsum(lengths, dtype=np.int32), lengths[0] + max(lengths[1:], default=0), None
 
 
-def _refuse_long(
-    records: Sequence[Prompt | Demonstration | Ranking],
-    lengths: Sequence[int],
-    limit: int,
-    where: str,
-    key: str,
-) -> None:
-    long = [i for i, length in enumerate(lengths) if length > limit]
-    if long:
-        first = f"record {long[0] + 1} ({_opening(records[long[0]].prompt)}), {lengths[long[0]]} tokens"
+def _same(encoded: Encoded) -> Encoded:
+    return encoded
+
+
+def _flat(column: pa.ListArray) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The values of all lists and where each begins, without a copy."""
+    return column.values.to_numpy(), column.offsets.to_numpy()
+
+
+def _whole(batches: Batches, column: Callable[[pa.RecordBatch], pa.Array]) -> NDArray[Any]:
+    """One column of numbers of all batches."""
+    arrays = [column(batch).to_numpy(zero_copy_only=False) for batch in batches]
+    return np.concatenate(arrays) if arrays else np.empty(0, np.int64)
+
+
+def _problems(batches: Batches) -> dict[int, str]:
+    """Why a row has no ids, by its number."""
+    found: dict[int, str] = {}
+    for start, batch in zip(starts_of(batches).tolist(), batches, strict=True):
+        told = batch.column("problem")
+        for i in np.flatnonzero(valid(told)).tolist():
+            found[start + i] = str(told[i].as_py())
+    return found
+
+
+def _refuse_long(records: Sequence[R], lengths: NDArray[np.int64], limit: _Limit) -> None:
+    long = np.flatnonzero(lengths > limit.tokens)
+    if len(long):
+        first, longest = int(long[0]), int(lengths.max())
         raise UserError(
-            f"{where}: {len(long)} of {len(lengths)} records have more than {limit} tokens. "
-            f"The first is {first}. The longest has {max(lengths)}: "
-            f"raise `{key}` to {max(lengths)}, or shorten or drop these records."
+            f"{limit.where}: {len(long)} of {len(lengths)} records have more than {limit.tokens} tokens. "
+            f"The first is {_named(records, first)}, {lengths[first]} tokens. The longest has {longest}: "
+            f"raise `{limit.key}` to {longest}, or shorten or drop these records."
         )
 
 
-def _refuse_beyond(template: Template, longest: int, where: str, room: int = 0) -> None:
+def _refuse_beyond(template: Template, longest: int, limit: _Limit) -> None:
     """Raise UserError where the base has no position for a token; it would fail, or read nonsense."""
-    if template.positions is None or longest + room <= template.positions:
+    if template.positions is None or longest + limit.room <= template.positions:
         return
-    after = f" and ppo.max_response_tokens is {room}" if room else ""
-    lower = ", or lower `ppo.max_response_tokens`" if room else ""
+    after = f" and ppo.max_response_tokens is {limit.room}" if limit.room else ""
+    lower = ", or lower `ppo.max_response_tokens`" if limit.room else ""
     raise UserError(
-        f"{where}: the longest record has {longest} tokens{after}, and the base reads at most "
+        f"{limit.where}: the longest record has {longest} tokens{after}, and the base reads at most "
         f"{template.positions}: shorten or drop the long records{lower}, or take another base"
     )
 
 
-def _opening(prompt: str | Messages) -> str:
+def _place(records: Sequence[R], row: int, where: str) -> str:
+    return records.place(row) if isinstance(records, Records) else f"{where}: record {row + 1}"
+
+
+def _named(records: Sequence[R], row: int) -> str:
+    """A record's number, where it stands if that is known, and its prompt's first words."""
+    place = f"{records.place(row)}: " if isinstance(records, Records) else ""
+    return f"record {row + 1} ({place}{opening(records[row].prompt)})"
+
+
+def opening(prompt: str | Messages) -> str:
     """The prompt's first words, to search for in the file."""
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-    words = " ".join(text.split())
+    words = " ".join(text[:1000].split())
     return repr(words if len(words) <= 50 else words[:50] + "…")

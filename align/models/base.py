@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from transformers import (
 from align.errors import UserError
 from align.recipe import Base as BaseSpec
 from align.runtime.files import read_json
+from align.runtime.hub import first_line, refused
 
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
 _SAMPLE = 2**16  # bytes read at each place of a weight file
@@ -54,7 +54,7 @@ class Base:
                 output_loading_info=True,
             )
         except _BROKEN as error:
-            raise UserError(f"base {self.spec.name} cannot be loaded: {_first_line(error)}") from error
+            raise UserError(f"base {self.spec.name} cannot be loaded: {first_line(error)}") from error
         except RuntimeError as error:
             if "ignore_mismatched_sizes" not in str(error):
                 raise
@@ -112,7 +112,7 @@ def find_base(spec: BaseSpec) -> Base:
         )
     except _BROKEN as error:
         raise UserError(
-            f"base {spec.name}: its config or tokenizer files are missing or broken: {_first_line(error)}"
+            f"base {spec.name}: its config or tokenizer files are missing or broken: {first_line(error)}"
         ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -141,12 +141,7 @@ def fingerprint(folder: Path) -> str:
 
 def _from_hub(spec: BaseSpec) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     patterns = [p for p in _FILES if spec.trust_remote_code or p != "*.py"]
     try:
@@ -164,21 +159,9 @@ def _from_hub(spec: BaseSpec) -> Path:
     try:
         HfApi().model_info(spec.name, revision=spec.revision, timeout=10)
         return Path(snapshot_download(spec.name, revision=spec.revision, allow_patterns=patterns))
-    except HfHubHTTPError as error:
-        raise UserError(
-            f"base {spec.name} is not on the hub, or not for you: {_first_line(error)}"
-        ) from error
-    except Exception as error:  # httpx, proxies and offline mode each raise their own
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
-            raise  # the cache's disk, not the hub
-        offline = isinstance(error, OfflineModeIsEnabled)
-        why = (
-            "must not be asked (HF_HUB_OFFLINE)" if offline else f"cannot be reached ({type(error).__name__})"
-        )
-        raise UserError(
-            f"base {spec.name} is neither a folder nor complete in the hub's cache on this machine, and the "
-            f"hub {why}: download it where there is a network, and name the folder"
-        ) from error
+    except Exception as error:
+        name, otherwise = f"base {spec.name}", "neither a folder nor complete in the hub's cache"
+        raise refused(error, name, otherwise) from error
 
 
 def _complete(folder: Path) -> bool:
@@ -193,7 +176,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

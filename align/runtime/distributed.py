@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -32,9 +32,9 @@ def accelerator() -> Accelerator:
     return accel
 
 
-def share(rows: list[T], accel: Accelerator) -> list[T]:
+def share(rows: Sequence[T], accel: Accelerator) -> list[T]:
     """This process's rows of a global batch: every `num_processes`-th, starting at its index."""
-    return rows[accel.process_index :: accel.num_processes]
+    return list(rows[accel.process_index :: accel.num_processes])
 
 
 def check_divisible(value: int, key: str, accel: Accelerator) -> None:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.data.batches import collate, generator, order, step_rows
+from align.data.batches import collate, generator, microbatches, order, step_rows
 
 quick = settings(deadline=None, max_examples=60)
 small = st.integers(1, 40)
@@ -108,3 +108,25 @@ def test_what_was_collated_can_be_cut_out_again(pairs: list[tuple[list[int], lis
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         collate([], 0)
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 300)), max_size=40), st.integers(1, 2000))
+def test_microbatches_hold_each_item_once_within_the_budget(
+    sizes: list[tuple[int, int]], tokens: int
+) -> None:
+    groups = microbatches(sizes, tokens)
+    assert sorted(i for group in groups for i in group) == list(range(len(sizes)))
+    for group in groups:
+        cost = sum(sizes[i][0] for i in group) * max(sizes[i][1] for i in group)
+        assert cost <= tokens or len(group) == 1
+    longest = [sizes[i][1] for group in groups for i in group]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_microbatches_by_hand() -> None:
+    sizes = [(1, 10), (1, 40), (1, 12), (1, 30), (1, 100)]
+    assert microbatches(sizes, 60) == [[4], [1], [3, 2], [0]]
+    assert microbatches(sizes, 80) == [[4], [1, 3], [2, 0]]
+    assert microbatches([(4, 10), (2, 10), (1, 10)], 60) == [[0, 1], [2]]
+    assert microbatches([], 60) == []

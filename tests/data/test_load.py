@@ -4,15 +4,18 @@ import gzip
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.data.load import Split, load
+from align.data.load import Located, Split, load, scan, side
 from align.errors import UserError
 from align.recipe import Source
 from align.records import Demonstration, Prompt, Ranking, prompt_key
@@ -90,7 +93,9 @@ def test_a_bad_line_in_the_middle_is_named(tmp_path: Path, line: bytes, words: s
         ("a.jsonl.gz", gzip.compress(GOOD)[:10] + b"\xff" * 50, "cannot be read"),
         ("a.jsonl", bytes(range(256)), "not a text file"),
         ("a.jsonl", GOOD.decode().encode("utf-16"), "not a text file in UTF-8"),
-        ("a.parquet", GOOD, "records are read from .jsonl and .jsonl.gz"),
+        ("a.parquet", GOOD, "cannot be read: Parquet magic bytes not found"),
+        ("a.txt", GOOD, "unknown kind of file: records are read from .jsonl, .json, .csv and .parquet"),
+        ("a.parquet.gz", gzip.compress(GOOD), "unknown kind of file"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else None,  # gzip's bytes hold the time
 )
@@ -108,7 +113,7 @@ def test_missing_files_and_folders_are_told_together(tmp_path: Path) -> None:
     text = message(tmp_path / "no.jsonl", tmp_path, held_out=[str(tmp_path / "nor.jsonl")])
     assert text.startswith("data.demonstrations: 3 problems")
     assert f"{tmp_path / 'no.jsonl'}: no such file" in text
-    assert f"{tmp_path}: is a folder: name the files in it" in text
+    assert f"{tmp_path}: holds no .jsonl, .json, .csv or .parquet file" in text
     assert f"{tmp_path / 'nor.jsonl'}: no such file" in text
 
 
@@ -164,10 +169,10 @@ def test_a_prompt_is_held_out_from_every_kind_of_record_at_once(tmp_path: Path) 
 
 def test_a_share_that_leaves_a_side_empty_says_which_share_would_not(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", rows(1, 2, 3, 4))
-    for share, side in ((0.001, "nothing held out"), (0.999, "nothing to train on")):
+    for share, left in ((0.001, "nothing held out"), (0.999, "nothing to train on")):
         text = message(path, held_out=share)
         assert text.startswith(f"data.demonstrations.held_out: a share of {share} of 4 different prompts")
-        assert side in text
+        assert left in text
         wanted = float(text.split("set ")[1].split()[0])
         split = read(path, held_out=wanted)
         assert len(split.held_out) == (1 if share < 0.5 else 3)
@@ -233,17 +238,301 @@ def test_real_rankings_load() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("hh-rlhf/harmless-base-test-first-1800.jsonl.gz", "`chosen` is an unknown key"),
-        ("gsm8k/train-first-2000.jsonl.gz", "`question` is an unknown key"),
-    ],
-)
-def test_real_files_of_another_form_are_refused_line_by_line(name: str, words: str) -> None:
+def shared(name: str) -> Path:
     path = SHARED / name
     if not path.is_file():
         pytest.skip(f"{path} is not here")
+    return path
+
+
+def test_a_real_file_with_some_wrong_records_is_refused_or_read_without_them() -> None:
+    path = str(shared("hh-rlhf/harmless-base-test-first-1800.jsonl.gz"))
+    with pytest.raises(UserError, match=r"^data.rankings: \d+ problems") as caught:
+        load(Ranking, Source(train=[path]), "rankings")
+    wrong = int(str(caught.value).split()[1])
+    split = load(Ranking, Source(train=[path], on_bad_record="skip"), "rankings")
+    assert 0 < len(split.skipped) == wrong < 30
+    assert len(split.train) + len(split.held_out) + wrong == 1800
+
+
+def test_a_real_file_in_no_known_form_is_read_by_its_columns() -> None:
+    path = str(shared("gsm8k/train-first-2000.jsonl.gz"))
     text = message(path)
-    assert f"{path}:1: {words}" in text
-    assert len(text.splitlines()) == 22
+    assert f"{path}:1: no known format has these columns: 'question', 'answer'" in text
+    assert len(text.splitlines()) == 2
+    entry = {"path": path, "columns": {"prompt": "question", "response": "answer"}}
+    split = load(Demonstration, Source(train=[entry], held_out=0.1), "demonstrations")
+    with gzip.open(path) as file:
+        first = json.loads(file.readline())
+    assert len(split.train) + len(split.held_out) == 2000
+    assert (first["question"], first["answer"]) in [
+        (r.prompt, r.response) for r in (*split.train[:3], *split.held_out[:3])
+    ]
+
+
+# Several entries
+
+
+def entry(path: str | Path, **fields: Any) -> dict[str, Any]:
+    return {"path": str(path), **fields}
+
+
+def prompts_of(records: Sequence[Any]) -> list[str]:
+    return [record.prompt for record in records]
+
+
+def test_a_weight_says_how_often_a_record_comes_and_the_hash_says_which(tmp_path: Path) -> None:
+    often = write(tmp_path / "often.jsonl", rows(*range(1000)))
+    seldom = write(tmp_path / "seldom.jsonl", rows(*range(1000, 1100)))
+    source = Source(train=[entry(often, weight=2.25), entry(seldom, weight=0.5)], held_out=0.1)
+    split = load(Demonstration, source, "demonstrations")
+    counts = Counter(prompts_of(split.train))
+    held_out = prompts_of(split.held_out)
+    assert len(set(held_out)) == len(held_out)  # weights are for training
+    first = [counts[row["prompt"]] for row in rows(*range(1000)) if row["prompt"] not in held_out]
+    assert set(first) == {2, 3}
+    assert abs(first.count(3) / len(first) - 0.25) < 0.06
+    second = [counts[row["prompt"]] for row in rows(*range(1000, 1100)) if row["prompt"] not in held_out]
+    assert set(second) == {0, 1}
+    assert abs(second.count(1) / len(second) - 0.5) < 0.2
+    again = load(Demonstration, source, "demonstrations")
+    assert again == split
+    alone = load(Demonstration, Source(train=[entry(often, weight=2.25)], held_out=0.1), "demonstrations")
+    assert Counter(prompts_of(alone.train)) == {k: n for k, n in counts.items() if int(k.split()[1]) < 1000}
+
+
+def test_a_weight_that_leaves_nothing_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", rows(1))
+    with pytest.raises(UserError, match="the weights leave no record to train on"):
+        load(Demonstration, Source(train=[entry(path, weight=1e-9)], held_out=0.0), "demonstrations")
+
+
+def test_entries_of_several_kinds_come_in_their_order(tmp_path: Path) -> None:
+    pairs = [{"question": f"q{i}", "good": "yes", "bad": "no"} for i in range(3)]
+    (tmp_path / "pairs.csv").write_text(
+        "".join(",".join(r) + "\n" for r in [[*pairs[0]], *(r.values() for r in pairs)])
+    )
+    own = [{"prompt": f"p{i}", "responses": ["a", "b"], "ranks": [1, 2]} for i in range(2)]
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    pq.write_table(pa.Table.from_pylist(own[:1]), tmp_path / "own.parquet")
+    columns = {"prompt": "question", "chosen": "good", "rejected": "bad"}
+    train = [
+        entry(tmp_path / "own.parquet"),
+        entry(tmp_path / "pairs.csv", columns=columns),
+        entry(tmp_path / "own.json"),
+    ]
+    split = load(Ranking, Source(train=train, held_out=0.0), "rankings")
+    assert prompts_of(split.train) == ["p0", "q0", "q1", "q2", "p0", "p1"]
+    assert [split.train.place(i).removeprefix(f"{tmp_path}/") for i in (0, 1, 5)] == [
+        "own.parquet row 1",
+        "pairs.csv:2",
+        "own.json:1 (item 2)",
+    ]
+    assert split.train[1].responses == ("yes", "no")
+
+
+def test_what_is_wrong_with_an_entry_is_told_with_all_the_rest(tmp_path: Path) -> None:
+    good = write(tmp_path / "a.jsonl", rows(1))
+    train = [
+        entry(good, format="no-such"),
+        entry(good, format="no.such:thing"),
+        entry(good, columns={"promt": "prompt"}),
+        entry(good, split="train"),
+        entry(good, revision="main"),
+        entry(tmp_path / "*.csv"),
+    ]
+    with pytest.raises(UserError) as caught:
+        load(Demonstration, Source(train=train), "demonstrations")
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("data.demonstrations: 6 problems")
+    for line, words in zip(
+        lines[1:],
+        [
+            "no format has this name",
+            "cannot be loaded: ModuleNotFoundError",
+            "`promt` is no part of a record",
+            "choose among the files of a folder",
+            "`revision` is for data sets on the Hub",
+            "no file is called so",
+        ],
+        strict=True,
+    ):
+        assert words in line
+        assert str(tmp_path) in line
+
+
+# Sides
+
+
+LABELERS = [
+    {
+        "prompt": f"p{i % 40}",
+        "responses": ["a", "b"],
+        "ranks": [1, 2],
+        "labeler": f"l{i // 8}",
+        "source": f"s{i % 40}",
+    }
+    for i in range(400)
+]
+
+
+def test_rows_of_one_split_key_stay_on_one_side(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", LABELERS)
+    split = load(Ranking, Source(train=[path], held_out=0.3, split_key="source"), "rankings")
+    sides = [{record.source for record in records} for records in (split.train, split.held_out)]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+    by_prompt = load(Ranking, Source(train=[path], held_out=0.3), "rankings")
+    assert set(prompts_of(by_prompt.held_out)) != set(
+        prompts_of(split.held_out)
+    )  # it was the key that decided
+
+
+def test_a_split_key_that_tears_prompts_apart_is_refused_or_costs_training_records(tmp_path: Path) -> None:
+    mine = [{**row, "prompt": "shared" if i % 20 == 0 else f"p{i}"} for i, row in enumerate(LABELERS)]
+    path = write(tmp_path / "a.jsonl", mine)
+    spec: dict[str, Any] = {"train": [path], "held_out": 0.3, "split_key": "labeler"}
+    with pytest.raises(UserError, match="`labeler` puts it on both sides: split by the prompt, or with"):
+        load(Ranking, Source(**spec), "rankings")
+    split = load(Ranking, Source(**spec, on_bad_record="skip"), "rankings")
+    assert 0 < len(split.skipped) < 20 and split.held_out
+    assert not set(prompts_of(split.train)) & set(prompts_of(split.held_out))
+    assert not {r.labeler for r in split.train} & {r.labeler for r in split.held_out}
+    assert len(split.train) + len(split.held_out) + len(split.skipped) == len(LABELERS)
+    assert "this record does not train" in split.skipped[0].message
+
+
+def test_held_out_files_may_not_share_a_value_of_the_split_key_either(tmp_path: Path) -> None:
+    def ranking(number: int, labeler: str) -> dict[str, Any]:
+        return {"prompt": f"p{number}", "responses": ["a", "b"], "ranks": [1, 2], "labeler": labeler}
+
+    train = write(tmp_path / "a.jsonl", [ranking(1, "ana"), ranking(2, "bo")])
+    held_out = write(tmp_path / "b.jsonl", [ranking(3, "cy"), ranking(4, "bo")])
+    spec: dict[str, Any] = {"train": [train], "held_out": [held_out], "split_key": "labeler"}
+    with pytest.raises(
+        UserError, match=r"b.jsonl:2: `labeler` is held out and also trains \(.*a.jsonl:2\): keep"
+    ):
+        load(Ranking, Source(**spec), "rankings")
+    split = load(Ranking, Source(**spec, on_bad_record="skip"), "rankings")
+    assert (prompts_of(split.train), prompts_of(split.held_out)) == (["p1"], ["p3", "p4"])
+
+
+@pytest.mark.parametrize("wrong", [{}, {"labeler": None}])
+def test_a_row_without_the_split_key_is_a_problem(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    row = {k: v for k, v in LABELERS[0].items() if k != "labeler"} | wrong
+    path = write(tmp_path / "a.jsonl", [LABELERS[1], row])
+    with pytest.raises(UserError, match=r"a.jsonl:2: `labeler` is (missing|null)"):
+        load(Ranking, Source(train=[path], held_out=0.0, split_key="labeler"), "rankings")
+
+
+def test_sides_by_key_agree_with_the_split(tmp_path: Path) -> None:
+    source = Source(train=[write(tmp_path / "a.jsonl", rows(*range(200)))], held_out=0.3)
+    split = load(Demonstration, source, "demonstrations")
+    scanned = [part for part in scan(Demonstration, source.train) if isinstance(part, Located)]
+    assert [p.record for p in scanned if side(p.key, 0.3) == "held_out"] == list(split.held_out)
+    assert [p.record for p in scanned if side(p.key, 0.3) == "train"] == list(split.train)
+    assert scanned[4].place == f"{tmp_path / 'a.jsonl'}:5"
+    assert scanned[4].key == prompt_key("prompt 4")
+
+
+# Bad records
+
+
+def test_skipping_counts_and_lists_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD + b'{"prompt": "a"\n' + b'{"prompt": "b"}\n' + b"caf\xe9\n" + GOOD + b"\0\n")
+    source = Source(train=[str(path)], held_out=0.0, on_bad_record="skip")
+    for _ in range(2):  # the second time from the cache
+        split = load(Demonstration, source, "demonstrations", tmp_path / "cache")
+        assert len(split.train) == 2
+        assert [str(problem).removeprefix(f"{path}:").split(":")[0] for problem in split.skipped] == list(
+            "2346"
+        )
+        assert split.skipped[1].to_dict() == {
+            "place": f"{path}:3",
+            "field": "response",
+            "message": "is missing",
+        }
+    with pytest.raises(UserError, match="4 problems"):  # what is cached does not hide them
+        load(Demonstration, Source(train=[str(path)], held_out=0.0), "demonstrations", tmp_path / "cache")
+
+
+def test_a_file_that_cannot_be_read_is_never_skipped(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.jsonl", rows(1, 2))
+    torn = tmp_path / "torn.jsonl.gz"
+    torn.write_bytes(gzip.compress(GOOD * 1000)[:-9])
+    for bad in (torn, tmp_path / "none.jsonl"):
+        with pytest.raises(UserError, match=bad.name):
+            load(Demonstration, Source(train=[whole, str(bad)], on_bad_record="skip"), "demonstrations")
+
+
+def test_when_every_record_is_skipped_that_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"prompt": "x"}] * 3)
+    with pytest.raises(UserError, match=r"every record was skipped\n  .*a.jsonl:1: `response` is missing"):
+        load(Demonstration, Source(train=[path], on_bad_record="skip"), "demonstrations")
+
+
+GARBAGE = st.one_of(
+    st.binary(max_size=150),
+    st.text('[]{}",:;019.-\n\\u', max_size=40).map(str.encode),
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["prompt", "response", "responses", "ranks", "chosen", "rejected", "x"]),
+            st.recursive(
+                st.none() | st.integers(-1, 2**70) | st.floats() | st.text(max_size=4),
+                lambda inner: (
+                    st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2)
+                ),
+                max_leaves=4,
+            ),
+            max_size=3,
+        ),
+        max_size=3,
+    ).map(lambda found: "\n".join(map(json.dumps, found)).encode()),
+)
+SUFFIXES = [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.zst", ".csv.gz"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([Prompt, Demonstration, Ranking]),
+    st.sampled_from(SUFFIXES),
+    GARBAGE,
+    st.sampled_from(["fail", "skip"]),
+    st.sampled_from([None, "prompt", "x"]),
+)
+def test_whatever_stands_in_a_file_is_records_or_one_clear_message(
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: Any,
+    suffix: str,
+    content: bytes,
+    bad: Any,
+    key: str | None,
+) -> None:
+    path = tmp_path_factory.mktemp("garbage") / f"a{suffix}"
+    if suffix.endswith(".gz"):
+        content = gzip.compress(content)
+    elif suffix.endswith(".zst"):
+        content = pa.Codec("zstd").compress(content).to_pybytes()
+    path.write_bytes(content)
+    source = Source(train=[str(path)], held_out=0.0, on_bad_record=bad, split_key=key)
+    try:
+        split = load(kind, source, "things")
+    except UserError as error:
+        assert str(error).startswith("data.things")
+        assert str(path) in str(error)
+        assert len(str(error).splitlines()) <= 22
+    else:
+        assert all(isinstance(record, kind) for record in split.train)
+        assert len(split.train)
+
+
+def test_a_leak_between_files_is_skipped_on_the_training_side(tmp_path: Path) -> None:
+    train, held_out = write(tmp_path / "a.jsonl", rows(1, 2, 3)), write(tmp_path / "b.jsonl", rows(3, 4))
+    source = Source(train=[train], held_out=[held_out], on_bad_record="skip")
+    split = load(Demonstration, source, "demonstrations")
+    assert prompts_of(split.train) == ["prompt 1", "prompt 2"]
+    assert prompts_of(split.held_out) == ["prompt 3", "prompt 4"]
+    assert [str(p) for p in split.skipped] == [
+        f"{train}:3: `prompt` is held out too ({held_out}:1): this record does not train"
+    ]

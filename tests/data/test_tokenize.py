@@ -104,15 +104,20 @@ def test_what_a_template_cannot_do_is_said() -> None:
         Template(tokenizer(), "chat")
     with pytest.raises(UserError, match="no end-of-sequence token"):
         Template(tokenizer(eos_token=None), "plain")
+    talk = tuple({"role": role, "content": "Hi"} for role in ("user", "assistant", "user"))
     with pytest.raises(UserError, match=r"`data.template: chat`"):
-        Template(tokenizer(), "plain").prompt_ids(({"role": "user", "content": "Hi"},))
+        Template(tokenizer(), "plain").prompt_ids(talk)
     with pytest.raises(UserError, match="only one turn"):
-        talk = tuple({"role": role, "content": "Hi"} for role in ("user", "assistant", "user"))
         Template(tokenizer(chat=STRICT), "chat").prompt_ids(talk)
     with pytest.raises(UserError, match=r"'<eos>'.*remove it"):
         Template(tokenizer(), "plain").response_ids("the end<eos>")
     with pytest.raises(UserError, match="has no tokens"):
         Template(tokenizer(), "plain").prompt_ids("")
+
+
+def test_one_user_message_is_its_text_to_a_plain_template() -> None:
+    template = Template(tokenizer(), "plain")
+    assert template.prompt_ids(({"role": "user", "content": "the film"},)) == template.prompt_ids("the film")
 
 
 def test_the_hash_changes_with_all_that_changes_tokens(tmp_path: Path) -> None:
@@ -202,7 +207,8 @@ def test_too_long_records_are_counted_and_the_key_is_named(
 def test_a_record_that_cannot_be_encoded_is_named() -> None:
     template = Template(tokenizer(), "plain")
     good = Demonstration("the film", " is warm")
-    bad = Demonstration(({"role": "user", "content": "tell me"},), " a story")
+    system = {"role": "system", "content": "be kind"}
+    bad = Demonstration((system, {"role": "user", "content": "tell me"}), " a story")
     with pytest.raises(
         UserError, match=r"^data.demonstrations: record 2 \('tell me'\): .*data.template: chat"
     ):

@@ -1,0 +1,159 @@
+"""What was read or tokenised once, found again by its content: Arrow files, mapped into memory.
+
+A file is complete or absent: it is written aside and renamed. Two processes that need the same file wait
+for one another where the disk can lock, and write it twice, with the same content, where it cannot.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from align.errors import UserError
+from align.runtime.files import fsync
+
+_ROWS, _BYTES = 1024, 2**23  # a batch ends with whichever comes first
+_PART = ".part-"
+
+Batches = list[pa.RecordBatch]
+
+
+def kept(
+    folder: Path | None, name: str, schema: pa.Schema, rows: Callable[[], Iterable[Sequence[Any]]]
+) -> Batches:
+    """The batches of the cache's file `name`, which is written from `rows` where it is not there.
+
+    `folder` None: a temporary file that vanishes with its last batch. What `rows` raises leaves no file.
+    Raises UserError where the cache cannot be written.
+    """
+    if folder is None:
+        descriptor, temporary = tempfile.mkstemp(suffix=".arrow", prefix="align-")
+        os.close(descriptor)
+        try:
+            _write(Path(temporary), schema, rows())
+            return _mapped(Path(temporary))
+        finally:
+            os.unlink(temporary)
+    path = folder / name
+    found = _found(path, schema)
+    if found is not None:
+        return found
+    with in_cache(path), _locked(path) as alone:
+        found = _found(path, schema)
+        if found is not None:
+            return found
+        if alone:
+            for left in path.parent.glob(f"{path.name}{_PART}*"):
+                left.unlink(missing_ok=True)
+        aside = path.with_name(f"{path.name}{_PART}{os.getpid()}-{secrets.token_hex(4)}")
+        try:
+            _write(aside, schema, rows())
+            fsync(aside)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        return _mapped(path)
+
+
+@contextmanager
+def in_cache(path: Path) -> Iterator[None]:
+    """Make the folder of a file in the cache; UserError where it, or the file, cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        why = error.strerror or str(error).splitlines()[0]
+        raise UserError(
+            f"the cache {path.parent} cannot be written ({why}): choose another folder by data.cache"
+        ) from error
+
+
+def content_key(**parts: Any) -> str:
+    """A sha256 over named values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def code_of(*names: str) -> str:
+    """A sha256 over source files of this package, "data/rows.py" or "data/formats/*.py".
+
+    What they wrote is not found again once they have changed: nobody has to remember a version number.
+    """
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for name in names for path in package.glob(name)):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def starts_of(batches: Batches) -> NDArray[np.int64]:
+    """The number of the first row of each batch."""
+    sizes = np.array([batch.num_rows for batch in batches], dtype=np.int64)
+    return np.cumsum(sizes) - sizes
+
+
+def _found(path: Path, schema: pa.Schema) -> Batches | None:
+    """The batches of a file that is there and whole."""
+    try:
+        found = _mapped(path)
+    except (OSError, pa.ArrowException):
+        return None
+    return found if all(batch.schema.equals(schema) for batch in found) else None
+
+
+def _mapped(path: Path) -> Batches:
+    with pa.memory_map(str(path)) as source:
+        reader = pa.ipc.open_file(source)
+        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def _write(path: Path, schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        columns: list[list[Any]] = [[] for _ in schema]
+        size = 0
+
+        def flush() -> None:
+            arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+            for column in columns:
+                column.clear()
+
+        for row in rows:
+            for column, value in zip(columns, row, strict=True):
+                column.append(value)
+                size += len(value) if hasattr(value, "__len__") else 8
+            if len(columns[0]) == _ROWS or size > _BYTES:
+                flush()
+                size = 0
+        if columns[0]:
+            flush()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a file's lock, if the disk has locks: whether it does."""
+    lock = path.with_name(path.name + ".lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)

@@ -1,0 +1,184 @@
+"""Records that lie on disk, seen as sequences: a row of an Arrow file becomes a record when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from align.data.scan import Located, Problem, T
+from align.data.store import Batches, starts_of
+from align.records import prompt_key
+
+_HASH = 32  # bytes
+_NONE = bytes(_HASH)
+_HASHES = ("digest", "prompt", "key")
+SCHEMA = pa.schema(
+    [
+        ("text", pa.string()),  # the record as JSON, null for a problem
+        ("digest", pa.binary(_HASH)),  # sha256 of the text
+        ("prompt", pa.binary(_HASH)),  # of its prompt
+        ("key", pa.binary(_HASH)),  # what decides its side: the prompt, or the value of split_key
+        ("place", pa.string()),  # without the file's name: a file is the same wherever it lies
+        ("problem", pa.string()),  # [field, message] as JSON
+    ]
+)
+
+Rows = NDArray[np.int64]
+
+
+def row_of(part: Located[Any] | Problem) -> tuple[Any, ...]:
+    """A record or a problem as a row of SCHEMA."""
+    if isinstance(part, Problem):
+        return None, _NONE, _NONE, _NONE, part.place, json.dumps([part.field, part.message])
+    text = json.dumps(part.record.to_dict(), sort_keys=True, ensure_ascii=False)
+    digest = hashlib.sha256(text.encode()).digest()
+    prompt = bytes.fromhex(prompt_key(part.record.prompt))
+    return text, digest, prompt, bytes.fromhex(part.key), part.place, None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of an entry, as it was read."""
+
+    batches: Batches
+    name: str  # the file's, in messages
+    weight: float
+    held_out: bool  # by the recipe
+
+
+class Table:
+    """The rows of several files one after the other, with what decides where each one goes.
+
+    `digests`, `prompts`, `keys` [N]: the first 64 bits of each row's hashes; `good` [N]: no problem;
+    `weights`, `held_out` [N]: of the entry.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        pairs = [(part, batch) for part in parts for batch in part.batches]
+        self.batches: Batches = [batch for _, batch in pairs]
+        self._names = [part.name for part, _ in pairs]
+        self._starts = starts_of(self.batches).tolist()
+        sizes = [batch.num_rows for batch in self.batches]
+        self.digests, self.prompts, self.keys = (
+            _join([_first_64(self.hashes(i, name)) for i in range(len(pairs))], np.uint64) for name in _HASHES
+        )
+        self.good = _join([valid(batch.column("text")) for batch in self.batches], np.bool_)
+        self.weights = np.repeat(np.array([part.weight for part, _ in pairs], dtype=np.float64), sizes)
+        self.held_out = np.repeat(np.array([part.held_out for part, _ in pairs], dtype=np.bool_), sizes)
+
+    def hashes(self, batch: int, name: str) -> NDArray[np.uint8]:
+        """One column of hashes of one batch [rows, 32]."""
+        column = self.batches[batch].column(name)
+        flat = np.frombuffer(column.buffers()[1], dtype=np.uint8)
+        return flat[column.offset * _HASH : (column.offset + len(column)) * _HASH].reshape(-1, _HASH)
+
+    def text(self, row: int) -> str:
+        """A good row's record, as JSON."""
+        batch, i = self._at(row)
+        return str(self.batches[batch].column("text")[i].as_py())
+
+    def place(self, row: int) -> str:
+        """Where a row stands: "file:12"."""
+        batch, i = self._at(row)
+        return self._names[batch] + str(self.batches[batch].column("place")[i].as_py())
+
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong with the rows that are no records."""
+        for row in np.flatnonzero(~self.good).tolist():
+            batch, i = self._at(row)
+            field, message = json.loads(self.batches[batch].column("problem")[i].as_py())
+            yield Problem(self.place(row), field, message)
+
+    def digest_of(self, rows: Rows) -> str:
+        """A sha256 over the hashes of these records (rows ascending)."""
+        digest = hashlib.sha256(f"{len(rows)} records\n".encode())
+        bounds = np.searchsorted(rows, [*self._starts, len(self.good)]).tolist()
+        for i, start in enumerate(self._starts):
+            inside = rows[bounds[i] : bounds[i + 1]] - start
+            digest.update(self.hashes(i, "digest")[inside].tobytes())
+        return digest.hexdigest()
+
+    def _at(self, row: int) -> tuple[int, int]:
+        batch = bisect_right(self._starts, row) - 1
+        return batch, row - self._starts[batch]
+
+
+class Records(Sequence[T], Generic[T]):
+    """Records of a table: those of `rows`, which ascend, and name a record several times where it has weight.
+
+    An index gives a record, a slice a list. Equal to any sequence of equal records.
+    """
+
+    def __init__(self, kind: type[T], table: Table, rows: Rows) -> None:
+        self._kind: type[T] = kind
+        self._table = table
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._record(row) for row in self._rows[index].tolist()]
+        return self._record(int(self._rows[index]))
+
+    def __iter__(self) -> Iterator[T]:
+        for start in range(0, len(self), 1024):
+            yield from self[start : start + 1024]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} records of kind {self._kind.__name__}>"
+
+    def place(self, index: int) -> str:
+        """Where a record stands: "file:12"."""
+        return self._table.place(int(self._rows[index]))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A sha256 over the records in their order; names and places of files do not count."""
+        return self._table.digest_of(self._rows)
+
+    def distinct(self) -> tuple[Records[T], Rows]:
+        """Each record once, and where each of these is among them."""
+        rows, index = np.unique(self._rows, return_inverse=True)
+        return Records(self._kind, self._table, rows), index
+
+    def only(self, chosen: NDArray[np.bool_]) -> Records[T]:
+        """Those records for which `chosen` [N] is true."""
+        return Records(self._kind, self._table, self._rows[chosen])
+
+    def _record(self, row: int) -> T:
+        return self._kind.from_dict(json.loads(self._table.text(row)))
+
+
+def valid(column: pa.Array) -> NDArray[np.bool_]:
+    """Which values are not null. (Without pyarrow's own way to numpy, which imports pandas for booleans.)"""
+    if not column.null_count:
+        return np.ones(len(column), dtype=np.bool_)
+    return np.array(column.is_valid().to_pylist(), dtype=np.bool_)
+
+
+def _first_64(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    return hashes[:, :8].copy().view(">u8")[:, 0].astype(np.uint64)
+
+
+def _join(arrays: list[Any], dtype: Any) -> Any:
+    return np.concatenate(arrays).astype(dtype) if arrays else np.empty(0, dtype)

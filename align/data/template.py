@@ -1,0 +1,154 @@
+"""How a prompt and a response become token ids: one template for all stages, so that they cannot disagree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from datetime import date
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import jinja2
+
+from align.errors import UserError
+from align.records import Messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Some chat templates print today's date. A run that goes on tomorrow must see the same tokens.
+TEMPLATE_DATE = date(2024, 7, 26)
+TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+PROBE = (
+    "Hello, world!  Two spaces,\ttab\nnew line; 3.14159 + 2,000 = x_1 (CamelCase, don't).\n\n"
+    "Ünïcödé für Ærøskøbing; Привет; γειά; שלום; سلام; 你好世界; こんにちは; 안녕; नमस्ते; 🙂👩🏽‍🚀 e\u0301"
+)
+
+
+class Template:
+    """How a prompt and a response become token ids; kind is "chat" or "plain".
+
+    chat: the tokenizer's chat template with the generation prompt; a text is one user message.
+    plain: the prompt's text, with a BOS where the tokenizer adds one; the response follows verbatim.
+    `positions`: how many tokens the base can read, None where nothing says so.
+    Raises UserError when the tokenizer has no EOS, or no chat template where one is needed.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        kind: Literal["chat", "plain"],
+        positions: int | None = None,
+    ) -> None:
+        if not isinstance(tokenizer.eos_token_id, int):
+            raise UserError(
+                "base.name: its tokenizer has no end-of-sequence token, so no response could end. "
+                "Take another base."
+            )
+        self._tokenizer = tokenizer
+        self._kind = kind
+        self.chat_template = _chat_template(tokenizer) if kind == "chat" else None
+        self.eos_id: int = tokenizer.eos_token_id
+        self.positions = positions
+
+    @cached_property
+    def hash(self) -> str:
+        """A sha256 over what decides the ids: kind, chat template, vocabulary, special tokens, a probe."""
+        tokenizer = self._tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        model: dict[str, Any] = json.loads(backend.to_str())["model"] if backend is not None else {}
+        content = {
+            "kind": self._kind,
+            "chat_template": self.chat_template,
+            "vocabulary": tokenizer.get_vocab(),
+            "merges": model.get("merges"),
+            "bos": tokenizer.bos_token_id,
+            "eos": self.eos_id,
+            "probe": self._ids([PROBE], special=True)[0],
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def prompt_ids(self, prompt: str | Messages) -> list[int]:
+        """The prompt's ids, never empty and never with an EOS behind a plain prompt; raises UserError."""
+        return _good(self.prompts_ids([prompt])[0])
+
+    def response_ids(self, text: str) -> list[int]:
+        """The response's ids, with one EOS at the end; raises UserError when an EOS stands in the text."""
+        return _good(self.responses_ids([text])[0])
+
+    def prompts_ids(self, prompts: Sequence[str | Messages]) -> list[list[int] | UserError]:
+        """The ids of many prompts at once, which is faster; in place of ids, what is wrong with a prompt."""
+        texts = [self._chat(prompt) if self._kind == "chat" else _plain(prompt) for prompt in prompts]
+        good = [text for text in texts if isinstance(text, str)]
+        found = iter(self._ids(good, special=self._kind == "plain"))
+        return [self._prompt(next(found)) if isinstance(text, str) else text for text in texts]
+
+    def responses_ids(self, texts: Sequence[str]) -> list[list[int] | UserError]:
+        """The ids of many responses at once; in place of ids, what is wrong with a response."""
+        wrong = (
+            f"the response holds {self._tokenizer.eos_token!r}, the base's end-of-sequence token: "
+            "remove it from the text, it is added to every response"
+        )
+        return [
+            UserError(wrong) if self.eos_id in ids else [*ids, self.eos_id]
+            for ids in self._ids(texts, special=False)
+        ]
+
+    def _chat(self, prompt: str | Messages) -> str | UserError:
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    messages,
+                    chat_template=self.chat_template,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                )
+            )
+        except jinja2.TemplateError as error:
+            return UserError(f"the base's chat template refuses the prompt: {error}")
+
+    def _prompt(self, ids: list[int]) -> list[int] | UserError:
+        # Some tokenizers close every text with an EOS; behind a prompt it would say that all is said.
+        while self._kind == "plain" and len(ids) > 1 and ids[-1] == self.eos_id:
+            ids.pop()
+        return ids or UserError("the prompt has no tokens: the tokenizer drops all of its text")
+
+    def _ids(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        # verbose: lengths are checked, and explained, by align.data.tokenize.
+        found = self._tokenizer(
+            list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        return [list(ids) for ids in found]
+
+
+def _plain(prompt: str | Messages) -> str | UserError:
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1:  # one user message is its text, as a text is one user message to a chat template
+        return prompt[0]["content"]
+    return UserError(
+        "the prompt is a conversation, and `data.template: plain` takes text: "
+        "use `data.template: chat`, or write the prompts as text"
+    )
+
+
+def _good(ids: list[int] | UserError) -> list[int]:
+    if isinstance(ids, UserError):
+        raise ids
+    return ids
+
+
+def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    try:
+        text = tokenizer.get_chat_template()
+    except ValueError as error:
+        raise UserError(
+            "data.template: the base's tokenizer has no chat template. "
+            "Set `data.template: plain`, or take a base that was trained to chat."
+        ) from error
+    return TODAY.sub(lambda call: json.dumps(TEMPLATE_DATE.strftime(call[2])), text)

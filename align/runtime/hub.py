@@ -1,0 +1,32 @@
+"""What the Hugging Face hub answers when it does not answer."""
+
+from __future__ import annotations
+
+import errno
+
+from align.errors import UserError
+
+
+def refused(error: Exception, name: str, otherwise: str) -> UserError:
+    """One message for a failed request: `name` is what was asked for, `otherwise` what was tried before.
+
+    Raises the error itself where this machine's disk is to blame.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if isinstance(error, HfHubHTTPError):
+        return UserError(f"{name} is not on the hub, or not for you: {first_line(error)}")
+    # httpx, proxies and offline mode each raise their own.
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+        raise error  # the cache's disk, not the hub
+    offline = isinstance(error, OfflineModeIsEnabled)
+    why = "must not be asked (HF_HUB_OFFLINE)" if offline else f"cannot be reached ({type(error).__name__})"
+    return UserError(
+        f"{name} is {otherwise} on this machine, and the hub {why}: download it where there is a network, "
+        "and name the folder"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """An error's first line; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
