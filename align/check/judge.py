@@ -1,0 +1,328 @@
+"""From numbers to findings: what training would refuse, what deserves a look, what is good to know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from align.check.gather import Gathered, Row
+from align.check.measures import Conflict, Consistency, LengthBias
+from align.check.result import (
+    EXAMPLES,
+    KINDS,
+    SHOWN,
+    Finding,
+    Leak,
+    Set,
+    Severity,
+    TemplateFacts,
+    WrongRecords,
+)
+from align.recipe import Recipe
+
+_STAGES = {"demonstrations": "sft", "rankings": "rm", "prompts": "ppo"}
+_MUCH = 0.05  # from this share of the records on, what is odd about them is a warning
+_MANY = 0.2  # the same, for what is common in good data too
+_FEW = 100  # with fewer held-out comparisons, an accuracy's 95% interval is over 0.2 wide
+_ENOUGH = 30  # with fewer cases, a share says nothing
+_FEW_LEAKS = 0.01  # up to this share of held-out prompts, what is measured hardly changes
+_POOR_AGREEMENT = 0.6  # chance is 0.5
+_LENGTH_DECIDES = 0.65  # from this accuracy on, a length-only model is a warning
+_LENGTH_HELPS = 0.55
+
+
+def number(count: int, one: str, several: str | None = None) -> str:
+    """`1 record`, `12,345 records`."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def percent(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f}%" if whole else "0%"
+
+
+def by_share(count: int, total: int, limit: float) -> Severity:
+    return "warning" if count >= limit * total else "note"
+
+
+def missing(recipe: Recipe) -> Iterator[Finding]:
+    """Kinds that the recipe does not name."""
+    absent = [kind for kind in KINDS if getattr(recipe.data, kind) is None]
+    if len(absent) == len(KINDS):
+        message = "the recipe names no data: add `data: {rankings: FILE}`, or demonstrations, or prompts"
+        yield Finding("error", "no_data", "data", message)
+        return
+    for kind in absent:
+        yield Finding(
+            "note", "no_data", f"data.{kind}", f"not in the recipe; {_STAGES[kind]} would need them"
+        )
+
+
+def wrong(found: WrongRecords) -> Iterator[Finding]:
+    """Records that could not be read or encoded."""
+    if not found.count:
+        return
+    parts = [number(found.count, "wrong record")]
+    if found.files:
+        parts.append(f"{number(found.files, 'file')} that cannot be read whole")
+    if found.empty:
+        parts.append(f"{found.empty:,} with an empty text")
+    skipped = found.skipped and not found.files
+    does = "left out (on_bad_record: skip)" if skipped else "training refuses them"
+    shown = f"; the first {SHOWN}" if found.count > SHOWN else ""
+    message = f"{', '.join(parts)}: {does}{shown}"
+    severity: Severity = "warning" if skipped else "error"
+    yield Finding(severity, "wrong_records", f"data.{found.kind}", message, found.first)
+
+
+def sides(gathered: Gathered) -> Iterator[Finding]:
+    """A side without records, and values of split_key that are on both."""
+    where, source = f"data.{gathered.kind}", gathered.source
+    train, out = gathered.train.rows, gathered.held_out.rows
+    if not train and not gathered.wrong:
+        yield Finding("error", "no_records", f"{where}.train", "no record is left to train on")
+    elif source.held_out == 0.0 or source.held_out == []:
+        message = "nothing is held out, so nothing measures what is learnt"
+        yield Finding("note", "nothing_held_out", where, message)
+    elif not out and not gathered.wrong:
+        what = f"a share of {source.held_out}" if isinstance(source.held_out, float) else "what is named"
+        message = f"{what} leaves nothing held out: name a larger share, held-out files, or 0.0 for none"
+        yield Finding("error", "nothing_held_out", f"{where}.held_out", message)
+    if source.split_key is not None:
+        shared = {row.group for row in train} & {row.group for row in out}
+        if shared:
+            skip = source.on_bad_record == "skip"
+            values = number(len(shared), "value stands", "values stand")
+            does = "the training records are left out" if skip else "training refuses them"
+            message = f"{values} on both sides: {does}"
+            yield Finding("warning" if skip else "error", "leak", f"{where}.split_key", message)
+
+
+def limits(both: Sequence[Set], skip: bool) -> Iterator[Finding]:
+    """Records of one kind that are too long."""
+    records = sum(found.records for found in both)
+    every = [found.lengths.limits for found in both if found.lengths]
+    for of_sides in zip(*every, strict=True):
+        limit, over = of_sides[0], sum(part.over for part in of_sides)
+        if not over:
+            continue
+        have = f"{over:,} of {number(records, 'record')} {'has' if over == 1 else 'have'} more than"
+        if limit.key == "base":
+            left = ", less ppo.max_response_tokens" if both[0].kind == "prompts" else ""
+            what = f"{have} the {limit.tokens:,} tokens that the base reads{left}"
+            todo = "shorten or drop them, or take another base"
+        else:
+            what = f"{have} {limit.key} = {limit.tokens:,} tokens"
+            todo = f"raise it to {max(part.longest for part in of_sides):,}, or shorten or drop them"
+        if skip:
+            todo = "they are left out (on_bad_record: skip)"
+        code = "beyond_base" if limit.key == "base" else "too_long"
+        yield Finding("warning" if skip else "error", code, f"data.{both[0].kind}", f"{what}: {todo}")
+
+
+def template(facts: TemplateFacts) -> Iterator[Finding]:
+    """How tokenizer and chat template go together."""
+    if facts.turn_ends_with_eos is False:
+        message = (
+            f"the chat template ends an answer with {facts.turn_end!r}, and the tokenizer's EOS is "
+            f"{facts.eos!r}: responses will end with {facts.eos!r}, which chat programs may not stop at"
+        )
+        yield Finding("warning", "turn_end_is_not_eos", "base", message)
+    if facts.answer_follows is False:
+        message = (
+            "the chat template writes an answer otherwise than as generation prompt and text (it adds or "
+            "drops something between): the base sees here what its chat training may not have shown it"
+        )
+        yield Finding("warning", "answer_does_not_follow", "base", message)
+    if facts.system_prompt:
+        said = " ".join(facts.system_prompt.split())
+        message = (
+            f"the chat template adds a system prompt of {facts.system_tokens} tokens wherever a prompt has "
+            f"none: {said[:70] + '…' if len(said) > 70 else said!r}"
+        )
+        yield Finding("note", "default_system_prompt", "data.template", message)
+    if facts.pad_is_eos:
+        message = (
+            f"the tokenizer pads with its EOS, {facts.eos!r}: harmless here, as masks tell what is padding"
+        )
+        yield Finding("note", "pad_is_eos", "base", message)
+
+
+def texts(gathered: Gathered) -> Iterator[Finding]:
+    """What is odd about single records of one kind, on both sides together."""
+    piles = (gathered.train, gathered.held_out)
+    where = f"data.{gathered.kind}"
+    total = sum(len(pile.rows) for pile in piles)
+    answers = sum(len(row.lengths) for pile in piles for row in pile.rows)
+
+    def found(
+        code: str, of: int, limit: float, one: str, several: str, after: str = "", slug: str | None = None
+    ) -> Iterator[Finding]:
+        count = sum(pile.marked(code).count for pile in piles)
+        if count:
+            places = [place for pile in piles for place in pile.marked(code).places][:EXAMPLES]
+            message = number(count, one, several) + after
+            yield Finding(by_share(count, of, limit), slug or code, where, message, places)
+
+    for code in sorted({code for pile in piles for code in pile.marks if code.startswith("control ")}):
+        after = (
+            f" the text {code.removeprefix('control ')!r}, which the tokenizer reads as a control token: "
+            "take it out"
+        )
+        yield from found(code, total, 0, "record holds", "records hold", after, "control_token")
+    holds = ("ranking holds", "rankings hold")
+    after = " one text twice, ranked differently: such a label can only be noise"
+    yield from found("same_text_ranked_apart", total, 0, *holds, after)
+    if sum(pile.marked("identical").count - pile.marked("same_text_ranked_apart").count for pile in piles):
+        yield from found("identical", total, _MUCH, *holds, " one response twice")
+    yield from found("near_identical", total, _MANY, *holds, " responses that are nearly the same")
+    yield from found("says_nothing", answers, _MUCH, "response is", "responses are", " punctuation only")
+    begins = ("response begins", "responses begin")
+    after = " with a letter right behind the prompt's last one: with template: plain, begin it with a space"
+    yield from found("glued", answers, _MUCH, *begins, after)
+    after = " with a space, and tokenizers expect it before the next word: move it to the response"
+    yield from found("prompt_ends_with_space", total, _MUCH, "prompt ends", "prompts end", after)
+    after = " with a space, which the answers that a chat template writes do not"
+    yield from found("response_starts_with_space", answers, _MANY, *begins, after)
+
+
+def repeats(both: Sequence[Set]) -> Iterator[Finding]:
+    """Records and prompts that come again on their side."""
+    where = f"data.{both[0].kind}"
+    records, whole, again, near = (
+        sum(counts)
+        for counts in zip(
+            *((f.records, f.repeats.whole, f.repeats.again, f.repeats.near) for f in both), strict=True
+        )
+    )
+    if whole:
+        message = f"{number(whole, 'record')} came before, word for word, and would count again"
+        yield Finding(by_share(whole, records, _MUCH), "repeated_records", where, message)
+    elif again and both[0].kind != "rankings":
+        yield Finding(
+            "note", "repeated_prompts", where, f"{number(again, 'record')} with a prompt that came before"
+        )
+    if near:
+        differ = number(near, "prompt differs", "prompts differ")
+        message = f"{differ} from another only in case, punctuation or spaces"
+        yield Finding("note", "near_prompts", where, message)
+
+
+def labels(found: Set, recipe: Recipe) -> Iterator[Finding]:
+    """What the rankings of one side decide, and who made them."""
+    said, where = found.labels, f"data.{found.kind}.{found.side}"
+    if said is None or not found.records:
+        return
+    if not said.comparisons:
+        severity: Severity = "error" if found.side == "train" and recipe.rm.ties == "ignore" else "warning"
+        yield Finding(severity, "no_comparison", where, "no ranking decides any comparison: all are tied")
+    elif said.all_tied and recipe.rm.ties == "ignore":
+        decide = number(said.all_tied, "ranking decides", "rankings decide")
+        share = percent(said.all_tied, found.records)
+        message = f"{decide} nothing ({share}), and would teach nothing (rm.ties: ignore)"
+        yield Finding(by_share(said.all_tied, found.records, _MANY), "all_tied", where, message)
+    if found.side == "held_out" and 0 < said.comparisons < _FEW:
+        message = f"only {said.comparisons} comparisons: the reward model's accuracy will be a rough number"
+        yield Finding("note", "few_comparisons", where, message)
+    if said.labelers > 1 and said.by_labeler[0][1] >= found.records / 2:
+        name, count = said.by_labeler[0]
+        message = f"{name} made {percent(count, found.records)} of the labels; {said.labelers} people label"
+        yield Finding("note", "one_labeler", where, message)
+
+
+def conflicts(side: str, found: Consistency, openings: dict[int, str]) -> Iterator[Finding]:
+    """Labels that contradict each other."""
+    where = f"data.rankings.{side}"
+
+    def first(of: Sequence[Conflict]) -> list[str]:
+        return [f"{openings[c.prompt]}: {', '.join(c.places[:4])}" for c in of[:EXAMPLES]]
+
+    pairs = len(found.contradictory)
+    if pairs:
+        who = ", ".join(f"{a} against {b} {count:,}" for a, b, count in found.by[:EXAMPLES])
+        alone = f", {found.self_contradictory:,} by one person alone" if found.self_contradictory else ""
+        message = (
+            f"{number(pairs, 'pair')} of responses ordered both ways, {percent(pairs, found.repeated_pairs)} "
+            f"of those with several labels{alone} ({who})"
+        )
+        much = found.self_contradictory >= _MUCH * found.repeated_pairs or pairs >= 0.3 * found.repeated_pairs
+        severity: Severity = "warning" if much else "note"
+        yield Finding(severity, "contradictory_labels", where, message, first(found.contradictory))
+    if found.cycles:
+        prompts = number(len(found.cycles), "prompt's labels go", "prompts' labels go")
+        message = (
+            f"{prompts} round in a circle (the first: {found.cycles[0].responses} responses): "
+            "no reward model can satisfy them all"
+        )
+        yield Finding("warning", "cycles", where, message, first(found.cycles))
+    judgements = found.agreeing + found.disagreeing
+    if found.agreement is not None and judgements >= _ENOUGH and found.agreement < _POOR_AGREEMENT:
+        message = (
+            f"two labelers agree on only {percent(found.agreeing, judgements)} of {judgements:,} judgements "
+            "of the same pair: a reward model cannot learn more than that"
+        )
+        yield Finding("warning", "agreement", where, message)
+
+
+def length(found: LengthBias | None) -> Iterator[Finding]:
+    """Whether length alone predicts the label."""
+    if found is None:
+        return
+    enough = found.held_out.comparisons >= _ENOUGH
+    on, measured = ("held-out", found.held_out) if enough else ("training", found.train)
+    accuracy = measured.accuracy(found.rule)
+    if accuracy is None or measured.comparisons < _ENOUGH or accuracy < _LENGTH_HELPS:
+        return
+    message = (
+        f"always taking the {found.rule} response is right on {100 * accuracy:.1f}% of "
+        f"{number(measured.comparisons, on + ' comparison')}: a reward model that gets no further may have "
+        "learnt length alone"
+    )
+    severity: Severity = "warning" if accuracy >= _LENGTH_DECIDES else "note"
+    yield Finding(severity, "length_bias", "data.rankings", message)
+
+
+def leaks(found: Sequence[Leak], recipe: Recipe) -> Iterator[Finding]:
+    """Prompts that are trained on and measured on."""
+    for leak in found:
+        own = leak.trains == leak.held_out
+        trains = f"data.{leak.trains}.train"
+        severity: Severity
+        if own and leak.prompts:
+            skip = getattr(recipe.data, leak.held_out).on_bad_record == "skip"
+            severity = "warning" if skip else "error"
+            after = "the training records are left out" if skip else "training refuses them"
+        # That the policy practised on prompts says nothing of how well the reward model judges there.
+        elif leak.trains == "prompts" and not own:
+            severity, after = "note", "the policy practises on what others are measured on"
+        else:
+            severity = by_share(leak.prompts + leak.near, leak.of, _FEW_LEAKS)
+            after = "what is measured there is partly remembered"
+        stand = number(leak.prompts, "prompt stands", "prompts stand")
+        nearly = number(leak.near, "prompt stands", "prompts stand")
+        case = "but for case, punctuation or spaces"
+        if not leak.prompts:
+            message = f"{nearly} in {trains} too, {case}: {after}"
+        else:
+            message = f"{stand} in {trains} too" + (f" ({leak.near:,} more {case})" if leak.near else "")
+            message += f": {after}"
+        yield Finding(severity, "leak", f"data.{leak.held_out}.held_out", message, leak.first)
+
+
+def openings(rows: Sequence[Row]) -> dict[int, str]:
+    """The first words of each prompt, by its key."""
+    return {row.prompt: row.opening for row in rows}
+
+
+def advice(findings: Sequence[Finding], recipe: Recipe, recipe_path: str) -> str:
+    """One line: what to do next."""
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = sum(finding.severity == "warning" for finding in findings)
+    if errors:
+        what = "the error" if errors == 1 else f"the {errors} errors"
+        return f"Training would refuse this. Correct {what} above, then: align check {recipe_path}"
+    stages = [_STAGES[kind] for kind in KINDS if getattr(recipe.data, kind) is not None]
+    command = "run" if len(stages) == len(KINDS) else stages[0]
+    go = f"align {command} {recipe_path}"
+    if warnings:
+        what = "the warning" if warnings == 1 else f"the {warnings} warnings"
+        return f"Nothing stops training. Look at {what} above; then: {go}"
+    return f"Ready to train: {go}"

@@ -1,0 +1,269 @@
+"""What rankings say before anything trains: pure functions over ranks, lengths and keys of texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+Ranks = Sequence[int | None]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a number is distributed; a share p of the values is at or below its quantile."""
+
+    median: int
+    p95: int
+    max: int
+
+
+def spread(values: Iterable[int]) -> Spread | None:
+    """None without values."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+
+    def quantile(percent: int) -> int:
+        return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
+
+    return Spread(quantile(50), quantile(95), ordered[-1])
+
+
+# One ranking
+
+
+def decided(ranks: Ranks) -> list[tuple[int, int]]:
+    """The comparisons (better, worse), as indices."""
+    ranked = [(rank, i) for i, rank in enumerate(ranks) if rank is not None]
+    return [(i, j) if a < b else (j, i) for (a, i), (b, j) in combinations(ranked, 2) if a != b]
+
+
+def tied(ranks: Ranks) -> list[tuple[int, int]]:
+    """The tied pairs (i, j), i < j, as indices."""
+    ranked = [(rank, i) for i, rank in enumerate(ranks) if rank is not None]
+    return [(i, j) for (a, i), (b, j) in combinations(ranked, 2) if a == b]
+
+
+@dataclass(frozen=True)
+class Wins:
+    """In how many comparisons the longer, or the shorter, response was preferred; equal: equally long."""
+
+    longer: int = 0
+    shorter: int = 0
+    equal: int = 0
+
+    @property
+    def comparisons(self) -> int:
+        return self.longer + self.shorter + self.equal
+
+    def accuracy(self, rule: str) -> float | None:
+        """Of always saying "longer" or "shorter"; equal lengths count one half, None without comparisons."""
+        if not self.comparisons:
+            return None
+        right = self.longer if rule == "longer" else self.shorter
+        return (right + 0.5 * self.equal) / self.comparisons
+
+
+def length_wins(rankings: Iterable[tuple[Ranks, Sequence[int]]]) -> Wins:
+    """Count over rankings given as (ranks, lengths of the responses)."""
+    longer = shorter = equal = 0
+    for ranks, lengths in rankings:
+        for better, worse in decided(ranks):
+            longer += lengths[better] > lengths[worse]
+            shorter += lengths[better] < lengths[worse]
+            equal += lengths[better] == lengths[worse]
+    return Wins(longer, shorter, equal)
+
+
+@dataclass(frozen=True)
+class LengthBias:
+    """How far a response's length alone predicts the label."""
+
+    unit: str  # "tokens", or "characters" where there is no tokenizer
+    train: Wins
+    held_out: Wins
+    rule: str  # "longer" or "shorter": what won more often in training
+    accuracy: float | None  # of the rule, on held-out comparisons, or where there are none on training ones
+    measured_on: str  # "held_out" or "train"
+
+
+def length_bias(train: Wins, held_out: Wins, unit: str = "tokens") -> LengthBias | None:
+    """Fit the rule on training comparisons and measure it on held-out ones; None without comparisons."""
+    if not (train.comparisons or held_out.comparisons):
+        return None
+    fit = train if train.comparisons else held_out
+    rule = "longer" if fit.longer >= fit.shorter else "shorter"
+    side, wins = ("held_out", held_out) if held_out.comparisons else ("train", train)
+    return LengthBias(unit, train, held_out, rule, wins.accuracy(rule), side)
+
+
+# Several rankings of one prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One ranking, with its responses as keys."""
+
+    prompt: int
+    responses: tuple[int, ...]
+    ranks: tuple[int | None, ...]
+    labeler: str | None
+    place: str
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Labels of one prompt that contradict each other, with the records that they stand in."""
+
+    prompt: int
+    places: list[str]
+    responses: int  # 2 for a contradictory pair, more for a cycle
+
+
+@dataclass
+class Consistency:
+    """What rankings of the same prompts say of each other."""
+
+    repeated_pairs: int = 0  # pairs of responses that more than one record decides
+    contradictory: list[Conflict] = field(default_factory=list)  # of these, ordered both ways
+    self_contradictory: int = 0  # of these, by one labeler who said both
+    by: list[tuple[str, str, int]] = field(default_factory=list)  # who against whom, most often first
+    cycles: list[Conflict] = field(default_factory=list)  # one a prompt
+    judged_twice: int = 0  # pairs that two or more labelers judged, ties included
+    agreeing: int = 0  # two labelers, one pair: both decide, and alike
+    disagreeing: int = 0  # both decide, and differently
+    one_tied: int = 0  # one decides, the other says tie
+    both_tied: int = 0
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of pairs of decided judgements, by different labelers, that agree; None without any."""
+        both = self.agreeing + self.disagreeing
+        return self.agreeing / both if both else None
+
+
+Vote = tuple[int, str | None, str]  # 1: the pair's first is better, -1: the second, 0: a tie; labeler; place
+
+
+def consistency(judgements: Iterable[Judgement]) -> Consistency:
+    """Compare all records of each prompt with each other: responses are the same where their keys are."""
+    groups: dict[int, list[Judgement]] = {}
+    for judgement in judgements:
+        groups.setdefault(judgement.prompt, []).append(judgement)
+    found = Consistency()
+    against: Counter[tuple[str, str]] = Counter()
+    for prompt, group in groups.items():
+        if len(group) < 2:
+            continue
+        votes = _votes(group)
+        for pair_votes in votes.values():
+            if len(pair_votes) > 1:
+                _compare(prompt, pair_votes, found, against)
+        cycle = find_cycle(majority(votes))
+        if cycle:
+            steps = {frozenset(step) for step in zip(cycle, cycle[1:] + cycle[:1], strict=True)}
+            places = [
+                place for pair, given in votes.items() if frozenset(pair) in steps for *_, place in given
+            ]
+            found.cycles.append(Conflict(prompt, sorted(set(places), key=places.index), len(cycle)))
+    found.by = [(a, b, count) for (a, b), count in against.most_common()]
+    return found
+
+
+def _votes(group: Sequence[Judgement]) -> dict[tuple[int, int], list[Vote]]:
+    """What was said of each pair of responses; a pair's keys are in ascending order."""
+    votes: dict[tuple[int, int], list[Vote]] = {}
+    for judgement in group:
+        keys, who, place = judgement.responses, judgement.labeler, judgement.place
+        pairs = [(i, j, 1) for i, j in decided(judgement.ranks)]
+        for i, j, sign in pairs + [(i, j, 0) for i, j in tied(judgement.ranks)]:
+            a, b = keys[i], keys[j]
+            if a != b:
+                pair, said = ((a, b), sign) if a < b else ((b, a), -sign)
+                votes.setdefault(pair, []).append((said, who, place))
+    return votes
+
+
+def _compare(
+    prompt: int, votes: Sequence[Vote], found: Consistency, against: Counter[tuple[str, str]]
+) -> None:
+    """Add what the votes on one pair of responses say to what was found."""
+    ups = [vote for vote in votes if vote[0] > 0]
+    downs = [vote for vote in votes if vote[0] < 0]
+    found.repeated_pairs += len(ups) + len(downs) > 1
+    if ups and downs:
+        places = list(dict.fromkeys(place for *_, place in (ups[0], downs[0])))
+        found.contradictory.append(Conflict(prompt, places, 2))
+        opposed = {
+            (min(a, b), max(a, b))
+            for a in {who or "unnamed" for _, who, _ in ups}
+            for b in {who or "unnamed" for _, who, _ in downs}
+        }
+        against.update(opposed)
+        found.self_contradictory += bool(
+            {who for _, who, _ in ups if who} & {who for _, who, _ in downs if who}
+        )
+    # Counting by sign and labeler instead of pair by pair keeps pairs that thousands judged cheap.
+    named = Counter((sign, who) for sign, who, _ in votes if who is not None)
+    by_sign = {sign: sum(n for (s, _), n in named.items() if s == sign) for sign in (1, -1, 0)}
+    same_person = _same_person(named)
+    total = {
+        (s, t): by_sign[s] * by_sign[t] if s != t else by_sign[s] * (by_sign[s] - 1) // 2
+        for s, t in ((1, 1), (-1, -1), (0, 0), (1, -1), (1, 0), (-1, 0))
+    }
+    between = {signs: count - same_person[signs] for signs, count in total.items()}
+    found.judged_twice += any(between.values())
+    found.agreeing += between[1, 1] + between[-1, -1]
+    found.disagreeing += between[1, -1]
+    found.one_tied += between[1, 0] + between[-1, 0]
+    found.both_tied += between[0, 0]
+
+
+def _same_person(named: Mapping[tuple[int, str], int]) -> Counter[tuple[int, int]]:
+    """Pairs of votes, by their signs, that come from one and the same labeler."""
+    same: Counter[tuple[int, int]] = Counter()
+    for who in {who for _, who in named}:
+        up, down, tie = (named.get((sign, who), 0) for sign in (1, -1, 0))
+        same[1, 1] += up * (up - 1) // 2
+        same[-1, -1] += down * (down - 1) // 2
+        same[0, 0] += tie * (tie - 1) // 2
+        same[1, -1] += up * down
+        same[1, 0] += up * tie
+        same[-1, 0] += down * tie
+    return same
+
+
+def majority(votes: Mapping[tuple[int, int], Sequence[Vote]]) -> dict[int, list[int]]:
+    """The relation "more labels prefer it to": a response's key to those of the responses it beats."""
+    beats: dict[int, list[int]] = {}
+    for (a, b), given in votes.items():
+        balance = sum(sign for sign, *_ in given)
+        if balance:
+            winner, loser = (a, b) if balance > 0 else (b, a)
+            beats.setdefault(winner, []).append(loser)
+    return beats
+
+
+def find_cycle(beats: Mapping[int, Sequence[int]]) -> list[int]:
+    """Nodes of one cycle in order, empty where there is none; linear in the number of edges."""
+    beaten_by = Counter(loser for losers in beats.values() for loser in losers)
+    free = [node for node in beats if not beaten_by[node]]
+    gone = set(free)
+    while free:  # what nobody beats is in no cycle; without it, what it alone beat is not either
+        for loser in beats.get(free.pop(), ()):
+            beaten_by[loser] -= 1
+            if not beaten_by[loser]:
+                gone.add(loser)
+                free.append(loser)
+    left = {loser: winner for winner in beats if winner not in gone for loser in beats[winner]}
+    if not left:
+        return []
+    # Everything left is beaten by something left: going from loser to winner must come back.
+    steps: dict[int, int] = {}  # a node to its place on the way
+    node = next(iter(left))
+    while node not in steps:
+        steps[node] = len(steps)
+        node = left[node]
+    return list(steps)[steps[node] :][::-1]

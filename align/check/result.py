@@ -1,0 +1,164 @@
+"""What a check finds, as plain data: shown on the terminal, written as check.json, and read by the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from align.check.measures import LengthBias, Spread
+from align.check.texts import Repeats
+
+Severity = Literal["error", "warning", "note"]
+Side = Literal["train", "held_out"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+KINDS = ("demonstrations", "rankings", "prompts")
+SHOWN = 20  # wrong records that are listed one by one; the others are counted
+EXAMPLES = 3  # places that a finding names
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to know before training; an error is what training would refuse."""
+
+    severity: Severity
+    code: str  # the same for the same kind of thing, to search check.json for
+    where: str  # the recipe's key, such as data.rankings.train
+    message: str
+    examples: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A number of tokens in the recipe or of the base, and how many records are over it."""
+
+    key: str
+    tokens: int
+    over: int
+    longest: int  # what it would have to be for all records
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Of prompts, of single responses with their EOS, and of a prompt with its longest response."""
+
+    unit: str  # "tokens", or "characters" where there is no tokenizer
+    prompt: Spread
+    response: Spread | None
+    sequence: Spread | None
+    limits: list[Limit]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What rankings say, in numbers."""
+
+    k: dict[int, int]  # how many records have K responses
+    comparisons: int
+    ties: int  # tied pairs
+    all_tied: int  # records that decide no comparison
+    unranked: int  # responses without a rank
+    labelers: int  # how many are named
+    by_labeler: list[tuple[str, int]]  # records each, most first
+    unnamed: int  # records without a labeler
+
+    @property
+    def tied_share(self) -> float:
+        """Of the pairs in which both responses are ranked."""
+        return self.ties / max(1, self.ties + self.comparisons)
+
+
+@dataclass(frozen=True)
+class Set:
+    """One side of one kind of records."""
+
+    kind: str
+    side: Side
+    records: int
+    repeats: Repeats
+    lengths: Lengths | None  # None without records
+    labels: Labels | None  # None unless rankings
+    identical: int  # records with a response twice
+    near_identical: int  # records with two responses that are nearly the same
+    says_nothing: int  # responses of punctuation only
+
+
+@dataclass(frozen=True)
+class WrongRecords:
+    """What could not be read as records, or not be encoded."""
+
+    kind: str
+    count: int
+    files: int  # of these, whole files, or the rest of one: they are never skipped
+    skipped: bool  # on_bad_record: skip
+    empty: int  # of these, for an empty prompt or response
+    first: list[str]
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Prompts that train in one place and are held out in another."""
+
+    trains: str
+    held_out: str
+    prompts: int
+    near: int  # prompts that differ in case, punctuation and spaces only
+    of: int  # different prompts that are held out there
+    first: list[str]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What rankings of the same prompts say of each other, on one side."""
+
+    side: Side
+    repeated_pairs: int  # pairs of responses that several records decide
+    contradictory: int  # of these, ordered both ways
+    self_contradictory: int  # of these, by one labeler who said both
+    by: list[tuple[str, str, int]]  # who against whom, most often first
+    cycles: int  # prompts whose majority relation has a cycle
+    judged_twice: int  # pairs that several labelers judged
+    judgements: int  # two labelers on one pair who both decide
+    agreement: float | None  # share of these that agree
+    one_tied: int  # one decides, the other says tie
+    both_tied: int
+
+
+@dataclass(frozen=True)
+class TemplateFacts:
+    """How the base's tokenizer and the recipe's template go together."""
+
+    kind: str
+    eos: str
+    pad_is_eos: bool
+    system_prompt: str | None  # what the chat template says where a prompt has no system message
+    system_tokens: int
+    turn_end: str | None  # what the chat template writes behind an assistant's text; None: nothing, or plain
+    turn_ends_with_eos: bool | None  # None where it cannot be told
+    answer_follows: bool | None  # the template writes an answer as generation prompt and text
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that `align check` has to say of one recipe."""
+
+    align: str
+    recipe: str
+    run: str
+    base: str
+    template: TemplateFacts | None  # None without a tokenizer
+    code: list[str]  # what of other people's code would run
+    sets: list[Set]
+    length_bias: LengthBias | None
+    agreement: list[Agreement]
+    leaks: list[Leak]
+    wrong_records: list[WrongRecords]
+    findings: list[Finding]
+    next: str
+
+    def count(self, severity: Severity) -> int:
+        return sum(finding.severity == severity for finding in self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """2 where training would refuse."""
+        return 2 if self.count("error") else 0

@@ -1,0 +1,159 @@
+"""`align check`: reads everything that a recipe names, trains nothing, and says what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from align import __version__
+from align.check import judge, summary, template
+from align.check.gather import Gathered, Reader, gather
+from align.check.measures import LengthBias
+from align.check.result import KINDS, SEVERITIES, Agreement, Finding, Report, Set, WrongRecords
+from align.check.show import show
+from align.data.formats import FORMATS
+from align.data.template import Template
+from align.errors import UserError
+from align.recipe import Recipe
+from align.runtime.files import to_json, write_text
+
+if TYPE_CHECKING:
+    from align.models.base import Base
+
+FILE = "check.json"
+
+
+def main(recipe: Recipe, recipe_path: str) -> int:
+    """Check, print and write; returns 2 where training would refuse, else 0."""
+    errors = Console(stderr=True)
+    with errors.status("reading") if errors.is_terminal else nullcontext() as status:
+        tell = status.update if status else lambda text: None
+        report = check(recipe, recipe_path, tell)
+    try:
+        written = str(write(report, recipe.run.path))
+    except OSError as error:  # a check is worth having where nothing can be written, too
+        written = f"nowhere: {recipe.run.path / FILE}: {error.strerror}"
+    show(report, written, Console())
+    return report.exit_code
+
+
+def check(recipe: Recipe, recipe_path: str, tell: Callable[[str], None] = lambda text: None) -> Report:
+    """Read and measure all that the recipe names; nothing that is wrong with it raises."""
+    tell("reading the tokenizer")
+    base, made, findings = _template(recipe)
+    facts = None
+    if base is not None and made is not None:
+        facts = template.look(base.tokenizer, made, recipe.data.template)
+        findings += judge.template(facts)
+    findings += judge.missing(recipe)
+    control = template.control_tokens(base.tokenizer) if base is not None else None
+    reader = Reader(made, recipe.data.template == "chat", control)
+    unit = "tokens" if made else "characters"
+    everything: list[Gathered] = []
+    for kind in KINDS:
+        source = getattr(recipe.data, kind)
+        if source is not None:
+            tell(f"{kind}: reading")
+            everything.append(gather(kind, source, reader, recipe.data.cache_folder, tell))
+    sets, wrong = [], []
+    for gathered in everything:
+        limits = summary.limits_of(recipe, gathered.kind, base.positions if base else None) if made else []
+        both = [summary.summarise(gathered, side, limits, unit) for side in summary.SIDES]
+        sets += both
+        wrong.append(summary.wrong_records(gathered))
+        findings += _of_records(recipe, gathered, both, wrong[-1])
+    bias, agreement = _of_rankings(everything, unit, findings)
+    leaks = list(summary.leaks(everything))
+    findings += judge.leaks(leaks, recipe)
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Report(
+        align=__version__,
+        recipe=recipe_path,
+        run=recipe.run.name,
+        base=recipe.base.name,
+        template=facts,
+        code=list(foreign_code(recipe)),
+        sets=sets,
+        length_bias=bias,
+        agreement=agreement,
+        leaks=leaks,
+        wrong_records=[part for part in wrong if part.count],
+        findings=findings,
+        next=judge.advice(findings, recipe, recipe_path),
+    )
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write check.json into the run's folder; raises OSError where that cannot be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE
+    write_text(path, to_json({**asdict(report), "exit_code": report.exit_code}))
+    return path
+
+
+def foreign_code(recipe: Recipe) -> Iterator[str]:
+    """What would run that is neither align nor a library of its: the checkpoint's code, format functions."""
+    if recipe.base.trust_remote_code:
+        yield f"the Python code of {recipe.base.name} (base.trust_remote_code)"
+    installed = {point.name: point.value for point in entry_points(group="align.formats")}
+    for kind in KINDS:
+        source = getattr(recipe.data, kind)
+        for side in summary.SIDES:
+            entries = getattr(source, side, None)
+            for entry in entries if isinstance(entries, list) else ():
+                name = entry.format
+                if name and name.strip().lower().replace("_", "-") not in FORMATS:
+                    plugin = f" ({installed[name]})" if name in installed else ""
+                    yield f"the format {name}{plugin}, for data.{kind}.{side}"
+
+
+def _template(recipe: Recipe) -> tuple[Base | None, Template | None, list[Finding]]:
+    """The base's tokenizer and the template, as far as they are there."""
+    # Imported here: transformers brings torch along, which takes seconds.
+    from align.models.base import find_base
+
+    try:
+        base = find_base(recipe.base)
+    except UserError as error:
+        after = "; lengths are counted in characters, and limits are not checked"
+        return None, None, [Finding("error", "base", "base", f"{error}{after}")]
+    try:
+        return base, Template(base.tokenizer, recipe.data.template, base.positions), []
+    except UserError as error:
+        return base, None, [Finding("error", "template", "data.template", str(error))]
+
+
+def _of_records(
+    recipe: Recipe, gathered: Gathered, both: Sequence[Set], wrong: WrongRecords
+) -> Iterator[Finding]:
+    yield from judge.wrong(wrong)
+    yield from judge.sides(gathered)
+    yield from judge.limits(both, wrong.skipped)
+    yield from judge.texts(gathered)
+    yield from judge.repeats(both)
+    for found in both:
+        yield from judge.labels(found, recipe)
+
+
+def _of_rankings(
+    everything: Sequence[Gathered], unit: str, findings: list[Finding]
+) -> tuple[LengthBias | None, list[Agreement]]:
+    """Length bias and agreement, where there are rankings; adds what they mean to the findings."""
+    rankings = next((gathered for gathered in everything if gathered.kind == "rankings"), None)
+    if rankings is None:
+        return None, []
+    bias = summary.bias(rankings, unit)
+    findings += judge.length(bias)
+    agreement = []
+    for side in summary.SIDES:
+        rows = rankings.pile(side).rows
+        found = summary.consistency_of(rows)
+        findings += judge.conflicts(side, found, judge.openings(rows))
+        agreement.append(summary.agreement(side, found))
+    return bias, agreement

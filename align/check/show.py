@@ -1,0 +1,192 @@
+"""A report on the terminal: what there is, then what is wrong with it, then what to do."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from align.check.judge import number, percent
+from align.check.measures import Spread
+from align.check.result import SEVERITIES, Finding, Labels, Report, Set
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_INDENT = 22  # of what stands beside a fact's name
+_ONE_LINE = 85  # characters of places that may stand side by side
+Cell = tuple[str, str]  # text and style
+Line = Sequence[Cell]
+
+
+def show(report: Report, written: str, console: Console) -> None:
+    """Print; the worst comes last but for the line that says what to do, where the eye rests.
+
+    written: where the report lies, or why it does not.
+    """
+    for line in lines(report, written, console.width if console.is_terminal else None):
+        text = Text.assemble(*((_printable(part), style) for part, style in line))
+        console.print(text, soft_wrap=True, highlight=False)
+
+
+def lines(report: Report, written: str, width: int | None) -> Iterator[Line]:
+    """The report's lines; long ones are wrapped to a width, None: not at all."""
+    yield [(f"align check {report.recipe}", "bold")]
+    yield [(f"run {report.run}, base {_path(report.base)}", "dim")]
+    unit = next((found.lengths.unit for found in report.sets if found.lengths), "tokens")
+    if report.sets:
+        yield []
+        yield from _table(_records(report.sets), left=(0, 1))
+        yield []
+        yield from _table(_lengths(report.sets, unit), left=(0, 1, 6))
+        yield []
+    yield from _facts(report, written, width)
+    for severity in reversed(SEVERITIES):
+        found = [finding for finding in report.findings if finding.severity == severity]
+        if found:
+            yield []
+            yield [(number(len(found), severity), _STYLES[severity])]
+        for finding in found:
+            yield from _finding(finding, width)
+    yield []
+    style = "bold red" if report.exit_code else "bold green"
+    yield [(report.next, style)]  # whole, for the command in it
+
+
+def _records(sets: Sequence[Set]) -> list[list[Cell]]:
+    head = ["records", "", "number", "prompts", "K", "comparisons", "tied pairs", "all tied", "unranked"]
+    rows: list[list[Cell]] = [[(title, "bold") for title in head]]
+    for found in sets:
+        row = [f"{found.records:,}", f"{found.repeats.prompts:,}"]
+        label = found.labels
+        if label:
+            tied = f"{label.ties:,} ({100 * label.tied_share:.1f}%)" if label.ties else "0"
+            row += [_k(label), f"{label.comparisons:,}", tied, f"{label.all_tied:,}", f"{label.unranked:,}"]
+        rows.append([*_name(found), *((text, "") for text in row)])
+    return rows
+
+
+def _k(label: Labels) -> str:
+    """`4`, or `2-9, most 3`."""
+    if len(label.k) < 2:
+        return str(next(iter(label.k), ""))
+    common = max(label.k, key=lambda k: label.k[k])
+    return f"{min(label.k)}-{max(label.k)}, most {common}"
+
+
+def _lengths(sets: Sequence[Set], unit: str) -> list[list[Cell]]:
+    head = [unit, "", "prompt", "response", "sequence", "over", "limit"]
+    rows: list[list[Cell]] = [[(title, "bold") for title in head]]
+    rows.append([("median / 95% / max", "dim")])
+    for found in sets:
+        if found.lengths is None:
+            continue
+        spreads = (found.lengths.prompt, found.lengths.response, found.lengths.sequence)
+        rows.append([*_name(found), *((_spread(part), "") for part in spreads)])
+        for i, limit in enumerate(found.lengths.limits):
+            if i and not limit.over:
+                continue
+            if i:
+                rows.append([("", "")] * 5)
+            name = "the base reads" if limit.key == "base" else limit.key
+            rows[-1] += [
+                (f"{limit.over:,}", "bold red" if limit.over else ""),
+                (f"{name} {limit.tokens:,}", ""),
+            ]
+    return rows
+
+
+def _spread(found: Spread | None) -> str:
+    return f"{found.median:,} / {found.p95:,} / {found.max:,}" if found else ""
+
+
+def _name(found: Set) -> tuple[Cell, Cell]:
+    return (found.kind if found.side == "train" else "", ""), (_side(found.side), "")
+
+
+def _side(side: str) -> str:
+    return side.replace("_", "-")
+
+
+def _table(rows: list[list[Cell]], left: Sequence[int]) -> Iterator[Line]:
+    """Aligned columns, those in `left` to the left and the others to the right."""
+    rows = [row + [("", "")] * (len(rows[0]) - len(row)) for row in rows]
+    # A line with one cell reaches over the columns.
+    widths = [
+        max(len(row[i][0]) for row in rows if any(text for text, _ in row[1:])) for i in range(len(rows[0]))
+    ]
+    for row in rows:
+        cells = [
+            (f"{text:<{width}}" if i in left else f"{text:>{width}}", style)
+            for i, ((text, style), width) in enumerate(zip(row, widths, strict=True))
+        ]
+        while cells and not cells[-1][0].strip():
+            cells.pop()
+        if cells:
+            cells[-1] = (cells[-1][0].rstrip(), cells[-1][1])
+        yield [part for cell in cells for part in (cell, ("  ", ""))][:-1]
+
+
+def _facts(report: Report, written: str, width: int | None) -> Iterator[Line]:
+    """Who labelled, how far they agree, what length alone would reach, and whose code runs."""
+    facts: list[Cell] = []
+    for found in report.sets:
+        label = found.labels
+        if label and label.labelers:
+            top = ", ".join(f"{name} {count:,}" for name, count in label.by_labeler[:4])
+            more = ", …" if label.labelers > 4 else ""
+            unnamed = f"; {label.unnamed:,} unnamed" if label.unnamed else ""
+            facts.append((f"labelers, {_side(found.side)}", f"{label.labelers:,}: {top}{more}{unnamed}"))
+    for agreement in report.agreement:
+        if agreement.agreement is not None:
+            share = f"{100 * agreement.agreement:.1f}% of {number(agreement.judgements, 'judgement')}"
+            text = f"{share} of one pair by two people ({number(agreement.judged_twice, 'pair')})"
+            facts.append((f"agreement, {_side(agreement.side)}", text))
+    bias = report.length_bias
+    if bias and bias.accuracy is not None:
+        side, wins = ("training", bias.train) if bias.train.comparisons else ("held-out", bias.held_out)
+        longer, shorter = percent(wins.longer, wins.comparisons), percent(wins.shorter, wins.comparisons)
+        right = f"{100 * bias.accuracy:.1f}% right ({_side(bias.measured_on)})"
+        facts.append(("length", f"longer wins {longer}, shorter {shorter} ({side}); length alone is {right}"))
+    facts += [("runs code", code) for code in report.code] or [("runs code", "none but align's")]
+    facts.append(("written", _path(written)))
+    for name, text in facts:
+        first, *more_lines = _wrapped(text, width, _INDENT)
+        yield [(f"{name:{_INDENT}}", "bold"), (first, "yellow" if text in report.code else "")]
+        yield from ([(" " * _INDENT + part, "")] for part in more_lines)
+
+
+def _finding(finding: Finding, width: int | None) -> Iterator[Line]:
+    style = _STYLES[finding.severity]
+    for i, part in enumerate(_wrapped(f"{finding.where}: {finding.message}", width, 4)):
+        rest = part.removeprefix(finding.where)
+        if i == 0 and rest != part:
+            yield [("  ", ""), (finding.where, style), (rest, "")]
+        else:
+            yield [(f"    {part}", "")]
+    examples = [_path(example) for example in finding.examples]
+    if sum(map(len, examples)) <= _ONE_LINE and not any(" " in example for example in examples):
+        examples = ["  ".join(examples)] if examples else []
+    for example in examples:
+        first, *more = _wrapped(example, width, 6)
+        yield [(f"    {first}", "dim")]
+        yield from ([(f"      {part}", "dim")] for part in more)
+
+
+def _wrapped(text: str, width: int | None, indent: int) -> list[str]:
+    """The text in lines that leave room for an indent; one line where there is no width."""
+    if width is None:
+        return [text]
+    wide = max(40, width - indent)
+    return textwrap.wrap(text, wide, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _path(text: str) -> str:
+    """Places in the working directory, said from there."""
+    return text.replace(os.getcwd() + os.sep, "")
+
+
+def _printable(text: str) -> str:
+    """Names and openings come from strangers' files and may hold terminal codes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

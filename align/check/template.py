@@ -1,0 +1,81 @@
+"""Whether tokenizer, chat template and texts go together: what goes wrong there is seldom seen in a loss."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import jinja2
+
+from align.check.result import TemplateFacts
+from align.data.template import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SYSTEM, _USER, _ANSWER = "Sysmark42.", "Usermark42.", "Answermark42."
+
+
+def look(tokenizer: PreTrainedTokenizerBase, template: Template, kind: str) -> TemplateFacts:
+    """Ask the tokenizer and its chat template a few questions."""
+    eos = str(tokenizer.eos_token)
+    pad_is_eos = tokenizer.pad_token_id == template.eos_id
+    if kind != "chat":
+        return TemplateFacts(kind, eos, pad_is_eos, None, 0, None, None, None)
+    user = [{"role": "user", "content": _USER}]
+    asked = _render(tokenizer, template, user, generation=True)
+    with_system = _render(
+        tokenizer, template, [{"role": "system", "content": _SYSTEM}, *user], generation=True
+    )
+    answered = _render(tokenizer, template, [*user, {"role": "assistant", "content": _ANSWER}])
+    header, said = system_prompt(asked, with_system)
+    tokens = len(tokenizer(header + said, add_special_tokens=False)["input_ids"]) if said else 0
+    follows = turn_end = ends = None
+    if asked is not None and answered is not None:
+        follows = answered.startswith(asked + _ANSWER)
+        if _ANSWER in answered:
+            turn_end = answered.rpartition(_ANSWER)[2].strip() or None
+            ends = turn_end.startswith(eos) if turn_end else None
+    return TemplateFacts(kind, eos, pad_is_eos, said, tokens, turn_end, ends, follows)
+
+
+def system_prompt(asked: str | None, with_system: str | None) -> tuple[str, str | None]:
+    """(what stands before it, what a template says by itself as the system), None where it says nothing.
+
+    It is what takes the place of a system message that is given, when none is given.
+    """
+    if asked is None or with_system is None or with_system.count(_SYSTEM) != 1:
+        return "", None
+    before, _, after = with_system.partition(_SYSTEM)
+    fits = asked.startswith(before) and asked.endswith(after) and len(asked) >= len(before) + len(after)
+    said = asked[len(before) : len(asked) - len(after)] if fits else ""
+    return (before, said) if said.strip() else ("", None)
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
+    """Finds the texts that the tokenizer reads as special tokens; None where it has none."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    found = {str(token) for token in tokenizer.all_special_tokens}
+    found |= {str(token) for token in added if getattr(token, "special", False)}
+    found = {token for token in found if token.strip()}
+    if not found:
+        return None
+    return re.compile("|".join(re.escape(token) for token in sorted(found, key=lambda t: (-len(t), t))))
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
+    messages: list[dict[str, str]],
+    generation: bool = False,
+) -> str | None:
+    try:
+        text = tokenizer.apply_chat_template(
+            messages,
+            chat_template=template.chat_template,
+            tokenize=False,
+            add_generation_prompt=generation,
+        )
+    except jinja2.TemplateError:  # some refuse a system message, or an answer
+        return None
+    return str(text)

@@ -1,0 +1,123 @@
+"""Texts and prompts that are the same, or nearly, and records that come again."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from align.records import Messages
+
+NEAR = 0.9  # near-identical: so large a share of the two responses' word triples is common to both
+
+_FIRST = 40  # characters that nearly always tell whether a text says something
+
+
+class _Bare(dict[int, str | int | None]):
+    """For str.translate: punctuation and control characters go, every kind of space is one; the rest stays.
+
+    Symbols stay because they may be all there is: a thumb up is not a thumb down.
+    """
+
+    def __missing__(self, code: int) -> str | int | None:
+        sign = chr(code)
+        gone = unicodedata.category(sign)[0] in "PZC"
+        return self.setdefault(code, " " if sign.isspace() else None if gone else code)
+
+
+_BARE = _Bare()
+
+
+def bare_words(text: str) -> list[str]:
+    """The words of a text, casefolded and without punctuation."""
+    return text.casefold().translate(_BARE).split()
+
+
+def normal(text: str) -> str:
+    """Casefolded, without punctuation and spaces; of a text with nothing else, the text itself."""
+    return "".join(bare_words(text)) or text.strip()
+
+
+def normal_prompt(prompt: str | Messages) -> str:
+    """The normal form of a prompt; a text equals the one user message that it stands for."""
+    if isinstance(prompt, str):
+        return f"user:{normal(prompt)}"
+    return "\n".join(f"{message['role']}:{normal(message['content'])}" for message in prompt)
+
+
+def key(text: str) -> int:
+    """64 bits of a hash, to compare texts that need not stay in memory; the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def says_nothing(text: str) -> bool:
+    """Whether no letter, digit or symbol stands in it."""
+    return not bare_words(text[:_FIRST]) and not bare_words(text)
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Pairs of responses of one record, as indices i < j: the same text, or nearly."""
+
+    identical: list[tuple[int, int]]
+    near: list[tuple[int, int]]
+
+
+def alike(responses: Sequence[str]) -> Alike:
+    """Compare all pairs: identical but for outer spaces; near: one normal form, or `jaccard` >= 0.9.
+
+    Responses of which one is over 1.4 times as long as the other are not near, whatever they repeat.
+    """
+    stripped = [text.strip() for text in responses]
+    words = [bare_words(text) for text in stripped]
+    forms = ["".join(parts) or text for parts, text in zip(words, stripped, strict=True)]
+    identical: list[tuple[int, int]] = []
+    near: list[tuple[int, int]] = []
+    triples: dict[int, frozenset[tuple[str, ...]]] = {}
+    for i, j in combinations(range(len(stripped)), 2):
+        if stripped[i] == stripped[j]:
+            identical.append((i, j))
+        elif forms[i] == forms[j]:
+            near.append((i, j))
+        elif max(len(forms[i]), len(forms[j])) <= 1.4 * min(len(forms[i]), len(forms[j])):
+            for k in (i, j):
+                if k not in triples:
+                    triples[k] = word_triples(words[k])
+            if jaccard(triples[i], triples[j]) >= NEAR:
+                near.append((i, j))
+    return Alike(identical, near)
+
+
+def word_triples(words: Sequence[str]) -> frozenset[tuple[str, ...]]:
+    """The three-word shingles of a text's words; of fewer words, all of them as one."""
+    return frozenset(zip(words, words[1:], words[2:], strict=False)) or frozenset([tuple(words)])
+
+
+def jaccard(a: frozenset[Hashable], b: frozenset[Hashable]) -> float:
+    """The share of what is in either that is in both."""
+    common = len(a & b)
+    return common / (len(a) + len(b) - common)
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Among the records of one side of one kind."""
+
+    prompts: int  # different prompts
+    again: int  # records whose prompt came before
+    near: int  # prompts that are another one but for case, punctuation and spaces
+    whole: int  # records that came before, label and labeler included
+
+
+def repeats(records: Iterable[tuple[int, int, Hashable]]) -> Repeats:
+    """Count over records given as (prompt's key, key of its normal form, the rest of the record)."""
+    count, whole = 0, Counter[tuple[int, Hashable]]()
+    forms: dict[int, int] = {}  # a prompt's key to its normal form's
+    for prompt, form, rest in records:
+        count += 1
+        forms[prompt] = form
+        whole[prompt, rest] += 1
+    return Repeats(len(forms), count - len(forms), len(forms) - len(set(forms.values())), count - len(whole))

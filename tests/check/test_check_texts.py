@@ -1,0 +1,68 @@
+"""When two texts count as the same, nearly the same, or as different."""
+
+from __future__ import annotations
+
+import pytest
+
+from align.check.texts import Alike, Repeats, alike, key, normal, normal_prompt, repeats, says_nothing
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Hello, World!", "hello world", True),
+        ("Straße", "STRASSE", True),
+        ("a\u00a0b\tc\n", "abc", True),
+        ("no.", "No!", True),
+        ("👍", "👎", False),  # symbols may be all there is
+        ("...", "!!!", False),
+        ("हिन्दी", "हन्द", False),  # vowel signs are letters
+        ("1 + 1", "1 = 1", False),
+    ],
+)
+def test_normal_form(one: str, other: str, same: bool) -> None:
+    assert (normal(one) == normal(other)) is same
+
+
+def test_a_text_is_one_user_message() -> None:
+    assert normal_prompt("Hi there") == normal_prompt(({"role": "user", "content": "hi, there"},))
+    assert normal_prompt("Hi") != normal_prompt(
+        ({"role": "system", "content": "Hi"}, {"role": "user", "content": "Hi"})
+    )
+
+
+def test_only_punctuation_says_nothing() -> None:
+    assert says_nothing(" ?! …\n")
+    assert not says_nothing("42")
+    assert not says_nothing("👍")
+
+
+def test_identical_and_near_identical_responses() -> None:
+    assert alike(["Yes.", " Yes.\n", "yes", "No."]) == Alike([(0, 1)], [(0, 2), (1, 2)])
+
+
+def test_near_is_nine_tenths_of_the_word_triples() -> None:
+    words = [f"w{i}" for i in range(62)]  # 60 triples
+    changed_end = [*words[:-1], "x"]  # 59 common of 61: 0.967
+    changed_inside = [*words[:30], "x", *words[31:]]  # 57 common of 63: 0.905
+    changed_twice = [*words[:20], "x", *words[21:40], "y", *words[41:]]  # 54 of 66: 0.82
+    texts = [" ".join(part) for part in (words, changed_end, changed_inside, changed_twice)]
+    assert (0, 1) in alike(texts).near
+    assert (0, 2) in alike(texts).near
+    assert (0, 3) not in alike(texts).near
+
+
+def test_few_words_are_near_only_in_another_guise() -> None:
+    assert alike(["two words", "two birds"]) == Alike([], [])
+    assert alike(["two words", "Two Words!"]) == Alike([], [(0, 1)])
+
+
+def test_keys_are_the_same_in_every_process() -> None:
+    assert key("abc") == 0xD8BB14D833D59559  # b2sum -l 64
+    assert key("abc") != key("abd")
+
+
+def test_repeats_tell_prompts_from_whole_records() -> None:
+    records = [(1, 100, "x"), (1, 100, "x"), (1, 100, "y"), (2, 100, "x"), (3, 300, "x")]
+    assert repeats(records) == Repeats(prompts=3, again=2, near=1, whole=1)
+    assert repeats([]) == Repeats(0, 0, 0, 0)
