@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from align.data.batches import Batch
 from align.errors import UserError
+from align.models.packed import Packed
 from align.models.roles import Roles
 
 _CHUNK_ELEMENTS = 2**25  # logits computed at a time: 128 MiB in float32
@@ -69,10 +70,12 @@ class Forward:
 
     At the start a probe is run both ways; where the model cannot be split at the lowest adapted layer
     with the same result (it scales its embeddings, say), every pass goes through the whole model.
+    `share_prompt` says whether rankings may come packed; `share_prompts` finds out.
     """
 
     def __init__(self, roles: Roles) -> None:
         self.roles = roles
+        self.share_prompt = False
         self.split = roles.lowest_adapted_layer
         if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
             self.split = 0
@@ -83,19 +86,12 @@ class Forward:
         """Run the layers below the lowest adapter."""
         device = self.roles.base.device
         ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
-        hidden = None
-        if self.split:
-            with _layers(self.roles.decoder, 0, self.split):
-                hidden = self._decode(input_ids=ids, attention_mask=mask)
+        hidden = self._lower(ids, attention_mask=mask)
         return Trunk(ids, mask, batch.prompt_lengths.to(device), batch.lengths.to(device), hidden)
 
     def hidden(self, role: str, trunk: Trunk) -> Tensor:
         """A role's last hidden states [B, L, D], after the final norm."""
-        self.roles.activate(role)
-        if trunk.hidden is None:
-            return self._decode(input_ids=trunk.input_ids, attention_mask=trunk.attention_mask)
-        with _layers(self.roles.decoder, self.split, None):
-            return self._decode(inputs_embeds=trunk.hidden, attention_mask=trunk.attention_mask)
+        return self._upper(role, trunk.input_ids, trunk.hidden, attention_mask=trunk.attention_mask)
 
     def logprobs(self, role: str, trunk: Trunk, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         """Log probabilities of the response tokens, entropies, and the response mask, each [B, T].
@@ -121,10 +117,38 @@ class Forward:
 
     def scores(self, role: str, trunk: Trunk) -> Tensor:
         """The score [B] of each sequence, read at its last real token, whatever the ids are."""
-        hidden = self.hidden(role, trunk)
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        scores: Tensor = self.roles.heads[role](hidden[rows, trunk.lengths - 1])
+        scores: Tensor = self.roles.heads[role](self._last(role, trunk))
         return scores
+
+    def ends(self, role: str, batch: Batch | Packed) -> Tensor:
+        """A role's last hidden states [N, D] at the end of each response, packed or in rows of their own."""
+        if isinstance(batch, Batch):
+            return self._last(role, self.trunk(batch))
+        base = self.roles.base
+        ids, inputs = batch.input_ids.to(base.device), batch.inputs(base.device, base.dtype)
+        with torch.no_grad():
+            lower = self._lower(ids, **inputs)
+        hidden = self._upper(role, ids, lower, **inputs)
+        return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
+
+    def _last(self, role: str, trunk: Trunk) -> Tensor:
+        hidden = self.hidden(role, trunk)
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), trunk.lengths - 1]
+
+    def _lower(self, ids: Tensor, **inputs: Tensor) -> Tensor | None:
+        """The hidden states below the lowest adapter, where these layers can be run apart."""
+        if not self.split:
+            return None
+        with _layers(self.roles.decoder, 0, self.split):
+            return self._decode(input_ids=ids, **inputs)
+
+    def _upper(self, role: str, ids: Tensor, lower: Tensor | None, **inputs: Tensor) -> Tensor:
+        """A role's last hidden states, from the lower ones or else from the ids."""
+        self.roles.activate(role)
+        if lower is None:
+            return self._decode(input_ids=ids, **inputs)
+        with _layers(self.roles.decoder, self.split, None):
+            return self._decode(inputs_embeds=lower, **inputs)
 
     def _decode(self, **inputs: Any) -> Tensor:
         output = self.roles.decoder(**inputs, use_cache=False, return_dict=True)

@@ -2,7 +2,8 @@
 
 P(i is better than j) = sigmoid(s_i - s_j)   (Bradley and Terry 1952). A ranking's loss is the mean of
 -log P over its comparisons, so a ranking of nine responses weighs as much as one of two:
-1 / C(K,2) a comparison where there are no ties (InstructGPT, 2203.02155, equation 1).
+1 / C(K,2) a comparison where there are no ties (InstructGPT, 2203.02155, equation 1). A margin m asks
+for more where the preference was clear: -log sigmoid(s_i - s_j - m) (Llama 2, 2307.09288, equation 2).
 
 Ranks: 1 is best, equal numbers are ties, None is unranked and takes no part.
 """
@@ -48,11 +49,13 @@ def has_pair(ranks: Ranks, ties: Ties = "ignore") -> bool:
     return bool(_pairs(ranks, ties)[0])
 
 
-def ranking_loss(scores: Tensor, ranks: Ranks, ties: Ties = "ignore", centering_coef: float = 0.0) -> Tensor:
-    """Give the mean over the ranking's pairs of -log sigmoid(s_better - s_worse), a scalar.
+def ranking_loss(
+    scores: Tensor, ranks: Ranks, ties: Ties = "ignore", centering_coef: float = 0.0, margin: float = 0.0
+) -> Tensor:
+    """Give the mean over the ranking's pairs of -log sigmoid(s_better - s_worse - margin), a scalar.
 
     scores: [K], computed in at least float32. With ties="half" a tied pair is a pair too, its target
-    half-half: -(log sigmoid(s_i - s_j) + log sigmoid(s_j - s_i)) / 2.
+    half-half, without a margin: -(log sigmoid(s_i - s_j) + log sigmoid(s_j - s_i)) / 2.
     centering_coef adds coef * mean over the pairs of (s_i + s_j)^2, which keeps scores near zero
     (Eisenstein et al. 2023, 2312.09244; TRL's center_rewards_coefficient).
     Without a pair it is a zero that is attached to the graph, with gradient zero.
@@ -66,7 +69,7 @@ def ranking_loss(scores: Tensor, ranks: Ranks, ties: Ties = "ignore", centering_
         return scores[:0].sum()
     first, second = scores[torch.tensor(pairs, device=scores.device)].unbind(1)
     difference = first - second
-    log_p = logsigmoid(difference[:decided])
+    log_p = logsigmoid(difference[:decided] - margin)
     tied = difference[decided:]
     half_half = (logsigmoid(tied) + logsigmoid(-tied)) / 2
     loss = -torch.cat([log_p, half_half]).mean()
@@ -80,21 +83,26 @@ def batch_loss(
     ranks: Sequence[Ranks],
     ties: Ties = "ignore",
     centering_coef: float = 0.0,
+    margins: Sequence[float] | None = None,
     count: int | None = None,
 ) -> Tensor:
     """Give the mean of `ranking_loss` over the rankings that have a pair, a scalar.
 
-    scores: a [K] tensor a ranking. count: the divisor, for a part of a larger batch: how many rankings
-    of the whole batch, over all microbatches and processes, `has_pair`; then the parts' losses add up
-    to the whole's. Without it the rankings given here are counted.
+    scores: a [K] tensor a ranking. margins: one a ranking, 0 without them.
+    count: the divisor, for a part of a larger batch: how many rankings of the whole batch, over all
+    microbatches and processes, `has_pair`; then the parts' losses add up to the whole's. Without it
+    the rankings given here are counted.
 
-    Raises ValueError if there is no ranking, or not as many scores as ranks.
+    Raises ValueError if there is no ranking, or not as many scores or margins as ranks.
     """
-    if not scores or len(scores) != len(ranks):
-        raise ValueError(f"{len(scores)} score tensors for {len(ranks)} rankings")
+    margins = [0.0] * len(ranks) if margins is None else margins
+    if not scores or not len(scores) == len(ranks) == len(margins):
+        raise ValueError(f"{len(scores)} score tensors and {len(margins)} margins for {len(ranks)} rankings")
     if count is None:
         count = sum(has_pair(r, ties) for r in ranks)
-    losses = [ranking_loss(s, r, ties, centering_coef) for s, r in zip(scores, ranks, strict=True)]
+    losses = [
+        ranking_loss(s, r, ties, centering_coef, m) for s, r, m in zip(scores, ranks, margins, strict=True)
+    ]
     return torch.stack(losses).sum() / max(count, 1)
 
 

@@ -79,6 +79,17 @@ def test_centering_by_hand() -> None:
     assert ranking_loss(scores, ranks, centering_coef=0.1).item() == pytest.approx(cost(1) + 0.1 * 9)
 
 
+def test_a_margin_asks_for_more_of_decided_pairs_only() -> None:
+    scores, ranks = torch.tensor([3.0, 1.0, 0.0], requires_grad=True), [1, 2, 2]
+    decided, tied = cost(2 - 0.5) + cost(3 - 0.5), (cost(1) + cost(-1)) / 2
+    assert ranking_loss(scores, ranks, margin=0.5).item() == pytest.approx(decided / 2, abs=1e-6)
+    loss = ranking_loss(scores, ranks, "half", margin=0.5)
+    assert loss.item() == pytest.approx((decided + tied) / 3, abs=1e-6)
+    both = batch_loss([scores, scores], [ranks, [3, 2, 1]], margins=[0.5, 0.0])
+    wrong_way = (cost(-2) + cost(-3) + cost(-1)) / 3
+    assert both.item() == pytest.approx((decided / 2 + wrong_way) / 2, abs=1e-6)
+
+
 @pytest.mark.parametrize("ranks", [[None, None, None], [1, None, None], [2, 2, 2]])
 def test_no_pair_is_an_attached_zero(ranks: list[int | None]) -> None:
     scores = torch.tensor([1.0, float("inf"), float("nan")], requires_grad=True)
@@ -154,7 +165,10 @@ def test_parts_with_the_whole_batches_count_add_up() -> None:
     assert count == 4
     loss = batch_loss(whole, ranks, centering_coef=0.1)
     loss.backward()
-    pieces = [batch_loss(parts[i:j], ranks[i:j], "ignore", 0.1, count) for i, j in ((0, 1), (1, 3), (3, 5))]
+    pieces = [
+        batch_loss(parts[i:j], ranks[i:j], centering_coef=0.1, count=count)
+        for i, j in ((0, 1), (1, 3), (3, 5))
+    ]
     torch.stack(pieces).sum().backward()
     assert sum(p.item() for p in pieces) == pytest.approx(loss.item())
     for a, b in zip(whole, parts, strict=True):
@@ -192,3 +206,5 @@ def test_mistakes_are_told() -> None:
         ranking_loss(torch.zeros(2), [1, 2], "both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="0 score"):
         batch_loss([], [])
+    with pytest.raises(ValueError, match="2 margins"):
+        batch_loss([torch.zeros(2)], [[1, 2]], margins=[0.0, 1.0])

@@ -21,7 +21,7 @@ def random(*seeds: int) -> list[Tensor]:
     return [torch.randn(3, 6, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
 
 
-def reward_trainer(folder: Path, rows: list[dict[str, list[int]]], centering_coef: float) -> Any:
+def reward_trainer(folder: Path, rows: list[dict[str, Any]], centering_coef: float) -> Any:
     """TRL's own trainer on a tiny random Llama with a scalar head."""
     trl = pytest.importorskip("trl", reason="TRL is not installed")
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
@@ -56,21 +56,26 @@ def reward_trainer(folder: Path, rows: list[dict[str, list[int]]], centering_coe
     )
 
 
+@pytest.mark.parametrize("margins", [None, [0.5, 0.0, 2.0]])
 @pytest.mark.parametrize("centering_coef", [0.0, 0.3])
-def test_pairs_cost_what_trls_reward_trainer_says(tmp_path: Path, centering_coef: float) -> None:
-    rows = [
+def test_pairs_cost_what_trls_reward_trainer_says(
+    tmp_path: Path, centering_coef: float, margins: list[float] | None
+) -> None:
+    rows: list[dict[str, Any]] = [
         {"chosen_ids": [5, 6, 7, 1], "rejected_ids": [5, 8, 1]},
         {"chosen_ids": [9, 1], "rejected_ids": [9, 10, 11, 12, 1]},
         {"chosen_ids": [13, 14, 1], "rejected_ids": [13, 15, 1]},
     ]
+    for row, margin in zip(rows, margins or [], strict=False):
+        row["margin"] = margin
     trainer = reward_trainer(tmp_path, rows, centering_coef)
     model, batch = trainer.model, trainer.data_collator(rows)
     theirs = trainer.compute_loss(model, dict(batch))
     their_gradient = torch.autograd.grad(theirs, list(model.parameters()))
 
-    logits = model(**batch).logits.squeeze(-1)
+    logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.squeeze(-1)
     pairs = [torch.stack([logits[i], logits[i + 3]]) for i in range(3)]
-    ours = batch_loss(pairs, [[1, 2]] * 3, centering_coef=centering_coef)
+    ours = batch_loss(pairs, [[1, 2]] * 3, centering_coef=centering_coef, margins=margins)
     our_gradient = torch.autograd.grad(ours, list(model.parameters()))
 
     torch.testing.assert_close(ours, theirs)

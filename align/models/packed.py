@@ -1,0 +1,147 @@
+"""A ranking in one row: the prompt once, its K responses behind it, as if each stood there alone.
+
+A response's token sees the prompt and its own response up to itself, and its position continues the
+prompt's. Each token's hidden state is then that of separate rows, for P + sum(R_k) tokens instead of
+K * P + sum(R_k).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from align.data.batches import Batch, collate
+from align.data.tokenize import Encoded
+
+if TYPE_CHECKING:
+    from align.models.forward import Forward
+
+# How far hidden states of packed and separate rows may lie apart, relative to their size.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+_COARSE = 5e-2  # of half precision, where each kernel rounds in its own way
+_ISOLATION = 1e-6  # what one response may change in another: nothing, in any precision
+# What models raise that do not know a mask of four dimensions, or positions.
+_REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError)
+# Where configurations say how far back some layers see.
+_WINDOWS = (
+    "sliding_window",
+    "sliding_window_size",
+    "window_size",
+    "attention_window",
+    "attention_window_size",
+    "attention_chunk_size",
+    "local_attention",
+)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """B rankings, a row each, padded on the right to the longest, L; they have N responses together."""
+
+    input_ids: Tensor  # [B, L] int64
+    positions: Tensor  # [B, L] int64
+    branch: Tensor  # [B, L] int64: 0 in the prompt, 1 to K in the responses, -1 at padding
+    rows: Tensor  # [N] int64: where each response's last token stands
+    columns: Tensor  # [N] int64
+
+    def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """What the model takes beside the ids: the positions, and the mask [B, 1, L, L] that is added.
+
+        The mask is a number a pair of tokens, 0 or the lowest: sdpa would turn booleans into that anew in
+        every layer, and eager attention takes nothing else. Padding sees itself, so no row is empty
+        (a softmax over nothing is nan), and is seen by no real token.
+        """
+        branch = self.branch.to(device)
+        sees = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+        sees &= torch.ones(sees.shape[1:], dtype=torch.bool, device=device).tril()
+        mask = torch.zeros(sees.shape, dtype=dtype, device=device)
+        mask.masked_fill_(~sees, torch.finfo(dtype).min)
+        return {"attention_mask": mask.unsqueeze(1), "position_ids": self.positions.to(device)}
+
+
+def pack(rankings: Sequence[Encoded], pad_id: int) -> Packed:
+    """Lay each ranking out in a row; responses come in the rankings' order."""
+    if not rankings:
+        raise ValueError("pack needs at least one ranking")
+    ids, positions, branches = [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    for row, ranking in enumerate(rankings):
+        start = len(ranking.prompt)
+        tokens, places, branch = list(ranking.prompt), list(range(start)), [0] * start
+        for number, response in enumerate(ranking.responses, 1):
+            tokens += response
+            places += range(start, start + len(response))
+            branch += [number] * len(response)
+            rows.append(row)
+            columns.append(len(tokens) - 1)
+        ids.append(torch.tensor(tokens))
+        positions.append(torch.tensor(places))
+        branches.append(torch.tensor(branch))
+    return Packed(
+        pad_sequence(ids, batch_first=True, padding_value=pad_id),
+        pad_sequence(positions, batch_first=True),
+        pad_sequence(branches, batch_first=True, padding_value=-1),
+        torch.tensor(rows),
+        torch.tensor(columns),
+    )
+
+
+def apart(rankings: Sequence[Encoded], pad_id: int) -> Batch:
+    """The same responses in the same order, each in a row of its own behind a prompt of its own."""
+    return collate([(r.prompt, response) for r in rankings for response in r.responses], pad_id)
+
+
+def size(ranking: Encoded, share_prompt: bool) -> tuple[int, int]:
+    """How many rows a ranking takes, and the tokens of the longest."""
+    lengths = [len(response) for response in ranking.responses]
+    if share_prompt:
+        return 1, len(ranking.prompt) + sum(lengths)
+    return len(lengths), len(ranking.prompt) + max(lengths)
+
+
+def share_prompts(forward: Forward, role: str, longest: int) -> str | None:
+    """Let `forward` read a ranking's prompt once, if the model allows it; else give the reason.
+
+    longest: the tokens of the longest prompt with one response. A probe goes through the model both ways.
+    """
+    reason = _unsuitable(forward.roles.base.config, longest) or _disagreement(forward, role)
+    forward.share_prompt = reason is None
+    return reason
+
+
+def _unsuitable(config: Any, longest: int) -> str | None:
+    """What a short probe cannot see."""
+    config = config.get_text_config()
+    kernel = str(getattr(config, "_attn_implementation", ""))
+    if "flash" in kernel:
+        return f"{kernel} attention takes no mask of our own (base.attention: sdpa does)"
+    windows = [w for name in _WINDOWS if isinstance(w := getattr(config, name, None), int)]
+    if windows and min(windows) < longest:
+        return f"some layers see {min(windows)} tokens back, and a sequence may have {longest} (max_length)"
+    return None
+
+
+@torch.no_grad()
+def _disagreement(forward: Forward, role: str) -> str | None:
+    name = type(forward.roles.base).__name__
+    first = Encoded([1, 2, 3, 4, 5], [[6, 7, 8], [9], [8, 6]])
+    second = Encoded([3, 1], [[2, 9, 4, 7], [5, 5]])
+    other = Encoded(first.prompt, [[9, 9, 9], *first.responses[1:]])
+    try:
+        packed = forward.ends(role, pack([first, second], 0))
+        changed = forward.ends(role, pack([other, second], 0))
+    except _REFUSALS as error:
+        return f"{name} takes no mask or positions of our own ({type(error).__name__})"
+    separate = forward.ends(role, apart([first, second], 0))
+    norm = separate.float().norm()
+    if not (packed - separate).float().norm() <= _TOLERANCE.get(packed.dtype, _COARSE) * norm:
+        return f"with a mask and positions of our own {name} gives other numbers"
+    if not (packed - changed)[1:].float().norm() <= _ISOLATION * norm:
+        return f"{name} lets one response see another"
+    return None
