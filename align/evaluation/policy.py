@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
@@ -39,7 +40,7 @@ class Answered:
 @torch.no_grad()
 def answer(
     forward: Forward,
-    prompts: list[list[int]],
+    prompts: Sequence[list[int]],
     cfg: PPO,
     *,
     seed: int,

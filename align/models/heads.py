@@ -3,23 +3,80 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+# Ridge penalties that are tried, as shares of the largest squared singular value.
+_PENALTIES = [10.0**-k for k in range(11)]
 
 
 class ScalarHead(nn.Module):
     """A linear map [..., D] -> [...], computed in float32.
 
     The weight starts with standard deviation 1/sqrt(D + 1) (Stiennon et al., arXiv 2009.01325), drawn
-    from `generator`; the bias starts at zero and later carries the centring.
+    from `generator`. The reward has no bias, so that it is the head of a plain sequence-classification
+    checkpoint; the value's starts at zero.
     """
 
-    def __init__(self, width: int, generator: torch.Generator) -> None:
+    def __init__(self, width: int, generator: torch.Generator, bias: bool = False) -> None:
         super().__init__()
         weight = torch.empty(width).normal_(std=1 / math.sqrt(width + 1), generator=generator)
         self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(())) if bias else None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden.float() @ self.weight + self.bias
+        scalars = hidden.float() @ self.weight
+        return scalars if self.bias is None else scalars + self.bias
+
+
+def constant_direction(hidden: Tensor) -> Tensor:
+    """The v [D] whose product with the hidden states [N, D] is nearest to 1 everywhere, 1 in the mean.
+
+    Ridge least squares of 1 on the hidden states, with the penalty that predicts left-out rows best
+    (in closed form: Allen's PRESS, 1974), then scaled. A final norm with a learned gain, or a feature
+    that is always on, lets a transformer's hidden states come close. Zero where their mean is zero:
+    then no weight could have any other mean score than 0.
+    """
+    hidden = hidden.double()
+    left, sizes, right = torch.linalg.svd(hidden, full_matrices=False)
+    if not sizes.max() > 0:
+        return torch.zeros_like(hidden[0])
+    ones = left.sum(0)  # left.T @ 1
+    best, direction = float("inf"), torch.zeros_like(hidden[0])
+    for penalty in _PENALTIES:
+        damped = sizes.square() + penalty * sizes.max().square()
+        shrunk = sizes.square() / damped
+        leverage = left.square() @ shrunk
+        left_out = (1 - left @ (shrunk * ones)) / (1 - leverage).clamp(min=1e-12)
+        error = float(left_out.square().mean())
+        if error < best:
+            best, direction = error, right.T @ (sizes / damped * ones)
+    mean = hidden.mean(0) @ direction
+    return direction / mean if float(mean) else torch.zeros_like(direction)
+
+
+def difference_rms(changes: Sequence[Tensor]) -> float:
+    """Root mean square of how much differences of scores changed, over all pairs within each ranking.
+
+    changes: of each ranking, how much its scores [K] changed.
+    """
+    pairs = torch.cat([torch.combinations(change.double()) for change in changes])
+    return float(pairs.diff(dim=1).square().mean().sqrt())
+
+
+@torch.no_grad()
+def centre(head: ScalarHead, hidden: Tensor) -> float:
+    """Move the weight along the constant direction so that these hidden states [N, D] score 0 in the mean.
+
+    Adds the same to every score as nearly as a linear map can, so that differences stay: what a bias
+    would do exactly. Returns what was added to their mean score.
+    """
+    if head.bias is not None:
+        raise ValueError("centre moves the weight of a head without a bias")
+    hidden = hidden.double().cpu()
+    weight = head.weight.double().cpu()
+    before = hidden.mean(0) @ weight
+    head.weight.copy_(weight - before * constant_direction(hidden))
+    return float(hidden.mean(0) @ head.weight.double().cpu() - before)

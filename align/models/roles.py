@@ -61,12 +61,18 @@ class Roles(nn.Module):
         self._active = None
         self.activate(role)
 
-    def add_head(self, role: str, source: Path | torch.Generator) -> None:
-        """Give a role a scalar head, loaded from a folder or drawn from a generator."""
+    def add_head(self, role: str, source: Path | torch.Generator, bias: bool = False) -> None:
+        """Give a role a scalar head, loaded from a folder or drawn from a generator.
+
+        A bias that the folder's head does not have starts at 0.
+        """
         drawn = source if isinstance(source, torch.Generator) else torch.Generator()
-        head = ScalarHead(self.base.config.hidden_size, drawn)
+        head = ScalarHead(self.base.config.hidden_size, drawn, bias)
         if isinstance(source, Path):
-            load_into(dict(head.named_parameters()), read_tensors(source / HEAD), str(source / HEAD))
+            saved = read_tensors(source / HEAD)
+            if bias:
+                saved = {"bias": torch.zeros(()), **saved}
+            load_into(dict(head.named_parameters()), saved, str(source / HEAD))
         head.requires_grad_(self._trains[role])
         self.heads[role] = head.to(self.base.device)
 

@@ -8,37 +8,73 @@ compared: a reward model that does not come back the same is an error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, overload
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from align.data.batches import collate, generator, step_rows
+from align.data.batches import generator, microbatches, order, step_rows
 from align.data.load import load
-from align.data.tokenize import Encoded, encode_demonstrations, encode_rankings
+from align.data.tokenize import Encoded, Encodings, encode_demonstrations, encode_rankings
 from align.errors import AlignError, UserError
-from align.evaluation.reward import evaluate_pairs, misjudged
-from align.models.export import save_adapter, save_head
+from align.evaluation.agreement import fit_length_model
+from align.evaluation.reward import Evaluation, Judged, evaluate, evaluate_quickly, judge, misjudged, plain
+from align.models.export import save_adapter, save_head, save_score
 from align.models.forward import Forward
+from align.models.heads import ScalarHead, centre, difference_rms
+from align.models.packed import apart, pack, share_prompts, size
 from align.models.roles import Roles, tensors_of
-from align.objectives.bradley_terry import Ranks, batch_loss, has_pair, pair_accuracy
+from align.objectives.bradley_terry import Ranks, batch_loss, comparisons, has_pair, pair_accuracy
 from align.recipe import RM, Recipe
 from align.records import Demonstration, Ranking
+from align.report.page import refresh
 from align.runtime import distributed
 from align.runtime.checkpoint import load_into, load_optimizer, optimizer_tensors
+from align.runtime.files import to_json, write_text
 from align.runtime.lineage import parent
 from align.runtime.run import StageRun, open_stage
 from align.runtime.schedule import learning_rate
-from align.stages.setup import Setup, set_up, source
+from align.stages.setup import Setup, set_up, source, write_skipped
 
 _CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16
 _MISJUDGED = 20  # comparisons in samples.jsonl
 _PROBES = 16  # rankings scored before saving and after loading
 _RELOAD_TOLERANCE = 1e-5  # relative; the same numbers up to the batch's padding
 
-Rows = list[tuple[Encoded, Ranks]]
+
+class Row(NamedTuple):
+    """A ranking as the model and the loss take it; strength is 0 where none is said."""
+
+    encoded: Encoded
+    ranks: Ranks
+    strength: float = 0.0
+
+
+Rows = Sequence[Row]
+
+
+class _Rows(Sequence[Row]):
+    """Encoded rankings as rows, each made when it is asked for: they may be more than memory holds."""
+
+    def __init__(self, encoded: Encodings[Encoded]) -> None:
+        self._encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        ranking: Ranking = self._encoded.records[index]
+        return Row(self._encoded[index], ranking.ranks, ranking.strength or 0.0)
 
 
 def run(recipe: Recipe, restart: bool = False) -> None:
@@ -46,10 +82,11 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     cfg, setup = recipe.rm, set_up(recipe)
     accel = setup.accel
     sft = parent(recipe, "sft", cfg.sft, setup.lineage)
-    split = load(Ranking, source(recipe, "rankings", "rm"), "rankings")
+    spec, cache = source(recipe, "rankings", "rm"), recipe.data.cache_folder
+    split = load(Ranking, spec, "rankings", cache)
     demonstrations = None
     if recipe.data.demonstrations is not None:
-        demonstrations = load(Demonstration, recipe.data.demonstrations, "demonstrations")
+        demonstrations = load(Demonstration, recipe.data.demonstrations, "demonstrations", cache)
     lineage = {**setup.lineage, "sft": sft.adapter_hash}
     data = {"rankings": split.fingerprint}
     if demonstrations is not None:
@@ -59,33 +96,60 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         if stage.finished:
             stage.say(f"rm is finished: {stage.final}")
             return
-        train = _encode(setup, split.train, cfg.max_length)
-        held_out = _encode(setup, split.held_out, cfg.max_length)
-        if not any(has_pair(ranks, cfg.ties) for _, ranks in train):
+        encoded = [
+            encode_rankings(
+                setup.template,
+                side,
+                cfg.max_length,
+                "data.rankings",
+                cache,
+                skip=spec.on_bad_record == "skip",
+            )
+            for side in (split.train, split.held_out)
+        ]
+        write_skipped(stage, split.skipped, *(side.skipped for side in encoded))
+        train, held_out = map(_Rows, encoded)
+        if not any(has_pair(row.ranks, cfg.ties) for row in train):
             raise UserError(
                 "data.rankings: no training ranking decides any comparison; all responses are tied"
             )
+        zero = _centring_rows(demonstrations.train if demonstrations else None, train, recipe, setup)
         forward = _model(setup, sft.final, recipe.run.seed)
+        longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
+        if cfg.share_prompt and (why := share_prompts(forward, "reward", longest)):
+            stage.say(f"rm: each response goes through the model behind a prompt of its own: {why}")
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         _train(recipe, forward, train, held_out, steps, stage, setup.base.pad_id)
-        scores = _held_out_scores(forward, held_out, cfg, accel, setup.base.pad_id)
-        results = evaluate_pairs(scores, [ranks for _, ranks in held_out], recipe.run.seed).metrics()
-        zero = _as_rankings(demonstrations.train, recipe, setup) if demonstrations else train
-        results |= _centre(forward, zero, cfg, setup)
-        stage.metrics.append(steps, results)
-        _write_misjudged(stage, split.held_out, scores, steps)
         probes = (held_out or train)[:_PROBES]
-        before = _scores(forward, probes, cfg.microbatch_size, setup.base.pad_id)
+        score, before = _centre(forward, zero, probes, cfg, setup)
+        score["centred_on"] = "demonstrations" if demonstrations else "best-ranked responses"
+        scores = _held_out_scores(forward, held_out, cfg, accel, setup.base.pad_id)
+        judged = judge(*_columns(held_out), scores, encoded[1].records)
+        lengths = fit_length_model(
+            ([len(response) for response in row.encoded.responses] for row in train),
+            (row.ranks for row in train),
+        )
+        evaluation = evaluate(judged, lengths, recipe.run.seed)
+        results = evaluation.metrics()
+        results |= {f"score/{name}": score[name] for name in ("shift", "std", "centring_error")}
+        stage.metrics.append(steps, results)
+        _write_misjudged(stage, encoded[1].records, judged, steps)
 
         def write(folder: Path) -> None:
             assert forward.roles.peft is not None
             save_adapter(forward.roles.peft, "reward", folder)
             save_head(forward.roles.heads["reward"], folder)
+            save_score(plain({**score, "temperature": evaluation.calibration.temperature}), folder)
             setup.base.tokenizer.save_pretrained(str(folder))
-            _prove_reload(setup, folder, probes, before, cfg)
+            _prove_reload(setup, folder, probes, before, cfg, forward.share_prompt)
 
-        stage.finish(write, results)
-        stage.say(_summary(stage, results))
+        if stage.main:
+            document = evaluation.document() | {"score": plain(score)}
+            write_text(stage.folder / "evaluation.json", to_json(document))
+        stage.finish(write, {name: value for name, value in results.items() if math.isfinite(value)})
+        stage.say(_summary(stage, evaluation))
+        if stage.main:
+            refresh(recipe.run.path, stage.say)
 
 
 def _train(
@@ -94,8 +158,6 @@ def _train(
     """Optimizer steps from the newest checkpoint on."""
     cfg, seed, accel = recipe.rm, recipe.run.seed, stage.accel
     named = forward.roles.parameters_of("reward")
-    # Differences of scores do not know the bias: its gradient is rounding noise, which Adam would blow up.
-    named["head.bias"].requires_grad_(cfg.centering_coef > 0)
     optimizer = torch.optim.AdamW(named.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
     done = 0
     if (found := stage.newest()) is not None:
@@ -110,7 +172,7 @@ def _train(
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
                 scores = _held_out_scores(forward, held_out, cfg, accel, pad_id)
-                metrics |= evaluate_pairs(scores, [ranks for _, ranks in held_out], seed).metrics()
+                metrics |= evaluate_quickly(judge(*_columns(held_out), scores), seed).metrics()
             stage.metrics.append(step + 1, metrics)
             if (step + 1) % cfg.checkpoint_every == 0 or last:
                 tensors = {
@@ -132,15 +194,15 @@ def _step(
 ) -> dict[str, float]:
     """One update from a global batch of rankings; every process takes its share of them."""
     device = forward.roles.base.device
-    count = sum(has_pair(ranks, cfg.ties) for _, ranks in rows)
+    count = sum(has_pair(row.ranks, cfg.ties) for row in rows)
     # loss, correct comparisons, comparisons
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     mine = distributed.share(rows, accel)
-    for start in range(0, len(mine), cfg.microbatch_size):
-        part = mine[start : start + cfg.microbatch_size]
-        scores = _score_rankings(forward, part, pad_id)
-        ranks = [r for _, r in part]
-        loss = batch_loss(scores, ranks, cfg.ties, cfg.centering_coef, count)
+    for part in _microbatches(forward, mine, cfg.microbatch_tokens):
+        scores = _score_rankings(forward, [mine[i] for i in part], pad_id)
+        ranks = [mine[i].ranks for i in part]
+        margins = [cfg.margin * mine[i].strength for i in part]
+        loss = batch_loss(scores, ranks, cfg.ties, cfg.centering_coef, margins, count)
         loss.backward()
         counted = [pair_accuracy(s.detach(), r) for s, r in zip(scores, ranks, strict=True)]
         sums += torch.tensor(
@@ -166,53 +228,101 @@ def _step(
     }
 
 
+def _microbatches(forward: Forward, rows: Rows, tokens: int) -> list[list[int]]:
+    """Indices of the rankings that go through the model together, rankings of like length each time."""
+    return microbatches([size(row.encoded, forward.share_prompt) for row in rows], tokens)
+
+
 def _score_rankings(forward: Forward, part: Rows, pad_id: int) -> list[Tensor]:
     """A [K] tensor of scores for each ranking; all responses go through the model in one batch."""
-    pairs = [(encoded.prompt, response) for encoded, _ in part for response in encoded.responses]
-    scores = forward.scores("reward", forward.trunk(collate(pairs, pad_id)))
-    return list(scores.split([len(encoded.responses) for encoded, _ in part]))
+    scores: Tensor = forward.roles.heads["reward"](_ends(forward, part, pad_id))
+    return list(scores.split([len(row.encoded.responses) for row in part]))
+
+
+def _ends(forward: Forward, part: Rows, pad_id: int) -> Tensor:
+    """The last hidden states [N, D] of all responses of the rankings."""
+    rankings = [row.encoded for row in part]
+    batch = pack(rankings, pad_id) if forward.share_prompt else apart(rankings, pad_id)
+    return forward.ends("reward", batch)
 
 
 @torch.no_grad()
-def _scores(forward: Forward, rows: Rows, microbatch_size: int, pad_id: int) -> list[Tensor]:
+def _scores(forward: Forward, rows: Rows, microbatch_tokens: int, pad_id: int) -> list[Tensor]:
     """Scores of all rankings, on the CPU."""
-    found: list[Tensor] = []
-    for start in range(0, len(rows), microbatch_size):
-        found += [s.cpu() for s in _score_rankings(forward, rows[start : start + microbatch_size], pad_id)]
-    return found
+    found: dict[int, Tensor] = {}
+    for part in _microbatches(forward, rows, microbatch_tokens):
+        scores = _score_rankings(forward, [rows[i] for i in part], pad_id)
+        found |= {i: s.cpu() for i, s in zip(part, scores, strict=True)}
+    return [found[i] for i in range(len(rows))]
 
 
 def _held_out_scores(
     forward: Forward, held_out: Rows, cfg: RM, accel: Accelerator, pad_id: int
 ) -> list[Tensor]:
     """A [K] tensor of scores for each held-out ranking; each process scores its share."""
-    mine = _scores(forward, distributed.share(held_out, accel), cfg.microbatch_size, pad_id)
+    mine = _scores(forward, distributed.share(held_out, accel), cfg.microbatch_tokens, pad_id)
     return distributed.gather_lists(mine, accel)
 
 
-def _write_misjudged(stage: StageRun, held_out: list[Ranking], scores: list[Tensor], step: int) -> None:
+def _columns(rows: Rows) -> tuple[list[Encoded], list[Ranks]]:
+    return [row.encoded for row in rows], [row.ranks for row in rows]
+
+
+def _write_misjudged(
+    stage: StageRun, held_out: Sequence[Ranking], judged: Sequence[Judged], step: int
+) -> None:
     """The held-out comparisons that the scores get most confidently wrong, for people to look at."""
-    for row, preferred, other, margin in misjudged(scores, [r.ranks for r in held_out])[:_MISJUDGED]:
-        ranking = held_out[row]
-        texts = {"preferred": ranking.responses[preferred], "other": ranking.responses[other]}
-        stage.samples.append(step, {"prompt": ranking.to_dict()["prompt"], **texts, "margin": margin})
+    for found in misjudged(judged)[:_MISJUDGED]:
+        ranking = held_out[found.ranking]
+        row: dict[str, object] = {
+            "prompt": ranking.to_dict()["prompt"],
+            "preferred": ranking.responses[found.better],
+            "other": ranking.responses[found.worse],
+            "margin": -found.margin,
+        }
+        said = {"labeler": ranking.labeler, "source": ranking.source}
+        stage.samples.append(step, row | {name: value for name, value in said.items() if value is not None})
 
 
-def _centre(forward: Forward, rows: Rows, cfg: RM, setup: Setup) -> dict[str, float]:
-    """Shift the head's bias so that demonstrations (without them, the rankings' responses) average 0."""
-    head = forward.roles.heads["reward"]
-    rows = sorted(rows[:_CENTRING_ROWS], key=lambda row: len(row[0].prompt) + len(row[0].responses[0]))
-    scores = torch.cat(_scores(forward, rows, cfg.microbatch_size * 4, setup.base.pad_id))
-    mean = float(scores.mean())
-    with torch.no_grad():
-        head.get_parameter("bias").sub_(mean)
-    return {"score/shift": -mean, "score/std": float(scores.std(unbiased=False))}
+@torch.no_grad()
+def _centre(
+    forward: Forward, rows: Rows, probes: Rows, cfg: RM, setup: Setup
+) -> tuple[dict[str, Any], list[Tensor]]:
+    """Let the rows' responses score 0 in the mean; gives what that did, and the probes' scores after it.
+
+    The error is measured on the probes, which the constant direction was not fitted to.
+    """
+    head, pad_id = forward.roles.heads["reward"], setup.base.pad_id
+    assert isinstance(head, ScalarHead)
+    mine = distributed.share(rows, setup.accel)
+    ends = [
+        _ends(forward, [mine[i] for i in part], pad_id).cpu()
+        for part in _microbatches(forward, mine, cfg.microbatch_tokens)
+    ]
+    hidden = torch.cat(distributed.gather_lists(ends, setup.accel))
+    before = _scores(forward, probes, cfg.microbatch_tokens, pad_id)
+    shift = centre(head, hidden)
+    after = _scores(forward, probes, cfg.microbatch_tokens, pad_id)
+    scores = head(hidden.to(head.weight.device)).double()
+    std = float(scores.std(unbiased=False))
+    moved = difference_rms([new - old for new, old in zip(after, before, strict=True)])
+    score = {
+        "mean": float(scores.mean()),
+        "std": std,
+        "shift": shift,
+        "centring_error": moved / std if std else float("nan"),
+        "rows": len(rows),
+    }
+    return score, after
 
 
-def _prove_reload(setup: Setup, folder: Path, probes: Rows, before: Sequence[Tensor], cfg: RM) -> None:
+def _prove_reload(
+    setup: Setup, folder: Path, probes: Rows, before: Sequence[Tensor], cfg: RM, share_prompt: bool
+) -> None:
     """Load what was saved on a fresh base and score the probes again; AlignError unless nothing changed."""
     fresh = _model(setup, folder, seed=None)
-    after = _scores(fresh, probes, cfg.microbatch_size, setup.base.pad_id)
+    fresh.share_prompt = share_prompt
+    after = _scores(fresh, probes, cfg.microbatch_tokens, setup.base.pad_id)
     for number, (old, new) in enumerate(zip(before, after, strict=True)):
         if not torch.allclose(old, new, rtol=_RELOAD_TOLERANCE, atol=_RELOAD_TOLERANCE):
             raise AlignError(
@@ -229,23 +339,46 @@ def _model(setup: Setup, adapter: Path, seed: int | None) -> Forward:
     return Forward(roles)
 
 
-def _encode(setup: Setup, rankings: list[Ranking], max_length: int) -> Rows:
-    encoded = encode_rankings(setup.template, rankings, max_length, "data.rankings")
-    return [(e, r.ranks) for e, r in zip(encoded, rankings, strict=True)]
+def _centring_rows(
+    demonstrations: Sequence[Demonstration] | None, train: Rows, recipe: Recipe, setup: Setup
+) -> Rows:
+    """Demonstrations, or without them best-ranked responses, as rankings of one: a draw from all of them."""
+    if demonstrations is None:
+        deciding = [i for i, row in enumerate(train) if comparisons(row.ranks)] or range(len(train))
+        return [_best(train[deciding[i]]) for i in _draw(len(deciding), recipe)]
+    records = [demonstrations[i] for i in _draw(len(demonstrations), recipe)]
+    spec = recipe.data.demonstrations
+    skip = spec is not None and spec.on_bad_record == "skip"
+    encoded = encode_demonstrations(
+        setup.template, records, recipe.sft.max_length, "data.demonstrations", skip=skip
+    )
+    return [Row(one, (1,)) for one in encoded]
 
 
-def _as_rankings(demonstrations: list[Demonstration], recipe: Recipe, setup: Setup) -> Rows:
-    """Demonstrations as rankings of one."""
-    records = demonstrations[:_CENTRING_ROWS]
-    encoded = encode_demonstrations(setup.template, records, recipe.sft.max_length, "data.demonstrations")
-    return [(e, (1,)) for e in encoded]
+def _draw(count: int, recipe: Recipe) -> list[int]:
+    return order(recipe.run.seed, "rm centring", 0, count)[:_CENTRING_ROWS]
 
 
-def _summary(stage: StageRun, results: dict[str, float]) -> str:
-    if not results["eval/comparisons"]:
-        return f"rm is finished: {stage.final}; no held-out comparison to measure it on"
+def _best(row: Row) -> Row:
+    """The first of the ranking's best responses, alone."""
+    rank, place = min((rank, i) for i, rank in enumerate(row.ranks) if rank is not None)
+    return Row(Encoded(row.encoded.prompt, [row.encoded.responses[place]]), (rank,))
+
+
+def _summary(stage: StageRun, evaluation: Evaluation) -> str:
+    done, accuracy = f"rm is finished: {stage.final}", evaluation.accuracy
+    if not evaluation.comparisons:
+        return f"{done}; no held-out comparison to measure it on"
+    interval = f" (95% {accuracy.low:.3f} to {accuracy.high:.3f})" if math.isfinite(accuracy.low) else ""
+    length = evaluation.length_only
+    said = (
+        f"{done}; it agrees with people on {accuracy.value:.3f}{interval} of {accuracy.count} held-out "
+        f"comparisons; “the {'longer' if length.longer_wins else 'shorter'} one wins” would on "
+        f"{length.accuracy.value:.3f}"
+    )
+    if (people := evaluation.people) is None:
+        return said
     return (
-        f"rm is finished: {stage.final}; it agrees with people on {results['eval/accuracy']:.3f} "
-        f"(95% {results['eval/accuracy_low']:.3f} to {results['eval/accuracy_high']:.3f}) "
-        f"of {results['eval/comparisons']:.0f} held-out comparisons"
+        f"{said}; people agree with each other on {people.agreement.value:.3f}, and it with them on "
+        f"{people.model.value:.3f}, of {people.agreement.count} pairs that several of them judged"
     )

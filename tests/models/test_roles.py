@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from align.models.export import save_adapter
+from align.errors import AlignError
+from align.models.export import save_adapter, save_head
 from align.models.lora import lora_config
 from align.models.roles import Roles, tensors_of
 from align.recipe import Lora
@@ -86,9 +89,20 @@ def test_a_saved_adapter_is_loaded_by_plain_peft(tiny_base: Path, tmp_path: Path
         assert torch.equal(tensor, tensors_of(roles, "policy")[name])
 
 
-def test_heads_start_with_std_one_over_root_of_width_plus_one() -> None:
-    from align.models.heads import ScalarHead
-
-    head = ScalarHead(40_000, torch.Generator().manual_seed(0))
-    assert abs(float(head.weight.detach().std()) * (40_001**0.5) - 1) < 0.02
-    assert head.bias.item() == 0.0
+def test_a_value_head_starts_as_the_rewards_weight_with_a_bias_that_trains(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    roles = _roles(tiny_base)
+    save_head(roles.heads["reward"], tmp_path)
+    assert set(load_file(tmp_path / "head.safetensors")) == {"weight"}
+    roles.add_head("value", tmp_path, bias=True)
+    named = roles.parameters_of("value")
+    assert torch.equal(named["head.weight"], roles.heads["reward"].weight)
+    assert named["head.bias"].item() == 0.0 and named["head.bias"].requires_grad
+    with torch.no_grad():
+        named["head.bias"].fill_(0.25)
+    save_head(roles.heads["value"], tmp_path / "value")
+    roles.add_head("value", tmp_path / "value", bias=True)
+    assert roles.parameters_of("value")["head.bias"].item() == 0.25
+    with pytest.raises(AlignError, match=r"head\.safetensors does not fit"):
+        roles.add_head("reward", tmp_path / "value")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from align.data.load import load
 from align.errors import AlignError, UserError
+from align.models.export import read_spread
 from align.recipe_file import load_recipe
+from align.records import Demonstration, Ranking
 from align.stages import rm, sft
 
 
@@ -39,27 +44,101 @@ def test_it_learns_what_the_rankings_say(after_sft: Path) -> None:
     assert metrics[0]["train/loss"] == pytest.approx(0.69, abs=0.35)  # about ln 2: it knows nothing yet
 
 
-def test_plain_peft_gives_its_scores_and_demonstrations_average_zero(after_sft: Path) -> None:
+def _plain_scores(path: Path, pairs: list[tuple[str, str]]) -> torch.Tensor:
+    """Scores by transformers, peft and the head's weight alone."""
+    final = path.parent / "runs" / "tiny" / "rm" / "final"
+    tokenizer = AutoTokenizer.from_pretrained(final)
+    base = AutoModelForCausalLM.from_pretrained(load_recipe(path).base.name)
+    model = PeftModel.from_pretrained(base, str(final)).eval()
+    head = load_file(final / "head.safetensors")
+    assert head.keys() == {"weight"}  # no bias: a plain sequence-classification head has none
+    scores = []
+    for prompt, response in pairs:
+        ids = [*tokenizer(prompt).input_ids, *tokenizer(response).input_ids, tokenizer.eos_token_id]
+        with torch.no_grad():
+            states = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+        scores.append(float(states[-1][0, -1] @ head["weight"]))
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path.parent / "runs/tiny/rm/evaluation.json").read_text())
+    return found
+
+
+def test_demonstrations_average_exactly_zero_and_their_spread_is_stored(after_sft: Path) -> None:
     recipe = load_recipe(after_sft)
     rm.run(recipe)
-    final = after_sft.parent / "runs" / "tiny" / "rm" / "final"
-    tokenizer = AutoTokenizer.from_pretrained(final)
-    model = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(recipe.base.name), str(final)
-    ).eval()
-    head = load_file(final / "head.safetensors")
-    from align.data.load import load
-    from align.records import Demonstration
-
     assert recipe.data.demonstrations is not None
-    scores = []
-    for record in load(Demonstration, recipe.data.demonstrations, "demonstrations").train:
-        ids = tokenizer(record.prompt + record.response, return_tensors="pt").input_ids
-        ids = torch.cat([ids, torch.tensor([[tokenizer.eos_token_id]])], dim=1)
-        with torch.no_grad():
-            last = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
-        scores.append(float(last @ head["weight"] + head["bias"]))
-    assert sum(scores) / len(scores) == pytest.approx(0.0, abs=1e-2)  # tokenised whole, so not to the digit
+    records = load(Demonstration, recipe.data.demonstrations, "demonstrations").train
+    scores = _plain_scores(after_sft, [(str(r.prompt), r.response) for r in records])
+    assert abs(float(scores.mean())) < 1e-5
+    stored = json.loads((after_sft.parent / "runs/tiny/rm/final/score.json").read_text())
+    assert stored["std"] == pytest.approx(float(scores.std(unbiased=False)), rel=1e-4)
+    assert stored["centred_on"] == "demonstrations" and stored["rows"] == len(records)
+    assert read_spread(after_sft.parent / "runs/tiny/rm/final") == stored["std"]
+    results = _results(after_sft)
+    assert results["score/std"] == stored["std"]
+    assert abs(results["score/shift"]) > 0.01
+    assert 0 < results["score/centring_error"] < 1
+
+
+def test_without_demonstrations_the_best_ranked_responses_average_zero(after_sft: Path) -> None:
+    recipe = json.loads(after_sft.read_text())
+    del recipe["data"]["demonstrations"]
+    after_sft.write_text(json.dumps(recipe))
+    rm.run(load_recipe(after_sft))
+    source = load_recipe(after_sft).data.rankings
+    assert source is not None
+    records = load(Ranking, source, "rankings").train
+    best = [(str(r.prompt), r.responses[r.ranks.index(1)]) for r in records]
+    scores = _plain_scores(after_sft, best)
+    assert abs(float(scores.mean())) < 1e-5
+    score = _evaluation(after_sft)["score"]
+    assert score["std"] == pytest.approx(float(scores.std(unbiased=False)), rel=1e-4)
+    assert score["centred_on"] == "best-ranked responses"
+
+
+def test_the_evaluation_is_made_on_the_scores_that_are_saved(after_sft: Path) -> None:
+    """Recount the held-out comparisons with plain peft's scores."""
+    rm.run(load_recipe(after_sft))
+    source = load_recipe(after_sft).data.rankings
+    assert source is not None
+    margins = []
+    for record in load(Ranking, source, "rankings").held_out:
+        scores = _plain_scores(after_sft, [(str(record.prompt), text) for text in record.responses])
+        for i, better in enumerate(record.ranks):
+            margins += [
+                float(scores[i] - scores[j])
+                for j, worse in enumerate(record.ranks)
+                if better is not None and worse is not None and better < worse
+            ]
+    found = _evaluation(after_sft)
+    assert found["comparisons"] == len(margins)
+    assert found["accuracy"]["value"] == pytest.approx(sum(m > 0 for m in margins) / len(margins))
+    losses = [math.log1p(math.exp(-m)) for m in margins]
+    assert found["calibration"]["raw"]["log_loss"]["value"] == pytest.approx(
+        sum(losses) / len(losses), rel=1e-3, abs=1e-6
+    )
+    results = _results(after_sft)
+    assert results["eval/accuracy"] == found["accuracy"]["value"]
+    assert results["eval/log_loss"] == found["calibration"]["raw"]["log_loss"]["value"]
+
+
+def test_the_last_line_has_accuracy_beside_length_and_people(
+    after_sft: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = after_sft.parent / "rankings.jsonl"
+    rows = [json.loads(line) for line in file.open()]
+    file.write_text("".join(json.dumps(row | {"labeler": name}) + "\n" for row in rows for name in "ab"))
+    rm.run(load_recipe(after_sft))
+    found, line = _evaluation(after_sft), " ".join(capsys.readouterr().out.split())
+    accuracy = found["accuracy"]
+    assert f"on {accuracy['value']:.3f} (95% {accuracy['low']:.3f} to {accuracy['high']:.3f})" in line
+    wins = "longer" if found["length_only"]["longer_wins"] else "shorter"
+    assert f"“the {wins} one wins” would on {found['length_only']['value']:.3f}" in line
+    assert found["people"]["agreement"]["value"] == 1.0  # b says what a says
+    assert "people agree with each other on 1.000, and it with them on" in line
 
 
 def test_a_reward_model_that_comes_back_different_is_an_error(
@@ -83,4 +162,20 @@ def test_rankings_that_decide_nothing_are_refused(after_sft: Path) -> None:
     rows = [{"prompt": f"p{i}", "responses": [" a", " b"], "ranks": [1, 1]} for i in range(40)]
     (after_sft.parent / "rankings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match="tied"):
+        rm.run(load_recipe(after_sft))
+
+
+def test_demonstrations_that_are_too_long_are_told_before_training_or_left_out(after_sft: Path) -> None:
+    """With one recipe sft has seen them; the sft adapter may come from another one."""
+    recipe = json.loads(after_sft.read_text())
+    recipe["sft"]["max_length"] = 2
+    recipe["rm"]["sft"] = str(after_sft.parent / "runs" / "tiny")
+    recipe["run"]["name"] = "second"
+    after_sft.write_text(json.dumps(recipe))
+    with pytest.raises(UserError, match=r"sft\.max_length"):
+        rm.run(load_recipe(after_sft))
+    assert not (after_sft.parent / "runs/second/rm/checkpoints").exists()
+    recipe["data"]["demonstrations"]["on_bad_record"] = "skip"
+    after_sft.write_text(json.dumps(recipe))
+    with pytest.raises(UserError, match="no record is left"):
         rm.run(load_recipe(after_sft))
