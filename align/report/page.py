@@ -1,0 +1,153 @@
+"""runs/<name>/report.html: one page without scripts that shows what a run is and what came out.
+
+Every text of the run folder is a stranger's: the template escapes all of it, `align.report.read` makes
+control characters visible, and the page forbids itself to load or run anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from align import __version__
+from align.errors import UserError
+from align.report.charts import number
+from align.report.data import data_view
+from align.report.policy import ppo_view, sft_view
+from align.report.read import RunFiles, Stage, clean, read_run
+from align.report.reward import rm_view
+from align.report.summary import figures, warnings
+from align.runtime.files import write_text
+
+PAGE = "report.html"
+_TITLES = {"sft": "Supervised fine-tuning", "rm": "Reward model", "ppo": "PPO"}
+_HASH = 12  # characters of a hash that are shown
+
+
+def write_report(folder: Path) -> Path:
+    """Write the page of a run folder; UserError where there is no run to show."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder. Name a run's folder, such as runs/quickstart")
+    run = read_run(folder)
+    if run.empty:
+        raise UserError(
+            f"{folder} holds no stage's manifest.json: it is not a run's folder, or nothing ran yet"
+        )
+    path = folder / PAGE
+    write_text(path, render(run))
+    return path
+
+
+def refresh(folder: Path, say: Callable[[str], None]) -> None:
+    """Write the page at the end of a stage; what goes wrong is told, and never fails the stage."""
+    try:
+        say(f"report: {write_report(folder)}")
+    except Exception as error:  # the stage's result matters, the page can be made again
+        say(f"the report could not be written ({type(error).__name__}: {error}): `align report {folder}`")
+
+
+def render(run: RunFiles) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
+    views = {"sft": sft_view, "rm": rm_view, "ppo": ppo_view}
+    return environment.get_template("page.html").render(
+        run=run,
+        style=style,
+        facts=_facts(run),
+        figures=figures(run),
+        warnings=warnings(run),
+        stages=[_stage_row(stage) for stage in run.stages.values()],
+        titles=_TITLES,
+        data=data_view(run.check),
+        lineage=_lineage(run),
+        versions=_versions(run),
+        align_version=__version__,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        **{name: view(run.stages[name]) if name in run.stages else None for name, view in views.items()},
+    )
+
+
+def _facts(run: RunFiles) -> dict[str, str]:
+    """What the recipe says that a reader of the page asks for."""
+    try:
+        recipe = YAML(typ="safe", pure=True).load(run.recipe)
+    except (YAMLError, ValueError, RecursionError):
+        recipe = None
+
+    def value(section: str, key: str) -> Any:
+        part = recipe.get(section) if isinstance(recipe, dict) else None
+        return part.get(key) if isinstance(part, dict) else part if isinstance(part, str) else None
+
+    base = value("base", "name")
+    facts = {
+        "base": "/".join(str(base).rstrip("/").split("/")[-2:]) if base else "",
+        "template": value("data", "template"),
+        "seed": value("run", "seed"),
+        "LoRA rank": value("lora", "rank"),
+    }
+    return {key: clean(str(found)) for key, found in facts.items() if found not in (None, "")}
+
+
+def _stage_row(stage: Stage) -> dict[str, str]:
+    manifest = stage.manifest
+    started, finished = _time(manifest.get("started_at")), _time(manifest.get("finished_at"))
+    took = _span((finished - started).total_seconds()) if started and finished and finished >= started else ""
+    steps = max((row["step"] for row in stage.metrics if "step" in row), default=0)
+    return {
+        "name": stage.name,
+        "title": _TITLES[stage.name],
+        "state": "finished" if stage.finished else "not finished",
+        "steps": number(steps),
+        "when": finished.strftime("%Y-%m-%d %H:%M") if finished else "",
+        "took": took,
+    }
+
+
+def _time(text: Any) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _lineage(run: RunFiles) -> list[tuple[str, str, str]]:
+    """(stage, what, hash): what each stage started from, read and wrote."""
+    rows = []
+    for stage in run.stages.values():
+        for part, words in (("lineage", "from"), ("data", "read"), ("final", "wrote")):
+            found = stage.manifest.get(part)
+            for name, digest in sorted(found.items()) if isinstance(found, dict) else []:
+                if part != "final" or name.endswith(".safetensors"):
+                    rows.append((stage.name, f"{words} {name}", str(digest)[:_HASH]))
+    return rows
+
+
+def _versions(run: RunFiles) -> str:
+    """Of the libraries, as the last stage noted them."""
+    for stage in reversed(run.stages.values()):
+        found = stage.manifest.get("versions")
+        if isinstance(found, dict):
+            return ", ".join(f"{name} {version}" for name, version in found.items())
+    return ""

@@ -1,0 +1,63 @@
+"""What the sections of the page are made of: figures, charts with captions, shares with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from align.report.charts import Series, line_chart, number, percent, whisker
+from align.report.read import numbers
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the numbers at the top."""
+
+    label: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """An SVG with its caption; `keys` are (tone, name) of its lines."""
+
+    title: str
+    svg: Markup
+    keys: list[tuple[str, str]] = field(default_factory=list)
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A share with its interval, drawn and as text."""
+
+    name: str
+    svg: Markup
+    value: str
+    interval: str
+    count: str
+
+
+def chart(title: str, series: Sequence[Series], about: str = "", **options: Any) -> list[Chart]:
+    """A chart, or none where there are no numbers."""
+    svg = line_chart(title, series, **options)
+    if not svg:
+        return []
+    keys = [(s.tone, s.name) for s in series if s.points]
+    return [Chart(title, svg, keys if len(keys) > 1 else [], about)]
+
+
+def bar(name: str, share: Any, span: tuple[float, float], unit: str = "", tone: str = "a") -> list[Bar]:
+    """A share of evaluation.json as a row, or none where it is not known."""
+    found = numbers(share)
+    if "value" not in found:
+        return []
+    show = percent if span[0] >= 0 else number
+    low, high = found.get("low"), found.get("high")
+    interval = f"{show(low)} to {show(high)}" if low is not None and high is not None else ""
+    count = f"{number(found['count'])} {unit}".strip() if "count" in found else ""
+    return [Bar(name, whisker(found["value"], low, high, span, tone), show(found["value"]), interval, count)]

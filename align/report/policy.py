@@ -1,0 +1,136 @@
+"""The sections on sft and ppo."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+from align.report.charts import Series, histogram, number, percent, two
+from align.report.parts import Chart, chart
+from align.report.read import Stage, numbers
+
+_EACH = 4  # answers of each kind
+
+
+def sft_view(stage: Stage) -> dict[str, Any]:
+    loss = [
+        Series("training", stage.curve("train/loss")),
+        Series("held out", stage.curve("eval/loss"), "b", dots=True),
+    ]
+    charts = chart("Loss, nats a token", loss)
+    likeliest = [Series("", stage.curve("train/token_accuracy"))]
+    charts += chart("Share of tokens that were the likeliest", likeliest)
+    charts += chart("Entropy, nats a token", [Series("", stage.curve("train/entropy"))])
+    more = chart("Gradient norm before clipping", [Series("", stage.curve("train/gradient_norm"))])
+    return {"charts": charts, "more": more}
+
+
+def ppo_view(stage: Stage) -> dict[str, Any]:
+    def pair(title: str, training: str, held_out: str, about: str = "", **options: Any) -> list[Chart]:
+        series = [
+            Series("rollouts", stage.curve(training)),
+            Series("held out", stage.curve(held_out), "b", dots=True),
+        ]
+        return chart(title, series, about, x="iteration", **options)
+
+    charts = pair("Score by the reward model", "reward/score", "eval/score")
+    charts += pair("KL to the SFT policy, nats a response", "kl/reference", "eval/kl")
+    charts += pair("Entropy, nats a token", "policy/entropy", "")
+    charts += pair("Share that ended by themselves (EOS)", "response/eos", "eval/eos")
+    charts += pair("Length, tokens", "response/length", "eval/length")
+    more = pair("What PPO maximises: score less penalties", "reward/total", "")
+    more += pair("Explained variance of the value model", "value/explained_variance", "", reference=0.0)
+    more += pair("Share of tokens that the clip stopped", "policy/clip_fraction", "")
+    more += pair("Sampler against trainer, nats a token", "engine/logprob_gap", "")
+    more += pair("Value loss", "value/loss", "")
+    answers = [row for row in stage.held_out if len(_scores(row)) == 2]
+    spread = []
+    if answers:
+        before, after = zip(*map(_scores, answers), strict=True)
+        title = "Scores of the held-out answers"
+        if svg := histogram(title, before, after, "score"):
+            spread.append(Chart(title, svg, [("b", "before (SFT)"), ("a", "after (PPO)")]))
+    return {
+        "charts": charts + spread,
+        "more": more,
+        "table": _before_after(answers),
+        "answers": _chosen(answers),
+        "samples": _samples(stage.samples),
+    }
+
+
+def _scores(row: dict[str, Any]) -> tuple[float, ...]:
+    found = numbers(row)
+    return tuple(found[key] for key in ("reference_score", "policy_score") if key in found)
+
+
+def _before_after(rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """(what, before, after) as means over the held-out prompts."""
+    if not rows:
+        return []
+
+    def mean(key: str) -> float | None:
+        values = [float(row[key]) for row in rows if isinstance(row.get(key), (bool, int, float))]
+        return fmean(values) if values else None
+
+    shown = []
+    for name, key, show in (
+        ("score by the reward model", "score", two),
+        ("ended by themselves (EOS)", "eos", percent),
+        ("length, tokens", "length", lambda value: number(round(value, 1))),
+    ):
+        before, after = mean(f"reference_{key}"), mean(f"policy_{key}")
+        if before is not None and after is not None:
+            shown.append((name, show(before), show(after)))
+    kl = mean("kl")
+    if kl is not None:
+        shown.append(("KL to the SFT policy, nats a response", "0", number(kl)))
+    better = fmean(a > b for b, a in map(_scores, rows))
+    shown.append(("prompts whose answer scores higher than before", "", percent(better)))
+    return shown
+
+
+def _chosen(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Some answers: those that gained most, some in the middle, those that lost most."""
+    ordered = sorted(rows, key=lambda row: _scores(row)[0] - _scores(row)[1])
+    if len(ordered) <= 3 * _EACH:
+        parts = [("All of them", ordered)] if ordered else []
+    else:
+        middle = (len(ordered) - _EACH) // 2
+        parts = [
+            ("Gained most", ordered[:_EACH]),
+            ("In the middle", ordered[middle : middle + _EACH]),
+            ("Lost most", ordered[-_EACH:]),
+        ]
+    return [
+        (
+            title,
+            [
+                {
+                    "prompt": row.get("prompt", ""),
+                    "before": row.get("reference", ""),
+                    "after": row.get("policy", ""),
+                    "scores": tuple(two(score) for score in _scores(row)),
+                }
+                for row in part
+            ],
+        )
+        for title, part in parts
+    ]
+
+
+def _samples(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """What the policy wrote in the first iteration, the middle one and the last one."""
+    steps = sorted({row["step"] for row in rows if isinstance(row.get("step"), int)})
+    chosen = [steps[i] for i in sorted({0, len(steps) // 2, len(steps) - 1})] if steps else []
+    return [
+        (
+            f"Iteration {number(step)}",
+            [
+                {**row, "score": two(numbers(row).get("score", float("nan")))}
+                for row in rows
+                if row.get("step") == step
+            ],
+        )
+        for step in chosen
+    ]

@@ -1,0 +1,128 @@
+"""What a run folder says, read with care: files may be missing, half written, or hold anything."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_STAGES = ("sft", "rm", "ppo")
+_OVERRIDES = "\u202d\u202e"  # they turn the text that follows around
+_TEXT = 4000  # characters of one text that the page shows
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's files; what is missing is empty."""
+
+    name: str
+    manifest: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    held_out: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        return self.manifest.get("finished") is True
+
+    @property
+    def results(self) -> dict[str, float]:
+        """The last evaluation."""
+        return numbers(self.manifest.get("results"))
+
+    def curve(self, name: str) -> list[tuple[float, float]]:
+        """(step, value) of each line of metrics.jsonl that has the metric."""
+        return [(row["step"], row[name]) for row in self.metrics if "step" in row and name in row]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run folder as the page needs it."""
+
+    name: str
+    recipe: str
+    check: dict[str, Any]
+    stages: dict[str, Stage]
+
+    @property
+    def empty(self) -> bool:
+        return not self.stages and not self.check
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read what is there; nothing is required."""
+    try:
+        recipe = clean((folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"), 100_000)
+    except OSError:
+        recipe = ""
+    stages = {name: _stage(folder / name) for name in _STAGES if (folder / name / "manifest.json").is_file()}
+    return RunFiles(clean(folder.resolve().name), recipe, _document(folder / "check.json"), stages)
+
+
+def _stage(folder: Path) -> Stage:
+    return Stage(
+        name=folder.name,
+        manifest=_document(folder / "manifest.json"),
+        metrics=[numbers(row) for row in _lines(folder / "metrics.jsonl")],
+        samples=[clean(row) for row in _lines(folder / "samples.jsonl")],
+        held_out=[clean(row) for row in _lines(folder / "held_out.jsonl")],
+        evaluation=_document(folder / "evaluation.json"),
+    )
+
+
+def numbers(row: Any) -> dict[str, float]:
+    """The finite numbers of a mapping."""
+    if not isinstance(row, dict):
+        return {}
+    return {
+        key: float(value)
+        for key, value in row.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def clean(value: Any, limit: int = _TEXT) -> Any:
+    """A JSON value whose texts can be shown: not endless, control characters and lone surrogates visible."""
+    if isinstance(value, dict):
+        return {clean(str(key), 200): clean(part, limit) for key, part in value.items()}
+    if isinstance(value, list):
+        return [clean(part, limit) for part in value]
+    if not isinstance(value, str):
+        return value
+    rest = f"… ({len(value) - limit:,} more characters)" if len(value) > limit else ""
+    return "".join(_visible(c) for c in value[:limit]) + rest
+
+
+def _visible(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cs") or character in _OVERRIDES
+    if character in "\n\t" or not hidden:
+        return character
+    return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return clean(found) if isinstance(found, dict) else {}
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file; a line that is none (half written, say) is passed over."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(row, dict):
+                    yield row
+    except OSError:
+        return

@@ -1,0 +1,260 @@
+"""`align export`: a stage's result as a plain transformers checkpoint, proved before it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from align.data.batches import collate, microbatches
+from align.data.load import Located, scan, side
+from align.errors import AlignError, UserError
+from align.models.forward import Forward
+from align.models.merge import check_classifier, in_float32, merged_policy, merged_reward, set_padding
+from align.models.roles import Roles
+from align.recipe import Recipe, Stage
+from align.records import Ranking
+from align.runtime.files import to_json, whole_folder, write_text
+from align.serving.run import Pair, Trained, open_run, reward_model, score_batch
+
+NOTE = "align_export.json"
+_PROBES = 64  # responses that both models score
+# The largest difference that may be, as a share of the probes' spread (standard deviation). In bfloat16
+# a weight keeps 8 bits: the difference is rounding, and told.
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_BUILT_IN = [
+    ("How long do I boil an egg?", (" Seven minutes for a soft yolk, ten for a hard one.", " No.")),
+    (
+        "The story of the two",
+        (" friends is warm and honest.", " is a mess that nobody needs, or so it seems to me."),
+    ),
+    ("Is the bakery open?", (" Yes, until six; after that only by the side door.", " Perhaps.")),
+]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far the export is from the run's own model on the probes."""
+
+    probes: int
+    texts: str  # where the probes come from
+    difference: float  # the largest
+    spread: float  # standard deviation of the run's own numbers
+
+
+def export(
+    run: Path,
+    stage: Stage,
+    to: Path | None = None,
+    dtype: str = "float32",
+    base: Path | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Write the stage's result as a plain checkpoint into `to` (without it RUN/export/STAGE); returns it.
+
+    rm becomes a sequence classifier with one label, sft and ppo a causal language model: the adapter is
+    folded into a copy of the base in float32 and saved as `dtype`. What was written is loaded afresh and
+    compared with the run's own model on probes; AlignError, and nothing left, where they differ.
+    """
+    to = to or run / "export" / stage
+    if dtype not in _DTYPES:
+        raise UserError(f"--dtype {dtype}: choose one of {', '.join(_DTYPES)}")
+    _refuse_taken(to)
+    trained = open_run(run, stage, base)
+    if stage == "rm":
+        check_classifier(trained.setup.base)
+    console = console or Console(stderr=True)
+    pairs, texts = _probes(trained)
+    own = _own(trained, pairs)
+    tokenizer = trained.setup.base.tokenizer
+    if stage == "rm":
+        set_padding(tokenizer)
+    # What the run's chat template says must not change with the day.
+    if trained.setup.template.chat_template is not None:
+        tokenizer.chat_template = trained.setup.template.chat_template
+    with whole_folder(to) as aside:
+        kind = _write(trained, tokenizer, dtype, aside)
+        fresh = _exported(trained, pairs, aside)
+        proof = Proof(len(pairs), texts, float((own - fresh).abs().max()), float(own.std(unbiased=False)))
+        _check(proof, dtype)
+        write_text(aside / NOTE, to_json(_note(trained, tokenizer, kind, dtype, proof)))
+        size = sum(path.stat().st_size for path in aside.iterdir())
+    _say(console, f"{stage} of {run} is in {to}: {kind}, {dtype}, {size / 1e6:.0f} MB")
+    what = "scores" if stage == "rm" else "log probabilities"
+    _say(
+        console,
+        f"loaded afresh, it gives the same {what} as the run on {proof.probes} responses ({proof.texts}): "
+        f"largest difference {proof.difference:.2g}, {proof.difference / proof.spread:.1g} of their standard "
+        "deviation",
+    )
+    return to
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _refuse_taken(to: Path) -> None:
+    if to.is_symlink() or (to.exists() and not to.is_dir()):
+        raise UserError(f"{to} is there and is no folder: name another by --to")
+    if to.is_dir() and any(to.iterdir()):
+        raise UserError(f"{to} is not empty: remove it, or name another folder by --to")
+
+
+def _probes(run: Trained) -> tuple[list[Pair], str]:
+    """The ids of some prompts with responses, and where they come from."""
+    template, longest = run.setup.template, run.recipe.rm.max_length
+    name, rankings = _rankings(run.recipe)
+    pairs: list[Pair] = []
+    for ranking in islice(rankings, _PROBES):
+        try:
+            prompt = template.prompt_ids(ranking.prompt)
+            responses = [template.response_ids(response) for response in ranking.responses]
+        except UserError:  # the data has changed since; other rankings serve as well
+            continue
+        pairs += [(prompt, ids) for ids in responses if len(prompt) + len(ids) <= longest]
+    if not pairs:
+        name = "built-in texts; the run's rankings cannot be read here"
+        pairs = [
+            (template.prompt_ids(prompt), template.response_ids(response))
+            for prompt, responses in _BUILT_IN
+            for response in responses
+        ]
+    return pairs[:_PROBES], name
+
+
+def _rankings(recipe: Recipe) -> tuple[str, Iterator[Ranking]]:
+    """Where rankings for probes come from, and these; none where their files are not on this machine."""
+    source = recipe.data.rankings
+    if source is None:
+        return "", iter(())
+    apart = isinstance(source.held_out, list)
+    share = 0.0 if isinstance(source.held_out, list) else source.held_out
+    entries = source.held_out if isinstance(source.held_out, list) else source.train
+    local = [entry for entry in entries if not entry.may_be_hub_id]
+    found = scan(Ranking, local, source.split_key)
+    name = "of held-out rankings" if apart or share else "of training rankings"
+    return name, (
+        part.record
+        for part in found
+        if isinstance(part, Located) and (not share or side(part.key, share) == "held_out")
+    )
+
+
+@torch.no_grad()
+def _own(run: Trained, pairs: list[Pair]) -> Tensor:
+    """The run's own numbers, its adapter unmerged on the base in float32: see `_exported`."""
+    base, pad_id = in_float32(run.setup.base), run.setup.base.pad_id
+    parts = _in_batches(run, pairs)
+    if run.stage == "rm":
+        forward = reward_model(run, base)
+        return _in_order([(part, score_batch(forward, [pairs[i] for i in part], pad_id)) for part in parts])
+    roles = Roles(base.load_model(run.setup.accel.device))
+    roles.add("policy", run.final, trains=False)
+    forward = Forward(roles)
+    found = []
+    for part in parts:
+        trunk = forward.trunk(collate([pairs[i] for i in part], pad_id))
+        logprobs, _, mask = forward.logprobs("policy", trunk, 1.0)
+        found.append((part, [row[m].cpu() for row, m in zip(logprobs, mask, strict=True)]))
+    return _in_order(found)
+
+
+@torch.no_grad()
+def _exported(run: Trained, pairs: list[Pair], folder: Path) -> Tensor:
+    """A score for each pair, or the log probability of each response token, from the files of an export."""
+    auto = AutoModelForSequenceClassification if run.stage == "rm" else AutoModelForCausalLM
+    model, found = auto.from_pretrained(
+        folder,
+        dtype=torch.float32,  # as the run's own numbers; CPUs are slow in anything else
+        trust_remote_code=run.recipe.base.trust_remote_code,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if wrong := sorted([*found["missing_keys"], *found["unexpected_keys"]]):
+        raise AlignError(f"the export does not load as it was written ({wrong[0]}); nothing was kept")
+    model = model.to(run.setup.accel.device).eval()
+    pad_id = model.config.pad_token_id if run.stage == "rm" else run.setup.base.pad_id
+    results = []
+    for part in _in_batches(run, pairs):
+        batch = collate([pairs[i] for i in part], pad_id)
+        ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().cpu()
+        if run.stage == "rm":
+            results.append((part, logits[:, 0]))
+            continue
+        logprobs = logits[:, :-1].log_softmax(-1).gather(-1, batch.input_ids[:, 1:, None])[..., 0]
+        ends = zip(logprobs, batch.prompt_lengths.tolist(), batch.lengths.tolist(), strict=True)
+        results.append((part, [row[start - 1 : end - 1] for row, start, end in ends]))
+    return _in_order(results)
+
+
+def _in_batches(run: Trained, pairs: list[Pair]) -> list[list[int]]:
+    sizes = [(1, len(prompt) + len(response)) for prompt, response in pairs]
+    return microbatches(sizes, run.recipe.rm.microbatch_tokens)
+
+
+def _in_order(results: list[tuple[list[int], Any]]) -> Tensor:
+    """Numbers of batches, back in the order of the pairs and end to end."""
+    found = {i: value.reshape(-1) for part, values in results for i, value in zip(part, values, strict=True)}
+    return torch.cat([found[i] for i in range(len(found))])
+
+
+def _write(run: Trained, tokenizer: PreTrainedTokenizerBase, dtype: str, folder: Path) -> str:
+    """Fill the folder; returns the model's class."""
+    model: PreTrainedModel
+    if run.stage == "rm":
+        model = merged_reward(run.setup.base, run.final, tokenizer)
+    else:
+        model = merged_policy(run.setup.base, run.final)
+    model.to(_DTYPES[dtype]).save_pretrained(folder)
+    tokenizer.save_pretrained(str(folder))
+    return type(model).__name__
+
+
+def _check(proof: Proof, dtype: str) -> None:
+    # `not <=` also catches nan.
+    if not proof.difference <= _TOLERANCE[dtype] * proof.spread:
+        raise AlignError(
+            f"the export does not give what the run's own model gives: {proof.probes} responses "
+            f"({proof.texts}) differ by up to {proof.difference:.3g}, where their standard deviation is "
+            f"{proof.spread:.3g}. Nothing was kept"
+        )
+
+
+def _note(
+    run: Trained, tokenizer: PreTrainedTokenizerBase, kind: str, dtype: str, proof: Proof
+) -> dict[str, Any]:
+    """What a person who finds the folder wants to know."""
+    results = run.manifest.get("results", {})
+    return {
+        "stage": run.stage,
+        "model": kind,
+        "dtype": dtype,
+        "template": run.recipe.data.template,
+        "padding": tokenizer.pad_token,
+        "base": run.recipe.base.name,
+        "lineage": run.manifest["lineage"],
+        "files": run.manifest["final"],
+        "results": results,
+        "proof": {
+            "responses": proof.probes,
+            "texts": proof.texts,
+            "largest_difference": proof.difference,
+            "standard_deviation": proof.spread,
+        },
+    }

@@ -1,0 +1,179 @@
+"""`align score`: what a run's reward model gives to responses in a file."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from align.data.batches import microbatches
+from align.data.tokenize import Template
+from align.errors import UserError
+from align.models.forward import Forward
+from align.records import RecordError
+from align.runtime.files import whole_file
+from align.runtime.progress import Bar
+from align.serving.records import SCORE, Item, read_items
+from align.serving.run import Pair, Trained, open_run, reward_model, score_batch
+
+_SHOWN = 20  # problems that are printed one by one
+_WINDOW = 2048  # records that are sorted by length together: what lies in memory
+_DECIMALS = 6  # float32 has no more
+
+Write = Callable[[str], object]
+
+
+@dataclass
+class Found:
+    """What the first reading of a file counts."""
+
+    records: int = 0
+    responses: int = 0
+    long: int = 0  # responses with more tokens than the reward model was trained on
+
+
+def score(
+    run: Path,
+    file: Path,
+    to: Path | None = None,
+    format: str | None = None,
+    base: Path | None = None,
+    console: Console | None = None,
+) -> None:
+    """Write each record of the file with its score (a list: `scores`), in the file's order, as JSON Lines.
+
+    To stdout, or into `to`, which is complete or absent. The whole file is read and checked before
+    anything is scored: UserError names file, line and field of up to 20 problems.
+    """
+    console = console or Console(stderr=True)
+    if to is not None:
+        _check_target(to, file)
+    trained = open_run(run, "rm", base)
+    found = _check(file, format, trained)
+    limit = trained.recipe.rm.max_length
+    if found.long:
+        console.print(
+            f"{found.long} of {found.responses} responses have more tokens, with their prompts, than the "
+            f"{limit} that the reward model was trained on (rm.max_length): trust their scores less",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    if to is None and sys.stdout.isatty():
+        console = Console(quiet=True)  # a bar would stand among the lines
+    forward = reward_model(trained)
+    with _output(to) as write, Bar(console, "score", found.responses) as bar:
+        items = (item for item in read_items(file, format) if isinstance(item, Item))
+        for row in _scored(items, trained, forward, bar):
+            write(_json_line(row))
+
+
+def _check_target(to: Path, file: Path) -> None:
+    if to.is_dir():
+        raise UserError(f"--to {to} is a folder: name a file in it")
+    if not to.parent.is_dir():
+        raise UserError(f"--to {to}: there is no folder {to.parent}: make it first")
+    if to.exists() and file.exists() and to.samefile(file):
+        raise UserError(f"--to {to} is the file that is read: name another")
+
+
+def _check(file: Path, format: str | None, run: Trained) -> Found:
+    """Count what will be scored; UserError where a record cannot be."""
+    found, problems, count = Found(), list[str](), 0
+    for item in read_items(file, format):
+        try:
+            if isinstance(item, RecordError):
+                raise item
+            lengths = [len(p) + len(r) for p, r in _encoded(item, run.setup.template)]
+        except UserError as error:
+            count += 1
+            if len(problems) < _SHOWN:
+                problems.append(str(error))
+            continue
+        found.records += 1
+        found.responses += len(lengths)
+        found.long += sum(length > run.recipe.rm.max_length for length in lengths)
+    if count:
+        more = [f"… and {count - _SHOWN} more"] if count > _SHOWN else []
+        many = "1 problem" if count == 1 else f"{count} problems"
+        lines = [f"{many} in the records; nothing was scored", *problems, *more]
+        raise UserError("\n  ".join(lines))
+    if not found.records:
+        raise UserError(f"{file}: has no records")
+    return found
+
+
+def _encoded(item: Item, template: Template) -> list[Pair]:
+    """The ids of prompt and response, for each response; UserError with the item's place."""
+    try:
+        prompt = template.prompt_ids(item.prompt)
+        pairs = [(prompt, template.response_ids(response)) for response in item.responses]
+    except UserError as error:
+        raise UserError(f"{item.place}: {error}") from error
+    longest = max(len(prompt) + len(response) for _, response in pairs)
+    if template.positions is not None and longest > template.positions:
+        raise UserError(
+            f"{item.place}: {longest} tokens, and the base reads at most {template.positions}: shorten it"
+        )
+    return pairs
+
+
+def _scored(items: Iterator[Item], run: Trained, forward: Forward, bar: Bar) -> Iterator[dict[str, Any]]:
+    """Rows with their scores in the items' order; within a window, batches are of like length."""
+    budget, pad_id = run.recipe.rm.microbatch_tokens, run.setup.base.pad_id
+    while window := list(islice(items, _WINDOW)):
+        encoded = [_encoded(item, run.setup.template) for item in window]
+        scores = _scores(forward, [pair for pairs in encoded for pair in pairs], budget, pad_id, bar)
+        start = 0
+        for item, pairs in zip(window, encoded, strict=True):
+            mine, start = scores[start : start + len(pairs)], start + len(pairs)
+            yield {**item.row, item.key: mine[0] if item.key == SCORE else mine}
+
+
+def _scores(forward: Forward, pairs: Sequence[Pair], budget: int, pad_id: int, bar: Bar) -> list[float]:
+    found = [0.0] * len(pairs)
+    for batch in microbatches([(1, len(prompt) + len(response)) for prompt, response in pairs], budget):
+        scores = score_batch(forward, [pairs[i] for i in batch], pad_id).tolist()
+        for i, value in zip(batch, scores, strict=True):
+            found[i] = round(value, _DECIMALS)
+            bar.advance()
+    return found
+
+
+@contextmanager
+def _output(to: Path | None) -> Iterator[Write]:
+    if to is None:
+        stream = sys.stdout  # the bar puts its own, on stderr, in its place
+        yield stream.write
+        stream.flush()
+        return
+    with whole_file(to) as file:
+        yield file.write
+
+
+def _json_line(row: dict[str, Any]) -> str:
+    line = json.dumps(_json_value(row), ensure_ascii=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair in a column that nothing was asked of
+        line = json.dumps(_json_value(row))
+    return line + "\n"
+
+
+def _json_value(value: Any) -> Any:
+    """A value of any kind of file as JSON has it: what is not a number is null, dates and such are text."""
+    if isinstance(value, dict):
+        return {str(key): _json_value(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
