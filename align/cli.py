@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ HELP = """Teach a language model what people prefer: three stages, one recipe fi
 
 [bold]Start here[/]
 
+  align check recipe.yaml                         what is wrong with the data
   align run recipe.yaml                           all three stages
   align ppo recipe.yaml --set ppo.kl_coef=0.1     one stage, one value changed
   align recipe show recipe.yaml                   every value, and where it came from
@@ -79,6 +81,29 @@ AccelerateConfig = Annotated[
         show_default=False,
     ),
 ]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/quickstart.", show_default=False)
+]
+MovedBase = Annotated[
+    Path | None,
+    typer.Option(
+        "--base",
+        metavar="FOLDER",
+        help="Where the base lies now, if not where the run's recipe says.",
+        show_default=False,
+    ),
+]
+
+
+class ExportStage(StrEnum):
+    rm = "rm"
+    sft = "sft"
+    ppo = "ppo"
+
+
+class ExportDtype(StrEnum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 def main() -> None:
@@ -155,6 +180,84 @@ def recipe_schema() -> None:
         from align.recipe_file import json_schema
 
         print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command(rich_help_panel="Look")
+def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Read all data that a recipe names and say what is wrong with it; nothing trains."""
+    with reported():
+        from align.recipe_file import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"  # tokenising takes most of the time; nothing forks
+        from align.check.run import main as run_check
+
+        raise typer.Exit(run_check(loaded, str(recipe)))
+
+
+@app.command(rich_help_panel="Look")
+def report(run: RunFolder) -> None:
+    """Write a run's page, report.html: what it is, what came out, what to look at; the stages do it too."""
+    with reported():
+        from align.report.page import write_report
+
+        print(write_report(run))
+
+
+@app.command(rich_help_panel="Use")
+def score(
+    run: RunFolder,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Records with a prompt and responses (.jsonl, .csv, …).", show_default=False
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="Write here, not to stdout.", show_default=False),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="The file's format, where its columns don't show it.",
+            show_default=False,
+        ),
+    ] = None,
+    base: MovedBase = None,
+) -> None:
+    """Score responses with a run's reward model: each record again, with its score, in the file's order."""
+    with reported():
+        from align.serving.score import score as score_file
+
+        _quiet_bars()
+        score_file(run, file, to, format, base)
+
+
+@app.command(rich_help_panel="Use")
+def export(
+    run: RunFolder,
+    stage: Annotated[
+        ExportStage,
+        typer.Option("--stage", help="rm: the reward model; sft, ppo: the policy after that stage."),
+    ] = ExportStage.rm,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FOLDER", help="Without it: RUN/export/STAGE.", show_default=False),
+    ] = None,
+    dtype: Annotated[ExportDtype, typer.Option("--dtype", help="What weights are saved as.")] = (
+        ExportDtype.float32
+    ),
+    base: MovedBase = None,
+) -> None:
+    """Write a stage's model merged with its base: a plain transformers checkpoint, proved to be the same."""
+    with reported():
+        from align.serving.export import export as export_stage
+
+        _quiet_bars()
+        export_stage(run, stage.value, to, dtype.value, base)
 
 
 @app.command(rich_help_panel="Look")

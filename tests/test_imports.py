@@ -13,11 +13,12 @@ ROOMS = [
     {"__main__"},
     {"cli"},
     {"doctor", "failures"},
+    {"serving"},
     {"stages"},
-    {"evaluation"},
+    {"evaluation", "check"},
     {"rollouts"},
     {"models"},
-    {"data"},
+    {"data", "report"},
     {"runtime"},
     {"recipe_file"},
     {"recipe_mistakes"},
@@ -30,7 +31,7 @@ HEIGHT = {room: -i for i, rooms in enumerate(ROOMS) for room in rooms}
 ALONE = {"records": {"errors"}, "objectives": set(), "errors": set(), "__init__": set()}
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors"}
 LIGHT = {"__main__", "cli", "doctor", "failures", "recipe_file", "recipe_mistakes", "recipe", "yaml_text"}
-LIGHT |= {"records", "errors", "__init__"}
+LIGHT |= {"records", "errors", "report", "__init__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

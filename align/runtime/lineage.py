@@ -18,7 +18,16 @@ from align.runtime.files import read_json, sha256
 # Keys that a rerun may change: what comes out stays the same. (Microbatches: to rounding, and with
 # lora.dropout, which sft draws a microbatch at a time, to other masks.)
 HARMLESS = frozenset(
-    {"microbatch_size", "checkpoint_every", "evaluate_every", "gradient_checkpointing", "keep", "threads"}
+    {
+        "microbatch_size",
+        "microbatch_tokens",
+        "share_prompt",
+        "checkpoint_every",
+        "evaluate_every",
+        "gradient_checkpointing",
+        "keep",
+        "threads",
+    }
 )
 ADAPTER = "adapter_model.safetensors"  # PEFT's name
 _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.utils.deterministic as deterministic
 from accelerate import Accelerator
 
+from align.data.scan import Problem
 from align.data.tokenize import Template
 from align.errors import UserError
 from align.models.base import Base, find_base
 from align.recipe import Recipe, Source, Stage
 from align.runtime import distributed
+from align.runtime.files import write_text
+from align.runtime.metrics import json_line
+from align.runtime.run import StageRun
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,12 @@ def source(recipe: Recipe, kind: str, stage: Stage) -> Source:
             f"the recipe names no data.{kind}, and {stage} needs them: add `data: {{{kind}: FILE}}`"
         )
     return found
+
+
+def write_skipped(stage: StageRun, *problems: Sequence[Problem]) -> None:
+    """Say how many records were left out, and list them in the stage's skipped.jsonl."""
+    found = [problem for several in problems for problem in several]
+    if found and stage.main:
+        path = stage.folder / "skipped.jsonl"
+        write_text(path, "".join(json_line(problem.to_dict()) for problem in found))
+        stage.say(f"{len(found)} records are left out; {path} lists them with what is wrong")

@@ -7,9 +7,11 @@ each response's EOS included and prompts left out; microbatches and processes ad
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
@@ -19,16 +21,18 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from align.data.batches import generator, step_rows
 from align.data.load import load
+from align.data.store import kept
 from align.data.tokenize import Encoded, encode_demonstrations
 from align.errors import UserError
 from align.models.export import save_adapter
 from align.models.lora import lora_config
 from align.recipe import SFT, Recipe
 from align.records import Demonstration
+from align.report.page import refresh
 from align.runtime.distributed import check_divisible, share, total
 from align.runtime.run import open_stage
 from align.runtime.trainer import ResumableTrainer
-from align.stages.setup import set_up, source
+from align.stages.setup import set_up, source, write_skipped
 
 Row = dict[str, list[int]]  # input_ids and labels of one demonstration, equally long
 
@@ -49,7 +53,8 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     cfg, seed, setup = recipe.sft, recipe.run.seed, set_up(recipe)
     accel, base = setup.accel, setup.base
     microbatch, accumulation = _microbatches(cfg, accel)
-    split = load(Demonstration, source(recipe, "demonstrations", "sft"), "demonstrations")
+    spec, cache = source(recipe, "demonstrations", "sft"), recipe.data.cache_folder
+    split = load(Demonstration, spec, "demonstrations", cache)
     data = {"demonstrations": split.fingerprint}
 
     with open_stage(recipe, "sft", accel, lineage=setup.lineage, data=data, restart=restart) as stage:
@@ -57,16 +62,25 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             stage.say(f"sft is finished: {stage.final}")
             return
 
-        train, held_out = (
-            _rows(encode_demonstrations(setup.template, side, cfg.max_length, "data.demonstrations"))
+        encoded = [
+            encode_demonstrations(
+                setup.template,
+                side,
+                cfg.max_length,
+                "data.demonstrations",
+                cache,
+                skip=spec.on_bad_record == "skip",
+            )
             for side in (split.train, split.held_out)
-        )
+        ]
+        write_skipped(stage, split.skipped, *(side.skipped for side in encoded))
+        train, held_out = encoded[0], _rows(encoded[1])
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         rows = step_rows(seed, "sft", 0, steps * cfg.batch_size, len(train))  # of step 0, of step 1, …
 
         model = base.load_model(accel.device)
         if cfg.packing:
-            _check_packing(model, train)
+            _check_packing(model, _rows([train[i] for i in train.lengths.argsort()[:2].tolist()]))
 
         def draw(step: int, part: int) -> int:
             return generator(seed, "sft", "dropout", step, part, accel.process_index).initial_seed()
@@ -81,7 +95,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             model=model,
             peft_config=lora_config(recipe.lora, model),
             processing_class=base.tokenizer,
-            train_dataset=Dataset.from_list(train).select(rows),
+            train_dataset=_on_disk(train).select(rows),
             args=_arguments(recipe, str(stage.folder), accel.device, steps, microbatch, accumulation),
         )
         trainer.go()
@@ -93,6 +107,8 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         stage.finish(write, trainer.results)
         found = "".join(f", {name} {value:.4g}" for name, value in trainer.results.items())
         stage.say(f"sft has finished after {steps} steps{found}; its adapter is in {stage.final}")
+        if stage.main:
+            refresh(recipe.run.path, stage.say)
 
 
 class _Trainer(ResumableTrainer, SFTTrainer):
@@ -128,7 +144,7 @@ class _Trainer(ResumableTrainer, SFTTrainer):
         return self.results
 
 
-def _rows(demonstrations: list[Encoded]) -> list[Row]:
+def _rows(demonstrations: Sequence[Encoded]) -> list[Row]:
     """Each demonstration as ids and labels; -100 marks what is not learned.
 
     Labels are made here from lengths, never from token ids: where a tokenizer pads with EOS, a mask
@@ -139,6 +155,20 @@ def _rows(demonstrations: list[Encoded]) -> list[Row]:
         for part in demonstrations
         for response in part.responses
     ]
+
+
+def _on_disk(demonstrations: Sequence[Encoded]) -> Dataset:
+    """The rows in a temporary file that is mapped into memory: they may be more than memory holds."""
+    ids = pa.list_(pa.int32())
+    schema = pa.schema([("input_ids", ids), ("labels", ids)])
+
+    def rows() -> Iterator[tuple[list[int], list[int]]]:
+        for part in demonstrations:
+            (row,) = _rows([part])
+            yield row["input_ids"], row["labels"]
+
+    table = pa.Table.from_batches(kept(None, "", schema, rows), schema)
+    return Dataset(table, fingerprint="rows")  # its own way to a name would read the whole table
 
 
 def _microbatches(cfg: SFT, accel: Accelerator) -> tuple[int, int]:

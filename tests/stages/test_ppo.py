@@ -12,6 +12,7 @@ import torch
 from align.recipe_file import load_recipe
 from align.runtime.run import open_stage
 from align.stages import ppo, rm, sft
+from align.stages.ppo_roles import prepare
 from align.stages.setup import set_up
 
 PPO = {
@@ -40,7 +41,7 @@ def _final(path: Path, stage: str) -> Path:
 def test_one_iteration_changes_exactly_policy_and_value(recipe_path: Path) -> None:
     recipe = load_recipe(recipe_path, ["run.name=one", f"ppo.sft={_final(recipe_path, 'sft').parents[1]}"])
     setup = set_up(recipe)
-    context = ppo._prepare(recipe, setup, _final(recipe_path, "sft"), _final(recipe_path, "rm"))
+    context = prepare(recipe, setup, _final(recipe_path, "sft"), _final(recipe_path, "rm"))
     roles = context.forward.roles
     before = {name: p.detach().clone() for name, p in roles.named_parameters()}
     with open_stage(recipe, "ppo", setup.accel, lineage={}, data={}, restart=False) as stage:
@@ -81,7 +82,7 @@ def test_the_penalty_and_the_kl_reach_the_rewards(recipe_path: Path, monkeypatch
     """Sum of a response's rewards = score - penalty without EOS - kl_coef * (its log ratio): by hand."""
     recipe = load_recipe(recipe_path, ["run.name=rewards", "ppo.missing_eos_penalty=5.0", "ppo.kl_coef=0.5"])
     setup = set_up(recipe)
-    context = ppo._prepare(recipe, setup, _final(recipe_path, "sft"), _final(recipe_path, "rm"))
+    context = prepare(recipe, setup, _final(recipe_path, "sft"), _final(recipe_path, "rm"))
     with torch.no_grad():  # a policy that differs from its reference
         for parameter in context.forward.roles.parameters_of("policy").values():
             parameter.add_(0.05)
@@ -99,3 +100,31 @@ def test_the_penalty_and_the_kl_reach_the_rewards(recipe_path: Path, monkeypatch
     expected = rollout.scores - 5.0 * (~rollout.eos).float() - 0.5 * log_ratio
     torch.testing.assert_close(seen["rewards"].sum(1), expected, rtol=1e-5, atol=1e-5)
     assert log_ratio.abs().max() > 0.01
+
+
+def test_scaled_scores_are_divided_by_the_reward_models_spread(
+    recipe_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The penalty stays in units of the scaled score, and values start where the scaled scores are."""
+    recipe = load_recipe(recipe_path, ["run.name=scaled", "ppo.scale_scores=true", "ppo.kl_coef=0.0"])
+    spread = json.loads((_final(recipe_path, "rm") / "score.json").read_text())["std"]
+    assert abs(spread - 1) > 0.01
+    setup = set_up(recipe)
+    context = prepare(recipe, setup, _final(recipe_path, "sft"), _final(recipe_path, "rm"))
+    head = context.forward.roles.parameters_of("value")
+    reward = context.forward.roles.parameters_of("reward")
+    torch.testing.assert_close(head["head.weight"] * spread, reward["head.weight"])
+    assert head["head.bias"].item() == 0.0
+    seen = {}
+
+    def spy(rollout, rewards, returns, accel):  # type: ignore[no-untyped-def]
+        seen.update(rollout=rollout, rewards=rewards)
+        return {}
+
+    monkeypatch.setattr(ppo, "_rollout_metrics", spy)
+    with open_stage(recipe, "ppo", setup.accel, lineage={}, data={}, restart=False) as stage:
+        ppo._iteration(context, stage, [[5, 6, 7], [8, 9]], 0)
+    rollout = seen["rollout"]
+    expected = rollout.scores / spread - (~rollout.eos).float()
+    torch.testing.assert_close(seen["rewards"].sum(1), expected, rtol=1e-5, atol=1e-5)
+    assert head["head.bias"].item() != 0.0

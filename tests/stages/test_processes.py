@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, align, make_recipe
+from conftest import ROOT, align, make_recipe, write_jsonl
 from safetensors.torch import load_file
 
 STAGES = ("sft", "rm", "ppo")
@@ -58,6 +58,35 @@ def test_metrics_are_those_of_the_whole_batch(runs: tuple[Path, Path]) -> None:
             for name, value in a.items():
                 if not name.startswith(("seconds/", "engine/")) and value is not None:
                     assert b[name] == pytest.approx(value, rel=2e-3, abs=1e-4), (stage, a["step"], name)
+
+
+def test_a_share_without_a_comparison_keeps_the_processes_in_step(
+    runs: tuple[Path, Path], tmp_path: Path, tiny_base: Path
+) -> None:
+    """One ranking of six decides anything, so one process of two has nothing to learn from in any step."""
+    metrics, adapters = [], []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        recipe = make_recipe(
+            folder,
+            tiny_base,
+            data={"template": "plain", "rankings": {"train": "some.jsonl", "held_out": "other.jsonl"}},
+            rm={"steps": 6, "batch_size": 2, "learning_rate": 1e-2, "sft": str(runs[0])},
+        )
+        tied = [{"prompt": f"a film {i}", "responses": [" good", " dull"], "ranks": [1, 1]} for i in range(5)]
+        decided = {"prompt": "the story", "responses": [" loud", " warm", " old"], "ranks": [2, 1, 3]}
+        write_jsonl(folder / "some.jsonl", [*tied, decided])
+        write_jsonl(folder / "other.jsonl", [{**decided, "prompt": "another story"}])
+        done = align("rm", recipe, "--num-processes", str(count))
+        assert done.returncode == 0, done.stderr
+        run = folder / "runs" / "tiny" / "rm"
+        metrics.append([json.loads(line) for line in (run / "metrics.jsonl").open()])
+        adapters.append(load_file(run / "final" / "adapter_model.safetensors"))
+    losses = [[row["train/loss"] for row in rows if "train/loss" in row] for rows in metrics]
+    assert [loss > 0 for loss in losses[0]].count(True) == 2  # once an epoch
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for name, values in adapters[0].items():
+        assert float((values - adapters[1][name]).norm()) <= 1e-4 * float(values.norm()) + 1e-6
 
 
 def test_accelerate_launch_works_too(tiny_recipe: Callable[..., Path]) -> None:

@@ -100,7 +100,12 @@ def _copy_without(finished: Path, stage: str, target: Path) -> Path:
         ("rm", "align.stages.rm:_score_rankings", 8, "after"),  # between two microbatches
         ("rm", "align.runtime.checkpoint:save_file", 3, "after"),  # a checkpoint half written
         ("ppo", "align.stages.ppo:assess", 3, "before"),  # sampled, not yet updated
-        ("ppo", "align.stages.ppo:policy_loss", 9, "after"),  # between forward and backward of an update
+        (
+            "ppo",
+            "align.stages.ppo_update:policy_loss",
+            9,
+            "after",
+        ),  # before an update's backward
         ("ppo", "align.runtime.checkpoint:save_file", 6, "after"),
         ("ppo", "align.models.export:save_file", 2, "after"),  # while final/ is written
     ],
@@ -192,7 +197,7 @@ def test_a_reward_model_with_another_head_is_another_parent(finished: Path, tmp_
     recipe.write_text(recipe.read_text().replace(str(finished), str(tmp_path / "again")))
     folder = tmp_path / "again" / "runs" / "tiny" / "rm"
     head = load_file(folder / "final" / "head.safetensors")
-    save_file({**head, "bias": head["bias"] + 1}, folder / "final" / "head.safetensors")
+    save_file({"weight": head["weight"] + 1}, folder / "final" / "head.safetensors")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["final"]["head.safetensors"] = sha256(folder / "final" / "head.safetensors")
     (folder / "manifest.json").write_text(json.dumps(manifest))
