@@ -1,8 +1,8 @@
-"""The quick start's SFT and reward model beside TRL's own trainers.
+"""A recipe's SFT and reward model beside TRL's own trainers.
 
-    python benchmarks/against_trl.py sft|rm [--seed N]
+    python benchmarks/against_trl.py sft|rm [--recipe FILE] [--seed N] [--set KEY=VALUE]
 
-Same base, LoRA, records, seed and budget (SFT: the same number of demonstrations; reward model: the
+Same base, LoRA, token ids, seed and budget (SFT: the same number of demonstrations; reward model: the
 same rankings, which TRL gets expanded into pairs), float32 on the CPU. Both sides are measured by the
 same code on the same held-out records. Prints one line of JSON a side.
 """
@@ -25,10 +25,9 @@ from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from align.data.batches import step_rows
 from align.data.load import load
-from align.data.tokenize import Template, encode_demonstrations, encode_rankings
-from align.evaluation.reward import evaluate_pairs
+from align.data.tokenize import Encodings, Template, encode_demonstrations, encode_rankings
 from align.models.base import find_base
-from align.objectives.bradley_terry import comparisons
+from align.objectives.bradley_terry import comparisons, pair_accuracy
 from align.recipe import Recipe
 from align.recipe_file import load_recipe
 from align.records import Demonstration, Ranking
@@ -42,12 +41,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=["sft", "rm"])
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "quickstart.yaml")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"run.folder={folder}", f"run.seed={arguments.seed}", *arguments.set]
-        recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml", overrides)
+        recipe = load_recipe(arguments.recipe, overrides)
         torch.set_num_threads(recipe.run.threads or torch.get_num_threads())
         {"sft": compare_sft, "rm": compare_rm}[arguments.stage](recipe, Path(folder))
 
@@ -57,7 +57,7 @@ def compare_sft(recipe: Recipe, folder: Path) -> None:
     started = time.monotonic()
     sft.run(recipe)
     ours = time.monotonic() - started
-    encoded, held_out, template = _demonstrations(recipe)
+    encoded, held_out = _demonstrations(recipe)
     report("align sft", seconds=ours, loss=_nats(recipe, recipe.run.path / "sft" / "final", held_out))
     rows = [
         {"input_ids": e.prompt + e.responses[0], "labels": [-100] * len(e.prompt) + e.responses[0]}
@@ -103,16 +103,20 @@ def compare_rm(recipe: Recipe, folder: Path) -> None:
     assert recipe.data.rankings is not None and recipe.rm.steps is not None
     split = load(Ranking, recipe.data.rankings, "rankings")
     base = find_base(recipe.base)
-    template = Template(base.tokenizer, recipe.data.template)
-    wanted = step_rows(recipe.run.seed, "rm", 0, recipe.rm.steps * recipe.rm.batch_size, len(split.train))
+    template = Template(base.tokenizer, recipe.data.template, base.positions)
+    skip = recipe.data.rankings.on_bad_record == "skip"
+    train, held_out = (
+        encode_rankings(template, side, recipe.rm.max_length, "data.rankings", skip=skip)
+        for side in (split.train, split.held_out)
+    )
+    wanted = step_rows(recipe.run.seed, "rm", 0, recipe.rm.steps * recipe.rm.batch_size, len(train))
     pairs = [
         {
-            "prompt": split.train[row].prompt,
-            "chosen": split.train[row].responses[i],
-            "rejected": split.train[row].responses[j],
+            "chosen_ids": train[row].prompt + train[row].responses[i],
+            "rejected_ids": train[row].prompt + train[row].responses[j],
         }
         for row in wanted
-        for i, j in comparisons(split.train[row].ranks)
+        for i, j in comparisons(train.records[row].ranks)
     ]
     batch = math.ceil(len(pairs) / recipe.rm.steps)
     model = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=1, dtype=torch.float32)
@@ -125,7 +129,7 @@ def compare_rm(recipe: Recipe, folder: Path) -> None:
         lr_scheduler_type=recipe.rm.schedule,
         warmup_steps=math.ceil(recipe.rm.warmup * recipe.rm.steps),
         max_grad_norm=recipe.rm.max_grad_norm,
-        max_length=recipe.rm.max_length,
+        max_length=None,
         seed=recipe.run.seed,
         **_plain(),
     )
@@ -140,13 +144,14 @@ def compare_rm(recipe: Recipe, folder: Path) -> None:
     trainer.train()
     seconds = time.monotonic() - started
     trainer.model.eval()
-    scores = []
-    for ranking in encode_rankings(template, split.held_out, recipe.rm.max_length, "held out"):
+    correct = total = 0.0
+    for ranking, record in zip(held_out, held_out.records, strict=True):
         rows = [torch.tensor([ranking.prompt + response]) for response in ranking.responses]
         with torch.no_grad():
-            scores.append(torch.cat([trainer.model(input_ids=row).logits[:, 0] for row in rows]))
-    found = evaluate_pairs(scores, [r.ranks for r in split.held_out], recipe.run.seed)
-    report("trl RewardTrainer", seconds=seconds, accuracy=found.accuracy, pairs=len(pairs), batch=batch)
+            scores = torch.cat([trainer.model(input_ids=row).logits[:, 0] for row in rows])
+        right, pairs_of_one = pair_accuracy(scores, record.ranks)
+        correct, total = correct + right, total + pairs_of_one
+    report("trl RewardTrainer", seconds=seconds, accuracy=correct / total, pairs=len(pairs), batch=batch)
 
 
 def report(side: str, **figures: float) -> None:
@@ -180,18 +185,21 @@ def _lora(recipe: Recipe, task: str) -> LoraConfig:
     )
 
 
-def _demonstrations(recipe: Recipe) -> tuple[list[Any], list[Any], Template]:
-    assert recipe.data.demonstrations is not None
-    split = load(Demonstration, recipe.data.demonstrations, "demonstrations")
-    template = Template(find_base(recipe.base).tokenizer, recipe.data.template)
-    train, held_out = (
-        encode_demonstrations(template, side, recipe.sft.max_length, "demonstrations")
+def _demonstrations(recipe: Recipe) -> list[Encodings[Any]]:
+    """The encoded demonstrations that train, and those that are held out."""
+    source = recipe.data.demonstrations
+    assert source is not None
+    split = load(Demonstration, source, "demonstrations")
+    base = find_base(recipe.base)
+    template = Template(base.tokenizer, recipe.data.template, base.positions)
+    skip = source.on_bad_record == "skip"
+    return [
+        encode_demonstrations(template, side, recipe.sft.max_length, "data.demonstrations", skip=skip)
         for side in (split.train, split.held_out)
-    )
-    return train, held_out, template
+    ]
 
 
-def _nats(recipe: Recipe, adapter: Path, held_out: list[Any]) -> float:
+def _nats(recipe: Recipe, adapter: Path, held_out: Encodings[Any]) -> float:
     """Mean negative log likelihood of a held-out response token, by plain transformers and peft."""
     base = AutoModelForCausalLM.from_pretrained(find_base(recipe.base).folder, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, str(adapter)).eval()

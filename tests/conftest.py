@@ -124,6 +124,7 @@ def make_recipe(folder: Path, base: Path, **sections: dict[str, Any]) -> Path:
         "run": {"name": "tiny", "folder": str(folder / "runs"), "threads": 1},
         "data": {
             "template": "plain",
+            "cache": str(folder / "cache"),
             "demonstrations": {"train": "demonstrations.jsonl", "held_out": 0.2},
             "rankings": {"train": "rankings.jsonl", "held_out": 0.2},
             "prompts": {"train": "prompts.jsonl", "held_out": 0.2},
@@ -133,7 +134,7 @@ def make_recipe(folder: Path, base: Path, **sections: dict[str, Any]) -> Path:
         "rm": {
             "steps": 6,
             "batch_size": 4,
-            "microbatch_size": 2,
+            "microbatch_tokens": 128,
             "learning_rate": 1e-2,
             "checkpoint_every": 2,
         },
@@ -167,3 +168,15 @@ def align(
         timeout=timeout,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose three stages have finished; copy it before you write into it."""
+    from align.recipe_file import load_recipe
+    from align.stages import ppo, rm, sft
+
+    recipe = load_recipe(make_recipe(tmp_path_factory.mktemp("finished"), tiny_base))
+    for stage in (sft, rm, ppo):
+        stage.run(recipe)
+    return recipe.run.path
