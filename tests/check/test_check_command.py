@@ -274,9 +274,9 @@ def test_chat_without_a_chat_template_is_an_error(tiny_recipe: Make, tiny_base: 
     assert report.exit_code == 2
 
 
-def test_messages_where_plain_is_asked_for_are_wrong_records(rankings: Callable[..., Report]) -> None:
+def test_conversations_where_plain_is_asked_for_are_wrong_records(rankings: Callable[..., Report]) -> None:
     row = ranking("p", [" a", " b"], [1, 2])
-    row["prompt"] = [{"role": "user", "content": "p"}]
+    row["prompt"] = [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]
     (wrong,) = rankings([row, ranking("q", [" a", " b"], [1, 2])]).wrong_records
     assert (wrong.count, "data.template: chat" in wrong.first[0]) == (1, True)
 

@@ -122,7 +122,10 @@ BAD = [
     ({"prompt": "p", "responses": ["a", 3]}, "in.jsonl:2: `responses[1]` must be text, not a number"),
     ({"prompt": "p"}, "in.jsonl:2: "),
     ({"prompt": "p", "response": "r", "score": 1}, "in.jsonl:2: `score` is there already"),
-    ({"prompt": [{"role": "user", "content": "x"}], "response": "r"}, "in.jsonl:2: the prompt is a list"),
+    (
+        {"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}], "response": "r"},
+        "in.jsonl:2: the prompt is a conv",
+    ),
     ({"prompt": "the film " * 400, "response": "r"}, "the base reads at most 256"),
     ({"prompt": "p", "response": "a <eos> b"}, "in.jsonl:2: the response holds '<eos>'"),
     (["no", "object"], "in.jsonl:2: is not an object with columns"),
