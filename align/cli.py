@@ -156,7 +156,7 @@ def run(
     num_processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
 ) -> None:
-    """All three in order; finished stages are not run again."""
+    """All three in order; finished stages are not run again, nor rm where no rankings are named or needed."""
     _run(["sft", "rm", "ppo"], recipe, overrides, restart, num_processes, accelerate_config)
 
 
@@ -303,6 +303,8 @@ def _run(
         from align.runtime import launch
 
         elsewhere = launch.needed(num_processes, accelerate_config)
+        if len(stages) > 1 and not recipe.ppo.needs_rm and recipe.data.rankings is None:
+            stages = [stage for stage in stages if stage != "rm"]  # functions or other runs judge
         for stage in stages:
             context.stage, context.folder = stage, recipe.run.path / stage
             if not elsewhere:

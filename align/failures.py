@@ -126,7 +126,7 @@ def _machine_failure(error: BaseException, context: Context) -> str | None:
         return f"no permission{name} ({os.strerror(number or 0)}); give yourself access{again}"
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or "can't allocate memory" in text:
-        unit = "microbatch_tokens" if context.stage == "rm" else "microbatch_size"
+        unit = "microbatch_size" if context.stage == "sft" else "microbatch_tokens"
         key = f"{context.stage}.{unit}" if context.stage else f"the {unit}"
         return f"memory ran out; lower {key} (the result stays the same){again}"
     if any(words in text for words in _LOST_PEER):

@@ -8,40 +8,27 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from align.recipe_parts import (
+    RUN_NAME,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    Training,
+    as_list,
+)
+from align.recipe_ppo import PPO
 
 Stage = Literal["sft", "rm", "ppo"]
 STAGES: tuple[Stage, ...] = ("sft", "rm", "ppo")
 
-RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+"
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
-
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A part of the recipe: unknown keys are refused, values are not coerced, nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-    short_form: ClassVar[str | None] = None  # the key that is meant when a text or a list stands for all
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, value: Any) -> Any:
-        return expand(cls, value)
-
-
-def expand(section: type[Section], value: Any) -> Any:
-    """The mapping that a short form means: `base: name` is `base: {name: name}`."""
-    if section.short_form and isinstance(value, (str, list)):
-        return {section.short_form: value}
-    return value
 
 
 class Base(Section):
@@ -94,12 +81,7 @@ class Entry(Section):
         return bool(re.fullmatch(HUB_ID, self.path)) and not self.path.lower().endswith(DATA_SUFFIXES)
 
 
-def _as_list(value: Any) -> Any:
-    """`train: a.jsonl` means `train: [a.jsonl]`, and one mapping is a list of one."""
-    return [value] if isinstance(value, (str, dict)) else value
-
-
-Entries = Annotated[list[Entry], BeforeValidator(_as_list)]
+Entries = Annotated[list[Entry], BeforeValidator(as_list)]
 
 
 class Source(Section):
@@ -163,17 +145,6 @@ class Lora(Section):
     )
 
 
-class Training(Section):
-    """What the three stages have in common."""
-
-    max_grad_norm: PositiveFloat = Field(1.0, description="gradients are clipped to this norm")
-    weight_decay: NonNegativeFloat = Field(0.0, description="AdamW's decoupled weight decay")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        "linear", description="how the learning rate falls after the warm-up"
-    )
-    warmup: Share = Field(0.05, description="share of the steps over which the learning rate rises")
-
-
 class Supervised(Training):
     """What sft and rm have in common."""
 
@@ -225,52 +196,6 @@ class RM(Supervised):
     )
 
 
-class PPO(Training):
-    """PPO against the reward model, with a KL penalty to the SFT policy."""
-
-    sft: str | None = Field(None, description="run folder of policy and reference; null: this run")
-    rm: str | None = Field(None, description="run folder of the reward model; null: this run")
-    iterations: PositiveInt = Field(100, description="rollouts, each followed by ppo_epochs of updates")
-    learning_rate: PositiveFloat = Field(1e-5, description="the policy's peak learning rate")
-    value_learning_rate: PositiveFloat | None = Field(
-        None, description="the value model's; null: the policy's"
-    )
-    rollout_batch_size: PositiveInt = Field(128, description="responses an iteration, over all processes")
-    minibatch_size: PositiveInt = Field(64, description="responses an update, over all processes")
-    microbatch_size: PositiveInt = Field(16, description="responses in one forward pass of one process")
-    ppo_epochs: PositiveInt = Field(2, description="passes over one rollout")
-    max_prompt_tokens: PositiveInt = Field(512, description="a longer prompt is a bad record")
-    max_response_tokens: PositiveInt = Field(256, description="a response ends here if no EOS came before")
-    temperature: PositiveFloat = Field(
-        1.0, description="of sampling, and of the log probabilities that training uses"
-    )
-    kl_coef: NonNegativeFloat = Field(0.05, description="weight of the KL penalty to the reference")
-    gamma: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="discount a token")
-    gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="GAE's lambda")
-    clip_range: PositiveFloat = Field(0.2, description="the policy ratio's clip range")
-    value_clip_range: PositiveFloat = Field(0.2, description="the value's clip range, in units of score")
-    whiten_advantages: bool = Field(True, description="advantages get mean 0 and variance 1 over the rollout")
-    scale_scores: bool = Field(
-        False, description="divide scores by their standard deviation on the reward model's demonstrations"
-    )
-    missing_eos_penalty: NonNegativeFloat = Field(
-        1.0, description="taken off the score of a response that the length limit cut"
-    )
-    evaluate_every: PositiveInt | None = Field(
-        None, description="iterations between evaluations on held-out prompts; null: only at the end"
-    )
-    checkpoint_every: PositiveInt = Field(1, description="iterations between checkpoints")
-
-    @model_validator(mode="after")
-    def _sizes(self) -> PPO:
-        if self.rollout_batch_size % self.minibatch_size:
-            raise ValueError(
-                f"rollout_batch_size ({self.rollout_batch_size}) must be a multiple of "
-                f"minibatch_size ({self.minibatch_size})"
-            )
-        return self
-
-
 class Run(Section):
     """Where the run lies and how it behaves."""
 
@@ -281,6 +206,9 @@ class Run(Section):
         None, description="CPU threads a process; null: torch's choice"
     )
     keep: PositiveInt = Field(2, description="checkpoints kept a stage")
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(
+        [], description="tensorboard, wandb or both: where metrics are shown beside metrics.jsonl"
+    )
 
     @property
     def path(self) -> Path:

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from align.errors import UserError
-from align.recipe import Base, Entry, Recipe, Section, Source, expand
+from align.recipe import Base, Entry, Recipe, Source
 from align.recipe_mistakes import mistakes, recipe_schema
+from align.recipe_parts import Section, expand
 from align.yaml_text import Document, Keys, Mistake, Place, read
 
 SMALLEST = """\
@@ -277,10 +278,22 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             if isinstance(entries, list):
                 plain["data"][name][side] = [_absolute(entry, folder) for entry in entries]
     plain["run"]["folder"] = os.path.expanduser(plain["run"]["folder"])
+    for reward in plain["ppo"]["rewards"] or ():
+        if reward["run"]:
+            reward["run"] = os.path.expanduser(reward["run"])
+        if reward["function"]:
+            reward["function"] = _beside(reward["function"], folder)
     for stage, parent in (("rm", "sft"), ("ppo", "sft"), ("ppo", "rm")):
         if plain[stage][parent]:
             plain[stage][parent] = os.path.expanduser(plain[stage][parent])
     return Recipe.model_validate(plain)
+
+
+def _beside(function: str, folder: Path) -> str:
+    """A function of a module that is a file beside the recipe, by that file; others as they are."""
+    module, _, name = function.rpartition(":")
+    file = folder / (os.path.expanduser(module) if module.endswith(".py") else f"{module}.py")
+    return f"{os.path.abspath(file)}:{name}" if file.is_file() else function
 
 
 def _absolute(entry: Entry, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from align.recipe import RUN_NAME, Recipe
+from align.recipe import Recipe
+from align.recipe_parts import RUN_NAME
 from align.yaml_text import Document, Keys, Mistake, Place, dotted
 
 # Names that other trainers use for our keys.
@@ -62,6 +63,12 @@ ENTRY_NAMES = {
     "ratio": "weight",
     "probability": "weight",
     "type": "format",
+}
+# Keys of one stage that another stage calls otherwise: (section, key) -> its names there.
+STAGE_NAMES = {
+    ("rm", "microbatch_size"): "microbatch_tokens",
+    ("ppo", "microbatch_size"): "microbatch_tokens",
+    ("ppo", "batch_size"): "rollout_batch_size or minibatch_size",
 }
 ENTRY = "#/$defs/Entry"
 
@@ -162,6 +169,8 @@ def expected(schema: dict[str, Any]) -> str:
         return "text that is not empty" if schema.get("minLength") else "text"
     if kind == "array" and schema["items"].get("$ref") == ENTRY:
         return "a path or a list of them"
+    if kind == "array" and "$ref" in schema["items"]:
+        return "a list of sections (`- key: value` lines)"
     if kind == "array":
         return "a list of texts"
     if kind == "object":
@@ -239,6 +248,8 @@ def _unknown(keys: Keys) -> str:
     own = list(properties(schema_at(here) or {}))
     if "path" in own and key in ENTRY_NAMES:
         return f"unknown key; here it is called {ENTRY_NAMES[key]}"
+    if stage_name := STAGE_NAMES.get((dotted(here), key)):
+        return f"unknown key; here it is called {stage_name}"
     if "train" in own and key in recipe_schema()["$defs"]["Entry"]["properties"]:
         return f"unknown key; it belongs to an entry, as in `train: {{path: FILE, {key}: …}}`"
     near = get_close_matches(key.lower(), own, 1)

@@ -142,7 +142,7 @@ def make_recipe(folder: Path, base: Path, **sections: dict[str, Any]) -> Path:
             "iterations": 4,
             "rollout_batch_size": 8,
             "minibatch_size": 4,
-            "microbatch_size": 4,
+            "microbatch_tokens": 128,
             "learning_rate": 1e-2,
             "max_prompt_tokens": 32,
             "max_response_tokens": 8,

@@ -215,7 +215,7 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device", "runs/demo/x")
         (RuntimeError("I/O error: No space left on device (os error 28)"), 1, "no space is left on the disk"),
         (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 1, "error: no permission: runs/x"),
         (RuntimeError("[pair.cc:537] Connection reset by peer"), 1, "error: another process of this run has"),
-        (MemoryError(), 1, "error: memory ran out; lower ppo.microbatch_size"),
+        (MemoryError(), 1, "error: memory ran out; lower ppo.microbatch_tokens"),
         (ModuleNotFoundError("No module named 'trl'", name="trl"), 2, "the package trl is not installed"),
     ],
 )

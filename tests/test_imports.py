@@ -23,6 +23,8 @@ ROOMS = [
     {"recipe_file"},
     {"recipe_mistakes"},
     {"recipe", "yaml_text"},
+    {"recipe_ppo"},
+    {"recipe_parts"},
     {"records", "objectives"},
     {"errors", "__init__"},
 ]
@@ -30,8 +32,8 @@ HEIGHT = {room: -i for i, rooms in enumerate(ROOMS) for room in rooms}
 # These stay usable alone: plain data, and mathematics over tensors.
 ALONE = {"records": {"errors"}, "objectives": set(), "errors": set(), "__init__": set()}
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors"}
-LIGHT = {"__main__", "cli", "doctor", "failures", "recipe_file", "recipe_mistakes", "recipe", "yaml_text"}
-LIGHT |= {"records", "errors", "report", "__init__"}
+LIGHT = {"__main__", "cli", "doctor", "failures", "recipe_file", "recipe_mistakes", "recipe", "recipe_ppo"}
+LIGHT |= {"recipe_parts", "yaml_text", "records", "errors", "report", "__init__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

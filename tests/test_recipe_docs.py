@@ -31,14 +31,16 @@ def table() -> str:
         name = ".".join([*above[1:], key])
         lines.append(f"| `{name}` | {expected(schema)} | {default} | {schema['description']} |")
         if path == ("data", "cache"):
-            lines += entries()
+            lines += entries("Entry", "An entry of `train` or `held_out`, for which a path alone may stand:")
+        if path == ("ppo", "checkpoint_every"):
+            lines += entries("Reward", "An entry of `ppo.rewards`, with one of run, function and url:")
     return "\n".join([*lines, "", ""])
 
 
-def entries() -> list[str]:
-    """The keys of an entry of `train` or `held_out`, which are those of every source."""
-    about = recipe_schema()["$defs"]["Entry"]
-    lines = ["", "An entry of `train` or `held_out`, for which a path alone may stand:", ""]
+def entries(section: str, title: str) -> list[str]:
+    """The keys of an entry of a list of sections."""
+    about = recipe_schema()["$defs"][section]
+    lines = ["", title, ""]
     lines += ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, schema in about["properties"].items():
         default = f"`{json.dumps(schema['default'])}`" if "default" in schema else ""

@@ -178,7 +178,7 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("data: {promts: a}", "data.promts: unknown key; did you mean prompts?"),
         ("data: {prompts: {train: a, trian: a}}", "data.prompts.trian: unknown key; did you mean train?"),
         ("learning_rate: 1", "unknown key; did you mean sft.learning_rate, rm.learning_rate or ppo.learning"),
-        ("ppo: {batch_size: 8}", "did you mean minibatch_size? (batch_size is a key of sft and rm)"),
+        ("ppo: {batch_size: 8}", "here it is called rollout_batch_size or minibatch_size"),
         ("sft: {steps: 0}", "sft.steps: expected a whole number above 0 or null; got 0"),
         ("sft: {steps: 1e3}", "got 1000.0; write 1000"),
         ("sft: {steps: 1.5}", "sft.steps: expected a whole number above 0 or null; got 1.5"),
@@ -462,6 +462,10 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         ("run", "name"): st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,8}\Z"),
         ("run", "folder"): path,
         **{(stage, parent): st.none() | path for stage in ("rm", "ppo") for parent in ("sft", "rm")},
+        ("ppo", "rewards"): st.none()
+        | st.sampled_from(["this", "/data/x"]).map(
+            lambda run: [{"run": run, "weight": -0.5}, {"function": "judge:f", "name": "f"}]
+        ),
     }
 
     def entry() -> st.SearchStrategy[Any]:
@@ -496,7 +500,9 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
             "boolean": st.booleans(),
             "null": st.none(),
             "string": text,
-            "array": st.lists(text, min_size=1, max_size=3),
+            "array": st.lists(
+                value(schema["items"]) if "enum" in schema.get("items", {}) else text, min_size=1, max_size=3
+            ),
             "object": st.dictionaries(text, text | st.lists(text, min_size=1, max_size=2), max_size=2),
         }
         return simple[schema["type"]]
@@ -518,7 +524,8 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     raw: dict[str, Any] = {}
     for name, option in recipe_schema()["properties"].items():
         raw[name] = draw(section((name,), recipe_schema()["$defs"][option["$ref"].rsplit("/", 1)[1]]))
-    raw["ppo"].pop("rollout_batch_size", None)
+    for key in ("rollout_batch_size", "responses_per_prompt", "kl_target", "keep", "value_init"):
+        raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
     raw["ppo"]["minibatch_size"] = draw(st.sampled_from([1, 2, 64, 128]))
     return raw
 

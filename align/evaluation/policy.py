@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
+from math import sqrt
+from statistics import fmean, stdev
 
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from align.data.batches import collate
+from align.data.batches import collate, microbatches
+from align.models.base import Base
 from align.models.forward import Forward
-from align.recipe import PPO
-from align.rollouts.hf import sample, uniforms
+from align.recipe_ppo import PPO
+from align.rollouts.hf import DECODING, sample, uniforms
+from align.rollouts.rewards import Rewards, texts_of
 from align.rollouts.rollout import Sampled
+from align.rollouts.sources import Texts
 from align.runtime import distributed
 
 
@@ -32,92 +36,141 @@ class Answered:
     policy_length: int
     reference_eos: bool
     policy_eos: bool
+    reference_guard: float | None = None  # scores of the second reward model, where there is one
+    policy_guard: float | None = None
 
     def row(self) -> dict[str, object]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """This process's answers by one policy, with what they are worth."""
+
+    sampled: list[Sampled]
+    scores: list[float]
+    kl: list[float]  # 0 of the reference itself
+    guard: list[float] | None
 
 
 @torch.no_grad()
-def answer(
+def respond(
     forward: Forward,
+    role: str,
     prompts: Sequence[list[int]],
     cfg: PPO,
+    rewards: Rewards,
+    base: Base,
     *,
     seed: int,
+    accel: Accelerator,
+) -> Answers:
+    """A role's answer to each prompt of this process's share.
+
+    Random numbers are the same each time, so the reference's answers are too; scores have no penalties.
+    """
+    rows = distributed.share(list(range(len(prompts))), accel)
+    if not rows:
+        return Answers([], [], [], None)
+    sampled = sample(
+        forward.roles,
+        role,
+        [prompts[i] for i in rows],
+        uniforms(seed, "held-out", 0, rows, cfg.max_response_tokens),
+        temperature=cfg.temperature,
+        eos_id=int(base.tokenizer.eos_token_id),
+        pad_id=base.pad_id,
+        batch_tokens=cfg.microbatch_tokens * DECODING,
+    )
+    texts = texts_of(rewards, sampled, prompts, rows, base)
+    return _judge(forward, sampled, cfg, rewards, texts, base.pad_id, with_kl=role != "reference")
+
+
+def compare(
+    reference: Answers,
+    policy: Answers,
+    *,
     eos_id: int,
-    pad_id: int,
     tokenizer: PreTrainedTokenizerBase,
     accel: Accelerator,
 ) -> list[Answered]:
-    """Answer every prompt once with each policy; scores are the reward model's own, without penalties."""
-    rows = distributed.share(list(range(len(prompts))), accel)
-    mine = [prompts[i] for i in rows]
-    if not mine:
-        return distributed.gather_lists([], accel)
-    draws = uniforms(seed, "held-out", 0, rows, cfg.max_response_tokens)
-    found = {
-        role: sample(
-            forward.roles,
-            role,
-            mine,
-            draws,
-            temperature=cfg.temperature,
-            eos_id=eos_id,
-            pad_id=pad_id,
-            batch_size=cfg.microbatch_size * 4,
-        )
-        for role in ("reference", "policy")
-    }
-    reference_scores, _ = _judge(forward, found["reference"], cfg, pad_id, with_kl=False)
-    policy_scores, kl = _judge(forward, found["policy"], cfg, pad_id, with_kl=True)
+    """Both policies' answers of all processes, side by side."""
     answered = []
-    for i, prompt in enumerate(mine):
-        old, new = found["reference"][i], found["policy"][i]
+    for i, (old, new) in enumerate(zip(reference.sampled, policy.sampled, strict=True)):
         answered.append(
             Answered(
-                prompt=tokenizer.decode(prompt, skip_special_tokens=True),
+                prompt=tokenizer.decode(new.prompt, skip_special_tokens=True),
                 reference=tokenizer.decode(old.response, skip_special_tokens=True),
                 policy=tokenizer.decode(new.response, skip_special_tokens=True),
-                reference_score=reference_scores[i],
-                policy_score=policy_scores[i],
-                kl=kl[i],
+                reference_score=reference.scores[i],
+                policy_score=policy.scores[i],
+                kl=policy.kl[i],
                 reference_length=len(old.response),
                 policy_length=len(new.response),
                 reference_eos=old.response[-1] == eos_id,
                 policy_eos=new.response[-1] == eos_id,
+                reference_guard=reference.guard[i] if reference.guard else None,
+                policy_guard=policy.guard[i] if policy.guard else None,
             )
         )
     return distributed.gather_lists(answered, accel)
 
 
 def summary(answered: list[Answered]) -> dict[str, float]:
-    """Means over the held-out prompts."""
+    """Means over the held-out prompts, and the standard errors (`_se`) of those that people compare."""
     if not answered:
         return {}
-    return {
-        "eval/score": fmean(a.policy_score for a in answered),
-        "eval/reference_score": fmean(a.reference_score for a in answered),
-        "eval/kl": fmean(a.kl for a in answered),
+    found = {
+        "eval/score": [a.policy_score for a in answered],
+        "eval/reference_score": [a.reference_score for a in answered],
+        "eval/gain": [a.policy_score - a.reference_score for a in answered],
+        "eval/kl": [a.kl for a in answered],
+    }
+    guard = [(a.policy_guard, a.reference_guard) for a in answered]
+    for key, part in (("guard/eval_score", 0), ("guard/eval_reference_score", 1)):
+        if scores := [pair[part] for pair in guard if pair[part] is not None]:
+            found[key] = [float(score) for score in scores if score is not None]
+    means = {}
+    for key, values in found.items():
+        means[key] = fmean(values)
+        means[f"{key}_se"] = standard_error(values)
+    return means | {
         "eval/length": fmean(a.policy_length for a in answered),
         "eval/eos": fmean(a.policy_eos for a in answered),
         "eval/prompts": len(answered),
     }
 
 
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of independent values; nan of a single one, which shows no spread."""
+    return stdev(values) / sqrt(len(values)) if len(values) > 1 else float("nan")
+
+
 def _judge(
-    forward: Forward, sampled: list[Sampled], cfg: PPO, pad_id: int, with_kl: bool
-) -> tuple[list[float], list[float]]:
+    forward: Forward,
+    sampled: list[Sampled],
+    cfg: PPO,
+    rewards: Rewards,
+    texts: Texts | None,
+    pad_id: int,
+    with_kl: bool,
+) -> Answers:
     """Scores, and log p(policy) - log p(reference) summed over each response (0 without `with_kl`)."""
-    scores, kl = [0.0] * len(sampled), [0.0] * len(sampled)
-    by_length = sorted(range(len(sampled)), key=lambda i: len(sampled[i].prompt) + len(sampled[i].response))
-    for start in range(0, len(sampled), cfg.microbatch_size):
-        rows = by_length[start : start + cfg.microbatch_size]
+    kl = [0.0] * len(sampled)
+    said = {name: torch.zeros(len(sampled)) for name in rewards.roles}
+    guard = [0.0] * len(sampled) if "guard" in forward.roles.heads else None
+    sizes = [(1, len(s.prompt) + len(s.response)) for s in sampled]
+    for rows in microbatches(sizes, cfg.microbatch_tokens):
         trunk = forward.trunk(collate([(sampled[i].prompt, sampled[i].response) for i in rows], pad_id))
-        for row, score in zip(rows, forward.scores("reward", trunk).tolist(), strict=True):
-            scores[row] = score
+        for name, found in rewards.adapters(forward, trunk).items():
+            said[name][rows] = found.cpu()
+        if guard is not None:
+            for row, score in zip(rows, forward.scores("guard", trunk).tolist(), strict=True):
+                guard[row] = score
         if with_kl:
             policy, _, _ = forward.logprobs("policy", trunk, cfg.temperature)
             reference, _, _ = forward.logprobs("reference", trunk, cfg.temperature)
             for row, nats in zip(rows, (policy - reference).sum(1).tolist(), strict=True):
                 kl[row] = nats
-    return scores, kl
+    scores = rewards.all(said, texts, torch.device("cpu")).scores.tolist()
+    return Answers(sampled, scores, kl, guard)

@@ -93,10 +93,12 @@ class Forward:
         """A role's last hidden states [B, L, D], after the final norm."""
         return self._upper(role, trunk.input_ids, trunk.hidden, attention_mask=trunk.attention_mask)
 
-    def logprobs(self, role: str, trunk: Trunk, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    def logprobs(
+        self, role: str, trunk: Trunk, temperature: float, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Log probabilities of the response tokens, entropies, and the response mask, each [B, T].
 
-        Entropies carry no gradient. Padding has 0 in both.
+        Entropies carry a gradient only if asked. Padding has 0 in both.
         """
         at, mask = response_positions(trunk)
         hidden = self.hidden(role, trunk)
@@ -104,9 +106,9 @@ class Forward:
         taken = hidden[mask.nonzero()[:, 0], at[mask]]
         head = self.roles.base.get_output_embeddings()
         flat, entropy = token_logprobs(
-            taken, head.weight, getattr(head, "bias", None), labels[mask], temperature
+            taken, head.weight, getattr(head, "bias", None), labels[mask], temperature, entropy_gradient
         )
-        zeros = torch.zeros(mask.shape, device=mask.device)
+        zeros = torch.zeros(mask.shape, dtype=flat.dtype, device=mask.device)
         return zeros.masked_scatter(mask, flat), zeros.masked_scatter(mask, entropy), mask
 
     def values(self, role: str, trunk: Trunk) -> Tensor:
@@ -192,32 +194,48 @@ def response_positions(trunk: Trunk) -> tuple[Tensor, Tensor]:
 
 
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    temperature: float,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """log softmax(hidden @ weight.T / temperature) at the labels, and the entropies, in float32.
+    """log softmax(hidden @ weight.T / temperature) at the labels, and the entropies, in float32 at least.
 
     hidden [N, D], weight [V, D] (frozen), labels [N] -> [N], [N]. The gradient reaches `hidden` only,
-    through the log probabilities only.
+    through the log probabilities and, with entropy_gradient, the entropies.
     """
-    result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(hidden, weight, bias, labels, temperature)
+    result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(
+        hidden, weight, bias, labels, temperature, entropy_gradient
+    )
     return result
 
 
 class _TokenLogprobs(torch.autograd.Function):
     """d log p(y) / d h = (W_y - sum_v p_v W_v) / temperature is as large as h, so it is computed in the
-    forward pass, a chunk of tokens at a time, and no logits are kept."""
+    forward pass, a chunk of tokens at a time, and no logits are kept. So is the entropy's, where it is
+    asked for: d H / d h = -sum_v p_v (log p_v + H) W_v / temperature."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        temperature: float,
+        entropy_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         size = max(1, _CHUNK_ELEMENTS // weight.shape[0])
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        logprobs = torch.empty(hidden.shape[0], device=hidden.device)
+        entropy_slopes = torch.empty_like(hidden) if slopes is not None and entropy_gradient else None
+        logprobs = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
         entropies = torch.empty_like(logprobs)
         for start in range(0, hidden.shape[0], size):
             part = slice(start, start + size)
-            logits = nn.functional.linear(hidden[part], weight, bias).float() / temperature
+            logits = nn.functional.linear(hidden[part], weight, bias).to(dtype) / temperature
             normal = logits.logsumexp(-1)
             logprobs[part] = logits.gather(-1, labels[part, None])[:, 0] - normal
             probabilities = logits.sub(normal[:, None]).exp_()
@@ -225,15 +243,23 @@ class _TokenLogprobs(torch.autograd.Function):
             if slopes is not None:
                 mean = probabilities.to(weight.dtype) @ weight
                 slopes[part] = (weight[labels[part]] - mean) / temperature
+            if entropy_slopes is not None:
+                surprise = logits.sub_(normal[:, None]).add_(entropies[part, None])
+                mean = probabilities.mul_(surprise).to(weight.dtype) @ weight
+                entropy_slopes[part] = mean.neg_() / temperature
         if slopes is not None:
-            ctx.save_for_backward(slopes)
-        ctx.mark_non_differentiable(entropies)
+            ctx.save_for_backward(slopes, entropy_slopes)
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (slopes,) = ctx.saved_tensors
-        return (gradients[0][:, None] * slopes).to(slopes.dtype), None, None, None, None
+        slopes, entropy_slopes = ctx.saved_tensors
+        gradient = (gradients[0][:, None] * slopes).to(slopes.dtype)
+        if entropy_slopes is not None:
+            gradient += (gradients[1][:, None] * entropy_slopes).to(slopes.dtype)
+        return gradient, None, None, None, None, None
 
 
 def _splittable(decoder: nn.Module) -> bool:

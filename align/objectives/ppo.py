@@ -8,12 +8,12 @@ the loss.) The statistics beside a loss are plain sums over real tokens: add the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from align.objectives.kl import k1, k3
+from align.objectives.kl import ESTIMATORS, k3
 from align.objectives.masked import fill_padding
 
 # exp(20) is 5e8: a larger ratio says nothing more, and exp(89) overflows float32, after which even the
@@ -35,12 +35,37 @@ class ValueStats(NamedTuple):
 
 
 @torch.no_grad()
-def token_rewards(
-    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, kl_coef: float
+def shaped_scores(
+    scores: Tensor,
+    lengths: Tensor,
+    eos: Tensor,
+    *,
+    clip: float | None,
+    length_penalty: float,
+    missing_eos_penalty: float,
 ) -> Tensor:
-    """Give rewards [B, T]: -kl_coef * (logprobs - ref_logprobs), plus the score at the last real token.
+    """Give scores [B] cut to [-clip, clip], minus length_penalty a token, minus the penalty without EOS.
 
-    scores: [B]; logprobs, ref_logprobs, mask: [B, T]. No gradient; 0 at padding.
+    scores, lengths (real response tokens): [B]; eos: [B] bool. Penalties come after the cut, so that a
+    response at the bound still feels them.
+    """
+    cut = scores if clip is None else scores.clamp(-clip, clip)
+    penalties = missing_eos_penalty * (~eos).float()
+    return cut - penalties - length_penalty * lengths if length_penalty else cut - penalties
+
+
+@torch.no_grad()
+def token_rewards(
+    scores: Tensor,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    mask: Tensor,
+    kl_coef: float,
+    estimator: Literal["k1", "k2", "k3"] = "k1",
+) -> Tensor:
+    """Give rewards [B, T]: -kl_coef * estimator(logprobs, ref_logprobs), plus the score at the last one.
+
+    k1 is logprobs - ref_logprobs. scores: [B]; the others [B, T]. No gradient; 0 at padding.
     Source: InstructGPT (2203.02155) equation 2, without the pretraining term, spread over tokens as in
     1909.08593.
 
@@ -54,7 +79,7 @@ def token_rewards(
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = (positions * mask).amax(dim=1, keepdim=True)
     score = torch.where(positions == last, scores.to(logprobs).unsqueeze(1), 0.0)
-    return score - kl_coef * k1(logprobs, ref_logprobs)
+    return score - kl_coef * ESTIMATORS[estimator](logprobs, ref_logprobs)
 
 
 def policy_loss(
@@ -88,15 +113,21 @@ def policy_loss(
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, value_clip_range: float, count: int
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    value_clip_range: float | None,
+    count: int,
 ) -> tuple[Tensor, ValueStats]:
     """Give the clipped squared error of the value head, a scalar, and its statistics.
 
         clipped_t = old_values_t + clip(values_t - old_values_t, -value_clip_range, value_clip_range)
         loss      = sum_t max((values_t - returns_t)^2, (clipped_t - returns_t)^2) / 2 / count
 
-    All tensors [B, T]; only values gets a gradient. Source: OpenAI baselines' ppo2; 2403.17031.
-    clip_fraction_sum counts the tokens whose clipped error is the larger one.
+    None clips nothing. All tensors [B, T]; only values gets a gradient.
+    Source: OpenAI baselines' ppo2; 2403.17031. clip_fraction_sum counts the tokens whose
+    clipped error is the larger one.
 
     Raises ValueError if shapes differ, the mask is not boolean, or count is not positive.
     """
@@ -104,9 +135,11 @@ def value_loss(
     values, old_values, returns = fill_padding(
         mask, values=values, old_values=old_values.detach(), returns=returns.detach()
     )
-    near = old_values + (values - old_values).clamp(-value_clip_range, value_clip_range)
     unclipped = (values - returns).square()
-    clipped = (near - returns).square()
+    clipped = unclipped
+    if value_clip_range is not None:
+        near = old_values + (values - old_values).clamp(-value_clip_range, value_clip_range)
+        clipped = (near - returns).square()
     loss = 0.5 * torch.maximum(unclipped, clipped).sum() / count
     return loss, ValueStats(clip_fraction_sum=(clipped > unclipped).sum(dtype=loss.dtype))
 

@@ -45,9 +45,15 @@ class Axis:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], x: str = "step", reference: float | None = None
+    title: str,
+    series: Sequence[Series],
+    x: str = "step",
+    reference: float | None = None,
+    whole: bool = True,
 ) -> Markup:
-    """Lines over steps; `reference` is a dashed level. What is not finite is left out.
+    """Lines over steps (or, not `whole`, over any number); `reference` is a dashed level.
+
+    What is not finite is left out.
 
     A long line is drawn twice: faint as it is, and its running mean.
     """
@@ -57,7 +63,7 @@ def line_chart(
         return Markup("")
     xs = [px for s in shown for px, _ in s.points]
     ys = [py for s in shown for _, py in s.points] + ([] if reference is None else [reference])
-    across = axis(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT, whole=True)
+    across = axis(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT, whole=whole)
     up = axis(min(ys), max(ys), _HEIGHT - _BOTTOM, _TOP)
     parts = _grid(across, up, x)
     if reference is not None:

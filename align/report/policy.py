@@ -35,6 +35,7 @@ def ppo_view(stage: Stage) -> dict[str, Any]:
 
     charts = pair("Score by the reward model", "reward/score", "eval/score")
     charts += pair("KL to the SFT policy, nats a response", "kl/reference", "eval/kl")
+    charts += _guard(stage)
     charts += pair("Entropy, nats a token", "policy/entropy", "")
     charts += pair("Share that ended by themselves (EOS)", "response/eos", "eval/eos")
     charts += pair("Length, tokens", "response/length", "eval/length")
@@ -57,6 +58,26 @@ def ppo_view(stage: Stage) -> dict[str, Any]:
         "answers": _chosen(answers),
         "samples": _samples(stage.samples),
     }
+
+
+def _guard(stage: Stage) -> list[Chart]:
+    """The score that trains and the guard's, as changes since the first iteration, over the KL's root."""
+    rows = [row for row in stage.metrics if {"guard/score", "reward/score", "kl/reference"} <= row.keys()]
+    if not rows:
+        return []
+
+    def change(key: str) -> list[tuple[float, float]]:
+        return sorted((max(row["kl/reference"], 0.0) ** 0.5, row[key] - rows[0][key]) for row in rows)
+
+    series = [
+        Series("reward that trains", change("reward/score"), dots=True),
+        Series("guard", change("guard/score"), "b", dots=True),
+    ]
+    about = (
+        "Change since the first iteration. Where the guard turns down while the reward goes on up, the "
+        "policy has begun to exploit the reward model."
+    )
+    return chart("Reward and guard over the root of the KL", series, about, x="√KL", whole=False)
 
 
 def _scores(row: dict[str, Any]) -> tuple[float, ...]:

@@ -6,31 +6,35 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from align.data.batches import collate
+from align.data.batches import collate, microbatches
 from align.models.forward import Forward, Trunk
+from align.rollouts.rewards import Rewards
 from align.rollouts.rollout import Rollout, Sampled
+from align.rollouts.sources import Texts
 
 
 @torch.no_grad()
 def assess(
     forward: Forward,
     sampled: list[Sampled],
+    rewards: Rewards,
+    texts: Texts | None,
     *,
     temperature: float,
     eos_id: int,
     pad_id: int,
-    microbatch_size: int,
+    microbatch_tokens: int,
 ) -> Rollout:
-    """Run each response once through every role; sequences of like length share a microbatch."""
+    """Run each response once through every role; sequences of like length share a microbatch.
+
+    `texts`: the responses as text, where a source of rewards reads text.
+    """
     device = forward.roles.base.device
-    length = [len(s.prompt) + len(s.response) for s in sampled]
-    order = sorted(range(len(sampled)), key=length.__getitem__)
+    sizes = [(1, len(s.prompt) + len(s.response)) for s in sampled]
     trunks: dict[int, Trunk] = {}
-    fields: dict[str, dict[int, Tensor]] = {
-        name: {} for name in ("old", "reference", "entropy", "value", "score")
-    }
-    for start in range(0, len(order), microbatch_size):
-        rows = order[start : start + microbatch_size]
+    fields: dict[str, dict[int, Tensor]] = {name: {} for name in ("old", "reference", "entropy", "value")}
+    said: dict[str, dict[int, Tensor]] = {name: {} for name in rewards.roles}
+    for rows in microbatches(sizes, microbatch_tokens):
         trunk = forward.trunk(collate([(sampled[i].prompt, sampled[i].response) for i in rows], pad_id))
         old, entropy, _ = forward.logprobs("policy", trunk, temperature)
         reference, _, _ = forward.logprobs("reference", trunk, temperature)
@@ -39,18 +43,22 @@ def assess(
             "entropy": entropy,
             "reference": reference,
             "value": forward.values("value", trunk),
-            "score": forward.scores("reward", trunk),
         }
+        scores = rewards.adapters(forward, trunk)
         for position, (row, part) in enumerate(zip(rows, trunk.rows(), strict=True)):
             trunks[row] = part
             for name, values in found.items():
                 fields[name][row] = values[position]
+            for name, values in scores.items():
+                said[name][row] = values[position]
     counts = [len(s.response) for s in sampled]
 
     def padded(name: str) -> Tensor:
         parts = [fields[name][i][: counts[i]] for i in range(len(sampled))]
         return pad_sequence(parts, batch_first=True)
 
+    stacked = {name: torch.stack([of[i] for i in range(len(sampled))]) for name, of in said.items()}
+    judged = rewards.all(stacked, texts, device)
     engine = [torch.tensor(s.logprobs, device=device) for s in sampled]
     return Rollout(
         trunks=[trunks[i] for i in range(len(sampled))],
@@ -61,7 +69,8 @@ def assess(
         ref_logprobs=padded("reference"),
         entropies=padded("entropy"),
         old_values=padded("value"),
-        scores=torch.stack([fields["score"][i] for i in range(len(sampled))]),
+        scores=judged.scores,
+        parts=judged.parts,
         eos=torch.tensor([s.response[-1] == eos_id for s in sampled], device=device),
         engine_logprobs=pad_sequence(engine, batch_first=True),
     )

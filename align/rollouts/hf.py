@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from align.data.batches import generator
+from align.data.batches import generator, microbatches
 from align.models.roles import Roles
 from align.rollouts.rollout import Sampled
+
+DECODING = 4  # a pass without activations to keep holds this many times the tokens of one that trains
 
 
 def uniforms(seed: int, name: str, step: int, rows: list[int], length: int) -> Tensor:
@@ -34,17 +36,17 @@ def sample(
     temperature: float,
     eos_id: int,
     pad_id: int,
-    batch_size: int,
+    batch_tokens: int,
 ) -> list[Sampled]:
     """A response to each prompt by the role's policy, at most draws.shape[1] tokens long.
 
-    Prompts of like length are decoded together, `batch_size` at a time; finished rows leave the batch.
+    Prompts of like length are decoded together, as many as stay within `batch_tokens` at full length;
+    finished rows leave the batch.
     """
     roles.activate(role)
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    sizes = [(1, len(prompt) + draws.shape[1]) for prompt in prompts]
     done: dict[int, Sampled] = {}
-    for start in range(0, len(prompts), batch_size):
-        rows = by_length[start : start + batch_size]
+    for rows in microbatches(sizes, batch_tokens):
         part = _decode(roles, [prompts[i] for i in rows], draws[rows], temperature, eos_id, pad_id)
         done.update(zip(rows, part, strict=True))
     return [done[i] for i in range(len(prompts))]

@@ -28,6 +28,7 @@ class Rollout:
     ref_logprobs: Tensor  # [B, T]
     entropies: Tensor  # [B, T]
     old_values: Tensor  # [B, T]
-    scores: Tensor  # [B] of the reward model, penalties not yet taken off
+    scores: Tensor  # [B] the weighted sum of the sources of rewards, penalties not yet taken off
+    parts: dict[str, Tensor]  # what each source said, [B], by its name
     eos: Tensor  # [B] bool, whether the response ended by itself
     engine_logprobs: Tensor  # [B, T] as the engine saw them

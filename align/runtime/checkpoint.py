@@ -55,19 +55,33 @@ def save(
 
     Raises OSError when the disk fails; the earlier checkpoints are then untouched.
     """
-    final = folder / f"step-{step:06d}"
+    final = folder / name(step)
     with whole_folder(final) as aside:
-        for name, group in tensors.items():
+        for key, group in tensors.items():
             save_file(
-                {k: v.detach().contiguous().cpu() for k, v in group.items()}, aside / f"{name}.safetensors"
+                {k: v.detach().contiguous().cpu() for k, v in group.items()}, aside / f"{key}.safetensors"
             )
-        for name, document in documents.items():
-            (aside / f"{name}.json").write_text(to_json(document), encoding="utf-8")
+        for key, document in documents.items():
+            (aside / f"{key}.json").write_text(to_json(document), encoding="utf-8")
         hashes = {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(aside.iterdir())}
         (aside / _HASHES).write_text(to_json({"step": step, "files": hashes}), encoding="utf-8")
     for _, old in [found for found in _found(folder) if found[0] <= step][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def name(step: int) -> str:
+    """Of a checkpoint's folder."""
+    return f"step-{step:06d}"
+
+
+def at(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of exactly this step; raises AlignError when it is not there whole."""
+    path = folder / name(step)
+    fault = _fault(path, step)
+    if fault is not None:
+        raise AlignError(f"checkpoint {path} cannot be used: {fault}")
+    return Checkpoint(path, step)
 
 
 def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +24,13 @@ HARMLESS = frozenset(
         "microbatch_tokens",
         "share_prompt",
         "checkpoint_every",
+        "engine_gap_stop",
+        "engine_gap_warn",
         "evaluate_every",
         "gradient_checkpointing",
         "keep",
+        "kl_limit",
+        "samples_every",
         "threads",
     }
 )
@@ -157,6 +162,9 @@ def _read_manifest(path: Path, remedy: str) -> dict[str, Any]:
 def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     """What decides the stage's result; files of records count by content, not by name."""
     whole = recipe.model_dump(mode="json")
+    for reward in whole["ppo"]["rewards"] or ():
+        if reward["function"]:  # which code it is, the lineage says, wherever it lies
+            reward["function"] = re.sub(r"^.*[/\\]", "", reward["function"])
     sections = {
         # Which checkpoint it is, the lineage's fingerprint says, wherever it lies.
         "base": {k: v for k, v in whole["base"].items() if k not in ("name", "revision")},
@@ -165,8 +173,9 @@ def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "data": {"template": recipe.data.template},
         "run": {"seed": recipe.run.seed},
     }
+    deciding = {"evaluate_every", "keep"} if stage == "ppo" and recipe.ppo.keep == "best" else set()
     return {
-        section: {k: v for k, v in fields.items() if k not in HARMLESS}
+        section: {k: v for k, v in fields.items() if k not in HARMLESS - deciding}
         for section, fields in sections.items()
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from align.runtime.files import write_bytes
@@ -13,11 +13,13 @@ from align.runtime.files import write_bytes
 class JsonLines:
     """An append-only file of JSON objects that carry a `step`; resuming cuts it at the checkpoint.
 
-    `path` None writes nothing: all processes but the first call the same methods.
+    `path` None writes nothing: all processes but the first call the same methods. What is in
+    `followers` is called with each step and row after they are written.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self.followers: list[Callable[[int, Mapping[str, object]], None]] = []
 
     def append(self, step: int, row: Mapping[str, object]) -> None:
         """Write one line."""
@@ -25,6 +27,14 @@ class JsonLines:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json_line({"step": step, **row}))
+        for follow in self.followers:
+            follow(step, row)
+
+    def rows(self) -> list[dict[str, object]]:
+        """What has been written; nothing on the other processes."""
+        if self._path is None or not self._path.exists():
+            return []
+        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
 
     @property
     def size(self) -> int:

@@ -14,9 +14,9 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from align.runtime.files import sha256, to_json, whole_folder, write_text
 from align.runtime.lineage import begun, now, stage_manifest
 from align.runtime.metrics import JsonLines
 from align.runtime.progress import Bar
+from align.runtime.trackers import Tracker, check_installed, numbers, open_trackers
 
 _SIZES = "sizes"  # a checkpoint's note of how long metrics.jsonl and samples.jsonl were
 _MIN_FREE_BYTES = 64 * 2**20
@@ -51,6 +52,8 @@ class StageRun:
     keep: int
     metrics: JsonLines
     samples: JsonLines
+    trackers: Sequence[str] = ()
+    _opened: list[Tracker] = field(default_factory=list)
 
     @property
     def checkpoints(self) -> Path:
@@ -82,9 +85,25 @@ class StageRun:
         sizes = found.document(_SIZES) if found else {"metrics": 0, "samples": 0}
         self.metrics.cut(sizes["metrics"])
         self.samples.cut(sizes["samples"])
+        self._open_trackers()
         if found:
             self.say(f"{self.stage} goes on from step {found.step} ({found.path})")
         return found
+
+    def _open_trackers(self) -> None:
+        """Let the trackers follow metrics.jsonl, whose lines after the checkpoint are cut by now."""
+        if self.main and self.trackers and not self._opened:
+            self._opened = open_trackers(self.trackers, self.folder, self.manifest, self.metrics.rows())
+            self.metrics.followers.append(self._track)
+
+    def _track(self, step: int, row: Mapping[str, object]) -> None:
+        for tracker in self._opened:
+            tracker.log(step, numbers(row))
+
+    def close(self) -> None:
+        """Let the trackers write what they hold."""
+        for tracker in self._opened:
+            tracker.close()
 
     def save(
         self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]
@@ -124,6 +143,7 @@ def open_stage(
     kind of records the stage reads. Raises UserError when another process has the folder, when the
     folder cannot be written, or when the stage was started with another recipe, lineage or data.
     """
+    check_installed(recipe.run.trackers)
     console = Console(quiet=not accel.is_main_process)
     folder = recipe.run.path / stage
     manifest: dict[str, Any] = {}
@@ -148,22 +168,25 @@ def open_stage(
             ) from error
     manifest = share_object(manifest, accel)
     main = accel.is_main_process
+    run = StageRun(
+        stage=stage,
+        folder=folder,
+        accel=accel,
+        console=console,
+        manifest=manifest,
+        keep=recipe.run.keep,
+        metrics=JsonLines(folder / "metrics.jsonl" if main else None),
+        samples=JsonLines(folder / "samples.jsonl" if main else None),
+        trackers=recipe.run.trackers,
+    )
     try:
-        yield StageRun(
-            stage=stage,
-            folder=folder,
-            accel=accel,
-            console=console,
-            manifest=manifest,
-            keep=recipe.run.keep,
-            metrics=JsonLines(folder / "metrics.jsonl" if main else None),
-            samples=JsonLines(folder / "samples.jsonl" if main else None),
-        )
+        yield run
     except UserError:
         if new and not begun(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
+        run.close()
         if lock is not None:
             os.close(lock)
 

@@ -19,27 +19,39 @@ from align.data.batches import step_rows
 from align.data.load import load
 from align.data.tokenize import encode_prompts
 from align.errors import UserError
-from align.evaluation.policy import Answered, answer, summary
+from align.evaluation.policy import Answered, summary
 from align.models.export import save_adapter, save_head
 from align.objectives.gae import gae
+from align.objectives.kl import reverse_k3
 from align.objectives.masked import masked_sum, mean_and_var, moments, whiten_with
-from align.objectives.ppo import token_rewards
 from align.recipe import Recipe
 from align.records import Prompt
 from align.report.page import refresh
 from align.rollouts.assess import assess
-from align.rollouts.hf import sample, uniforms
+from align.rollouts.hf import DECODING, sample, uniforms
+from align.rollouts.rewards import find_sources, part_metrics, texts_of
 from align.rollouts.rollout import Rollout, Sampled
 from align.runtime import distributed
 from align.runtime.files import write_text
 from align.runtime.lineage import parent
 from align.runtime.metrics import json_line
 from align.runtime.run import StageRun, open_stage
+from align.stages.ppo_ptx import load_demonstrations, with_demonstrations
 from align.stages.ppo_roles import Context, prepare, resume, save
+from align.stages.ppo_steer import is_bad, kl_rewards, steer
 from align.stages.ppo_update import update
+from align.stages.ppo_watch import (
+    HeldOut,
+    consider,
+    engine_metrics,
+    guard_metrics,
+    importance,
+    outcome,
+    prune_best,
+    watch,
+    write_samples,
+)
 from align.stages.setup import set_up, source, write_skipped
-
-_SAMPLES = 4  # rows of samples.jsonl an iteration
 
 
 def run(recipe: Recipe, restart: bool = False) -> None:
@@ -47,15 +59,20 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     cfg, setup = recipe.ppo, set_up(recipe)
     accel = setup.accel
     sft = parent(recipe, "sft", cfg.sft, setup.lineage)
-    rm = parent(recipe, "rm", cfg.rm, setup.lineage)
+    sources = find_sources(recipe, setup.lineage)
     spec, cache = source(recipe, "prompts", "ppo"), recipe.data.cache_folder
     split = load(Prompt, spec, "prompts", cache)
-    parents = {"sft": sft.adapter_hash, "rm": rm.adapter_hash, "rm_head": rm.head_hash}
+    guard = parent(recipe, "rm", cfg.guard, setup.lineage) if cfg.guard else None
+    parents = {"sft": sft.adapter_hash}
+    for one in sources:
+        parents |= one.lineage
+    if guard is not None:
+        parents |= {"guard": guard.adapter_hash, "guard_head": guard.head_hash}
     lineage = {**setup.lineage, **parents}
     distributed.check_divisible(cfg.rollout_batch_size, "ppo.rollout_batch_size", accel)
-    with open_stage(
-        recipe, "ppo", accel, lineage=lineage, data={"prompts": split.fingerprint}, restart=restart
-    ) as stage:
+    ptx = load_demonstrations(recipe)
+    data = {"prompts": split.fingerprint} | ({"demonstrations": ptx.fingerprint} if ptx else {})
+    with open_stage(recipe, "ppo", accel, lineage=lineage, data=data, restart=restart) as stage:
         if stage.finished:
             stage.say(f"ppo is finished: {stage.final}")
             return
@@ -74,22 +91,31 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         write_skipped(stage, split.skipped, prompts.skipped, held_out.skipped)
         if not prompts:
             raise UserError("data.prompts: there is no training prompt")
-        context = prepare(recipe, setup, sft.final, rm.final)
+        if not held_out and cfg.keep == "best":
+            raise UserError(
+                "ppo.keep: best needs held-out prompts to compare iterations: data.prompts.held_out"
+            )
+        context = prepare(recipe, setup, sft.final, sources, guard.final if guard else None)
+        context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
+        judged = HeldOut(context, held_out)
+        clock = _Clock()
         with stage.bar("ppo", cfg.iterations, done) as bar:
             for iteration in range(done, cfg.iterations):
                 metrics = _iteration(context, stage, prompts, iteration)
                 last = iteration + 1 == cfg.iterations
+                watch(context, stage, iteration + 1, metrics)
                 if cfg.evaluate_every and (iteration + 1) % cfg.evaluate_every == 0 and not last:
-                    metrics |= summary(_answer(context, held_out))
-                stage.metrics.append(iteration + 1, metrics)
+                    results = summary(judged.answered())
+                    consider(context, stage, iteration + 1, results)
+                    metrics |= results
+                stage.metrics.append(iteration + 1, metrics | clock.other(metrics))
                 if (iteration + 1) % cfg.checkpoint_every == 0 or last:
                     save(context, stage, iteration + 1)
+                    prune_best(context, stage)
                 shown = {"score": "reward/score", "kl": "kl/reference", "eos": "response/eos"}
                 bar.advance({name: metrics[key] for name, key in shown.items()})
-        answered = _answer(context, held_out)
-        results = summary(answered)
-        stage.metrics.append(cfg.iterations, results)
+        answered, results = outcome(context, stage, judged)
         _finish(context, stage, answered, results)
         if stage.main:
             refresh(recipe.run.path, stage.say)
@@ -102,29 +128,40 @@ def _iteration(
     cfg, accel = context.cfg, context.accel
     clock = _Clock()
     rows = distributed.share(list(range(cfg.rollout_batch_size)), accel)
-    chosen = step_rows(context.seed, "ppo", iteration, cfg.rollout_batch_size, len(prompts))
+    each = cfg.responses_per_prompt
+    drawn = step_rows(context.seed, "ppo", iteration, cfg.rollout_batch_size // each, len(prompts))
+    chosen = [row for row in drawn for _ in range(each)]
     sampled = _sample(context, [prompts[chosen[i]] for i in rows], rows, iteration)
     clock("sample")
     rollout = assess(
         context.forward,
         sampled,
+        context.rewards,
+        texts_of(context.rewards, sampled, prompts, [chosen[i] for i in rows], context.setup.base),
         temperature=cfg.temperature,
         eos_id=context.setup.template.eos_id,
         pad_id=context.setup.base.pad_id,
-        microbatch_size=cfg.microbatch_size,
+        microbatch_tokens=cfg.microbatch_tokens,
     )
     clock("judge")
     mask = rollout.response_mask
-    scores = rollout.scores / context.spread - cfg.missing_eos_penalty * (~rollout.eos).float()
-    rewards = token_rewards(scores, rollout.old_logprobs, rollout.ref_logprobs, mask, cfg.kl_coef)
+    rewards = kl_rewards(context, rollout)
+    coef = steer(context, stage, rollout, iteration)
     advantages, returns = gae(rewards, rollout.old_values, mask, cfg.gamma, cfg.gae_lambda)
     if cfg.whiten_advantages:
         mean, var = mean_and_var(*distributed.total(torch.stack(moments(advantages, mask)), accel))
         advantages = whiten_with(advantages, mask, mean, var)
+    advantages = advantages * importance(context, rollout)
     metrics = _rollout_metrics(rollout, rewards, returns, accel)
-    metrics |= update(context, rollout, advantages, returns, iteration)
+    metrics |= part_metrics(rollout.parts, cfg, accel)
+    metrics |= engine_metrics(context, stage, rollout)
+    metrics["kl/coef"] = coef
+    if not is_bad(context, stage, rollout, rewards, iteration):
+        loss_coef = coef if cfg.kl_in == "loss" else 0.0
+        metrics |= update(context, stage, rollout, advantages, returns, loss_coef, iteration)
     clock("update")
-    _write_samples(context, stage, rollout, sampled, iteration)
+    metrics |= guard_metrics(context, rollout)
+    write_samples(context, stage, rollout, sampled, rollout.scores, iteration)
     return metrics | clock.metrics()
 
 
@@ -138,7 +175,7 @@ def _sample(context: Context, prompts: list[list[int]], rows: list[int], iterati
         temperature=cfg.temperature,
         eos_id=context.setup.template.eos_id,
         pad_id=context.setup.base.pad_id,
-        batch_size=cfg.microbatch_size * 4,
+        batch_tokens=cfg.microbatch_tokens * DECODING,
     )
 
 
@@ -148,39 +185,28 @@ def _rollout_metrics(
     """Means over all processes' responses or tokens."""
     mask = rollout.response_mask
     kl = masked_sum(rollout.old_logprobs - rollout.ref_logprobs, mask, dim=1)
-    gap = (rollout.engine_logprobs - rollout.old_logprobs).abs()
+    reverse = masked_sum(reverse_k3(rollout.old_logprobs, rollout.ref_logprobs), mask, dim=1)
     errors = returns - rollout.old_values
-    per_response = [rollout.scores, kl, rewards.sum(1), mask.sum(1), rollout.eos]
-    sums = torch.stack([torch.ones_like(kl).sum(), *(x.float().sum() for x in per_response)]).double()
-    tokens = torch.stack([masked_sum(x, mask) for x in (mask.float(), rollout.entropies, gap)]).double()
+    scores = rollout.scores.double()
+    per_response = [scores, scores.square(), kl, reverse, rewards.sum(1), mask.sum(1), rollout.eos]
+    sums = torch.stack([torch.ones_like(kl).sum(), *(x.double().sum() for x in per_response)]).double()
+    tokens = torch.stack([masked_sum(x, mask) for x in (mask.float(), rollout.entropies)]).double()
     spread = torch.stack([*moments(returns, mask), *moments(errors, mask)])
-    rows, score, kl_sum, reward, length, eos = distributed.total(sums, accel).tolist()
-    count, entropy, mismatch = distributed.total(tokens, accel).tolist()
+    rows, score, squares, forward, backward, reward, length, eos = distributed.total(sums, accel).tolist()
+    count, entropy = distributed.total(tokens, accel).tolist()
     spread = distributed.total(spread, accel)
     var_returns, var_errors = (float(mean_and_var(*spread[i : i + 3])[1]) for i in (0, 3))
     return {
         "reward/score": score / rows,
+        "reward/score_std": max(squares / rows - (score / rows) ** 2, 0.0) ** 0.5,
         "reward/total": reward / rows,
-        "kl/reference": kl_sum / rows,
+        "kl/reference": forward / rows,
+        "kl/reverse": backward / rows,
         "response/length": length / rows,
         "response/eos": eos / rows,
         "policy/entropy": entropy / count,
-        "engine/logprob_gap": mismatch / count,
         "value/explained_variance": 1 - var_errors / var_returns if var_returns else float("nan"),
     }
-
-
-def _answer(context: Context, prompts: Sequence[list[int]]) -> list[Answered]:
-    return answer(
-        context.forward,
-        prompts,
-        context.cfg,
-        seed=context.seed,
-        eos_id=context.setup.template.eos_id,
-        pad_id=context.setup.base.pad_id,
-        tokenizer=context.setup.base.tokenizer,
-        accel=context.accel,
-    )
 
 
 def _finish(context: Context, stage: StageRun, answered: list[Answered], results: dict[str, float]) -> None:
@@ -205,24 +231,8 @@ def _finish(context: Context, stage: StageRun, answered: list[Answered], results
         )
 
 
-def _write_samples(
-    context: Context, stage: StageRun, rollout: Rollout, sampled: list[Sampled], iteration: int
-) -> None:
-    """A few of the main process's responses, as text, with score and KL."""
-    tokenizer = context.setup.base.tokenizer
-    kl = masked_sum(rollout.old_logprobs - rollout.ref_logprobs, rollout.response_mask, dim=1)
-    for i, one in enumerate(sampled[:_SAMPLES]):
-        row = {
-            "prompt": tokenizer.decode(one.prompt, skip_special_tokens=True),
-            "response": tokenizer.decode(one.response, skip_special_tokens=True),
-            "score": float(rollout.scores[i]),
-            "kl": float(kl[i]),
-        }
-        stage.samples.append(iteration + 1, row)
-
-
 class _Clock:
-    """Seconds by part of an iteration."""
+    """Seconds by part."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -235,3 +245,10 @@ class _Clock:
 
     def metrics(self) -> dict[str, float]:
         return self._parts
+
+    def other(self, parts: dict[str, float]) -> dict[str, float]:
+        """What the parts leave of the time since the last call: evaluation, samples, checkpoint, metrics."""
+        now = time.monotonic()
+        known = sum(value for name, value in parts.items() if name.startswith("seconds/"))
+        spent, self._last = now - self._last, now
+        return {"seconds/other": max(spent - known, 0.0)}

@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from align.models.export import read_spread
+from align.data.tokenize import Encoded
+from align.errors import UserError
 from align.models.forward import Forward
 from align.models.roles import Roles, tensors_of
-from align.recipe import PPO, Recipe
+from align.recipe import Recipe
+from align.recipe_ppo import PPO
+from align.rollouts.rewards import Rewards, Source, load_rewards
 from align.runtime.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.runtime.run import StageRun
 from align.stages.setup import Setup
 
 TRAINED = ("policy", "value")
 _ADAM_EPS = 1e-5  # 2403.17031, detail 20: with 1e-8 the first updates are too large
+
+
+@dataclass
+class State:
+    """What lasts between iterations beside weights and optimizers; the same on every process."""
+
+    kl_coef: float  # of the next rollout
+    bad_in_a_row: int = 0  # steps that could not be applied, up to now
+
+
+@dataclass
+class Watched:
+    """What is remembered of the iterations done, to warn and to keep the best; in every checkpoint."""
+
+    best: tuple[int, float] | None = None  # iteration and held-out score, with ppo.keep: best
+    warned: list[str] = field(default_factory=list)
+    training: list[float] = field(default_factory=list)  # mean scores by iteration, where there is a guard
+    guard: list[float] = field(default_factory=list)
+
+    def restore(self, document: dict[str, Any]) -> None:
+        """Take over what a checkpoint says."""
+        best = document["best"]
+        self.best = None if best is None else (int(best[0]), float(best[1]))
+        self.warned, self.training, self.guard = (document[k] for k in ("warned", "training", "guard"))
 
 
 @dataclass(frozen=True)
@@ -29,32 +58,75 @@ class Context:
     forward: Forward
     optimizers: dict[str, torch.optim.Optimizer]
     setup: Setup
+    rewards: Rewards
     spread: float  # what scores are divided by before they become rewards
+    state: State
+    demonstrations: Sequence[Encoded] = field(default=())  # of PPO-ptx
+    watched: Watched = field(default_factory=Watched)
 
     @property
     def accel(self) -> Accelerator:
         return self.setup.accel
 
 
-def prepare(recipe: Recipe, setup: Setup, sft: Path, rm: Path) -> Context:
-    """Four roles on one base: policy and frozen reference from SFT, reward and value from RM."""
+def prepare(
+    recipe: Recipe, setup: Setup, sft: Path, rewards: Path | Sequence[Source], guard: Path | None = None
+) -> Context:
+    """Four roles on one base: policy and frozen reference from SFT, reward and value from RM.
+
+    `rewards`: the sources of rewards, or the one reward model's final/. No role for a source that is no
+    model of this base. A fifth with a guard: another reward model, frozen, that judges and trains nobody.
+    """
+    sources = [Source("model", 1.0, adapter=rewards, final=rewards)] if isinstance(rewards, Path) else rewards
     roles = Roles(setup.base.load_model(setup.accel.device))
     roles.add("policy", sft, trains=True)
     roles.add("reference", sft, trains=False)
-    roles.add("reward", rm, trains=False)
-    roles.add_head("reward", rm)
-    roles.add("value", rm, trains=True)
-    roles.add_head("value", rm, bias=True)
-    spread = read_spread(rm) if recipe.ppo.scale_scores else 1.0
-    with torch.no_grad():
-        roles.parameters_of("value")["head.weight"].div_(spread)  # values are in units of the scaled score
+    found, spread = load_rewards(sources, roles, setup.accel.device, recipe.ppo.scale_scores)
+    _add_value(roles, recipe.ppo, sft, sources, found.spreads, spread)
+    if guard is not None:
+        roles.add("guard", guard, trains=False)
+        roles.add_head("guard", guard)
     optimizers: dict[str, torch.optim.Optimizer] = {
         role: torch.optim.AdamW(
             roles.parameters_of(role).values(), eps=_ADAM_EPS, weight_decay=recipe.ppo.weight_decay
         )
         for role in TRAINED
     }
-    return Context(recipe.ppo, recipe.run.seed, Forward(roles), optimizers, setup, spread)
+    return Context(
+        recipe.ppo,
+        recipe.run.seed,
+        Forward(roles),
+        optimizers,
+        setup,
+        found,
+        spread,
+        State(recipe.ppo.kl_coef),
+    )
+
+
+def _add_value(
+    roles: Roles, cfg: PPO, sft: Path, sources: Sequence[Source], spreads: Mapping[str, float], spread: float
+) -> None:
+    """The value model: the first reward model of this base as it scores, or the policy with value 0."""
+    models = [source for source in sources if source.adapter is not None]
+    if cfg.value_init == "policy":
+        roles.add("value", sft, trains=True)
+        roles.add_head("value", torch.Generator(), bias=True)
+        with torch.no_grad():  # a drawn head would add its noise to the first advantages
+            roles.parameters_of("value")["head.weight"].zero_()
+        return
+    if not models:
+        raise UserError(
+            "ppo.value_init: the value model starts as the reward model, and no reward model is of this "
+            "base: set `ppo.value_init: policy`"
+        )
+    first = models[0]
+    assert first.adapter is not None
+    roles.add("value", first.adapter, trains=True)
+    roles.add_head("value", first.adapter, bias=True)
+    with torch.no_grad():  # values are in units of what the scaled score counts
+        weight = roles.parameters_of("value")["head.weight"]
+        weight.mul_(first.weight).div_(spreads.get(first.name, spread))
 
 
 def resume(context: Context, stage: StageRun) -> int:
@@ -65,6 +137,9 @@ def resume(context: Context, stage: StageRun) -> int:
     for role in TRAINED:
         load_into(context.forward.roles.parameters_of(role), found.tensors(role), str(found.path))
         load_optimizer(context.optimizers[role], found.tensors(f"{role}_optimizer"))
+    for name, value in found.document("state").items():
+        setattr(context.state, name, value)
+    context.watched.restore(found.document("watched"))
     return found.step
 
 
@@ -72,4 +147,4 @@ def save(context: Context, stage: StageRun, iteration: int) -> None:
     """Write what the next start goes on from."""
     tensors = {role: tensors_of(context.forward.roles, role) for role in TRAINED}
     tensors |= {f"{role}_optimizer": optimizer_tensors(context.optimizers[role]) for role in TRAINED}
-    stage.save(iteration, tensors, {})
+    stage.save(iteration, tensors, {"state": asdict(context.state), "watched": asdict(context.watched)})

@@ -2,26 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from align.data.batches import generator
-from align.errors import AlignError
-from align.models.forward import stack
+from align.data.batches import generator, microbatches
+from align.models.forward import Trunk, stack
+from align.objectives.kl import kl_loss
+from align.objectives.masked import masked_sum
 from align.objectives.ppo import policy_loss, value_loss
 from align.rollouts.rollout import Rollout
 from align.runtime import distributed
+from align.runtime.run import StageRun
 from align.runtime.schedule import learning_rate
+from align.stages.ppo_ptx import ptx_backward
 from align.stages.ppo_roles import TRAINED, Context
+from align.stages.ppo_steer import bad_numbers, not_applied
+
+# What an update sums up, by metric; the last three are 0, and not logged, where their coefficient is 0.
+_SUMS = ("policy/loss", "policy/clip_fraction", "policy/approx_kl", "value/loss", "value/clip_fraction")
+_MORE = ("policy/kl_loss", "policy/entropy_bonus", "policy/ptx_loss")
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the updates of one iteration share."""
+
+    rollout: Rollout
+    advantages: Tensor  # [B, T]
+    returns: Tensor  # [B, T]
+    kl_coef: float  # of the loss; 0 where the penalty is part of the rewards
+    roles: tuple[str, ...]  # that are trained
+    rates: dict[str, float]
 
 
 def update(
-    context: Context, rollout: Rollout, advantages: Tensor, returns: Tensor, iteration: int
+    context: Context,
+    stage: StageRun,
+    rollout: Rollout,
+    advantages: Tensor,
+    returns: Tensor,
+    kl_coef: float,
+    iteration: int,
 ) -> dict[str, float]:
-    """ppo_epochs passes over the rollout in minibatches drawn over all processes' rows."""
+    """ppo_epochs passes over the rollout in minibatches drawn over all processes' rows.
+
+    kl_coef: of the KL term in the policy's loss. The passes end early at ppo.target_kl.
+    """
     cfg, accel = context.cfg, context.accel
     lengths = distributed.gather_rows(rollout.response_mask.sum(1), accel)
     mine = {row: local for local, row in enumerate(distributed.share(list(range(len(lengths))), accel))}
+    roles = ("value",) if iteration < cfg.critic_warmup else TRAINED
     rates = {
         role: learning_rate(peak, iteration, cfg.iterations, cfg.warmup, cfg.schedule)
         for role, peak in (
@@ -29,73 +61,107 @@ def update(
             ("value", cfg.value_learning_rate or cfg.learning_rate),
         )
     }
-    sums: dict[str, float] = {}
-    updates = 0
-    for epoch in range(cfg.ppo_epochs):
-        drawn = torch.randperm(
-            len(lengths), generator=generator(context.seed, "ppo", iteration, "epoch", epoch)
-        )
-        for minibatch in drawn.split(cfg.minibatch_size):
-            count = int(lengths[minibatch.to(lengths.device)].sum())
-            local = [mine[row] for row in minibatch.tolist() if row in mine]
-            for name, value in _minibatch(context, rollout, advantages, returns, local, count, rates).items():
-                sums[name] = sums.get(name, 0.0) + value
-            updates += 1
-    metrics = {name: value / updates for name, value in sums.items()}
-    return metrics | {f"{role}/learning_rate": rate for role, rate in rates.items()}
+    work = _Work(rollout, advantages, returns, kl_coef, roles, rates)
+    found: list[dict[str, float]] = []
+    applied = 0
+    for step, minibatch in enumerate(_minibatches(context, len(lengths), iteration)):
+        count = int(lengths[minibatch.to(lengths.device)].sum())
+        local = [mine[row] for row in minibatch.tolist() if row in mine]
+        metrics = _gradients(context, work, local, count, iteration, step)
+        found.append(metrics)
+        if what := bad_numbers(metrics):
+            _forget(context)
+            not_applied(context, stage, rollout, local, iteration, what)
+            continue
+        if cfg.target_kl is not None and metrics["policy/approx_kl"] > cfg.target_kl:
+            _forget(context)
+            break
+        for role in roles:
+            _apply(context, role, rates[role])
+        context.state.bad_in_a_row = 0
+        applied += 1
+    means = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+    rates = {f"{role}/learning_rate": rate if role in roles else 0.0 for role, rate in rates.items()}
+    return means | rates | {"policy/updates": float(applied)}
 
 
-def _minibatch(
-    context: Context,
-    rollout: Rollout,
-    advantages: Tensor,
-    returns: Tensor,
-    rows: list[int],
-    count: int,
-    rates: dict[str, float],
+def _minibatches(context: Context, rows: int, iteration: int) -> list[Tensor]:
+    """The rows of each update, over all processes: a function of (seed, iteration, epoch)."""
+    cfg = context.cfg
+    return [
+        minibatch
+        for epoch in range(cfg.ppo_epochs)
+        for minibatch in torch.randperm(
+            rows, generator=generator(context.seed, "ppo", iteration, "epoch", epoch)
+        ).split(cfg.minibatch_size)
+    ]
+
+
+def _gradients(
+    context: Context, work: _Work, rows: list[int], count: int, iteration: int, step: int
 ) -> dict[str, float]:
-    """One optimizer step of the policy and one of the value model, each with its own adapter active."""
-    cfg, forward, accel = context.cfg, context.forward, context.accel
-    rows = sorted(rows, key=lambda i: int(rollout.trunks[i].lengths))
-    sums = torch.zeros(5, dtype=torch.float64, device=forward.roles.base.device)
-    for start in range(0, len(rows), cfg.microbatch_size):
-        part = rows[start : start + cfg.microbatch_size]
+    """Fill the gradients of one update, each role's with its own adapter active; sums over all processes."""
+    cfg, forward, rollout = context.cfg, context.forward, work.rollout
+    sums = torch.zeros(len(_SUMS + _MORE), dtype=torch.float64, device=forward.roles.base.device)
+    sizes = [(1, int(rollout.trunks[i].lengths)) for i in rows]
+    for group in microbatches(sizes, cfg.microbatch_tokens):
+        part = [rows[i] for i in group]
         trunk = stack([rollout.trunks[i] for i in part])
+        if "policy" in work.roles:
+            sums += _policy(context, work, part, trunk, count)
         width = int((trunk.lengths - trunk.prompt_lengths).max())
-
-        def cut(field: Tensor, part: list[int] = part, width: int = width) -> Tensor:
-            return field[part, :width]
-
-        logprobs, _, mask = forward.logprobs("policy", trunk, cfg.temperature)
-        loss, stats = policy_loss(
-            logprobs, cut(rollout.old_logprobs), cut(advantages), mask, cfg.clip_range, count
-        )
-        loss.backward()
         values = forward.values("value", trunk)
-        error, value_stats = value_loss(
-            values, cut(rollout.old_values), cut(returns), mask, cfg.value_clip_range, count
+        error, stats = value_loss(
+            values,
+            rollout.old_values[part, :width],
+            work.returns[part, :width],
+            rollout.response_mask[part, :width],
+            cfg.value_clip_range,
+            count,
         )
-        error.backward()
-        parts = [loss, stats.clip_fraction_sum / count, stats.approx_kl_sum / count]
-        sums += torch.stack([*parts, error, value_stats.clip_fraction_sum / count]).detach()
-    norms = {role: _clip(context, role) for role in TRAINED}
-    for role, norm in norms.items():
-        if not norm < float("inf"):
-            raise AlignError(
-                f"ppo: the {role}'s gradient is {norm}; lower its learning rate. This update was not applied"
-            )
-    for role in TRAINED:
-        _apply(context, role, rates[role])
-    names = ("policy/loss", "policy/clip_fraction", "policy/approx_kl", "value/loss", "value/clip_fraction")
-    metrics = dict(zip(names, distributed.total(sums, accel).tolist(), strict=True))
+        (error if cfg.value_coef == 1 else cfg.value_coef * error).backward()
+        sums[3] += error.detach()
+        sums[4] += stats.clip_fraction_sum / count
+    if "policy" in work.roles and cfg.ptx_coef:
+        sums[7] += ptx_backward(context, iteration, step)
+    totals = distributed.total(sums, context.accel).tolist()
+    wanted = (work.kl_coef, cfg.entropy_coef, cfg.ptx_coef)
+    metrics = dict(zip(_SUMS, totals, strict=False))
+    metrics |= {name: x for name, x, on in zip(_MORE, totals[len(_SUMS) :], wanted, strict=True) if on}
+    norms = {role: _clip(context, role) if role in work.roles else 0.0 for role in TRAINED}
     return metrics | {f"{role}/gradient_norm": norm for role, norm in norms.items()}
+
+
+def _policy(context: Context, work: _Work, part: list[int], trunk: Trunk, count: int) -> Tensor:
+    """Backward of the policy's loss on a microbatch; gives its part of the sums."""
+    cfg, rollout = context.cfg, work.rollout
+    logprobs, entropies, mask = context.forward.logprobs(
+        "policy", trunk, cfg.temperature, entropy_gradient=bool(cfg.entropy_coef)
+    )
+    width = mask.shape[1]
+    old = rollout.old_logprobs[part, :width]
+    loss, stats = policy_loss(logprobs, old, work.advantages[part, :width], mask, cfg.clip_range, count)
+    zero = loss.new_zeros(())
+    kl = entropy = zero
+    whole = loss
+    if work.kl_coef:
+        per_token = kl_loss(logprobs, old, rollout.ref_logprobs[part, :width], cfg.kl_estimator)
+        kl = masked_sum(per_token, mask) / count
+        whole = whole + work.kl_coef * kl
+    if cfg.entropy_coef:
+        entropy = masked_sum(entropies, mask) / count
+        whole = whole - cfg.entropy_coef * entropy
+    whole.backward()
+    parts = [loss, stats.clip_fraction_sum / count, stats.approx_kl_sum / count, zero, zero]
+    return torch.stack([*parts, kl, entropy, zero]).detach().double()
 
 
 def _clip(context: Context, role: str) -> float:
     """Sum the processes' gradients and clip them; returns the norm before clipping."""
     parameters = list(context.forward.roles.parameters_of(role).values())
     distributed.sum_gradients(parameters, context.accel)
-    return float(torch.nn.utils.clip_grad_norm_(parameters, context.cfg.max_grad_norm))
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, context.cfg.max_grad_norm))
+    return norm
 
 
 def _apply(context: Context, role: str, rate: float) -> None:
@@ -104,3 +170,8 @@ def _apply(context: Context, role: str, rate: float) -> None:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad()
+
+
+def _forget(context: Context) -> None:
+    for optimizer in context.optimizers.values():
+        optimizer.zero_grad()

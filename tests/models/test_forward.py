@@ -177,3 +177,21 @@ def test_each_layer_keeps_its_own_kind_of_attention_when_the_lower_ones_are_run_
     logits = model(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
     expected = logits[len(prompt) - 1 : -1][torch.arange(4), torch.tensor(response)]
     torch.testing.assert_close(ours[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_logprobs_and_entropies_have_autograds_gradients(bias: bool) -> None:
+    """The fused backward against finite differences, in float64."""
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, 4, generator=draw, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(9, 4, generator=draw, dtype=torch.float64)
+    offset = torch.randn(9, generator=draw, dtype=torch.float64) if bias else None
+    labels = torch.tensor([0, 8, 3, 3, 5])
+
+    def both(h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return token_logprobs(h, weight, offset, labels, 0.7, entropy_gradient=True)
+
+    assert torch.autograd.gradcheck(both, (hidden,))
+    exact = ((hidden @ weight.T + (0.0 if offset is None else offset)) / 0.7).log_softmax(-1)
+    torch.testing.assert_close(both(hidden)[1], -(exact.exp() * exact).sum(-1))
+    assert not token_logprobs(hidden, weight, offset, labels, 0.7)[1].requires_grad

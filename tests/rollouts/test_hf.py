@@ -26,10 +26,12 @@ def roles(tiny_base: Path) -> Roles:
     return roles
 
 
-def _sample(roles: Roles, prompts: list[list[int]], rows: list[int], eos_id: int = 1, batch_size: int = 8):
+def _sample(
+    roles: Roles, prompts: list[list[int]], rows: list[int], eos_id: int = 1, batch_tokens: int = 1000
+):
     draws = uniforms(3, "test", 0, rows, 12)
     return sample(
-        roles, "policy", prompts, draws, temperature=1.0, eos_id=eos_id, pad_id=0, batch_size=batch_size
+        roles, "policy", prompts, draws, temperature=1.0, eos_id=eos_id, pad_id=0, batch_tokens=batch_tokens
     )
 
 
@@ -39,7 +41,7 @@ def test_a_row_does_not_depend_on_its_batch(roles: Roles) -> None:
         (alone,) = _sample(roles, [prompt], [row])
         assert alone.response == together[row].response
         assert alone.logprobs == pytest.approx(together[row].logprobs, abs=1e-5)
-    assert [s.response for s in _sample(roles, PROMPTS, [0, 1, 2, 3, 4], batch_size=2)] == [
+    assert [s.response for s in _sample(roles, PROMPTS, [0, 1, 2, 3, 4], batch_tokens=35)] == [
         s.response for s in together
     ]
 

@@ -19,7 +19,7 @@ PPO = {
     "iterations": 24,
     "rollout_batch_size": 32,
     "minibatch_size": 16,
-    "microbatch_size": 32,
+    "microbatch_tokens": 1024,
     "kl_coef": 0.01,
 }
 

@@ -64,7 +64,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     from conftest import make_recipe
 
     folder = tmp_path_factory.mktemp("whole")
-    recipe = make_recipe(folder, tiny_base, lora={"dropout": 0.1}, sft={"microbatch_size": 2})
+    recipe = make_recipe(
+        folder,
+        tiny_base,
+        lora={"dropout": 0.1},
+        sft={"microbatch_size": 2},
+        ppo={
+            "evaluate_every": 1,
+            "keep": "best",
+            "samples_every": 2,
+            "kl_target": 0.5,  # kl_coef moves from iteration to iteration
+            "kl_horizon": 40,
+            "ptx_coef": 0.1,
+        },
+    )
     for stage in STAGES:
         done = align(stage, recipe)
         assert done.returncode == 0, done.stderr

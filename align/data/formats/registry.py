@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
+from align.data import imports
 from align.data.formats.base import Format, Record, Row, never, short
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
 from align.data.formats.lists import LIST_FORMATS
@@ -19,6 +16,7 @@ from align.data.formats.pairs import PAIR_FORMATS
 from align.data.formats.tools import TOOL_FORMATS
 from align.data.formats.trees import TREE_FORMATS
 from align.data.formats.trl import TRL_FORMATS, UNPAIRED, is_unpaired
+from align.data.imports import last_line
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
@@ -46,8 +44,7 @@ def find(name: str) -> Format:
     if plain in FORMATS:
         return FORMATS[plain]
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        return _custom(name, lambda: _import(module.strip(), attribute.strip()))
+        return _custom(name, lambda: imports.load(name))
     installed = {entry.name: entry for entry in _installed()}
     if name in installed:
         return _custom(name, installed[name].load)
@@ -64,30 +61,11 @@ def _installed() -> Iterable[EntryPoint]:
     return entry_points(group=GROUP)
 
 
-def _import(module: str, attribute: str) -> Any:
-    here = str(Path.cwd())
-    try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if here in sys.path or not module.startswith(error.name or "\0"):
-            raise
-        sys.path.append(here)
-        try:
-            importlib.invalidate_caches()
-            found = importlib.import_module(module)
-        except ModuleNotFoundError:
-            sys.path.remove(here)
-            raise
-    for part in attribute.split("."):
-        found = getattr(found, part)
-    return found
-
-
 def _custom(name: str, load: Callable[[], Any]) -> Format:
     try:
         found = load()
     except (Exception, SystemExit) as error:
-        raise UserError(f"format {name}: cannot be loaded: {_last_line(error)}") from error
+        raise UserError(f"format {name}: cannot be loaded: {last_line(error)}") from error
     if isinstance(found, Format):
         return found
     if not callable(found):
@@ -105,7 +83,7 @@ def _called(name: str, function: Callable[[Any], Any], row: Row) -> list[Record]
     except RecordError:
         raise
     except (Exception, SystemExit) as error:
-        raise RecordError("", f"the format function {name} raised {_last_line(error)}") from error
+        raise RecordError("", f"the format function {name} raised {last_line(error)}") from error
     found: list[Record] = []
     for result in results:
         if isinstance(result, (Prompt, Demonstration, Ranking)):
@@ -127,13 +105,6 @@ def _checked(name: str, result: Row) -> list[Record]:
         raise RecordError(
             "", f"the format function {name} gave a record whose {field}{error.message}"
         ) from error
-
-
-def _last_line(error: BaseException) -> str:
-    """The last line of the traceback, without what was noted on the error."""
-    lines = traceback.TracebackException(type(error), error, None).format_exception_only()
-    named = [line for line in lines if line.startswith(type(error).__name__)] or list(lines)
-    return " ".join("".join(named[:1]).split())[:300]
 
 
 def detect(row: Row) -> Format:

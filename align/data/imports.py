@@ -1,0 +1,75 @@
+"""A person's own function, named in a recipe, found and called without showing our inner workings."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+
+def load(name: str) -> Any:
+    """What "my_package.my_module:function" or "path/my_module.py:function" names.
+
+    A module is looked for where Python finds packages, then in the working directory; a file's module
+    may import what lies beside it. Raises whatever the import raises.
+    """
+    module, _, attribute = name.rpartition(":")
+    module = module.strip()
+    found = _from_file(Path(module)) if module.endswith(".py") else _module(module)
+    for part in attribute.strip().split("."):
+        found = getattr(found, part)
+    return found
+
+
+def digest(name: str, found: Any) -> str:
+    """A sha256 over the files that a loaded function stands in: its own, and the module that names it."""
+    code = inspect.unwrap(found) if callable(found) else found
+    if not (inspect.isroutine(code) or inspect.isclass(code)):
+        code = type(code)
+    module = name.rpartition(":")[0].strip()
+    module = Path(module).stem if module.endswith(".py") else module
+    files = {getattr(sys.modules.get(part), "__file__", None) for part in (module, code.__module__)}
+    hashed = hashlib.sha256()
+    for file in sorted({Path(file) for file in files if file}):
+        hashed.update(hashlib.sha256(file.read_bytes()).digest())
+    return hashed.hexdigest()
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of the traceback, without what was noted on the error."""
+    lines = traceback.TracebackException(type(error), error, None).format_exception_only()
+    named = [line for line in lines if line.startswith(type(error).__name__)] or list(lines)
+    return " ".join("".join(named[:1]).split())[:300]
+
+
+def _from_file(path: Path) -> Any:
+    path = path.expanduser().absolute()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    importlib.invalidate_caches()
+    found = importlib.import_module(path.stem)
+    if Path(found.__file__ or "").resolve() != path.resolve():
+        raise ImportError(f"{path.stem} is also the name of {found.__file__}: give the file another name")
+    return found
+
+
+def _module(module: str) -> Any:
+    here = str(Path.cwd())
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if here in sys.path or not module.startswith(error.name or "\0"):
+            raise
+        sys.path.append(here)
+        try:
+            importlib.invalidate_caches()
+            return importlib.import_module(module)
+        except ModuleNotFoundError:
+            sys.path.remove(here)
+            raise

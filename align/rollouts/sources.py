@@ -1,0 +1,175 @@
+"""Judges of text: a person's function, a service, and a reward model that has a base of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import numbers
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.data.batches import collate, microbatches
+from align.data.imports import last_line
+from align.data.tokenize import Template, opening
+from align.errors import AlignError, UserError
+from align.models.base import Base
+from align.models.forward import Forward
+from align.records import Messages
+
+TRIES = 3
+PAUSE = 1.0  # seconds before the second try; each further pause is four times as long
+_MOST_BYTES = 2**26
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Responses of this process as text, with what was asked and whether each ended by itself."""
+
+    prompts: Sequence[str | Messages]
+    responses: Sequence[str]
+    ended: Sequence[bool]
+
+    def plain(self) -> list[str | list[dict[str, str]]]:
+        """The prompts as JSON has them: a text, or a list of messages."""
+        return [prompt if isinstance(prompt, str) else list(prompt) for prompt in self.prompts]
+
+
+def by_function(name: str, function: Callable[..., Any], texts: Texts) -> Tensor:
+    """Scores [B] of a person's function; UserError that says what it did wrong."""
+    who = f"ppo.rewards: the function {name}"
+    try:
+        given = function(texts.plain(), list(texts.responses))
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"{who} raised {last_line(error)} (for {len(texts.prompts)} responses; the first prompt is "
+            f"{opening(texts.prompts[0])})"
+        ) from error
+    return _numbers(given, texts, who, UserError)
+
+
+def by_service(url: str, timeout: float, texts: Texts) -> Tensor:
+    """Scores [B] of a service; AlignError where it is not there, fails, or answers something else."""
+    who = f"ppo.rewards: {url}"
+    body = json.dumps({"prompts": texts.plain(), "responses": list(texts.responses)}).encode()
+    raw = _post(url, body, timeout, who)
+    try:
+        answer = json.loads(raw)
+        given = answer["scores"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        start = " ".join(raw[:200].decode(errors="replace").split())[:60]
+        raise AlignError(f'{who} answered {start!r}, not {{"scores": [numbers]}}. {_GOOD}') from None
+    return _numbers(given, texts, who, AlignError)
+
+
+_GOOD = "The last checkpoint is good, and the same command goes on from it"
+
+
+def _post(url: str, body: bytes, timeout: float, who: str) -> bytes:
+    """The service's answer; what may pass (no connection, too slow, busy, 5xx) is tried again."""
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(PAUSE * 4 ** (attempt - 1))
+        request = urllib.request.Request(url, body, headers, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
+                answer: bytes = response.read(_MOST_BYTES)
+                return answer
+        except urllib.error.HTTPError as error:
+            wrong = f"answered {error.code} ({error.reason})"
+            error.close()
+            if error.code < 500 and error.code not in (408, 429):
+                raise AlignError(f"{who} {wrong}. {_GOOD}") from error
+        except TimeoutError:
+            wrong = f"did not answer within {timeout:g} s (`timeout` of the source)"
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                wrong = f"did not answer within {timeout:g} s (`timeout` of the source)"
+            else:
+                wrong = f"cannot be reached: {getattr(reason, 'strerror', None) or reason}"
+    raise AlignError(f"{who} {wrong}, {TRIES} times. {_GOOD}")
+
+
+def _numbers(given: Any, texts: Texts, who: str, error: type[AlignError]) -> Tensor:
+    """What was given as float32 scores [B]: a list, an array or a tensor of one finite number a response."""
+    count = len(texts.responses)
+    if callable(getattr(given, "tolist", None)):  # an array or a tensor
+        given = given.tolist()
+    if not isinstance(given, (list, tuple)):
+        raise error(f"{who} gave {_shown(given)}; a list of {count} numbers is needed, one a response")
+    if len(given) != count:
+        raise error(f"{who} gave {len(given)} scores for {count} responses; one a response is needed")
+    scores = []
+    for i, value in enumerate(given):
+        where = f"for the response {_short(texts.responses[i])} to {opening(texts.prompts[i])}"
+        if not isinstance(value, numbers.Real) and callable(getattr(value, "item", None)):
+            try:
+                value = value.item()
+            except (ValueError, RuntimeError):  # several numbers
+                raise error(f"{who} gave an array {where}; one number is needed") from None
+        if not isinstance(value, numbers.Real):
+            raise error(f"{who} gave {_shown(value)} {where}; a number is needed")
+        if not abs(float(value)) <= torch.finfo(torch.float32).max:
+            raise error(f"{who} gave {float(value)} {where}; a finite number is needed")
+        scores.append(float(value))
+    return torch.tensor(scores)
+
+
+def _short(text: str) -> str:
+    words = " ".join(text[:1000].split())
+    return repr(words if len(words) <= 50 else words[:50] + "…")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "None"
+    return f"the text {_short(value)}" if isinstance(value, str) else f"a {type(value).__name__}"
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A reward model with its own base: text is laid out by its template and cut by its tokenizer."""
+
+    who: str
+    base: Base
+    template: Template
+    forward: Forward
+    microbatch_tokens: int
+
+    @torch.no_grad()
+    def scores(self, texts: Texts) -> Tensor:
+        """Scores [B]; UserError where its template or its base refuses a text."""
+        pairs = [
+            self._encoded(prompt, response, ended)
+            for prompt, response, ended in zip(texts.prompts, texts.responses, texts.ended, strict=True)
+        ]
+        scores = torch.empty(len(pairs))
+        for rows in microbatches([(1, len(p) + len(r)) for p, r in pairs], self.microbatch_tokens):
+            trunk = self.forward.trunk(collate([pairs[i] for i in rows], self.base.pad_id))
+            scores[rows] = self.forward.scores("reward", trunk).float().cpu()
+        return scores
+
+    def _encoded(self, prompt: str | Messages, response: str, ended: bool) -> tuple[list[int], list[int]]:
+        try:
+            ids = self.template.prompt_ids(prompt)
+            # The policy may write what is an end for this tokenizer only: the rest was not meant for it.
+            answer = self.template.response_ids(response.split(str(self.base.tokenizer.eos_token))[0])
+        except UserError as error:
+            raise UserError(f"{self.who} cannot read {opening(prompt)}: {error}") from error
+        if not ended and len(answer) > 1:
+            answer.pop()
+        length, most = len(ids) + len(answer), self.template.positions
+        if most is not None and length > most:
+            raise UserError(
+                f"{self.who} reads at most {most} tokens, and {opening(prompt)} with its response has "
+                f"{length}: lower ppo.max_prompt_tokens or ppo.max_response_tokens"
+            )
+        return ids, answer

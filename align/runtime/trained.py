@@ -1,0 +1,51 @@
+"""How a finished stage of a run folder was trained: its manifest, and the recipe that it followed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from align.errors import MissingStage, UserError
+from align.recipe import Base, Lora, Recipe, Stage
+from align.recipe_file import load_recipe
+from align.runtime.files import read_json
+
+
+def as_trained(folder: Path, stage: Stage, base: Path | None = None) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe and manifest of a run folder's finished `stage`; `base`: where the base lies now.
+
+    Raises MissingStage where it has not finished, UserError where the folder is no run's.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder. Name a run's folder, such as runs/quickstart")
+    if (folder / "manifest.json").is_file():
+        raise UserError(f"{folder} is a stage's folder: name the run's, {folder.parent}")
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder} holds no recipe.yaml: it is not a run's folder, such as runs/quickstart")
+    recipe = load_recipe(folder / "recipe.yaml")
+    manifest = _finished(folder, stage)
+    return _with(recipe, manifest, base), manifest
+
+
+def _finished(folder: Path, stage: Stage) -> dict[str, Any]:
+    path = folder / stage / "manifest.json"
+    try:
+        manifest = read_json(path)
+        if manifest["finished"]:
+            return dict(manifest)
+        state = "has not finished"
+    except FileNotFoundError:
+        state = "has not run"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error}): restore it, or train {stage} again") from error
+    raise MissingStage(f"{stage} {state} in {folder}: run `align {stage} {folder / 'recipe.yaml'}` first")
+
+
+def _with(recipe: Recipe, manifest: dict[str, Any], base: Path | None) -> Recipe:
+    """The recipe with what the stage's own manifest says; recipe.yaml is that of the run's last command."""
+    theirs = manifest["recipe"]
+    spec: dict[str, Any] = {**recipe.base.model_dump(), **theirs["base"]}
+    if base is not None:
+        spec |= {"name": str(base), "revision": None}
+    data = recipe.data.model_copy(update={"template": theirs["data"]["template"]})
+    return recipe.model_copy(update={"base": Base(**spec), "lora": Lora(**theirs["lora"]), "data": data})

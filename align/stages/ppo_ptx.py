@@ -1,0 +1,74 @@
+"""PPO-ptx: demonstrations in the policy's loss, InstructGPT's cure for the alignment tax (2203.02155)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from align.data.batches import collate, microbatches, step_rows
+from align.data.load import Split, load
+from align.data.tokenize import Encoded, encode_demonstrations
+from align.errors import UserError
+from align.objectives.masked import masked_sum
+from align.recipe import Recipe
+from align.records import Demonstration
+from align.runtime import distributed
+from align.stages.ppo_roles import Context
+from align.stages.setup import source
+
+
+def load_demonstrations(recipe: Recipe) -> Split[Demonstration] | None:
+    """data.demonstrations, where ppo.ptx_coef asks for them."""
+    if not recipe.ppo.ptx_coef:
+        return None
+    return load(
+        Demonstration, source(recipe, "demonstrations", "ppo"), "demonstrations", recipe.data.cache_folder
+    )
+
+
+def with_demonstrations(context: Context, recipe: Recipe, split: Split[Demonstration] | None) -> Context:
+    """The context with the training side's tokens, cut and skipped as sft does."""
+    if split is None:
+        return context
+    encoded = encode_demonstrations(
+        context.setup.template,
+        split.train,
+        recipe.sft.max_length,
+        "data.demonstrations",
+        recipe.data.cache_folder,
+        skip=source(recipe, "demonstrations", "ppo").on_bad_record == "skip",
+    )
+    if not encoded:
+        raise UserError("data.demonstrations: there is none for ppo.ptx_coef")
+    return replace(context, demonstrations=encoded)
+
+
+def ptx_backward(context: Context, iteration: int, step: int) -> Tensor:
+    """Backward of ptx_coef times the demonstrations' mean negative log likelihood; gives this process's part.
+
+    The mean is over the response tokens of the update's demonstrations, on all processes. Which they are
+    is a function of (seed, iteration, step). Source: 2203.02155, equation 2, with demonstrations for
+    pretraining text.
+    """
+    cfg, rows = context.cfg, context.demonstrations
+    updates = cfg.ppo_epochs * (cfg.rollout_batch_size // cfg.minibatch_size)
+    drawn = ptx_rows(context.seed, iteration * updates + step, cfg.ptx_batch_size or cfg.minibatch_size, rows)
+    count = sum(len(response) for _, response in drawn)
+    mine = distributed.share(drawn, context.accel)
+    result = torch.zeros((), dtype=torch.float64, device=context.forward.roles.base.device)
+    for group in microbatches([(1, len(p) + len(r)) for p, r in mine], cfg.microbatch_tokens):
+        trunk = context.forward.trunk(collate([mine[i] for i in group], context.setup.base.pad_id))
+        logprobs, _, mask = context.forward.logprobs("policy", trunk, 1.0)
+        loss = -masked_sum(logprobs, mask) / count
+        (cfg.ptx_coef * loss).backward()
+        result += loss.detach()
+    return result
+
+
+def ptx_rows(seed: int, update: int, size: int, rows: Sequence[Encoded]) -> list[tuple[list[int], list[int]]]:
+    """Prompt and response of an update's demonstrations, over all processes."""
+    drawn = step_rows(seed, "ppo ptx", update, size, len(rows))
+    return [(rows[i].prompt, rows[i].responses[0]) for i in drawn]

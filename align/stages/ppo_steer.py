@@ -1,0 +1,141 @@
+"""What steers PPO from one iteration to the next: the KL coefficient, the KL limit, and bad numbers.
+
+Everything here is the same on every process; what lasts is in the context's state, and so in checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from align.errors import AlignError
+from align.objectives.kl import adaptive_coef, k1
+from align.objectives.masked import masked_sum
+from align.objectives.ppo import shaped_scores, token_rewards
+from align.rollouts.rollout import Rollout
+from align.runtime import distributed
+from align.runtime.metrics import json_line
+from align.runtime.run import StageRun, share_object
+from align.stages.ppo_roles import Context, save
+
+BAD_IN_A_ROW = 3  # as many steps that could not be applied end the stage
+BAD_STEPS = "bad-steps.jsonl"
+
+
+def kl_rewards(context: Context, rollout: Rollout) -> Tensor:
+    """Rewards [B, T]: shaped scores, and the KL penalty where it is part of the rewards."""
+    cfg, mask = context.cfg, rollout.response_mask
+    scores = shaped_scores(
+        rollout.scores / context.spread,
+        mask.sum(1),
+        rollout.eos,
+        clip=cfg.score_clip,
+        length_penalty=cfg.length_penalty,
+        missing_eos_penalty=cfg.missing_eos_penalty,
+    )
+    coef = context.state.kl_coef if cfg.kl_in == "reward" else 0.0
+    return token_rewards(scores, rollout.old_logprobs, rollout.ref_logprobs, mask, coef, cfg.kl_estimator)
+
+
+def steer(context: Context, stage: StageRun, rollout: Rollout, iteration: int) -> float:
+    """The KL coefficient of this rollout's updates; the state then holds the next rollout's.
+
+    Raises AlignError where the mean KL of the rollout is above ppo.kl_limit.
+    """
+    cfg, coef = context.cfg, context.state.kl_coef
+    per_response = masked_sum(k1(rollout.old_logprobs, rollout.ref_logprobs), rollout.response_mask, dim=1)
+    sums = torch.stack([per_response.sum(), torch.ones_like(per_response).sum()]).double()
+    total, rows = distributed.total(sums, context.accel).tolist()
+    check_limit(context, stage, total / rows, iteration)
+    if cfg.kl_target is not None and math.isfinite(total):
+        context.state.kl_coef = adaptive_coef(coef, total / rows, cfg.kl_target, int(rows), cfg.kl_horizon)
+    return coef
+
+
+def is_bad(context: Context, stage: StageRun, rollout: Rollout, rewards: Tensor, iteration: int) -> bool:
+    """Whether a number of the rollout is not finite on any process; then it is written down."""
+    mask = rollout.response_mask
+    numbers = {
+        "score": rollout.scores[:, None],
+        "log probability": rollout.old_logprobs.masked_fill(~mask, 0.0),
+        "reference log probability": rollout.ref_logprobs.masked_fill(~mask, 0.0),
+        "value": rollout.old_values.masked_fill(~mask, 0.0),
+        "reward": rewards.masked_fill(~mask, 0.0),
+    }
+    bad = {name: ~x.isfinite().all(1) for name, x in numbers.items()}
+    counts = distributed.total(torch.stack([x.sum() for x in bad.values()]), context.accel).tolist()
+    what = [
+        f"the {name} of {count} responses is not finite"
+        for name, count in zip(bad, counts, strict=True)
+        if count
+    ]
+    if what:
+        rows = torch.stack(list(bad.values())).any(0).nonzero()[:, 0].tolist()
+        not_applied(context, stage, rollout, rows, iteration, what)
+    return bool(what)
+
+
+def check_limit(context: Context, stage: StageRun, kl: float, iteration: int) -> None:
+    """Raise AlignError where a rollout's mean KL, in nats a response, is above ppo.kl_limit."""
+    limit = context.cfg.kl_limit
+    if limit is None or not kl > limit:
+        return
+    if not share_object((stage.checkpoints / f"step-{iteration:06d}").exists(), context.accel):
+        save(context, stage, iteration)
+    raise AlignError(
+        f"ppo stopped after {iteration} iterations: the mean KL to the reference is {kl:.2f} nats a "
+        f"response, above ppo.kl_limit ({limit:g}). {_last_good(stage)} To go on from there, run the same "
+        "command with a higher ppo.kl_limit; to hold the policy closer, raise ppo.kl_coef, or set "
+        "ppo.kl_target, and add --restart"
+    )
+
+
+def bad_numbers(values: dict[str, float]) -> list[str]:
+    """What is not finite: a "name is nan" each."""
+    return [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+
+
+def not_applied(
+    context: Context,
+    stage: StageRun,
+    rollout: Rollout,
+    rows: Sequence[int],
+    iteration: int,
+    what: Sequence[str],
+) -> None:
+    """Write down a step that was not applied; the third in a row raises AlignError.
+
+    rows: this process's rows of the rollout that were in the batch. Every process calls it together.
+    """
+    context.state.bad_in_a_row += 1
+    reason = ", ".join(what)
+    tokenizer, accel = context.setup.base.tokenizer, context.accel
+    mine = []
+    for row in rows:
+        trunk = rollout.trunks[row]
+        ids, start = trunk.input_ids[0].tolist(), int(trunk.prompt_lengths)
+        texts = {"prompt": tokenizer.decode(ids[:start]), "response": tokenizer.decode(ids[start:])}
+        mine.append({"row": row * accel.num_processes + accel.process_index, **texts})
+    batch = sorted(distributed.gather_lists(mine, accel), key=lambda one: int(one["row"]))
+    path = stage.folder / BAD_STEPS
+    if stage.main:
+        line = {"iteration": iteration + 1, "what": list(what), "rows": batch}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json_line(line))
+    stage.say(f"iteration {iteration + 1}: {reason}; this step is not applied ({path} has its batch)")
+    if context.state.bad_in_a_row >= BAD_IN_A_ROW:
+        raise AlignError(
+            f"ppo: {BAD_IN_A_ROW} steps in a row could not be applied, the last because {reason}; {path} "
+            f"shows what was in them. {_last_good(stage)} Lower ppo.learning_rate and add --restart, or "
+            "mend the reward where it is what is not finite"
+        )
+
+
+def _last_good(stage: StageRun) -> str:
+    found = sorted(stage.checkpoints.glob("step-*")) if stage.checkpoints.is_dir() else []
+    if not found:
+        return "There is no checkpoint yet."
+    return f"The last good checkpoint is {found[-1]}."

@@ -1,0 +1,66 @@
+"""A warning where the guard falls and the training score rises, and nowhere else."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from align.evaluation.overoptimisation import overoptimised
+
+UP = [i / 10 for i in range(40)]
+
+
+def wobble(size: float, seed: int, count: int) -> list[float]:
+    drawn = random.Random(seed)
+    return [drawn.gauss(0, size) for _ in range(count)]
+
+
+def hill(top: int, count: int) -> list[float]:
+    """Rises to 1 at `top`, then falls as fast."""
+    return [1 - abs(i - top) / top for i in range(count)]
+
+
+def test_the_guard_turns_down_while_the_reward_goes_up() -> None:
+    guard = hill(20, 40)
+    assert overoptimised(UP, guard, window=5)
+    assert not overoptimised(UP[:22], guard[:22], window=5)  # it has only just turned
+
+
+@pytest.mark.parametrize(
+    ("training", "guard"),
+    [
+        (UP, UP),  # both rise
+        (UP, [0.5] * 40),  # the guard does not care
+        (UP[::-1], UP[::-1]),  # both fall: the policy broke, but not by exploiting the reward
+        ([0.5] * 40, hill(20, 40)),  # the reward stands still
+        (UP[:9], hill(4, 9)),  # fewer than two windows
+    ],
+)
+def test_what_is_no_overoptimisation(training: list[float], guard: list[float]) -> None:
+    assert not overoptimised(training, guard, window=5)
+
+
+def test_a_slow_decline_is_seen_from_its_peak() -> None:
+    """No two neighbouring windows differ by more than the noise."""
+    count = 300
+    training = [i * 0.01 + n for i, n in enumerate(wobble(0.1, 1, count))]
+    guard = [n - max(i - 100, 0) * 0.002 for i, n in enumerate(wobble(0.1, 2, count))]
+    assert overoptimised(training, guard)
+    assert not overoptimised(training[:100], guard[:100])
+
+
+def test_noise_alone_seldom_warns() -> None:
+    """A guard that stays where it is, looked at after each of 200 iterations."""
+    runs = 40
+    false = 0
+    for seed in range(runs):
+        training = [i * 0.05 + n for i, n in enumerate(wobble(0.1, seed, 200))]
+        guard = wobble(0.1, 1000 + seed, 200)
+        false += any(overoptimised(training[:n], guard[:n]) for n in range(20, 201, 4))
+    assert false / runs <= 0.1, false
+
+
+def test_curves_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 training scores and 2"):
+        overoptimised([1, 2, 3], [1, 2])
