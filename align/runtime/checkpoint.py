@@ -2,8 +2,9 @@
 
     checkpoints/step-000120/  policy.safetensors … state.json … hashes.json
 
-`hashes.json` is written last and lists every other file with its SHA-256 and size, so that a torn,
-truncated or altered checkpoint is noticed; it is named and passed over, and the one before is used.
+`hashes.json` is written last. It lists every other file with its SHA-256 and size, so that a torn,
+truncated or altered checkpoint is noticed, and says which stage, recipe, base and data it is of. What
+is not whole, or of something else, is named and passed over, and the one before is used.
 """
 
 from __future__ import annotations
@@ -35,10 +36,16 @@ class Checkpoint:
     step: int
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.path / f"{name}.safetensors")
+        """Raises AlignError where there are none."""
+        return read_tensors(self.path / f"{name}.safetensors")
 
     def document(self, name: str) -> Any:
-        return read_json(self.path / f"{name}.json")
+        """Raises AlignError where there is none."""
+        path = self.path / f"{name}.json"
+        try:
+            return read_json(path)
+        except (OSError, ValueError) as error:
+            raise AlignError(f"{path} cannot be read: {error}") from error
 
 
 def save(
@@ -47,11 +54,13 @@ def save(
     tensors: Mapping[str, Mapping[str, Tensor]],
     documents: Mapping[str, Any],
     keep: int,
+    of: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the checkpoint of `step`, then remove all but the newest `keep` up to it.
 
     A later one that is there was passed over as damaged, so it does not count. Every entry of
-    `tensors` becomes NAME.safetensors, every entry of `documents` NAME.json.
+    `tensors` becomes NAME.safetensors, every entry of `documents` NAME.json. `of`: what it belongs to,
+    {"stage": "rm", "base": …}; it is good only where the same is said again.
 
     Raises OSError when the disk fails; the earlier checkpoints are then untouched.
     """
@@ -64,7 +73,9 @@ def save(
         for key, document in documents.items():
             (aside / f"{key}.json").write_text(to_json(document), encoding="utf-8")
         hashes = {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in sorted(aside.iterdir())}
-        (aside / _HASHES).write_text(to_json({"step": step, "files": hashes}), encoding="utf-8")
+        (aside / _HASHES).write_text(
+            to_json({"step": step, "of": dict(of or {}), "files": hashes}), encoding="utf-8"
+        )
     for _, old in [found for found in _found(folder) if found[0] <= step][:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -75,19 +86,21 @@ def name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def at(folder: Path, step: int) -> Checkpoint:
+def at(folder: Path, step: int, of: Mapping[str, str] | None = None) -> Checkpoint:
     """The checkpoint of exactly this step; raises AlignError when it is not there whole."""
     path = folder / name(step)
-    fault = _fault(path, step)
+    fault = _fault(path, step, of or {})
     if fault is not None:
         raise AlignError(f"checkpoint {path} cannot be used: {fault}")
     return Checkpoint(path, step)
 
 
-def newest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+def newest(
+    folder: Path, say: Callable[[str], None], of: Mapping[str, str] | None = None
+) -> Checkpoint | None:
     """The newest checkpoint whose files are what was written; `say` hears of each that is not."""
     for step, path in reversed(_found(folder)):
-        fault = _fault(path, step)
+        fault = _fault(path, step, of or {})
         if fault is None:
             return Checkpoint(path, step)
         say(f"checkpoint {path} is passed over: {fault}")
@@ -102,15 +115,19 @@ def _found(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in matches if path.is_dir())
 
 
-def _fault(path: Path, step: int) -> str | None:
+def _fault(path: Path, step: int, of: Mapping[str, str]) -> str | None:
     """What is wrong with the checkpoint, or None."""
     try:
         listing = read_json(path / _HASHES)
         if listing["step"] != step:
             return f"it says that it is of step {listing['step']}"
+        theirs: dict[str, str] = listing["of"]
+        for key in sorted({*of, *theirs}, key=lambda key: (key != "stage", key)):
+            if theirs.get(key) != of.get(key):
+                return f"it is of another {key}: {theirs.get(key)}, and this one is {of.get(key)}"
         files: dict[str, Any] = listing["files"]
         for name, expected in files.items():
-            if Path(name).name != name:
+            if Path(name).name != name or (path / name).is_symlink():
                 return f"it lists a file outside itself: {name}"
             if not (path / name).is_file():
                 return f"{name} is missing"
@@ -147,7 +164,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
-        number = int(index)
+        number = int(index) if index.isdecimal() else len(parameters)
         if number >= len(parameters) or (value.dim() and value.shape != parameters[number].shape):
             raise AlignError(
                 f"the checkpoint's optimizer state {key} does not fit the parameters of this recipe"
@@ -162,11 +179,16 @@ def load_into(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], w
 
     Raises AlignError where names or shapes differ.
     """
-    differing = sorted(set(parameters) ^ set(tensors)) or [
-        name for name in parameters if parameters[name].shape != tensors[name].shape
-    ]
-    if differing:
-        raise AlignError(f"{what} does not fit this model: {', '.join(differing[:5])} differ")
+    if differing := sorted(set(parameters) ^ set(tensors)):
+        raise AlignError(
+            f"{what} does not fit this model: {', '.join(differing[:5])} are in only one of them"
+        )
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise AlignError(
+                f"{what} does not fit this model: {name} has shape {list(tensors[name].shape)}, "
+                f"not {list(parameter.shape)}"
+            )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+_ASIDE = re.compile(r"\..+\.\d+")  # .NAME.PROCESS
 
 
 def sha256(path: Path) -> str:
@@ -30,6 +33,11 @@ def fsync(path: Path) -> None:
 def to_json(value: Any) -> str:
     """JSON as all files here have it: sorted keys, UTF-8, two spaces."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def json_digest(value: Any) -> str:
+    """A short hash of a value's JSON."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()[:32]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,6 +102,14 @@ def whole_folder(final: Path) -> Iterator[Path]:
         fsync(final.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process had written aside here; only for who has the folder alone."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if _ASIDE.fullmatch(path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _mode(path: Path) -> int:

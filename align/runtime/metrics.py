@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from align.runtime.files import write_bytes
+from align.runtime.files import fsync, write_bytes
 
 
 class JsonLines:
@@ -36,9 +36,15 @@ class JsonLines:
             return []
         return [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
 
+    def settle(self) -> int:
+        """Force what was written to the disk, as a checkpoint counts on it; gives its size in bytes."""
+        if self._path is not None and self._path.exists():
+            fsync(self._path)
+        return self.size
+
     @property
     def size(self) -> int:
-        """Bytes written so far; a checkpoint notes it."""
+        """Bytes written so far."""
         return self._path.stat().st_size if self._path is not None and self._path.exists() else 0
 
     def cut(self, size: int) -> None:

@@ -30,7 +30,7 @@ from align.errors import AlignError, UserError
 from align.recipe import Recipe, Stage
 from align.recipe_file import dump
 from align.runtime import checkpoint
-from align.runtime.files import sha256, to_json, whole_folder, write_text
+from align.runtime.files import json_digest, sha256, sweep, to_json, whole_folder, write_text
 from align.runtime.lineage import begun, now, stage_manifest
 from align.runtime.metrics import JsonLines
 from align.runtime.progress import Bar
@@ -64,6 +64,12 @@ class StageRun:
         return self.folder / "final"
 
     @property
+    def identity(self) -> dict[str, str]:
+        """What its checkpoints belong to; one from elsewhere is passed over."""
+        parts = {part: json_digest(self.manifest[part]) for part in ("recipe", "data")}
+        return {"stage": self.stage, **parts, **self.manifest["lineage"]}
+
+    @property
     def finished(self) -> bool:
         return bool(self.manifest.get("finished")) and self.final.is_dir()
 
@@ -80,7 +86,7 @@ class StageRun:
 
     def newest(self) -> checkpoint.Checkpoint | None:
         """The checkpoint to go on from, the same one on every process; metrics after it are forgotten."""
-        found = checkpoint.newest(self.checkpoints, self.say) if self.main else None
+        found = checkpoint.newest(self.checkpoints, self.say, self.identity) if self.main else None
         found = share_object(found, self.accel)
         sizes = found.document(_SIZES) if found else {"metrics": 0, "samples": 0}
         self.metrics.cut(sizes["metrics"])
@@ -110,13 +116,16 @@ class StageRun:
     ) -> None:
         """Write a checkpoint (main process); the others wait, so that none runs ahead of a failed save."""
         if self.main:
-            sizes = {"metrics": self.metrics.size, "samples": self.samples.size}
-            checkpoint.save(self.checkpoints, step, tensors, {**documents, _SIZES: sizes}, self.keep)
+            self._still_there()
+            sizes = {"metrics": self.metrics.settle(), "samples": self.samples.settle()}
+            documents = {**documents, _SIZES: sizes}
+            checkpoint.save(self.checkpoints, step, tensors, documents, self.keep, self.identity)
         self.accel.wait_for_everyone()
 
     def finish(self, write: Callable[[Path], None], results: Mapping[str, float]) -> None:
         """Fill final/ by `write`, then mark the stage finished; checkpoints are no longer needed."""
         if self.main:
+            self._still_there()
             with whole_folder(self.final) as aside:
                 write(aside)
             files = sorted(p for p in self.final.rglob("*") if p.is_file())
@@ -125,6 +134,14 @@ class StageRun:
             write_text(self.folder / "manifest.json", to_json(self.manifest))
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         self.accel.wait_for_everyone()
+
+    def _still_there(self) -> None:
+        """Raise AlignError where the folder has gone, rather than go on in a new and empty one."""
+        if not self.folder.is_dir():
+            raise AlignError(
+                f"{self.folder} has gone while {self.stage} worked in it: bring it back (is its disk "
+                "mounted?), and the same command goes on from the last checkpoint"
+            )
 
 
 @contextmanager
@@ -159,6 +176,8 @@ def open_stage(
         manifest, new = stage_manifest(recipe, stage, lineage, data, folder), not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            for place in (folder, folder / "checkpoints", folder / "checkpoints" / "best"):
+                sweep(place)
             write_text(recipe.run.path / "recipe.yaml", dump(recipe))
             write_text(folder / "manifest.json", to_json(manifest))
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:

@@ -162,7 +162,8 @@ def consider(context: Context, stage: StageRun, iteration: int, results: dict[st
     context.watched.best = (iteration, value)
     if iteration < context.cfg.iterations and stage.main:
         tensors = {role: tensors_of(context.forward.roles, role) for role in TRAINED}
-        checkpoint.save(stage.checkpoints / _BEST, iteration, tensors, {}, keep=context.cfg.iterations)
+        folder, keep = stage.checkpoints / _BEST, context.cfg.iterations
+        checkpoint.save(folder, iteration, tensors, {}, keep, stage.identity)
 
 
 def prune_best(context: Context, stage: StageRun) -> None:
@@ -179,7 +180,7 @@ def restore_best(context: Context, stage: StageRun) -> int:
     last, best = context.cfg.iterations, context.watched.best
     if best is None or best[0] == last:
         return last
-    found = checkpoint.at(stage.checkpoints / _BEST, best[0])
+    found = checkpoint.at(stage.checkpoints / _BEST, best[0], stage.identity)
     for role in TRAINED:
         load_into(context.forward.roles.parameters_of(role), found.tensors(role), str(found.path))
     stage.say(
