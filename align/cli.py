@@ -314,7 +314,7 @@ def _run(
                 continue
             arguments = [stage, str(path), *(part for o in overrides or () for part in ("--set", o))]
             arguments += ["--restart"] if restart else []
-            code = launch.start(stage, arguments, num_processes, accelerate_config)
+            code = launch.start(stage, arguments, num_processes, accelerate_config, recipe.run.grace)
             if code:
                 ended(code)
                 raise typer.Exit(code)

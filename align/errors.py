@@ -17,3 +17,7 @@ class MissingStage(UserError):
     """An earlier stage has to finish first."""
 
     exit_code = 3
+
+
+class Terminated(BaseException):
+    """Someone asked the process to end (SIGTERM), as batch systems do before they take a machine back."""

@@ -21,17 +21,13 @@ from types import FrameType
 import typer
 
 from align import __version__
-from align.errors import AlignError
+from align.errors import AlignError, Terminated
 
 GOES_ON = "the same command goes on from the last checkpoint"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 _LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")  # gloo, NCCL
-
-
-class Terminated(BaseException):
-    """Someone asked the process to end (SIGTERM), as batch systems do before they take a machine back."""
 
 
 @dataclass
@@ -124,6 +120,9 @@ def _machine_failure(error: BaseException, context: Context) -> str | None:
         return f"no space is left on the disk{name}; free some{again}"
     if number in _NO_ACCESS:
         return f"no permission{name} ({os.strerror(number or 0)}); give yourself access{again}"
+    no_file = number == errno.ENOENT or "No such file" in text
+    if no_file and context.folder and not context.folder.is_dir():
+        return f"{context.folder} has gone; bring it back (is its disk mounted?){again}"
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     if out_of_memory or "can't allocate memory" in text:
         unit = "microbatch_size" if context.stage == "sft" else "microbatch_tokens"

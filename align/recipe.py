@@ -206,6 +206,9 @@ class Run(Section):
         None, description="CPU threads a process; null: torch's choice"
     )
     keep: PositiveInt = Field(2, description="checkpoints kept a stage")
+    grace: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = Field(
+        30.0, description="seconds from SIGTERM or Ctrl-C to the exit, in which a checkpoint is saved"
+    )
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
         [], description="tensorboard, wandb or both: where metrics are shown beside metrics.jsonl"
     )

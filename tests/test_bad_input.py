@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,13 +19,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, align, make_recipe
 
 DRIVER = """
-import json, os, sys, tempfile
+import json, os, signal, sys, tempfile
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 import align.stages.sft, align.stages.rm, align.stages.ppo, align.runtime.launch
 from align.cli import main
 running = {}
@@ -557,8 +560,6 @@ def test_restart_twice_keeps_all_that_was(command: Commands, tiny_recipe: MakeRe
     assert final(run, "sft") == results[2]
 
 
-# The middle of a run
-
 SLOW_SAVES = """
 import time, align.runtime.checkpoint as checkpoint
 save = checkpoint.save
@@ -569,6 +570,29 @@ checkpoint.save = slow
 """
 
 
+def test_two_commands_on_one_folder_and_a_stale_lock(command: Commands, tiny_recipe: MakeRecipe) -> None:
+    recipe = tiny_recipe(sft={"steps": 1})
+    lock = recipe.parent / "runs/tiny/.lock"
+    first = command.start("sft", recipe, before=SLOW_SAVES.replace("0.5", "60"))
+    while not lock.exists() or not lock.read_text():
+        time.sleep(0.01)
+    second = command("sft", recipe)
+    assert second.code == 2
+    since = re.search(
+        rf"in use by process {first} on {re.escape(socket.gethostname())} since (\S+): wait", second.err
+    )
+    assert since and 0 <= (datetime.now(UTC) - datetime.fromisoformat(since[1])).total_seconds() < 300
+    os.kill(first, signal.SIGKILL)
+    assert command.wait(first).code == -signal.SIGKILL
+    assert f"process {first} " in lock.read_text()  # stale: nobody holds it
+    third = command("sft", recipe)
+    assert third.code == 0, third.err
+    assert f"process {first} " not in lock.read_text()
+
+
+# The middle of a run
+
+
 def _first_checkpoint(stage_folder: Path) -> Path:
     for _ in range(3000):
         found = sorted(stage_folder.glob("checkpoints/step-*"))
@@ -576,6 +600,58 @@ def _first_checkpoint(stage_folder: Path) -> Path:
             return found[0]
         time.sleep(0.01)
     raise AssertionError("no checkpoint was written")
+
+
+def _newest(stage_folder: Path) -> int:
+    """The step of the newest checkpoint."""
+    return max(int(path.name.partition("-")[2]) for path in stage_folder.glob("checkpoints/step-*"))
+
+
+STUCK = """
+import time, align.stages.rm as rm
+update, calls = rm._apply, []
+def stuck(*arguments):
+    calls.append(1)
+    if len(calls) == 2:
+        time.sleep(60)
+    return update(*arguments)
+rm._apply = stuck
+"""
+
+
+@pytest.mark.parametrize(
+    ("signals", "grace", "says"),
+    [
+        ([signal.SIGTERM], 1.5, "the step at hand took longer than run.grace (1.5 s)"),
+        ([signal.SIGTERM, signal.SIGTERM], 30, "told twice, so at once"),
+        ([signal.SIGINT, signal.SIGTERM], 30, "told twice, so at once"),
+    ],
+)
+def test_a_step_that_does_not_end_ends_with_the_time_or_a_second_signal(
+    command: Commands,
+    tiny_recipe: MakeRecipe,
+    finished: Path,
+    signals: list[signal.Signals],
+    grace: float,
+    says: str,
+) -> None:
+    recipe = tiny_recipe()
+    run = recipe.parent / "runs/tiny"
+    more = sets(f"run.grace={grace}", "rm.checkpoint_every=1")
+    pid = command.start("rm", recipe, *parents(finished), *more, before=STUCK)
+    _first_checkpoint(run / "rm")
+    time.sleep(0.3)
+    started = time.monotonic()
+    for number in signals:
+        os.kill(pid, number)
+        time.sleep(0.1)
+    done = command.wait(pid)
+    assert done.code == 128 + signals[0]
+    assert says in done.err
+    assert time.monotonic() - started < 6
+    done = command("rm", recipe, *parents(finished))
+    assert "rm goes on from step 1" in done.out
+    assert final(run, "rm") == final(finished, "rm")
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
@@ -592,9 +668,10 @@ def test_stopped_in_the_middle(
     os.kill(first, signal.SIGINT)
     assert second.code == 2
     assert f"{run} is in use by process {first} " in second.err
-    assert command.wait(first) == Done(
-        130, "", "interrupted: the same command goes on from the last checkpoint\n"
-    )
+    done = command.wait(first)
+    assert done.code == 130
+    assert done.out in ("", f"{stage} stops after step {_newest(run / stage)}, which is saved\n")
+    assert done.err.splitlines()[-1] == "interrupted: the same command goes on from the last checkpoint"
 
     changed = command(*arguments, *sets(f"{stage}.learning_rate=0.5"))
     assert changed.code == 2
@@ -672,6 +749,55 @@ def fill(*arguments, **named):
     return save(*arguments, **named)
 checkpoint.save = fill
 """
+BROKEN = """
+import align.runtime.checkpoint as checkpoint
+save, count = checkpoint.save_file, 0
+def fail(*arguments, **named):
+    global count
+    count += 1
+    if count == {count}:
+        {how}
+    return save(*arguments, **named)
+checkpoint.save_file = fail
+"""
+GONE = "import os, pathlib; run = pathlib.Path({run!r}); os.rename(run, run.with_name('elsewhere'))"
+
+
+@pytest.mark.parametrize(
+    ("stage", "how", "says"),
+    [
+        ("sft", "raise OSError(28, 'No space left on device')", "no space is left on the disk"),
+        ("rm", "raise OSError(30, 'Read-only file system')", "no permission (Read-only file system)"),
+        ("ppo", "raise OSError(122, 'Disk quota exceeded')", "no space is left on the disk"),
+        ("sft", GONE, "has gone"),
+        ("rm", GONE, "has gone"),
+        ("ppo", GONE, "has gone"),
+    ],
+)
+def test_a_disk_that_fails_while_a_checkpoint_is_written(
+    command: Commands, tiny_recipe: MakeRecipe, finished: Path, stage: str, how: str, says: str
+) -> None:
+    """As the test below, where nothing can be mounted."""
+    recipe = tiny_recipe()
+    run = recipe.parent / "runs/tiny"
+    files = {"sft": 2, "rm": 2, "ppo": 4}[stage]
+    broken = BROKEN.format(count=files + 2, how=how.format(run=str(run)))
+    done = command(stage, recipe, *parents(finished), before=broken)
+    assert done.code == 1
+    assert says in done.err
+    assert "the same command goes on from the last checkpoint" in done.err
+    if how == GONE:
+        assert not run.exists() or not list(run.rglob("*.safetensors"))
+        shutil.rmtree(run, ignore_errors=True)
+        (run.parent / "elsewhere").rename(run)
+    assert len(list(run.glob(f"{stage}/checkpoints/step-*"))) == 1
+    done = command(stage, recipe, *parents(finished))
+    assert done.code == 0, done.err
+    assert f"{stage} goes on from step" in done.out
+    assert final(run, stage) == final(finished, stage)
+    assert hidden(run) == []
+
+
 LOCKED_AT_THE_END = """
 import subprocess
 from align.runtime.run import StageRun

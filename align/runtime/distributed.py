@@ -62,6 +62,13 @@ def total(value: Tensor, accel: Accelerator) -> Tensor:
     return summed
 
 
+def highest(value: int, accel: Accelerator) -> int:
+    """The largest value of all processes."""
+    if accel.num_processes == 1:
+        return value
+    return int(accel.gather(torch.tensor([value], device=accel.device)).max())
+
+
 def sum_gradients(parameters: Iterable[torch.nn.Parameter], accel: Accelerator) -> None:
     """Add up all processes' gradients, in one flat message.
 

@@ -7,7 +7,9 @@ processes come from the launcher beneath it; inside each process everything is a
 from __future__ import annotations
 
 import logging
+import math
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,8 +35,18 @@ def needed(num_processes: int | None, accelerate_config: Path | None) -> bool:
     return _gpus() > 1
 
 
-def start(stage: str, arguments: list[str], num_processes: int | None, accelerate_config: Path | None) -> int:
-    """Run `align ARGUMENTS` in every process and return the exit code that the first to fail gave."""
+def start(
+    stage: str,
+    arguments: list[str],
+    num_processes: int | None,
+    accelerate_config: Path | None,
+    grace: float = 30.0,
+) -> int:
+    """Run `align ARGUMENTS` in every process and return the exit code that the first to fail gave.
+
+    grace: seconds that the processes take to stop when told to; the launcher kills what is there later.
+    """
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(math.ceil(grace) + 5)
     if accelerate_config is not None and not accelerate_config.is_file():
         raise UserError(f"--accelerate-config {accelerate_config}: there is no such file")
     gpus = _gpus()
@@ -113,9 +125,13 @@ def _failures() -> tuple[type[BaseException], ...]:
 
 
 def _signalled(error: BaseException) -> int:
-    """128 + the signal's number where one ended the processes, else 0."""
-    signal = getattr(error, "sigval", None)
-    return 128 + int(signal) if signal is not None else 0
+    """128 + the signal's number where one told the processes to end, here or one of them, else 0."""
+    number = getattr(error, "sigval", None)
+    if number is not None:
+        return 128 + int(number)
+    codes = {failure.exitcode for failure in getattr(error, "failures", {}).values()}
+    stopped = {128 + signal.SIGINT, 128 + signal.SIGTERM}
+    return min(codes) if codes and codes <= stopped else 0
 
 
 def _died(error: BaseException) -> str:

@@ -26,10 +26,10 @@ from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import Tensor
 
-from align.errors import AlignError, UserError
+from align.errors import AlignError, Terminated, UserError
 from align.recipe import Recipe, Stage
 from align.recipe_file import dump
-from align.runtime import checkpoint
+from align.runtime import checkpoint, distributed, stopping
 from align.runtime.files import json_digest, sha256, sweep, to_json, whole_folder, write_text
 from align.runtime.lineage import begun, now, stage_manifest
 from align.runtime.metrics import JsonLines
@@ -52,7 +52,9 @@ class StageRun:
     keep: int
     metrics: JsonLines
     samples: JsonLines
+    grace: float = 30.0
     trackers: Sequence[str] = ()
+    _saved: int = 0  # the step of the newest checkpoint
     _opened: list[Tracker] = field(default_factory=list)
 
     @property
@@ -81,8 +83,42 @@ class StageRun:
         """A line for the person who watches; only the main process speaks."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def bar(self, title: str, total: int, done: int = 0) -> Bar:
-        return Bar(self.console, title, total, done)
+    @contextmanager
+    def steps(self, total: int, done: int) -> Iterator[Bar]:
+        """Around the loop of steps: their bar, and told to stop they end as `stopping` says."""
+        speaks = self.main and "ALIGN_EXIT_FILE" not in os.environ
+        with stopping.heeded(self.grace, speaks), Bar(self.console, self.stage, total, done) as bar:
+            yield bar
+
+    def heed(self, step: int, save: Callable[[], None]) -> None:
+        """Where `step` steps are done and none has begun: if a process was told to stop, save and stop.
+
+        All processes call it together, since all of them stop at the same step.
+        """
+        if number := distributed.highest(stopping.told(), self.accel):
+            self._keep(step, save)
+            stopping.stop(number)
+
+    @contextmanager
+    def unchanged(self, step: int, save: Callable[[], None]) -> Iterator[None]:
+        """A part of a step that changes nothing of what `save` writes: told to stop, it is given up at once.
+
+        With several processes it is not, because the others could not know of it.
+        """
+        if self.accel.num_processes > 1:
+            yield
+            return
+        try:
+            with stopping.at_once():
+                yield
+        except (KeyboardInterrupt, Terminated):
+            self._keep(step, save)
+            raise
+
+    def _keep(self, step: int, save: Callable[[], None]) -> None:
+        if step != self._saved:
+            save()
+            self.say(f"{self.stage} stops after step {step}, which is saved")
 
     def newest(self) -> checkpoint.Checkpoint | None:
         """The checkpoint to go on from, the same one on every process; metrics after it are forgotten."""
@@ -93,6 +129,7 @@ class StageRun:
         self.samples.cut(sizes["samples"])
         self._open_trackers()
         if found:
+            self._saved = found.step
             self.say(f"{self.stage} goes on from step {found.step} ({found.path})")
         return found
 
@@ -120,6 +157,7 @@ class StageRun:
             sizes = {"metrics": self.metrics.settle(), "samples": self.samples.settle()}
             documents = {**documents, _SIZES: sizes}
             checkpoint.save(self.checkpoints, step, tensors, documents, self.keep, self.identity)
+        self._saved = step
         self.accel.wait_for_everyone()
 
     def finish(self, write: Callable[[Path], None], results: Mapping[str, float]) -> None:
@@ -194,6 +232,7 @@ def open_stage(
         console=console,
         manifest=manifest,
         keep=recipe.run.keep,
+        grace=recipe.run.grace,
         metrics=JsonLines(folder / "metrics.jsonl" if main else None),
         samples=JsonLines(folder / "samples.jsonl" if main else None),
         trackers=recipe.run.trackers,

@@ -61,18 +61,21 @@ class ResumableTrainer(Trainer):
         if self._resumed is not None:
             done, path = self._resumed.step, str(self._resumed.path)
             self.results = self._resumed.document("results")
-        with self.stage.bar(self.stage.stage, self.args.max_steps, done) as self._bar:
+        with self.stage.steps(self.args.max_steps, done) as self._bar:
             self.train(resume_from_checkpoint=path)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """One microbatch forward and backward, after seeding what it draws."""
-        if self._drawn_for != self.state.global_step:
-            self._drawn_for, self._microbatch = self.state.global_step, 0
-        set_seed(self._draw(self.state.global_step, self._microbatch))
-        self._microbatch += 1
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        step = self.state.global_step
+        if self._drawn_for != step:
+            self.stage.heed(step, lambda: self._save_checkpoint(model, None))
+            self._drawn_for, self._microbatch = step, 0
+        with self.stage.unchanged(step, lambda: self._save_checkpoint(model, None)):
+            set_seed(self._draw(step, self._microbatch))
+            self._microbatch += 1
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

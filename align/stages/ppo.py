@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -100,8 +101,9 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         done = resume(context, stage)
         judged = HeldOut(context, held_out)
         clock = _Clock()
-        with stage.bar("ppo", cfg.iterations, done) as bar:
+        with stage.steps(cfg.iterations, done) as bar:
             for iteration in range(done, cfg.iterations):
+                stage.heed(iteration, partial(save, context, stage, iteration))
                 metrics = _iteration(context, stage, prompts, iteration)
                 last = iteration + 1 == cfg.iterations
                 watch(context, stage, iteration + 1, metrics)
@@ -131,19 +133,20 @@ def _iteration(
     each = cfg.responses_per_prompt
     drawn = step_rows(context.seed, "ppo", iteration, cfg.rollout_batch_size // each, len(prompts))
     chosen = [row for row in drawn for _ in range(each)]
-    sampled = _sample(context, [prompts[chosen[i]] for i in rows], rows, iteration)
-    clock("sample")
-    rollout = assess(
-        context.forward,
-        sampled,
-        context.rewards,
-        texts_of(context.rewards, sampled, prompts, [chosen[i] for i in rows], context.setup.base),
-        temperature=cfg.temperature,
-        eos_id=context.setup.template.eos_id,
-        pad_id=context.setup.base.pad_id,
-        microbatch_tokens=cfg.microbatch_tokens,
-    )
-    clock("judge")
+    with stage.unchanged(iteration, partial(save, context, stage, iteration)):
+        sampled = _sample(context, [prompts[chosen[i]] for i in rows], rows, iteration)
+        clock("sample")
+        rollout = assess(
+            context.forward,
+            sampled,
+            context.rewards,
+            texts_of(context.rewards, sampled, prompts, [chosen[i] for i in rows], context.setup.base),
+            temperature=cfg.temperature,
+            eos_id=context.setup.template.eos_id,
+            pad_id=context.setup.base.pad_id,
+            microbatch_tokens=cfg.microbatch_tokens,
+        )
+        clock("judge")
     mask = rollout.response_mask
     rewards = kl_rewards(context, rollout)
     coef = steer(context, stage, rollout, iteration)

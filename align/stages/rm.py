@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -164,38 +165,37 @@ def _train(
         load_into(named, found.tensors("reward"), str(found.path))
         load_optimizer(optimizer, found.tensors("optimizer"))
         done = found.step
-    with stage.bar("rm", steps, done) as bar:
+
+    def save(done: int) -> None:
+        tensors = {"reward": tensors_of(forward.roles, "reward"), "optimizer": optimizer_tensors(optimizer)}
+        stage.save(done, tensors, {})
+
+    with stage.steps(steps, done) as bar:
         for step in range(done, steps):
+            keep = partial(save, step)
+            stage.heed(step, keep)
             rows = [train[i] for i in step_rows(seed, "rm", step, cfg.batch_size, len(train))]
             rate = learning_rate(cfg.learning_rate, step, steps, cfg.warmup, cfg.schedule)
-            metrics = _step(forward, optimizer, rows, rate, cfg, accel, pad_id)
+            with stage.unchanged(step, keep):
+                sums = _gradients(forward, rows, cfg, accel, pad_id)
+            metrics = _apply(forward, optimizer, sums, rate, cfg, accel)
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
                 scores = _held_out_scores(forward, held_out, cfg, accel, pad_id)
                 metrics |= evaluate_quickly(judge(*_columns(held_out), scores), seed).metrics()
             stage.metrics.append(step + 1, metrics)
             if (step + 1) % cfg.checkpoint_every == 0 or last:
-                tensors = {
-                    "reward": tensors_of(forward.roles, "reward"),
-                    "optimizer": optimizer_tensors(optimizer),
-                }
-                stage.save(step + 1, tensors, {})
+                save(step + 1)
             bar.advance({"loss": metrics["train/loss"], "accuracy": metrics["train/accuracy"]})
 
 
-def _step(
-    forward: Forward,
-    optimizer: torch.optim.Optimizer,
-    rows: Rows,
-    rate: float,
-    cfg: RM,
-    accel: Accelerator,
-    pad_id: int,
-) -> dict[str, float]:
-    """One update from a global batch of rankings; every process takes its share of them."""
+def _gradients(forward: Forward, rows: Rows, cfg: RM, accel: Accelerator, pad_id: int) -> Tensor:
+    """Add up the gradients of this process's share of a global batch of rankings.
+
+    Returns the sums [3] of loss, correct comparisons and comparisons.
+    """
     device = forward.roles.base.device
     count = sum(has_pair(row.ranks, cfg.ties) for row in rows)
-    # loss, correct comparisons, comparisons
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     mine = distributed.share(rows, accel)
     for part in _microbatches(forward, mine, cfg.microbatch_tokens):
@@ -208,6 +208,13 @@ def _step(
         sums += torch.tensor(
             [float(loss.detach()), sum(c for c, _ in counted), sum(n for _, n in counted)]
         ).to(sums)
+    return sums
+
+
+def _apply(
+    forward: Forward, optimizer: torch.optim.Optimizer, sums: Tensor, rate: float, cfg: RM, accel: Accelerator
+) -> dict[str, float]:
+    """One update by all processes' gradients, and its metrics."""
     parameters = list(forward.roles.parameters_of("reward").values())
     distributed.sum_gradients(parameters, accel)
     norm = torch.nn.utils.clip_grad_norm_(parameters, cfg.max_grad_norm)
