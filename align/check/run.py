@@ -98,7 +98,7 @@ def write(report: Report, folder: Path) -> Path:
 
 
 def foreign_code(recipe: Recipe) -> Iterator[str]:
-    """What would run that is neither align nor a library of its: the checkpoint's code, format functions."""
+    """What would run that is neither align nor a library of its: a checkpoint's code, formats, rewards."""
     if recipe.base.trust_remote_code:
         yield f"the Python code of {recipe.base.name} (base.trust_remote_code)"
     installed = {point.name: point.value for point in entry_points(group="align.formats")}
@@ -111,6 +111,9 @@ def foreign_code(recipe: Recipe) -> Iterator[str]:
                 if name and name.strip().lower().replace("_", "-") not in FORMATS:
                     plugin = f" ({installed[name]})" if name in installed else ""
                     yield f"the format {name}{plugin}, for data.{kind}.{side}"
+    for reward in recipe.ppo.rewards or ():
+        if reward.function:
+            yield f"the function {reward.function}, for ppo.rewards"
 
 
 def _template(recipe: Recipe) -> tuple[Base | None, Template | None, list[Finding]]:

@@ -75,6 +75,11 @@ def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Source
         hashes = {key: rm.adapter_hash, f"{key}_head": rm.head_hash}
         if same:
             return Source(name, weight, adapter=rm.final, final=rm.final, lineage=hashes)
+        if theirs.base.trust_remote_code and not recipe.base.trust_remote_code:
+            raise UserError(
+                f"ppo.rewards: the base of {reward.run} brings Python code, which is run only where this "
+                "recipe says so: base.trust_remote_code: true"
+            )
         hashes[f"{key}_base"] = str(manifest["lineage"]["base"])
         return Source(
             name, weight, foreign=theirs, final=rm.final, trained_on=manifest["lineage"], lineage=hashes

@@ -351,3 +351,24 @@ def test_the_page_explains_every_finding() -> None:
     assert len(codes) > 25
     page = (ROOT / "docs" / "check.md").read_text()
     assert {code for code in codes if f"`{code}`" not in page} == set()
+
+
+def test_all_code_that_a_recipe_would_run_is_listed(tiny_recipe: Callable[..., Path]) -> None:
+    from align.check.run import foreign_code
+
+    plain = load_recipe(tiny_recipe())
+    assert list(foreign_code(plain)) == []
+    mine = {"path": "demonstrations.jsonl", "format": "mine:read"}
+    functions = [{"function": "judge.py:score"}, {"function": "pack.judge:other"}]
+    path = tiny_recipe(
+        data={"demonstrations": {"train": mine, "held_out": [mine]}},
+        ppo={"rewards": [{"run": "this"}, *functions]},
+    )
+    recipe = load_recipe(path, ["base.trust_remote_code=true"])
+    assert list(foreign_code(recipe)) == [
+        f"the Python code of {recipe.base.name} (base.trust_remote_code)",
+        "the format mine:read, for data.demonstrations.train",
+        "the format mine:read, for data.demonstrations.held_out",
+        f"the function {recipe.ppo.rewards[1].function}, for ppo.rewards",
+        "the function pack.judge:other, for ppo.rewards",
+    ]

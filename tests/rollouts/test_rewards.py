@@ -307,6 +307,13 @@ def test_a_reward_model_may_have_another_base_and_tokenizer(finished_run: Path, 
     context, setup, found = _prepared(ours, [*overrides, "ppo.value_init=policy"])
     assert set(found[0].lineage) == {"reward/theirs", "reward/theirs_head", "reward/theirs_base"}
     rollout, sampled = _rollout(context, setup)
+    manifest = json.loads((theirs / "rm" / "manifest.json").read_text())
+    manifest["recipe"]["base"]["trust_remote_code"] = True  # a stranger's run must not bring code
+    (theirs / "rm" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="brings Python code"):
+        _prepared(ours, [*overrides, "ppo.value_init=policy"])
+    manifest["recipe"]["base"]["trust_remote_code"] = False
+    (theirs / "rm" / "manifest.json").write_text(json.dumps(manifest))
     trained = open_run(theirs, "rm")
     template, pairs = trained.setup.template, []
     for one, asked in zip(sampled, ("the film is", "the a was"), strict=True):
