@@ -204,6 +204,15 @@ def report(run: RunFolder) -> None:
         print(write_report(run))
 
 
+@app.command(rich_help_panel="Look")
+def lineage(run: RunFolder, base: MovedBase = None) -> None:
+    """Print what a run was made from, and verify that all of it is still what was written down."""
+    with reported():
+        from align.serving.lineage import show
+
+        raise typer.Exit(show(run, base))
+
+
 @app.command(rich_help_panel="Use")
 def score(
     run: RunFolder,

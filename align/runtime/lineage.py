@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from align.errors import MissingStage, UserError
@@ -65,7 +65,7 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
     folder = (Path(run).expanduser() if run else recipe.run.path) / stage
     path = folder / "manifest.json"
     again = f"restore it, or train {stage} again (`align {stage} … --restart`)"
-    manifest = _read_manifest(path, again) if path.exists() else {}
+    manifest = read_manifest(path, again) if path.exists() else {}
     if not manifest.get("finished"):
         state = "was started but has not finished" if manifest else "has not run"
         first = f"run `align {stage}` with this recipe first"
@@ -77,8 +77,11 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
     for key, mine in lineage.items():
         theirs = manifest["lineage"].get(key)
         if theirs != mine:
+            what = key
+            if key == "template":
+                what, theirs, mine = _template(manifest, theirs, recipe, mine)
             raise UserError(
-                f"{folder} was trained with another {key}: {theirs}, and this recipe has {mine}. "
+                f"{folder} was trained with another {what}: {theirs}, and this recipe has {mine}. "
                 f"Name the run that belongs to this base, or train {stage} again"
             )
     theirs, mine = manifest["recipe"]["lora"], _relevant(recipe, stage)["lora"]
@@ -99,6 +102,12 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
     return Parent(stage, folder / "final", manifest)
 
 
+def _template(manifest: Mapping[str, Any], theirs: Any, recipe: Recipe, mine: str) -> tuple[str, Any, str]:
+    """What differs where the template's hash does, and both values of it."""
+    old, new = manifest["recipe"]["data"]["template"], recipe.data.template
+    return ("data.template", old, new) if old != new else ("tokenizer or chat template", theirs, mine)
+
+
 def stage_manifest(
     recipe: Recipe, stage: Stage, lineage: Mapping[str, Any], data: Mapping[str, str], folder: Path
 ) -> dict[str, Any]:
@@ -110,6 +119,7 @@ def stage_manifest(
         "stage": stage,
         "recipe": _relevant(recipe, stage),
         "lineage": dict(lineage),
+        "places": _places(recipe, stage),
         "data": dict(data),
         "versions": _versions(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -119,7 +129,7 @@ def stage_manifest(
     path = folder / "manifest.json"
     if not path.exists() and not begun(folder):
         return new
-    old = _read_manifest(path, "set the folder aside with --restart")
+    old = read_manifest(path, "set the folder aside with --restart")
     differences = [
         line for part in ("recipe", "lineage", "data") for line in _differences(old[part], new[part], part)
     ]
@@ -132,9 +142,23 @@ def stage_manifest(
             + "\nPut it back, give the run another name (run.name), or start anew with --restart, "
             "which sets the old folder aside"
         )
+    old["places"] = new["places"]
     if old["versions"] != new["versions"]:
         old.setdefault("resumed_with", []).append(new["versions"])
     return old
+
+
+def _places(recipe: Recipe, stage: Stage) -> dict[str, str]:
+    """Where base and earlier stages lie, by their key in the lineage; those of the same run are left out."""
+    runs: dict[str, str | None] = {}
+    if stage == "rm":
+        runs = {"sft": recipe.rm.sft}
+    elif stage == "ppo":
+        runs = {"sft": recipe.ppo.sft, "rm": recipe.ppo.rm, "guard": recipe.ppo.guard}
+        runs |= {f"reward/{one.label}": one.run for one in recipe.ppo.rewards or () if one.run != "this"}
+    found = {key: str(Path(run).expanduser().absolute()) for key, run in runs.items() if run}
+    revision = f"@{recipe.base.revision}" if recipe.base.revision else ""
+    return {"base": f"{recipe.base.name}{revision}", **found}
 
 
 def begun(folder: Path) -> bool:
@@ -142,7 +166,7 @@ def begun(folder: Path) -> bool:
     return any((folder / "checkpoints").glob("step-*")) or (folder / "final").exists()
 
 
-def _read_manifest(path: Path, remedy: str) -> dict[str, Any]:
+def read_manifest(path: Path, remedy: str) -> dict[str, Any]:
     """A stage's manifest; UserError with the remedy where it is not one that a stage wrote."""
     try:
         manifest = read_json(path)
@@ -150,6 +174,8 @@ def _read_manifest(path: Path, remedy: str) -> dict[str, Any]:
         if manifest["finished"]:
             parts.append(manifest["final"])
             manifest["final"][ADAPTER]
+            if outside := [name for name in manifest["final"] if _leaves(name)]:
+                raise ValueError(f"it names {outside[0]}, which is outside its folder")
         if not all(isinstance(part, dict) for part in parts):
             raise ValueError("it is not what a stage writes")
     except KeyError as error:
@@ -157,6 +183,12 @@ def _read_manifest(path: Path, remedy: str) -> dict[str, Any]:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
     return dict(manifest)
+
+
+def _leaves(name: str) -> bool:
+    """Whether a path leaves the folder that it is relative to."""
+    path = PurePath(name)
+    return path.is_absolute() or ".." in path.parts
 
 
 def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from align.recipe_file import load_recipe
 from align.runtime.files import read_json
 
 
-def as_trained(folder: Path, stage: Stage, base: Path | None = None) -> tuple[Recipe, dict[str, Any]]:
+def as_trained(
+    folder: Path, stage: Stage, base: Path | None = None, finished: bool = True
+) -> tuple[Recipe, dict[str, Any]]:
     """The recipe and manifest of a run folder's finished `stage`; `base`: where the base lies now.
 
-    Raises MissingStage where it has not finished, UserError where the folder is no run's.
+    Raises MissingStage where it has not finished (with `finished`), UserError where the folder is no run's.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder. Name a run's folder, such as runs/quickstart")
@@ -23,15 +25,15 @@ def as_trained(folder: Path, stage: Stage, base: Path | None = None) -> tuple[Re
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{folder} holds no recipe.yaml: it is not a run's folder, such as runs/quickstart")
     recipe = load_recipe(folder / "recipe.yaml")
-    manifest = _finished(folder, stage)
+    manifest = _manifest(folder, stage, finished)
     return _with(recipe, manifest, base), manifest
 
 
-def _finished(folder: Path, stage: Stage) -> dict[str, Any]:
+def _manifest(folder: Path, stage: Stage, finished: bool) -> dict[str, Any]:
     path = folder / stage / "manifest.json"
     try:
         manifest = read_json(path)
-        if manifest["finished"]:
+        if manifest["finished"] or not finished:
             return dict(manifest)
         state = "has not finished"
     except FileNotFoundError:

@@ -1,0 +1,193 @@
+"""align lineage: the stages that a run was made from, and whether their files are still as written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from align.errors import UserError
+from align.recipe import STAGES, Stage
+from align.report.read import clean
+from align.runtime.files import sha256
+from align.runtime.lineage import ADAPTER, read_manifest
+from align.runtime.trained import as_trained
+
+_HEAD = "head.safetensors"
+_SHOWN = 16  # characters of a hash
+
+
+@dataclass
+class Node:
+    """A stage of a run: its manifest, what is wrong with its files, and which nodes it starts from."""
+
+    stage: Stage
+    run: Path
+    manifest: dict[str, Any]
+    wrong: list[str] = field(default_factory=list)
+    parents: list[Node] = field(default_factory=list)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.manifest["finished"])
+
+
+def show(run: Path, base: Path | None = None) -> int:
+    """Print the tree of a run folder; 2 where a hash does not match or something cannot be verified.
+
+    `base`: where the base lies now. Raises UserError where the folder is no run's.
+    """
+    nodes: dict[tuple[Path, str], Node] = {}
+    for stage in STAGES:
+        if (run / stage / "manifest.json").is_file():
+            _gather(stage, run, nodes)
+    if not nodes:
+        raise UserError(f"{run}: no stage has run there. Name a run's folder, such as runs/quickstart")
+    wrong = _bases(nodes, base)
+    for name, faults in wrong.items():
+        print(f"base {_text(name)}")
+        _print(faults, "")
+        members = [node for node in nodes.values() if _base(node) == name]
+        for node in members:
+            if _last(node) is None:
+                _tree(node, members, "")
+    count = sum(len(node.wrong) for node in nodes.values()) + sum(map(len, wrong.values()))
+    files = sum(len(node.manifest.get("final", ())) for node in nodes.values())
+    print(f"{count} of it could not be verified" if count else f"all {files} files are as they were written")
+    return 2 if count else 0
+
+
+def _gather(stage: Stage, run: Path, nodes: dict[tuple[Path, str], Node]) -> Node:
+    """The node of a stage and, before it, those that it starts from."""
+    key = (run.resolve(), stage)
+    if key in nodes:
+        return nodes[key]
+    manifest = read_manifest(run / stage / "manifest.json", "restore it")
+    node = Node(stage, run, manifest, list(_files(run / stage, manifest)) if manifest["finished"] else [])
+    for name, written in sorted(manifest["lineage"].items()):
+        earlier = _earlier(name)
+        place = Path(manifest.get("places", {}).get(name.removesuffix("_head"), run))
+        if earlier is None or name.startswith("reward/") and place == run and not _own(manifest, name):
+            continue  # a base, a template, or the hash of a reward function's code
+        if not (place / earlier / "manifest.json").is_file():
+            node.wrong.append(f"{name}: {place / earlier} is not there, so {_short(written)} is not verified")
+            continue
+        parent = _gather(earlier, place, nodes)
+        file = _HEAD if name.endswith("_head") else ADAPTER
+        theirs = parent.manifest.get("final", {}).get(file)
+        if theirs != written:
+            node.wrong.append(
+                f"{name} was {written} when this was trained, and {place / earlier} has {theirs}"
+            )
+        if parent not in node.parents:
+            node.parents.append(parent)
+    nodes[key] = node
+    return node
+
+
+def _earlier(name: str) -> Stage | None:
+    """The stage whose hash stands under this key of the lineage."""
+    if name == "sft":
+        return "sft"
+    is_model = name.removesuffix("_head") in ("rm", "guard") or name.startswith("reward/")
+    return "rm" if is_model and not name.endswith("_base") else None
+
+
+def _own(manifest: dict[str, Any], name: str) -> bool:
+    """Whether a named reward is a reward model: then its head has a hash too."""
+    return f"{name.removesuffix('_head')}_head" in manifest["lineage"]
+
+
+def _files(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the files of final/."""
+    final = folder / "final"
+    for name, written in manifest["final"].items():
+        if not (final / name).is_file():
+            yield f"final/{name} is missing"
+        elif (found := sha256(final / name)) != written:
+            yield f"final/{name} is not what was written: its SHA-256 is {found}, and was {written}"
+    there = {path.relative_to(final).as_posix() for path in final.rglob("*") if path.is_file()}
+    yield from (
+        f"final/{name} was not written by {folder.name}" for name in sorted(there - {*manifest["final"]})
+    )
+
+
+def _bases(nodes: dict[tuple[Path, str], Node], moved: Path | None) -> dict[str, list[str]]:
+    """The bases by name and fingerprint, and what is wrong with each."""
+    # Imported here: transformers brings torch along, which takes seconds.
+    from align.data.tokenize import Template
+    from align.models.base import find_base
+
+    found: dict[str, list[str]] = {}
+    for node in nodes.values():
+        if _base(node) in found:
+            continue
+        faults = found.setdefault(_base(node), [])
+        lineage = node.manifest["lineage"]
+        try:
+            recipe, _ = as_trained(node.run, node.stage, moved, finished=False)
+            spec = recipe.base.model_copy(update={"trust_remote_code": False})  # looking runs nobody's code
+            base = find_base(spec)
+            template = Template(base.tokenizer, recipe.data.template, base.positions)
+        except UserError as error:
+            faults.append(f"it is not verified: {error}. Where it lies elsewhere now, name it with --base")
+            continue
+        for what, now in (("base", base.fingerprint), ("template", template.hash)):
+            if now != lineage[what]:
+                faults.append(
+                    f"its {what} is not the one that was trained on: {now}, and was {lineage[what]}"
+                )
+    return found
+
+
+def _base(node: Node) -> str:
+    name = node.manifest.get("places", {}).get("base", "")
+    return f"{name} {_short(node.manifest['lineage']['base'])}".strip()
+
+
+def _tree(node: Node, members: list[Node], indent: str) -> None:
+    """Print a node, and under it those that start from it: under the last of its parents each."""
+    state = f"finished {node.manifest.get('finished_at')}" if node.finished else "has not finished"
+    print(f"{indent}└─ {node.stage}  {_text(str(node.run))}  {_text(state)}")
+    indent += "   "
+    manifest = node.manifest
+    lines = {
+        "command": shlex.join(map(str, manifest.get("command", ()))),
+        "from": _pairs({k: v for k, v in manifest["lineage"].items() if k not in ("base", "template")}),
+        "data": _pairs(manifest["data"]),
+        "adapter": _short(manifest.get("final", {}).get(ADAPTER, "")),
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+    }
+    for name, text in lines.items():
+        if text:
+            print(f"{indent}{name:9}{_text(text)}")
+    _print(node.wrong, indent)
+    for child in members:
+        if _last(child) is node:
+            _tree(child, members, indent)
+
+
+def _last(node: Node) -> Node | None:
+    """The latest of the stages on the same base that it starts from."""
+    same = [parent for parent in node.parents if _base(parent) == _base(node)]
+    return max(same, key=lambda parent: STAGES.index(parent.stage), default=None)
+
+
+def _pairs(hashes: dict[str, str]) -> str:
+    return ", ".join(f"{name} {_short(value)}" for name, value in hashes.items())
+
+
+def _short(value: object) -> str:
+    return str(value)[:_SHOWN]
+
+
+def _print(wrong: list[str], indent: str) -> None:
+    for line in wrong:
+        print(f"{indent}NOT VERIFIED  {_text(line)}")
+
+
+def _text(text: str) -> str:
+    """Manifests may come from strangers, and hold terminal codes."""
+    return str(clean(text)).replace("\n", " ")
