@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from statistics import fmean, stdev
 
 import torch
@@ -142,8 +142,9 @@ def summary(answered: list[Answered]) -> dict[str, float]:
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean of independent values; nan of a single one, which shows no spread."""
-    return stdev(values) / sqrt(len(values)) if len(values) > 1 else float("nan")
+    """Of the mean of independent values; nan of a single one, and where a value is not finite."""
+    known = len(values) > 1 and all(map(isfinite, values))
+    return stdev(values) / sqrt(len(values)) if known else float("nan")
 
 
 def _judge(

@@ -39,7 +39,7 @@ from align.runtime.metrics import json_line
 from align.runtime.run import StageRun, open_stage
 from align.stages.ppo_ptx import load_demonstrations, with_demonstrations
 from align.stages.ppo_roles import Context, prepare, resume, save
-from align.stages.ppo_steer import is_bad, kl_rewards, steer
+from align.stages.ppo_steer import check_outcome, is_bad, kl_rewards, steer
 from align.stages.ppo_update import update
 from align.stages.ppo_watch import (
     HeldOut,
@@ -112,12 +112,14 @@ def run(recipe: Recipe, restart: bool = False) -> None:
                     consider(context, stage, iteration + 1, results)
                     metrics |= results
                 stage.metrics.append(iteration + 1, metrics | clock.other(metrics))
-                if (iteration + 1) % cfg.checkpoint_every == 0 or last:
+                due = (iteration + 1) % cfg.checkpoint_every == 0 or last
+                if due and not context.state.bad_in_a_row:  # else it may be the weights that are bad
                     save(context, stage, iteration + 1)
                     prune_best(context, stage)
                 shown = {"score": "reward/score", "kl": "kl/reference", "eos": "response/eos"}
                 bar.advance({name: metrics[key] for name, key in shown.items()})
         answered, results = outcome(context, stage, judged)
+        check_outcome(context, stage, results)
         _finish(context, stage, answered, results)
         if stage.main:
             refresh(recipe.run.path, stage.say)

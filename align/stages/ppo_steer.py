@@ -16,7 +16,7 @@ from align.objectives.kl import adaptive_coef, k1
 from align.objectives.masked import masked_sum
 from align.objectives.ppo import shaped_scores, token_rewards
 from align.rollouts.rollout import Rollout
-from align.runtime import distributed
+from align.runtime import checkpoint, distributed
 from align.runtime.metrics import json_line
 from align.runtime.run import StageRun, share_object
 from align.stages.ppo_roles import Context, save
@@ -66,16 +66,14 @@ def is_bad(context: Context, stage: StageRun, rollout: Rollout, rewards: Tensor,
         "reward": rewards.masked_fill(~mask, 0.0),
     }
     bad = {name: ~x.isfinite().all(1) for name, x in numbers.items()}
-    counts = distributed.total(torch.stack([x.sum() for x in bad.values()]), context.accel).tolist()
-    what = [
-        f"the {name} of {count} responses is not finite"
-        for name, count in zip(bad, counts, strict=True)
-        if count
-    ]
-    if what:
+    sums = distributed.total(torch.stack([x.sum() for x in bad.values()]), context.accel).tolist()
+    counts = {name: count for name, count in zip(bad, sums, strict=True) if count}
+    if counts:
         rows = torch.stack(list(bad.values())).any(0).nonzero()[:, 0].tolist()
-        not_applied(context, stage, rollout, rows, iteration, what)
-    return bool(what)
+        what = [f"the {name} of {count} responses is not finite" for name, count in counts.items()]
+        broken = not counts.keys().isdisjoint(("log probability", "value"))
+        not_applied(context, stage, rollout, rows, iteration, what, broken)
+    return bool(counts)
 
 
 def check_limit(context: Context, stage: StageRun, kl: float, iteration: int) -> None:
@@ -83,7 +81,7 @@ def check_limit(context: Context, stage: StageRun, kl: float, iteration: int) ->
     limit = context.cfg.kl_limit
     if limit is None or not kl > limit:
         return
-    if not share_object((stage.checkpoints / f"step-{iteration:06d}").exists(), context.accel):
+    if not share_object((stage.checkpoints / checkpoint.name(iteration)).exists(), context.accel):
         save(context, stage, iteration)
     raise AlignError(
         f"ppo stopped after {iteration} iterations: the mean KL to the reference is {kl:.2f} nats a "
@@ -105,10 +103,12 @@ def not_applied(
     rows: Sequence[int],
     iteration: int,
     what: Sequence[str],
+    broken: bool = False,
 ) -> None:
     """Write down a step that was not applied; the third in a row raises AlignError.
 
-    rows: this process's rows of the rollout that were in the batch. Every process calls it together.
+    rows: this process's rows of the rollout that were in the batch. broken: the weights themselves give
+    such numbers, so a checkpoint of them is not good. Every process calls it together.
     """
     context.state.bad_in_a_row += 1
     reason = ", ".join(what)
@@ -127,15 +127,28 @@ def not_applied(
             file.write(json_line(line))
     stage.say(f"iteration {iteration + 1}: {reason}; this step is not applied ({path} has its batch)")
     if context.state.bad_in_a_row >= BAD_IN_A_ROW:
+        before = iteration + 1 - BAD_IN_A_ROW if broken else None
         raise AlignError(
             f"ppo: {BAD_IN_A_ROW} steps in a row could not be applied, the last because {reason}; {path} "
-            f"shows what was in them. {_last_good(stage)} Lower ppo.learning_rate and add --restart, or "
-            "mend the reward where it is what is not finite"
+            f"shows what was in them. {_last_good(stage, before)} Lower ppo.learning_rate and add --restart, "
+            "or mend the reward where it is what is not finite"
         )
 
 
-def _last_good(stage: StageRun) -> str:
+def check_outcome(context: Context, stage: StageRun, results: dict[str, float]) -> None:
+    """Raise AlignError where the policy's held-out answers show that its weights are broken."""
+    if what := bad_numbers({name: results[name] for name in ("eval/score", "eval/kl") if name in results}):
+        before = context.cfg.iterations - context.state.bad_in_a_row
+        raise AlignError(
+            f"ppo: after the last iteration {', '.join(what)}: the policy is broken, so final/ is not "
+            f"written. {_last_good(stage, before)} Lower ppo.learning_rate and add --restart"
+        )
+
+
+def _last_good(stage: StageRun, before: int | None = None) -> str:
+    """Which checkpoint can be relied on; before: only those of fewer iterations."""
     found = sorted(stage.checkpoints.glob("step-*")) if stage.checkpoints.is_dir() else []
-    if not found:
-        return "There is no checkpoint yet."
-    return f"The last good checkpoint is {found[-1]}."
+    good = [path for path in found if before is None or path.name < checkpoint.name(before)]
+    if not good:
+        return "There is no good checkpoint." if found else "There is no checkpoint yet."
+    return f"The last good checkpoint is {good[-1]}."

@@ -153,7 +153,7 @@ def _warn(context: Context, stage: StageRun, about: str, text: str) -> None:
 
 def consider(context: Context, stage: StageRun, iteration: int, results: dict[str, float]) -> None:
     """With ppo.keep: best, remember the iteration with the highest held-out score, the guard's if any."""
-    if context.cfg.keep != "best":
+    if context.cfg.keep != "best" or not math.isfinite(results["eval/kl"]):
         return
     value = results.get("guard/eval_score", results["eval/score"])
     best = context.watched.best

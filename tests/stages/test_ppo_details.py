@@ -272,6 +272,37 @@ def test_a_loss_that_is_not_finite_is_not_applied_and_the_third_stops(
     assert all(isinstance(r["prompt"], str) and isinstance(r["response"], str) for r in rows[0]["rows"])
 
 
+EXPLODES = ["learning_rate=1e20", "warmup=0", "schedule=constant", "minibatch_size=8", "ppo_epochs=1"]
+
+
+def test_weights_that_broke_are_in_no_good_checkpoint(recipe_path: Path, tmp_path: Path) -> None:
+    """The update of iteration 2 breaks the policy, and iteration 3 sees it: what was saved before is good."""
+    fields = [*EXPLODES, "iterations=8", "critic_warmup=1"]
+    fields += [f"sft={_run(recipe_path)}", f"rm={_run(recipe_path)}", "value_learning_rate=1e-5"]
+    recipe = load_recipe(recipe_path, [f"run.folder={tmp_path}", *(f"ppo.{field}" for field in fields)])
+    with pytest.raises(
+        AlignError, match=r"3 steps in a row.*last good checkpoint is \S*step-000001\."
+    ) as caught:
+        ppo.run(recipe)
+    assert caught.value.exit_code == 1
+    checkpoints = tmp_path / "tiny" / "ppo" / "checkpoints"
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["step-000001", "step-000002"]
+    rows = [json.loads(line) for line in (checkpoints.parent / "bad-steps.jsonl").open()]
+    assert [row["iteration"] for row in rows] == [3, 4, 5]
+
+
+@pytest.mark.parametrize(("iterations", "best"), [(1, False), (2, False), (2, True)])
+def test_a_policy_that_broke_at_the_end_is_not_final(
+    recipe_path: Path, tmp_path: Path, iterations: int, best: bool
+) -> None:
+    fields = [*EXPLODES, f"iterations={iterations}", f"sft={_run(recipe_path)}", f"rm={_run(recipe_path)}"]
+    fields += ["keep=best", "evaluate_every=1"] if best else []
+    recipe = load_recipe(recipe_path, [f"run.folder={tmp_path}", *(f"ppo.{field}" for field in fields)])
+    with pytest.raises(AlignError, match="eval/kl is nan.*There is no good checkpoint"):
+        ppo.run(recipe)
+    assert not (tmp_path / "tiny" / "ppo" / "final").exists()
+
+
 def test_a_good_step_between_bad_ones_starts_the_count_again(
     recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
