@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev quickstart test lint format types bench
+.PHONY: help setup dev quickstart oracles test lint format types bench
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,8 +55,19 @@ quickstart: setup  ## a real model through SFT, reward model and PPO, and a tabl
 	$(BIN)/align ppo $(RECIPE) $(ALIGN_FLAGS)
 	$(BIN)/python recipes/quickstart/table.py $(RUN)
 
+# Others' PPO, which tests compare ours with: 2 MB, apart from the environment, whose versions they would
+# change. `make test` goes on without them where the package index cannot be reached.
+$(VENV)/.oracles: $(VENV)/.dev tests/objectives/oracles.txt
+	rm -rf $(VENV)/oracles
+	$(BIN)/python -m pip --disable-pip-version-check install --no-deps --no-compile --target $(VENV)/oracles \
+	  -r tests/objectives/oracles.txt
+	@touch $@
+
+oracles: $(VENV)/.oracles  ## torchtune and TRL's last PPO, for the tests that compare with them
+
 # One thread a process: busy torch processes that share cores slow each other down many times over.
 test: dev  ## run the tests (skipped ones are listed with their reason)
+	-@$(MAKE) --no-print-directory oracles
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -rs -m '$(MARKS)' $(PYTEST_FLAGS)
 
 lint: dev  ## ruff: mistakes and format

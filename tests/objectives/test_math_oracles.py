@@ -1,24 +1,49 @@
 """Our mathematics against other people's code, where it is installed; otherwise the test is skipped.
 
-TRL >= 1.13 has the reward trainer, TRL 1.12 had a PPO, torchtune has PPO's parts.
+The environment's TRL has the reward trainer. torchtune has PPO's parts, and TRL 1.12 was the last with a
+PPO: `make oracles` puts these two into a folder of their own, since their requirements are not ours.
 """
 
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from align.objectives import gae as our_gae
 from align.objectives import masked, ppo
 from align.objectives.bradley_terry import batch_loss, pair_accuracy
 
+ORACLES = Path(os.environ.get("ALIGN_ORACLES", Path(sys.prefix) / "oracles"))
 MASK = torch.arange(6) < torch.tensor([6, 1, 4]).unsqueeze(1)
 
 
 def random(*seeds: int) -> list[Tensor]:
     return [torch.randn(3, 6, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
+
+
+@pytest.fixture
+def torchtune(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """torchtune.rlhf without what torchtune itself imports (torchao, its models)."""
+    if not (ORACLES / "torchtune" / "rlhf").is_dir():
+        pytest.skip(f"torchtune is not in {ORACLES} (make oracles)")
+    package = ModuleType("torchtune")
+    package.__path__ = [str(ORACLES / "torchtune")]
+    data = ModuleType("torchtune.data")
+    data.CROSS_ENTROPY_IGNORE_IDX = -100  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchtune", package)
+    monkeypatch.setitem(sys.modules, "torchtune.data", data)
+    return importlib.import_module("torchtune.rlhf")
 
 
 def reward_trainer(folder: Path, rows: list[dict[str, Any]], centering_coef: float) -> Any:
@@ -84,27 +109,8 @@ def test_pairs_cost_what_trls_reward_trainer_says(
     assert trainer._metrics["train"]["accuracy"] == pytest.approx([accuracy])
 
 
-def test_masked_moments_and_whitening_are_those_of_trls_last_ppo() -> None:
-    theirs = pytest.importorskip(
-        "trl.experimental.ppo.ppo_trainer", reason="only TRL 1.12 and its neighbours have a PPO"
-    )
-    (x,) = random(1)
-    for unbiased in (True, False):
-        torch.testing.assert_close(masked.masked_var(x, MASK, unbiased), theirs.masked_var(x, MASK, unbiased))
-    torch.testing.assert_close(masked.masked_mean(x, MASK), theirs.masked_mean(x, MASK))
-    # theirs divides by n - 1, ours by n
-    n = int(MASK.sum())
-    larger = (n / (n - 1)) ** 0.5
-    white = theirs.masked_whiten(x, MASK) * larger
-    torch.testing.assert_close(masked.whiten(x, MASK), white.masked_fill(~MASK, 0.0))
-    mean = theirs.masked_mean(x, MASK)
-    scaled = (theirs.masked_whiten(x, MASK, shift_mean=False) - mean) * larger + mean
-    torch.testing.assert_close(masked.scale_to_unit_variance(x, MASK), scaled.masked_fill(~MASK, 0.0))
-
-
-def test_rewards_advantages_and_losses_are_torchtunes() -> None:
-    rlhf = pytest.importorskip("torchtune.rlhf", reason="torchtune is not installed")
-    losses = pytest.importorskip("torchtune.rlhf.loss", reason="torchtune is not installed")
+def test_rewards_advantages_and_losses_are_torchtunes(torchtune: ModuleType) -> None:
+    rlhf, losses = torchtune, importlib.import_module("torchtune.rlhf.loss")
     logprobs, old_logprobs, ref_logprobs, values, old_values = random(1, 2, 3, 4, 5)
     scores = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     last = MASK.sum(1) - 1
@@ -128,3 +134,84 @@ def test_rewards_advantages_and_losses_are_torchtunes() -> None:
     torch.testing.assert_close(our_policy, policy)
     torch.testing.assert_close(our_value, value)
     torch.testing.assert_close(stats.clip_fraction_sum / count, clip_fraction)
+
+
+def test_whitening_is_torchtunes_with_its_flag_turned_round(torchtune: ModuleType) -> None:
+    """Its shift_mean=True leaves the mean where it is, against its own docstring."""
+    (x,) = random(1)
+    x = x + 3
+    n = int(MASK.sum())
+    larger = (n / (n - 1)) ** 0.5  # it divides by n - 1, we divide by n
+    mean = torchtune.masked_mean(x, MASK)
+    white = torchtune.whiten(x, MASK, shift_mean=False) * larger
+    torch.testing.assert_close(masked.whiten(x, MASK), white.masked_fill(~MASK, 0.0))
+    scaled = (torchtune.whiten(x, MASK, shift_mean=True) - mean) * larger + mean
+    torch.testing.assert_close(masked.scale_to_unit_variance(x, MASK), scaled.masked_fill(~MASK, 0.0))
+    centred = x - mean
+    torch.testing.assert_close(masked.masked_var(x, MASK, True), torchtune.masked_var(centred, MASK))
+
+
+# TRL's last PPO, run as it is: one rollout and two updates of a small model.
+
+
+@pytest.fixture(scope="module", params=["k1", "k3"])
+def trls_update(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trl:
+    if not (ORACLES / "trl" / "experimental" / "ppo").is_dir():
+        pytest.skip(f"TRL 1.12 is not in {ORACLES} (make oracles)")
+    output = tmp_path_factory.mktemp("trl") / "seen.safetensors"
+    script = Path(__file__).with_name("trl_ppo.py")
+    done = subprocess.run(
+        [sys.executable, script, ORACLES, output, request.param],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Trl(request.param, load_file(output))
+
+
+@dataclass(frozen=True)
+class Trl:
+    estimator: Literal["k1", "k3"]
+    seen: dict[str, Tensor]
+
+    def masks(self) -> tuple[Tensor, Tensor]:
+        """Its response tokens, and the same with the token after EOS, where it puts score and last value."""
+        return ~self.seen["padding_mask"], ~self.seen["padding_mask_p1"]
+
+
+def test_trls_rollout_has_our_rewards_advantages_and_whitening(trls_update: Trl) -> None:
+    seen, (mask, longer) = trls_update.seen, trls_update.masks()
+    assert not torch.equal(mask, longer), "no response ended by itself"
+    # at the token after EOS both of its log probabilities are 1: it costs nothing
+    logprobs = (seen["logprobs"], seen["ref_logprobs"])
+    rewards = ppo.token_rewards(seen["scores"], *logprobs, longer, 0.2, trls_update.estimator)
+    torch.testing.assert_close(rewards, seen["rewards"])
+    assert (seen["logprobs"] - seen["ref_logprobs"]).abs().max() > 0.5
+
+    advantages, returns = our_gae.gae(rewards, seen["values"], longer, 0.9, 0.8)
+    torch.testing.assert_close(advantages, seen["advantages"])
+    torch.testing.assert_close(returns, seen["returns"])
+
+    n = int(mask.sum())
+    white = masked.whiten(advantages, mask) * ((n - 1) / n) ** 0.5  # it divides by n - 1, we divide by n
+    torch.testing.assert_close(white, seen["whitened"].masked_fill(~mask, 0.0), rtol=1e-4, atol=1e-5)
+
+
+def test_trls_losses_are_ours(trls_update: Trl) -> None:
+    seen = trls_update.seen
+    mask, longer = (m[seen["micro_batch_inds"]] for m in trls_update.masks())
+    count = int(mask.sum())
+    old, new = seen["mb_logprobs"], seen["new_logprobs"]
+    loss, stats = ppo.policy_loss(new, old, seen["mb_advantage"], mask, 0.2, count)
+    torch.testing.assert_close(loss, seen["pg_loss"])
+    torch.testing.assert_close(stats.clip_fraction_sum / count, seen["pg_clipfrac"])
+    assert 0.1 < float(seen["pg_clipfrac"]) < 0.9
+
+    count = int(longer.sum())
+    values, old_values, returns = seen["vpred"], seen["mb_values"], seen["mb_return"]
+    loss, value_stats = ppo.value_loss(values, old_values, returns, longer, 0.2, count)
+    torch.testing.assert_close(loss, seen["vf_loss"])
+    torch.testing.assert_close(value_stats.clip_fraction_sum / count, seen["vf_clipfrac"])
+    assert 0.1 < float(seen["vf_clipfrac"]) < 0.9
