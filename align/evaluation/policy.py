@@ -15,7 +15,8 @@ from align.data.batches import collate, microbatches
 from align.models.base import Base
 from align.models.forward import Forward
 from align.recipe_ppo import PPO
-from align.rollouts.hf import DECODING, sample, uniforms
+from align.rollouts.engine import terms
+from align.rollouts.hf import sample, uniforms
 from align.rollouts.rewards import Rewards, texts_of
 from align.rollouts.rollout import Sampled
 from align.rollouts.sources import Texts
@@ -77,10 +78,7 @@ def respond(
         role,
         [prompts[i] for i in rows],
         uniforms(seed, "held-out", 0, rows, cfg.max_response_tokens),
-        temperature=cfg.temperature,
-        eos_id=int(base.tokenizer.eos_token_id),
-        pad_id=base.pad_id,
-        batch_tokens=cfg.microbatch_tokens * DECODING,
+        terms(cfg, base),
     )
     texts = texts_of(rewards, sampled, prompts, rows, base)
     return _judge(forward, sampled, cfg, rewards, texts, base.pad_id, with_kl=role != "reference")

@@ -13,9 +13,8 @@ from transformers import DynamicCache
 
 from align.data.batches import generator, microbatches
 from align.models.roles import Roles
+from align.rollouts.engine import Terms
 from align.rollouts.rollout import Sampled
-
-DECODING = 4  # a pass without activations to keep holds this many times the tokens of one that trains
 
 
 def uniforms(seed: int, name: str, step: int, rows: list[int], length: int) -> Tensor:
@@ -27,38 +26,44 @@ def uniforms(seed: int, name: str, step: int, rows: list[int], length: int) -> T
 
 
 @torch.no_grad()
-def sample(
-    roles: Roles,
-    role: str,
-    prompts: list[list[int]],
-    draws: Tensor,
-    *,
-    temperature: float,
-    eos_id: int,
-    pad_id: int,
-    batch_tokens: int,
-) -> list[Sampled]:
+def sample(roles: Roles, role: str, prompts: list[list[int]], draws: Tensor, terms: Terms) -> list[Sampled]:
     """A response to each prompt by the role's policy, at most draws.shape[1] tokens long.
 
-    Prompts of like length are decoded together, as many as stay within `batch_tokens` at full length;
-    finished rows leave the batch.
+    Prompts of like length are decoded together, as many as stay within the budget at full length; rows
+    that follow each other with the same prompt share its pass. Finished rows leave the batch.
     """
     roles.activate(role)
-    sizes = [(1, len(prompt) + draws.shape[1]) for prompt in prompts]
+    groups = _alike(prompts, draws.shape[1], terms.batch_tokens)
+    sizes = [(len(group), len(prompts[group[0]]) + draws.shape[1]) for group in groups]
     done: dict[int, Sampled] = {}
-    for rows in microbatches(sizes, batch_tokens):
-        part = _decode(roles, [prompts[i] for i in rows], draws[rows], temperature, eos_id, pad_id)
-        done.update(zip(rows, part, strict=True))
+    for chosen in microbatches(sizes, terms.batch_tokens):
+        parts = [groups[i] for i in chosen]
+        rows = [row for part in parts for row in part]
+        found = _decode(roles, [(prompts[part[0]], len(part)) for part in parts], draws[rows], terms)
+        done.update(zip(rows, found, strict=True))
     return [done[i] for i in range(len(prompts))]
 
 
-def _decode(
-    roles: Roles, prompts: list[list[int]], draws: Tensor, temperature: float, eos_id: int, pad_id: int
-) -> list[Sampled]:
+def _alike(prompts: list[list[int]], length: int, tokens: int) -> list[list[int]]:
+    """Neighbours with the same prompt, no more than fit into the budget together."""
+    groups: list[list[int]] = []
+    for row, prompt in enumerate(prompts):
+        group = groups[-1] if groups else []
+        room = (len(group) + 1) * (len(prompt) + length) <= tokens
+        if group and room and prompts[group[0]] == prompt:
+            group.append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _decode(roles: Roles, asked: list[tuple[list[int], int]], draws: Tensor, terms: Terms) -> list[Sampled]:
+    """Responses to prompts, each asked for so many times in succession."""
     device = roles.base.device
+    prompts = [prompt for prompt, count in asked for _ in range(count)]
     width = max(map(len, prompts))
-    ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in prompts], device=device)
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    ids = torch.tensor([[terms.pad_id] * (width - len(p)) + p for p, _ in asked], device=device)
+    lengths = torch.tensor([len(p) for p, _ in asked], device=device)
     mask = torch.arange(width, device=device) >= (width - lengths)[:, None]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     draws = draws.to(device)
@@ -71,11 +76,16 @@ def _decode(
         hidden = roles.decoder(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state[:, -1]
-        tokens, chosen = _draw(head(hidden).float() / temperature, draws[alive, step])
+        if len(hidden) < len(alive):  # after the prompts' pass, a row for each response
+            counts = torch.tensor([count for _, count in asked], device=device)
+            source = torch.arange(len(asked), device=device).repeat_interleave(counts)
+            cache.batch_select_indices(source)
+            hidden, mask, positions = hidden[source], mask[source], positions[source]
+        tokens, chosen = draw(head(hidden).float() / terms.temperature, draws[alive, step])
         for row, token, logprob in zip(alive.tolist(), tokens.tolist(), chosen.tolist(), strict=True):
             responses[row].append(token)
             logprobs[row].append(logprob)
-        going = tokens != eos_id
+        going = tokens != terms.eos_id
         if not going.any():
             break
         positions = positions[:, -1:] + 1
@@ -88,7 +98,7 @@ def _decode(
     return [Sampled(p, r, lp) for p, r, lp in zip(prompts, responses, logprobs, strict=True)]
 
 
-def _draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens [B] at the distribution function's inverse of u [B], and their log probabilities [B]."""
     logprobs = logits.log_softmax(-1)
     cdf = logprobs.double().exp_().cumsum(-1)

@@ -29,7 +29,8 @@ from align.recipe import Recipe
 from align.records import Prompt
 from align.report.page import refresh
 from align.rollouts.assess import assess
-from align.rollouts.hf import DECODING, sample, uniforms
+from align.rollouts.engine import terms
+from align.rollouts.hf import sample, uniforms
 from align.rollouts.rewards import find_sources, part_metrics, texts_of
 from align.rollouts.rollout import Rollout, Sampled
 from align.runtime import distributed
@@ -177,10 +178,7 @@ def _sample(context: Context, prompts: list[list[int]], rows: list[int], iterati
         "policy",
         prompts,
         uniforms(context.seed, "ppo", iteration, rows, cfg.max_response_tokens),
-        temperature=cfg.temperature,
-        eos_id=context.setup.template.eos_id,
-        pad_id=context.setup.base.pad_id,
-        batch_tokens=cfg.microbatch_tokens * DECODING,
+        terms(cfg, context.setup.base),
     )
 
 

@@ -21,7 +21,8 @@ from align.models.roles import tensors_of
 from align.objectives.importance import truncated_weights
 from align.objectives.masked import masked_sum
 from align.report.read import clean
-from align.rollouts.hf import DECODING, sample, uniforms
+from align.rollouts.engine import terms
+from align.rollouts.hf import sample, uniforms
 from align.rollouts.rollout import Rollout, Sampled
 from align.runtime import checkpoint, distributed
 from align.runtime.checkpoint import load_into
@@ -253,10 +254,7 @@ def _reference(context: Context, sampled: list[Sampled], iteration: int) -> list
         "reference",
         [one.prompt for one in sampled],
         draws,
-        temperature=cfg.temperature,
-        eos_id=context.setup.template.eos_id,
-        pad_id=context.setup.base.pad_id,
-        batch_tokens=cfg.microbatch_tokens * DECODING,
+        terms(cfg, context.setup.base),
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles
 from align.recipe import Lora
-from align.rollouts.hf import _draw, sample, uniforms
+from align.rollouts.engine import Terms
+from align.rollouts.hf import draw, sample, uniforms
+from align.rollouts.rollout import Sampled
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15], [16, 17, 18]]
 
@@ -27,12 +31,16 @@ def roles(tiny_base: Path) -> Roles:
 
 
 def _sample(
-    roles: Roles, prompts: list[list[int]], rows: list[int], eos_id: int = 1, batch_tokens: int = 1000
-):
+    roles: Roles,
+    prompts: list[list[int]],
+    rows: list[int],
+    eos_id: int = 1,
+    batch_tokens: int = 1000,
+    min_tokens: int = 0,
+) -> list[Sampled]:
     draws = uniforms(3, "test", 0, rows, 12)
-    return sample(
-        roles, "policy", prompts, draws, temperature=1.0, eos_id=eos_id, pad_id=0, batch_tokens=batch_tokens
-    )
+    terms = Terms(1.0, eos_id, 0, max_tokens=12, batch_tokens=batch_tokens)
+    return sample(roles, "policy", prompts, draws, terms)
 
 
 def test_a_row_does_not_depend_on_its_batch(roles: Roles) -> None:
@@ -73,12 +81,42 @@ def test_a_response_ends_with_eos_or_at_the_limit(roles: Roles) -> None:
 def test_tokens_come_with_their_probabilities() -> None:
     p = torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64)
     u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    tokens, logprobs = _draw(p.log().float().expand(10_000, 4), u)
+    tokens, logprobs = draw(p.log().float().expand(10_000, 4), u)
     assert torch.bincount(tokens, minlength=4).tolist() == pytest.approx([1000, 0, 6000, 3000], abs=1)
     torch.testing.assert_close(logprobs.exp().double(), p[tokens], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("u", [0.0, 1.0 - 2**-53])
 def test_the_ends_of_the_range_give_possible_tokens(u: float) -> None:
-    tokens, _ = _draw(torch.tensor([[-100.0, 0.0, 0.0, -100.0]]), torch.tensor([u], dtype=torch.float64))
+    tokens, _ = draw(torch.tensor([[-100.0, 0.0, 0.0, -100.0]]), torch.tensor([u], dtype=torch.float64))
     assert tokens.item() in (0, 1, 2)
+
+
+def test_responses_to_one_prompt_share_its_pass(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    decoder = roles.decoder
+    monkeypatch.setattr(decoder, "forward", _counting(decoder.forward, read))
+    rows = list(range(7))
+    prompts = [[5, 6, 7]] * 4 + [[8, 9]] + [[5, 6, 7]] * 2
+    together = _sample(roles, prompts, rows)
+    assert read[0] == 3 * 3  # two neighbourhoods of one prompt, and one prompt alone
+    assert len({tuple(s.response) for s in together}) == 7
+    for row in rows:
+        (alone,) = _sample(roles, [prompts[row]], [row])
+        assert alone.response == together[row].response
+        assert alone.prompt == together[row].prompt == prompts[row]
+        assert alone.logprobs == pytest.approx(together[row].logprobs, abs=1e-5)
+    read.clear()
+    few = _sample(roles, prompts, rows, batch_tokens=2 * (3 + 12))
+    assert [s.response for s in few] == [s.response for s in together]
+    assert max(read) <= 2 * 3
+
+
+def _counting(forward: Callable[..., Any], read: list[int]) -> Callable[..., Any]:
+    """The decoder's forward pass, which notes how many tokens each call has."""
+
+    def counted(**inputs: Any) -> Any:
+        read.append(inputs["input_ids"].numel())
+        return forward(**inputs)
+
+    return counted
