@@ -98,6 +98,9 @@ class PPO(Training):
     ppo_epochs: PositiveInt = Field(2, description="passes over one rollout")
     max_prompt_tokens: PositiveInt = Field(512, description="a longer prompt is a bad record")
     max_response_tokens: PositiveInt = Field(256, description="a response ends here if no EOS came before")
+    min_response_tokens: NonNegativeInt = Field(
+        0, description="EOS has no probability before a response has so many tokens"
+    )
     temperature: PositiveFloat = Field(
         1.0, description="of sampling, and of the log probabilities that training uses"
     )
@@ -182,6 +185,11 @@ class PPO(Training):
             raise ValueError(
                 f"rollout_batch_size ({self.rollout_batch_size}) must be a multiple of "
                 f"responses_per_prompt ({self.responses_per_prompt})"
+            )
+        if self.min_response_tokens >= self.max_response_tokens:
+            raise ValueError(
+                f"min_response_tokens ({self.min_response_tokens}) must be less than "
+                f"max_response_tokens ({self.max_response_tokens}): no response could end with EOS"
             )
         if self.kl_target and not self.kl_coef:
             raise ValueError("kl_target steers kl_coef by factors, and kl_coef is 0: start above it")

@@ -70,11 +70,13 @@ class Forward:
 
     At the start a probe is run both ways; where the model cannot be split at the lowest adapted layer
     with the same result (it scales its embeddings, say), every pass goes through the whole model.
-    `share_prompt` says whether rankings may come packed; `share_prompts` finds out.
+    `share_prompt` says whether rankings may come packed; `share_prompts` finds out. No response ends within
+    its first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
     """
 
-    def __init__(self, roles: Roles) -> None:
+    def __init__(self, roles: Roles, eos_id: int = 0, min_response_tokens: int = 0) -> None:
         self.roles = roles
+        self.eos_id, self.min_response_tokens = eos_id, min_response_tokens
         self.share_prompt = False
         self.split = roles.lowest_adapted_layer
         if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
@@ -94,19 +96,33 @@ class Forward:
         return self._upper(role, trunk.input_ids, trunk.hidden, attention_mask=trunk.attention_mask)
 
     def logprobs(
-        self, role: str, trunk: Trunk, temperature: float, entropy_gradient: bool = False
+        self,
+        role: str,
+        trunk: Trunk,
+        temperature: float,
+        entropy_gradient: bool = False,
+        end_anywhere: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log probabilities of the response tokens, entropies, and the response mask, each [B, T].
 
-        Entropies carry a gradient only if asked. Padding has 0 in both.
+        Entropies carry a gradient only if asked. Padding has 0 in both. end_anywhere: the responses were
+        not sampled, so that `min_response_tokens` does not hold for them.
         """
         at, mask = response_positions(trunk)
         hidden = self.hidden(role, trunk)
         labels = trunk.input_ids.gather(1, (at + 1).clamp(max=trunk.input_ids.shape[1] - 1))
         taken = hidden[mask.nonzero()[:, 0], at[mask]]
         head = self.roles.base.get_output_embeddings()
+        least = 0 if end_anywhere else self.min_response_tokens
+        early = mask.cumsum(1)[mask] <= least if least else None
         flat, entropy = token_logprobs(
-            taken, head.weight, getattr(head, "bias", None), labels[mask], temperature, entropy_gradient
+            taken,
+            head.weight,
+            getattr(head, "bias", None),
+            labels[mask],
+            temperature,
+            entropy_gradient,
+            None if early is None else (early, self.eos_id),
         )
         zeros = torch.zeros(mask.shape, dtype=flat.dtype, device=mask.device)
         return zeros.masked_scatter(mask, flat), zeros.masked_scatter(mask, entropy), mask
@@ -200,14 +216,16 @@ def token_logprobs(
     labels: Tensor,
     temperature: float,
     entropy_gradient: bool = False,
+    barred: tuple[Tensor, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """log softmax(hidden @ weight.T / temperature) at the labels, and the entropies, in float32 at least.
 
     hidden [N, D], weight [V, D] (frozen), labels [N] -> [N], [N]. The gradient reaches `hidden` only,
-    through the log probabilities and, with entropy_gradient, the entropies.
+    through the log probabilities and, with entropy_gradient, the entropies. barred: places [N] bool at
+    which an id has probability 0, and the id.
     """
     result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(
-        hidden, weight, bias, labels, temperature, entropy_gradient
+        hidden, weight, bias, labels, temperature, entropy_gradient, barred
     )
     return result
 
@@ -226,6 +244,7 @@ class _TokenLogprobs(torch.autograd.Function):
         labels: Tensor,
         temperature: float,
         entropy_gradient: bool,
+        barred: tuple[Tensor, int] | None,
     ) -> tuple[Tensor, Tensor]:
         size = max(1, _CHUNK_ELEMENTS // weight.shape[0])
         dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -236,6 +255,9 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, hidden.shape[0], size):
             part = slice(start, start + size)
             logits = nn.functional.linear(hidden[part], weight, bias).to(dtype) / temperature
+            if barred is not None:  # the lowest number, not -inf: 0 * -inf has no entropy
+                places, token = barred
+                logits[:, token].masked_fill_(places[part], torch.finfo(dtype).min)
             normal = logits.logsumexp(-1)
             logprobs[part] = logits.gather(-1, labels[part, None])[:, 0] - normal
             probabilities = logits.sub(normal[:, None]).exp_()
@@ -259,7 +281,7 @@ class _TokenLogprobs(torch.autograd.Function):
         gradient = (gradients[0][:, None] * slopes).to(slopes.dtype)
         if entropy_slopes is not None:
             gradient += (gradients[1][:, None] * entropy_slopes).to(slopes.dtype)
-        return gradient, None, None, None, None, None
+        return gradient, None, None, None, None, None, None
 
 
 def _splittable(decoder: nn.Module) -> bool:

@@ -17,6 +17,7 @@ class Terms:
     pad_id: int
     max_tokens: int
     batch_tokens: int  # held in one decoding batch at most, as far as an engine can tell
+    min_tokens: int = 0  # EOS has no probability before a response has so many
 
 
 def terms(cfg: PPO, base: Base) -> Terms:
@@ -27,4 +28,5 @@ def terms(cfg: PPO, base: Base) -> Terms:
         pad_id=base.pad_id,
         max_tokens=cfg.max_response_tokens,
         batch_tokens=cfg.microbatch_tokens * 4,
+        min_tokens=cfg.min_response_tokens,
     )

@@ -81,7 +81,8 @@ def _decode(roles: Roles, asked: list[tuple[list[int], int]], draws: Tensor, ter
             source = torch.arange(len(asked), device=device).repeat_interleave(counts)
             cache.batch_select_indices(source)
             hidden, mask, positions = hidden[source], mask[source], positions[source]
-        tokens, chosen = draw(head(hidden).float() / terms.temperature, draws[alive, step])
+        barred = terms.eos_id if step < terms.min_tokens else None
+        tokens, chosen = draw(head(hidden).float() / terms.temperature, draws[alive, step], barred)
         for row, token, logprob in zip(alive.tolist(), tokens.tolist(), chosen.tolist(), strict=True):
             responses[row].append(token)
             logprobs[row].append(logprob)
@@ -98,8 +99,13 @@ def _decode(roles: Roles, asked: list[tuple[list[int], int]], draws: Tensor, ter
     return [Sampled(p, r, lp) for p, r, lp in zip(prompts, responses, logprobs, strict=True)]
 
 
-def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [B] at the distribution function's inverse of u [B], and their log probabilities [B]."""
+def draw(logits: Tensor, u: Tensor, barred: int | None = None) -> tuple[Tensor, Tensor]:
+    """Tokens [B] at the distribution function's inverse of u [B], and their log probabilities [B].
+
+    logits [B, V], written over; `barred` is a token that has no probability.
+    """
+    if barred is not None:
+        logits[:, barred] = float("-inf")
     logprobs = logits.log_softmax(-1)
     cdf = logprobs.double().exp_().cumsum(-1)
     tokens = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]

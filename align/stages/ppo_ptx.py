@@ -61,7 +61,7 @@ def ptx_backward(context: Context, iteration: int, step: int) -> Tensor:
     result = torch.zeros((), dtype=torch.float64, device=context.forward.roles.base.device)
     for group in microbatches([(1, len(p) + len(r)) for p, r in mine], cfg.microbatch_tokens):
         trunk = context.forward.trunk(collate([mine[i] for i in group], context.setup.base.pad_id))
-        logprobs, _, mask = context.forward.logprobs("policy", trunk, 1.0)
+        logprobs, _, mask = context.forward.logprobs("policy", trunk, 1.0, end_anywhere=True)
         loss = -masked_sum(logprobs, mask) / count
         (cfg.ptx_coef * loss).backward()
         result += loss.detach()

@@ -95,7 +95,7 @@ def prepare(
     return Context(
         recipe.ppo,
         recipe.run.seed,
-        Forward(roles),
+        Forward(roles, setup.template.eos_id, recipe.ppo.min_response_tokens),
         optimizers,
         setup,
         found,

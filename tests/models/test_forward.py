@@ -100,6 +100,34 @@ def test_token_logprobs_pass_gradcheck_in_any_chunk(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
+def test_a_barred_token_has_no_probability_in_values_and_gradients() -> None:
+    hidden = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 4, dtype=torch.float64)
+    labels, places = torch.tensor([0, 3, 6, 2, 4]), torch.tensor([True, False, True, True, False])
+    ours = token_logprobs(hidden, weight, None, labels, 0.5, True, (places, 4))
+    logits = (hidden @ weight.T / 0.5).masked_fill(places[:, None] & (torch.arange(7) == 4), -1e9)
+    expected = logits.log_softmax(-1)
+    entropies = -(expected.exp() * expected).sum(-1)
+    theirs = expected[torch.arange(5), labels], entropies
+    slopes = torch.randn(2, 5, dtype=torch.float64)
+    for mine, right, slope in zip(ours, theirs, slopes, strict=True):
+        torch.testing.assert_close(mine.double(), right, rtol=1e-5, atol=1e-5)
+        (a,) = torch.autograd.grad((mine * slope).sum(), hidden, retain_graph=True)
+        (b,) = torch.autograd.grad((right * slope).sum(), hidden, retain_graph=True)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_the_minimum_is_counted_from_each_rows_own_response(tiny_base: Path) -> None:
+    forward = Forward(_roles(tiny_base), eos_id=1, min_response_tokens=2)
+    unaware = Forward(forward.roles)
+    trunk = forward.trunk(collate([(prompt, [8, 9, 10]) for prompt, _ in PAIRS], pad_id=0))
+    ours, _, _ = forward.logprobs("policy", trunk, 1.0)
+    free, _, _ = unaware.logprobs("policy", trunk, 1.0)
+    assert (ours > free).tolist() == [[True, True, False]] * 3
+    demonstrations, _, _ = forward.logprobs("policy", trunk, 1.0, end_anywhere=True)
+    assert torch.equal(demonstrations, free)
+
+
 def test_values_and_scores_are_read_at_the_right_token(tiny_base: Path) -> None:
     roles = _roles(tiny_base)
     forward = Forward(roles)

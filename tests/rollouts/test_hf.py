@@ -39,7 +39,7 @@ def _sample(
     min_tokens: int = 0,
 ) -> list[Sampled]:
     draws = uniforms(3, "test", 0, rows, 12)
-    terms = Terms(1.0, eos_id, 0, max_tokens=12, batch_tokens=batch_tokens)
+    terms = Terms(1.0, eos_id, 0, max_tokens=12, batch_tokens=batch_tokens, min_tokens=min_tokens)
     return sample(roles, "policy", prompts, draws, terms)
 
 
@@ -76,6 +76,27 @@ def test_a_response_ends_with_eos_or_at_the_limit(roles: Roles) -> None:
         stop = old.response.index(eos) + 1 if eos in old.response else len(old.response)
         assert new.response == old.response[:stop]
         assert len(new.logprobs) == len(new.response)
+
+
+def test_no_response_ends_before_the_minimum_and_the_trainer_knows(roles: Roles) -> None:
+    rows = list(range(len(PROMPTS) * 4))
+    prompts = [PROMPTS[row % len(PROMPTS)] for row in rows]
+    free = _sample(roles, prompts, rows)
+    eos = max(
+        set(sum((s.response[:5] for s in free), [])), key=lambda t: sum(t in s.response[:5] for s in free)
+    )
+    held = _sample(roles, prompts, rows, eos_id=eos, min_tokens=5)
+    assert any(eos in s.response[:5] for s in free) and any(eos in s.response for s in held)
+    assert not any(eos in s.response[:5] for s in held)
+    batch = collate([(s.prompt, s.response) for s in held], pad_id=0)
+    forward = Forward(roles, eos, 5)
+    logprobs, _, _ = forward.logprobs("policy", forward.trunk(batch), 1.0)
+    unaware = Forward(roles)
+    free_logprobs, _, _ = unaware.logprobs("policy", unaware.trunk(batch), 1.0)
+    for row, one in enumerate(held):
+        count = len(one.response)
+        assert logprobs[row, :count].tolist() == pytest.approx(one.logprobs, abs=1e-5)
+        assert (free_logprobs[row, : min(count, 5)] < logprobs[row, : min(count, 5)] - 1e-4).all()
 
 
 def test_tokens_come_with_their_probabilities() -> None:

@@ -49,6 +49,14 @@ def move(context: Context, by: float = 0.05) -> None:
             parameter.add_(by)
 
 
+def ends_soon(context: Context) -> None:
+    """A base to which EOS is by far the likeliest token: it lies where the hidden states point."""
+    base = context.forward.roles.base
+    with torch.no_grad():
+        hidden = base.base_model(input_ids=torch.tensor([[5, 6, 7, 8]])).last_hidden_state[0].mean(0)
+        base.get_output_embeddings().weight[context.forward.eos_id] = 8 * hidden / hidden.norm()
+
+
 def tensors(context: Context, role: str) -> dict[str, torch.Tensor]:
     return {k: v.detach().clone() for k, v in context.forward.roles.parameters_of(role).items()}
 
@@ -84,6 +92,34 @@ def test_scores_are_cut_then_penalised(
         by_hand = max(-0.01, min(0.01, score)) - 0.25 * int(rollout.response_mask[i].sum())
         by_hand -= 0.0 if rollout.eos[i] else 2.0
         assert seen["rewards"][i].sum().item() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_a_minimum_length_holds_in_sampling_training_and_on_held_out_prompts(
+    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = spied(monkeypatch)
+    fields = ["min_response_tokens=6", "max_response_tokens=8", "entropy_coef=0.01", "importance_cap=2.0"]
+    fields += ["rollout_batch_size=32", "minibatch_size=32", "ppo_epochs=1", "clip_range=0.001"]
+    with opened(recipe_path, tmp_path, *(f"ppo.{field}" for field in fields)) as (context, stage):
+        ends_soon(context)
+        metrics = ppo._iteration(context, stage, PROMPTS, 0)
+        judged = ppo.HeldOut(context, PROMPTS * 8).answered()
+        lengths = seen["rollout"].response_mask.sum(1)
+    assert lengths.min() >= 7 and seen["rollout"].eos.float().mean() > 0.5
+    assert metrics["engine/logprob_gap"] < 1e-5
+    assert metrics["policy/clip_fraction"] == 0  # the updates' log probabilities are the rollout's
+    assert metrics["policy/entropy"] < 7
+    assert min(one.policy_length for one in judged) >= 7
+
+
+def test_a_minimum_length_leaves_demonstrations_alone(recipe_path: Path, tmp_path: Path) -> None:
+    losses = []
+    for least in (0, 7):
+        fields = [f"min_response_tokens={least}", "ptx_coef=1.0", "ppo_epochs=1", "minibatch_size=8"]
+        folder = tmp_path / str(least)
+        with opened(recipe_path, folder, *(f"ppo.{field}" for field in fields)) as (context, stage):
+            losses.append(ppo._iteration(context, stage, PROMPTS, 0)["policy/ptx_loss"])
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
