@@ -164,6 +164,9 @@ class PPO(Training):
         "last",
         description="which iteration final/ is: best has the highest held-out score (the guard's, if any)",
     )
+    engine: Literal["hf", "paged"] = Field(
+        "hf", description="what samples: transformers' forward pass, or its continuous batching"
+    )
     engine_gap_warn: PositiveFloat = Field(
         0.05, description="nats a token between sampling and training forward, above which a run warns"
     )

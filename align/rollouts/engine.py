@@ -1,11 +1,14 @@
-"""How the responses of a rollout are sampled, whatever samples them."""
+"""What samples the responses of a rollout: one protocol, an engine a file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from align.models.base import Base
+from align.models.roles import Roles
 from align.recipe_ppo import PPO
+from align.rollouts.rollout import Sampled
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,22 @@ class Terms:
     min_tokens: int = 0  # EOS has no probability before a response has so many
 
 
+class Engine(Protocol):
+    """Samples with the policy that `update` handed over last."""
+
+    def update(self) -> None:
+        """Take over the policy as it is now."""
+
+    def sample(self, prompts: list[list[int]], rows: list[int], iteration: int) -> list[Sampled]:
+        """A response to each prompt; rows: their numbers in the rollout of all processes.
+
+        What is drawn for a row is a function of (seed, iteration, row), as far as the engine allows it.
+        """
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+
+
 def terms(cfg: PPO, base: Base) -> Terms:
     """What a recipe says of sampling. A pass that keeps no activations holds four times the tokens."""
     return Terms(
@@ -30,3 +49,15 @@ def terms(cfg: PPO, base: Base) -> Terms:
         batch_tokens=cfg.microbatch_tokens * 4,
         min_tokens=cfg.min_response_tokens,
     )
+
+
+def open_engine(cfg: PPO, seed: int, roles: Roles, base: Base) -> Engine:
+    """The engine that the recipe names."""
+    drawn = terms(cfg, base)
+    if cfg.engine == "paged":
+        from align.rollouts.paged import Paged
+
+        return Paged(roles, drawn, seed)
+    from align.rollouts.hf import Hf
+
+    return Hf(roles, drawn, seed)

@@ -7,6 +7,8 @@ on the process that samples it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -15,6 +17,25 @@ from align.data.batches import generator, microbatches
 from align.models.roles import Roles
 from align.rollouts.engine import Terms
 from align.rollouts.rollout import Sampled
+
+
+@dataclass(frozen=True)
+class Hf:
+    """The policy itself samples: there is nothing to hand over."""
+
+    roles: Roles
+    terms: Terms
+    seed: int
+
+    def update(self) -> None:
+        """The roles are the policy."""
+
+    def sample(self, prompts: list[list[int]], rows: list[int], iteration: int) -> list[Sampled]:
+        draws = uniforms(self.seed, "ppo", iteration, rows, self.terms.max_tokens)
+        return sample(self.roles, "policy", prompts, draws, self.terms)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def uniforms(seed: int, name: str, step: int, rows: list[int], length: int) -> Tensor:

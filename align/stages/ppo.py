@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +30,8 @@ from align.recipe import Recipe
 from align.records import Prompt
 from align.report.page import refresh
 from align.rollouts.assess import assess
-from align.rollouts.engine import terms
-from align.rollouts.hf import sample, uniforms
 from align.rollouts.rewards import find_sources, part_metrics, texts_of
-from align.rollouts.rollout import Rollout, Sampled
+from align.rollouts.rollout import Rollout
 from align.runtime import distributed
 from align.runtime.files import write_text
 from align.runtime.lineage import parent
@@ -102,7 +101,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         done = resume(context, stage)
         judged = HeldOut(context, held_out)
         clock = _Clock()
-        with stage.steps(cfg.iterations, done) as bar:
+        with closing(context.engine), stage.steps(cfg.iterations, done) as bar:
             for iteration in range(done, cfg.iterations):
                 stage.heed(iteration, partial(save, context, stage, iteration))
                 metrics = _iteration(context, stage, prompts, iteration)
@@ -137,7 +136,8 @@ def _iteration(
     drawn = step_rows(context.seed, "ppo", iteration, cfg.rollout_batch_size // each, len(prompts))
     chosen = [row for row in drawn for _ in range(each)]
     with stage.unchanged(iteration, partial(save, context, stage, iteration)):
-        sampled = _sample(context, [prompts[chosen[i]] for i in rows], rows, iteration)
+        context.engine.update()
+        sampled = context.engine.sample([prompts[chosen[i]] for i in rows], rows, iteration)
         clock("sample")
         rollout = assess(
             context.forward,
@@ -169,17 +169,6 @@ def _iteration(
     metrics |= guard_metrics(context, rollout)
     write_samples(context, stage, rollout, sampled, rollout.scores, iteration)
     return metrics | clock.metrics()
-
-
-def _sample(context: Context, prompts: list[list[int]], rows: list[int], iteration: int) -> list[Sampled]:
-    cfg = context.cfg
-    return sample(
-        context.forward.roles,
-        "policy",
-        prompts,
-        uniforms(context.seed, "ppo", iteration, rows, cfg.max_response_tokens),
-        terms(cfg, context.setup.base),
-    )
 
 
 def _rollout_metrics(

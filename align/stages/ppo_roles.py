@@ -16,6 +16,7 @@ from align.models.forward import Forward
 from align.models.roles import Roles, tensors_of
 from align.recipe import Recipe
 from align.recipe_ppo import PPO
+from align.rollouts.engine import Engine, open_engine
 from align.rollouts.rewards import Rewards, Source, load_rewards
 from align.runtime.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.runtime.run import StageRun
@@ -61,6 +62,7 @@ class Context:
     rewards: Rewards
     spread: float  # what scores are divided by before they become rewards
     state: State
+    engine: Engine
     demonstrations: Sequence[Encoded] = field(default=())  # of PPO-ptx
     watched: Watched = field(default_factory=Watched)
 
@@ -101,6 +103,7 @@ def prepare(
         found,
         spread,
         State(recipe.ppo.kl_coef),
+        open_engine(recipe.ppo, recipe.run.seed, roles, setup.base),
     )
 
 

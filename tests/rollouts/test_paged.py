@@ -1,0 +1,93 @@
+"""Continuous batching draws what `hf` draws: the same tokens for a row, whatever shares its pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from align.data.batches import collate
+from align.errors import AlignError
+from align.models.forward import Forward
+from align.models.lora import lora_config
+from align.models.roles import Roles
+from align.recipe import Lora
+from align.rollouts import paged
+from align.rollouts.engine import Terms
+from align.rollouts.hf import Hf
+from align.rollouts.paged import Paged
+
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6, 7], [14, 15]] * 2
+ROWS = list(range(10))
+TERMS = Terms(temperature=0.8, eos_id=1, pad_id=0, max_tokens=12, batch_tokens=1000)
+
+
+@pytest.fixture
+def roles(tiny_base: Path) -> Roles:
+    """A policy that differs from its base, with another role beside it."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, attn_implementation="eager")
+    roles = Roles(model.requires_grad_(False).eval())
+    for role in ("policy", "reference"):
+        lora = lora_config(Lora(rank=4, alpha=8, targets=["q_proj", "v_proj"], layers=2), model)
+        roles.add(role, lora, trains=role == "policy")
+        move(roles, role)
+    return roles
+
+
+def move(roles: Roles, role: str) -> None:
+    torch.manual_seed(len(role))
+    with torch.no_grad():
+        for parameter in roles.parameters_of(role).values():
+            parameter.add_(torch.randn_like(parameter) / 3)
+
+
+def test_a_row_gets_the_tokens_that_hf_draws_for_it(roles: Roles) -> None:
+    expected = Hf(roles, TERMS, 3).sample(PROMPTS, ROWS, 7)
+    roles.activate("reference")
+    found = Paged(roles, TERMS, 3).sample(PROMPTS, ROWS, 7)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine.prompt, mine.response) == (theirs.prompt, theirs.response)
+        assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
+    few = [8, 1]
+    alone = Paged(roles, TERMS, 3).sample([PROMPTS[i] for i in few], few, 7)
+    assert [one.response for one in alone] == [expected[i].response for i in few]
+    other = Paged(roles, TERMS, 3).sample(PROMPTS, ROWS, 8)
+    assert other[0].response != expected[0].response
+    assert roles.base.config._attn_implementation == "eager"
+
+
+def test_its_log_probabilities_are_the_trainers_also_after_an_update(roles: Roles) -> None:
+    engine, forward = Paged(roles, TERMS, 3), Forward(roles)
+    for iteration in (0, 1):
+        sampled = engine.sample(PROMPTS, ROWS, iteration)
+        batch = collate([(s.prompt, s.response) for s in sampled], pad_id=0)
+        logprobs, _, _ = forward.logprobs("policy", forward.trunk(batch), TERMS.temperature)
+        for row, one in enumerate(sampled):
+            assert logprobs[row, : len(one.response)].tolist() == pytest.approx(one.logprobs, abs=1e-5)
+        move(roles, "policy")
+        engine.update()
+
+
+def test_it_ends_where_hf_ends_and_makes_room_where_the_cache_is_small(roles: Roles) -> None:
+    free = Hf(roles, TERMS, 3).sample(PROMPTS, ROWS, 7)
+    eos = free[0].response[2]
+    terms = Terms(0.8, eos, 0, max_tokens=40, batch_tokens=50, min_tokens=4)
+    expected = Hf(roles, terms, 3).sample(PROMPTS, ROWS, 7)
+    found = Paged(roles, terms, 3).sample(PROMPTS, ROWS, 7)  # one response may fill the cache alone
+    assert [one.response for one in found] == [one.response for one in expected]
+    assert not any(eos in one.response[:4] for one in found)
+    lengths = [len(one.response) for one in found]
+    assert max(lengths) == 40 and [len(one.logprobs) for one in found] == lengths
+
+
+def test_what_the_library_would_drop_is_told(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(paged, "draw", broken)
+    with pytest.raises(AlignError, match="paged could not sample: no such kernel; engine `hf`"):
+        Paged(roles, TERMS, 3).sample(PROMPTS, ROWS, 7)
+    monkeypatch.undo()
+    assert len(Paged(roles, TERMS, 3).sample(PROMPTS, ROWS, 7)) == len(PROMPTS)
