@@ -359,7 +359,7 @@ def test_all_code_that_a_recipe_would_run_is_listed(tiny_recipe: Callable[..., P
     plain = load_recipe(tiny_recipe())
     assert list(foreign_code(plain)) == []
     mine = {"path": "demonstrations.jsonl", "format": "mine:read"}
-    functions = [{"function": "judge.py:score"}, {"function": "pack.judge:other"}]
+    functions = [{"function": "judge.py:kind"}, {"function": "pack.judge:other"}]
     path = tiny_recipe(
         data={"demonstrations": {"train": mine, "held_out": [mine]}},
         ppo={"rewards": [{"run": "this"}, *functions]},
