@@ -143,22 +143,21 @@ def test_a_kl_loss_leaves_the_rewards_alone_and_moves_the_policy_to_its_referenc
     recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = spied(monkeypatch)
-    fields = [
-        "kl_in=loss",
-        "kl_coef=100",
-        "kl_estimator=k3",
-        "missing_eos_penalty=0.0",
-        "learning_rate=0.01",
-        "warmup=0",
-    ]
+    fields = ["kl_in=loss", "kl_estimator=k3", "missing_eos_penalty=0.0", "learning_rate=0.01", "warmup=0"]
     fields += ["schedule=constant", "rollout_batch_size=16", "minibatch_size=16"]
-    with opened(recipe_path, tmp_path, *(f"ppo.{field}" for field in fields)) as (context, stage):
-        move(context, 0.2)
-        rows = [ppo._iteration(context, stage, PROMPTS, i) for i in range(12)]
-    torch.testing.assert_close(seen["rewards"].sum(1), seen["rollout"].scores)
-    kls = [row["policy/kl_loss"] for row in rows]
-    assert kls[0] > 0.01
-    assert sum(kls[-3:]) < 0.7 * sum(kls[:3])
+    ends: dict[int, float] = {}
+    for coef in (100, 0):  # without a penalty the same steps go elsewhere
+        chosen = [f"ppo.{field}" for field in [*fields, f"kl_coef={coef}"]]
+        with opened(recipe_path, tmp_path / str(coef), *chosen) as (context, stage):
+            move(context, 0.2)
+            rows = [ppo._iteration(context, stage, PROMPTS, i) for i in range(12)]
+        torch.testing.assert_close(seen["rewards"].sum(1), seen["rollout"].scores)
+        assert ("policy/kl_loss" in rows[0]) == (coef > 0)
+        kls = [row["kl/reverse"] for row in rows]
+        assert kls[0] > 0.1
+        ends[coef] = sum(kls[-3:]) / sum(kls[:3])
+    assert ends[100] < 0.7
+    assert ends[0] > 0.9
 
 
 def test_kl_target_moves_the_coefficient_by_zieglers_rule_and_survives_a_restart(
