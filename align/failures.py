@@ -28,6 +28,7 @@ INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 _LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")  # gloo, NCCL
+_NO_ANSWER = "Timed out waiting"  # gloo; NCCL ends the process itself
 
 
 @dataclass
@@ -128,6 +129,11 @@ def _machine_failure(error: BaseException, context: Context) -> str | None:
         unit = "microbatch_size" if context.stage == "sft" else "microbatch_tokens"
         key = f"{context.stage}.{unit}" if context.stage else f"the {unit}"
         return f"memory ran out; lower {key} (the result stays the same){again}"
+    if _NO_ANSWER in text:
+        return (
+            "another process of this run did not answer within run.timeout; it hangs, or waits for something "
+            f"slow: look at its machine, or raise run.timeout{again}"
+        )
     if any(words in text for words in _LOST_PEER):
         return f"another process of this run has ended, often because memory ran out{again}"
     return None

@@ -209,6 +209,9 @@ class Run(Section):
     grace: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = Field(
         30.0, description="seconds from SIGTERM or Ctrl-C to the exit, in which a checkpoint is saved"
     )
+    timeout: Annotated[float, Field(gt=0, le=604800, allow_inf_nan=False)] = Field(
+        1800.0, description="seconds that a process waits for another before the run ends with a message"
+    )
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
         [], description="tensorboard, wandb or both: where metrics are shown beside metrics.jsonl"
     )

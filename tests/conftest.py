@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+from ranks import Ranks, started
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -168,6 +169,13 @@ def align(
         timeout=timeout,
         check=False,
     )
+
+
+@pytest.fixture(scope="session")
+def group() -> Iterator[Ranks]:
+    """Starts several processes that work together, without the seconds that imports take."""
+    with started() as ranks:
+        yield ranks
 
 
 @pytest.fixture(scope="session")

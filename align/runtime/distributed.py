@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 from align.errors import UserError
@@ -17,12 +18,15 @@ T = TypeVar("T")
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
-def accelerator() -> Accelerator:
+def accelerator(timeout: float) -> Accelerator:
     """accelerate's view of devices and processes; precision is the base's own dtype, so none is mixed in.
+
+    timeout: seconds after which a process that waits for another gives up.
 
     Raises UserError where an accelerate configuration asks for what the stages cannot checkpoint.
     """
-    accel = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
+    accel = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
     if accel.distributed_type in _SHARDED:
         kind = accel.distributed_type.value
         raise UserError(

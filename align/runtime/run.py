@@ -36,7 +36,7 @@ from align.runtime.metrics import JsonLines
 from align.runtime.progress import Bar
 from align.runtime.trackers import Tracker, check_installed, numbers, open_trackers
 
-_SIZES = "sizes"  # a checkpoint's note of how long metrics.jsonl and samples.jsonl were
+_SIZES = "sizes"  # a checkpoint's note of how long metrics.jsonl and samples.jsonl were, and of processes
 _MIN_FREE_BYTES = 64 * 2**20
 
 
@@ -131,6 +131,12 @@ class StageRun:
         if found:
             self._saved = found.step
             self.say(f"{self.stage} goes on from step {found.step} ({found.path})")
+            before, now_there = sizes.get("processes"), self.accel.num_processes
+            if before not in (None, now_there):
+                self.say(
+                    f"{self.stage} was saved with {before} processes and goes on with {now_there}: the same "
+                    "rows and draws, sums to rounding"
+                )
         return found
 
     def _open_trackers(self) -> None:
@@ -155,6 +161,7 @@ class StageRun:
         if self.main:
             self._still_there()
             sizes = {"metrics": self.metrics.settle(), "samples": self.samples.settle()}
+            sizes["processes"] = self.accel.num_processes
             documents = {**documents, _SIZES: sizes}
             checkpoint.save(self.checkpoints, step, tensors, documents, self.keep, self.identity)
         self._saved = step

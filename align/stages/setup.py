@@ -44,9 +44,8 @@ def set_up(recipe: Recipe) -> Setup:
     # Filling fresh memory would cost time and change no result. (The stubs do not know the switch.)
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     base = find_base(recipe.base)
-    return Setup(
-        distributed.accelerator(), base, Template(base.tokenizer, recipe.data.template, base.positions)
-    )
+    accel = distributed.accelerator(recipe.run.timeout)
+    return Setup(accel, base, Template(base.tokenizer, recipe.data.template, base.positions))
 
 
 def source(recipe: Recipe, kind: str, stage: Stage) -> Source:
