@@ -15,10 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from align.data.batches import Batch
 from align.errors import UserError
+from align.models import lean
 from align.models.packed import Packed
 from align.models.roles import Roles
 
 _CHUNK_ELEMENTS = 2**25  # logits computed at a time: 128 MiB in float32
+_LEAN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative to the hidden states' norm
+_LEAN_COARSE = 5e-2  # of half precision
 
 
 @dataclass
@@ -70,8 +73,10 @@ class Forward:
 
     At the start a probe is run both ways; where the model cannot be split at the lowest adapted layer
     with the same result (it scales its embeddings, say), every pass goes through the whole model.
-    `share_prompt` says whether rankings may come packed; `share_prompts` finds out. No response ends within
-    its first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
+    `share_prompt` says whether rankings may come packed; `share_prompts` finds out. `lean` says whether
+    passes are those of `align.models.lean`, which have to agree with the model's own on the probe. No
+    response ends within its first `min_response_tokens` tokens: there `eos_id` has no probability, as in
+    sampling.
     """
 
     def __init__(self, roles: Roles, eos_id: int = 0, min_response_tokens: int = 0) -> None:
@@ -81,6 +86,7 @@ class Forward:
         self.split = roles.lowest_adapted_layer
         if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
             self.split = 0
+        self.lean = lean.suits(roles.decoder) and self._lean_agrees()
         self._check_output_layer()
 
     @torch.no_grad()
@@ -91,9 +97,15 @@ class Forward:
         hidden = self._lower(ids, attention_mask=mask)
         return Trunk(ids, mask, batch.prompt_lengths.to(device), batch.lengths.to(device), hidden)
 
-    def hidden(self, role: str, trunk: Trunk) -> Tensor:
-        """A role's last hidden states [B, L, D], after the final norm."""
-        return self._upper(role, trunk.input_ids, trunk.hidden, attention_mask=trunk.attention_mask)
+    def hidden(self, role: str, trunk: Trunk, at: Tensor) -> Tensor:
+        """A role's last hidden states [B, T, D], after the final norm, at the positions `at` [B, T]."""
+        if not self.lean:
+            whole = self._upper(role, trunk.input_ids, trunk.hidden, attention_mask=trunk.attention_mask)
+            return lean.take(whole, at)
+        self.roles.activate(role)
+        if trunk.hidden is None:
+            return lean.decode(self.roles.decoder, role, self._embedded(trunk.input_ids), 0, at=at)
+        return lean.decode(self.roles.decoder, role, trunk.hidden, self.split, at=at)
 
     def logprobs(
         self,
@@ -109,9 +121,8 @@ class Forward:
         not sampled, so that `min_response_tokens` does not hold for them.
         """
         at, mask = response_positions(trunk)
-        hidden = self.hidden(role, trunk)
+        taken = self.hidden(role, trunk, at)[mask]
         labels = trunk.input_ids.gather(1, (at + 1).clamp(max=trunk.input_ids.shape[1] - 1))
-        taken = hidden[mask.nonzero()[:, 0], at[mask]]
         head = self.roles.base.get_output_embeddings()
         least = 0 if end_anywhere else self.min_response_tokens
         early = mask.cumsum(1)[mask] <= least if least else None
@@ -130,8 +141,8 @@ class Forward:
     def values(self, role: str, trunk: Trunk) -> Tensor:
         """The value [B, T] before each response token is written; 0 at padding."""
         at, mask = response_positions(trunk)
-        per_token: Tensor = self.roles.heads[role](self.hidden(role, trunk))
-        return per_token.gather(1, at).masked_fill(~mask, 0.0)
+        values: Tensor = self.roles.heads[role](self.hidden(role, trunk, at))
+        return values.masked_fill(~mask, 0.0)
 
     def scores(self, role: str, trunk: Trunk) -> Tensor:
         """The score [B] of each sequence, read at its last real token, whatever the ids are."""
@@ -150,8 +161,7 @@ class Forward:
         return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 
     def _last(self, role: str, trunk: Trunk) -> Tensor:
-        hidden = self.hidden(role, trunk)
-        return hidden[torch.arange(hidden.shape[0], device=hidden.device), trunk.lengths - 1]
+        return self.hidden(role, trunk, trunk.lengths[:, None] - 1)[:, 0]
 
     def _lower(self, ids: Tensor, **inputs: Tensor) -> Tensor | None:
         """The hidden states below the lowest adapter, where these layers can be run apart."""
@@ -159,6 +169,10 @@ class Forward:
             return None
         with _layers(self.roles.decoder, 0, self.split):
             return self._decode(input_ids=ids, **inputs)
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        embedded: Tensor = self.roles.base.get_input_embeddings()(ids)
+        return embedded
 
     def _upper(self, role: str, ids: Tensor, lower: Tensor | None, **inputs: Tensor) -> Tensor:
         """A role's last hidden states, from the lower ones or else from the ids."""
@@ -185,6 +199,16 @@ class Forward:
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
             return False
         return bool(torch.equal(whole[mask], upper[mask]))
+
+    @torch.no_grad()
+    def _lean_agrees(self) -> bool:
+        ids, mask = _probe(self.roles.base)
+        own = self._decode(input_ids=ids, attention_mask=mask)[mask]
+        everywhere = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        role = self.roles.active or ""
+        ours = lean.decode(self.roles.decoder, role, self._embedded(ids), 0, at=everywhere)[mask]
+        tolerance = _LEAN_TOLERANCE.get(own.dtype, _LEAN_COARSE)
+        return bool((ours - own).float().norm() <= tolerance * own.float().norm())
 
     @torch.no_grad()
     def _check_output_layer(self) -> None:
@@ -254,20 +278,24 @@ class _TokenLogprobs(torch.autograd.Function):
         entropies = torch.empty_like(logprobs)
         for start in range(0, hidden.shape[0], size):
             part = slice(start, start + size)
-            logits = nn.functional.linear(hidden[part], weight, bias).to(dtype) / temperature
+            logits = nn.functional.linear(hidden[part], weight, bias).to(dtype)
+            if temperature != 1:
+                logits.div_(temperature)
             if barred is not None:  # the lowest number, not -inf: 0 * -inf has no entropy
                 places, token = barred
                 logits[:, token].masked_fill_(places[part], torch.finfo(dtype).min)
-            normal = logits.logsumexp(-1)
-            logprobs[part] = logits.gather(-1, labels[part, None])[:, 0] - normal
-            probabilities = logits.sub(normal[:, None]).exp_()
-            entropies[part] = normal - (probabilities * logits).sum(-1)
+            logits.sub_(logits.amax(-1, keepdim=True))
+            shares = logits.exp()  # of the sum below
+            total = shares.sum(-1, keepdim=True)
+            normal = total.log()
+            logprobs[part] = (logits.gather(-1, labels[part, None]) - normal)[:, 0]
+            entropies[part] = (normal - torch.linalg.vecdot(shares, logits)[:, None] / total)[:, 0]
             if slopes is not None:
-                mean = probabilities.to(weight.dtype) @ weight
+                mean = (shares.to(weight.dtype) @ weight).div_(total)
                 slopes[part] = (weight[labels[part]] - mean) / temperature
             if entropy_slopes is not None:
-                surprise = logits.sub_(normal[:, None]).add_(entropies[part, None])
-                mean = probabilities.mul_(surprise).to(weight.dtype) @ weight
+                surprise = logits.sub_(normal).add_(entropies[part, None])
+                mean = (shares.mul_(surprise).to(weight.dtype) @ weight).div_(total)
                 entropy_slopes[part] = mean.neg_() / temperature
         if slopes is not None:
             ctx.save_for_backward(slopes, entropy_slopes)

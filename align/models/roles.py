@@ -95,6 +95,11 @@ class Roles(nn.Module):
         return named
 
     @property
+    def active(self) -> str | None:
+        """The role that answers."""
+        return self._active
+
+    @property
     def decoder(self) -> nn.Module:
         """The base without its output layer."""
         decoder: nn.Module = self.base.base_model
