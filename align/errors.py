@@ -21,3 +21,9 @@ class MissingStage(UserError):
 
 class Terminated(BaseException):
     """Someone asked the process to end (SIGTERM), as batch systems do before they take a machine back."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch on a CPU or torch on a GPU could not get memory."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)

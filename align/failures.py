@@ -21,12 +21,18 @@ from types import FrameType
 import typer
 
 from align import __version__
-from align.errors import AlignError, Terminated
+from align.errors import AlignError, Terminated, ran_out_of_memory
 
 GOES_ON = "the same command goes on from the last checkpoint"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+# What to lower in each stage: what leaves the result as it is, then what does not.
+_SMALLER = {
+    "sft": ("sft.microbatch_size", ", set sft.gradient_checkpointing, or lower sft.max_length"),
+    "rm": ("rm.microbatch_tokens", ", or rm.max_length"),
+    "ppo": ("ppo.microbatch_tokens", ", or ppo.rollout_batch_size or ppo.max_response_tokens"),
+}
 _LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")  # gloo, NCCL
 _NO_ANSWER = "Timed out waiting"  # gloo; NCCL ends the process itself
 
@@ -124,11 +130,10 @@ def _machine_failure(error: BaseException, context: Context) -> str | None:
     no_file = number == errno.ENOENT or "No such file" in text
     if no_file and context.folder and not context.folder.is_dir():
         return f"{context.folder} has gone; bring it back (is its disk mounted?){again}"
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or "can't allocate memory" in text:
-        unit = "microbatch_size" if context.stage == "sft" else "microbatch_tokens"
-        key = f"{context.stage}.{unit}" if context.stage else f"the {unit}"
-        return f"memory ran out; lower {key} (the result stays the same){again}"
+    if ran_out_of_memory(error):
+        free, others = _SMALLER.get(context.stage or "", ("the microbatch's size", ""))
+        held = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+        return f"memory ran out; lower {free} (the result stays the same){others}{again}{held}"
     if _NO_ANSWER in text:
         return (
             "another process of this run did not answer within run.timeout; it hangs, or waits for something "

@@ -8,6 +8,7 @@ before the next role is activated.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from align.errors import AlignError
 from align.models.export import ADAPTER, HEAD
 from align.models.heads import ScalarHead
 from align.runtime.checkpoint import load_into, read_tensors
+from align.runtime.memory import Held
 
 
 class Roles(nn.Module):
@@ -93,6 +95,13 @@ class Roles(nn.Module):
         if role in self.heads:
             named |= {f"head.{name}": p for name, p in self.heads[role].named_parameters()}
         return named
+
+    def held(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> list[Held]:
+        """The base and each role, for a message about memory."""
+        own = {role: list(self.parameters_of(role).values()) for role in self._trains}
+        theirs = {id(p) for parameters in own.values() for p in parameters}
+        base = Held("base", [p for p in self.base.parameters() if id(p) not in theirs])
+        return [base, *(Held(role, p, optimizers.get(role)) for role, p in own.items())]
 
     @property
     def active(self) -> str | None:

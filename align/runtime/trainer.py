@@ -14,11 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from align.errors import AlignError
 from align.runtime import checkpoint
+from align.runtime.memory import Held, itemised
 from align.runtime.progress import Bar
 from align.runtime.run import StageRun
 
@@ -61,8 +63,17 @@ class ResumableTrainer(Trainer):
         if self._resumed is not None:
             done, path = self._resumed.step, str(self._resumed.path)
             self.results = self._resumed.document("results")
-        with self.stage.steps(self.args.max_steps, done) as self._bar:
+        steps = self.stage.steps(self.args.max_steps, done)
+        with steps as self._bar, itemised(self.stage, self._held):
             self.train(resume_from_checkpoint=path)
+
+    def _held(self) -> list[Held]:
+        frozen = [p for p in self.model.parameters() if not p.requires_grad]
+        return [Held("base", frozen), Held("adapter", self._trainable().values(), self._adam())]
+
+    def _adam(self) -> torch.optim.Optimizer | None:
+        """The optimizer under accelerate's wrapper, once there is one."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None

@@ -35,6 +35,7 @@ from align.rollouts.rollout import Rollout
 from align.runtime import distributed
 from align.runtime.files import write_text
 from align.runtime.lineage import parent
+from align.runtime.memory import itemised
 from align.runtime.metrics import json_line
 from align.runtime.run import StageRun, open_stage
 from align.stages.ppo_ptx import load_demonstrations, with_demonstrations
@@ -101,7 +102,11 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         done = resume(context, stage)
         judged = HeldOut(context, held_out)
         clock = _Clock()
-        with closing(context.engine), stage.steps(cfg.iterations, done) as bar:
+        with (
+            closing(context.engine),
+            stage.steps(cfg.iterations, done) as bar,
+            itemised(stage, lambda: context.forward.roles.held(context.optimizers)),
+        ):
             for iteration in range(done, cfg.iterations):
                 stage.heed(iteration, partial(save, context, stage, iteration))
                 metrics = _iteration(context, stage, prompts, iteration)

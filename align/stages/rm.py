@@ -37,6 +37,7 @@ from align.runtime import distributed
 from align.runtime.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.runtime.files import to_json, write_text
 from align.runtime.lineage import parent
+from align.runtime.memory import itemised
 from align.runtime.run import StageRun, open_stage
 from align.runtime.schedule import learning_rate
 from align.stages.setup import Setup, set_up, source, write_skipped
@@ -170,7 +171,10 @@ def _train(
         tensors = {"reward": tensors_of(forward.roles, "reward"), "optimizer": optimizer_tensors(optimizer)}
         stage.save(done, tensors, {})
 
-    with stage.steps(steps, done) as bar:
+    with (
+        stage.steps(steps, done) as bar,
+        itemised(stage, lambda: forward.roles.held({"reward": optimizer})),
+    ):
         for step in range(done, steps):
             keep = partial(save, step)
             stage.heed(step, keep)
