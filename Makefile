@@ -41,7 +41,7 @@ $(VENV)/.setup: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.setup
-	$(PIP) -e '.[quickstart,dev]'
+	$(PIP) -e '.[quickstart,labeling,dev]'
 	@touch $@
 
 setup: $(VENV)/.setup  ## make .venv with the package and what the quick start needs

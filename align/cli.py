@@ -8,11 +8,13 @@ import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
 
 from align import __version__
+from align.errors import UserError
 from align.failures import ended, reported
 
 HELP = """Teach a language model what people prefer: three stages, one recipe file.
@@ -269,6 +271,45 @@ def export(
         export_stage(run, stage.value, to, dtype.value, base)
 
 
+@app.command(rich_help_panel="Label")
+def label(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            metavar="FILE",
+            help="Add the tasks of a JSON Lines file, and end.",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Another address opens the app to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8700,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="What people type, where a proxy with https stands before the app.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Serve the app in which people write demonstrations and rank responses; prints a sign-in link."""
+    with reported():
+        from align.recipe_file import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
+        labeling = _labeling()
+        if tasks is not None:
+            labeling.import_file(loaded, tasks)
+        else:
+            labeling.serve(loaded, host, port, url)
+
+
 @app.command(rich_help_panel="Look")
 def doctor() -> None:
     """Print versions and devices, and what is missing with the line that installs it."""
@@ -327,6 +368,17 @@ def _run(
             if code:
                 ended(code)
                 raise typer.Exit(code)
+
+
+def _labeling() -> ModuleType:
+    """The app, which needs libraries of its own."""
+    try:
+        return importlib.import_module("labeling.serve")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"align label needs {error.name}, which is not installed. "
+            "What to do: pip install 'align-rlhf[labeling]'"
+        ) from error
 
 
 def _as_yaml(value: object) -> str:

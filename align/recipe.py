@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from align.recipe_labeling import Labeling
 from align.recipe_parts import (
     RUN_NAME,
     NonNegativeFloat,
@@ -28,6 +29,7 @@ Stage = Literal["sft", "rm", "ppo"]
 STAGES: tuple[Stage, ...] = ("sft", "rm", "ppo")
 
 HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+"
+LABELS = "labels"  # the format of an entry that is a labeling database
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
 
@@ -43,6 +45,15 @@ class Base(Section):
     )
     attention: str | None = Field(None, description="transformers' attn_implementation; null: its own choice")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
+
+
+def of_labels(value: Any) -> Any:
+    """`labels: runs/r/labeling.db` means a path in the format `labels`."""
+    if not isinstance(value, dict) or "labels" not in value:
+        return value
+    if "path" in value or "format" in value:
+        raise ValueError("labels names a labeling database, and needs neither path nor format")
+    return {("path" if key == "labels" else key): part for key, part in value.items()} | {"format": LABELS}
 
 
 class Entry(Section):
@@ -68,9 +79,22 @@ class Entry(Section):
     split: str | None = Field(None, description="only files of this split, of a folder or Hub data set")
     subset: str | None = Field(None, description="only files in this folder of a folder or Hub data set")
     revision: str | None = Field(None, description="the Hub data set's commit, branch or tag")
+    guideline: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{1,64}$",
+        description="only labels under this guideline: its hash, or its start",
+    )
+    labelers: list[str] | None = Field(None, min_length=1, description="only labels by these people")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_labels(cls, value: Any) -> Any:
+        return of_labels(value)
 
     @model_validator(mode="after")
     def _one_reading(self) -> Entry:
+        if self.format != LABELS and (self.guideline is not None or self.labelers is not None):
+            raise ValueError("guideline and labelers choose labels of a labeling database (`labels: …`)")
         if self.format is not None and self.columns is not None:
             raise ValueError("format and columns both say how to read a row; keep one")
         return self
@@ -78,10 +102,23 @@ class Entry(Section):
     @property
     def may_be_hub_id(self) -> bool:
         """Whether the path reads like a Hub data set's id (owner/name), where no such file exists."""
+        if self.format == LABELS:
+            return False
         return bool(re.fullmatch(HUB_ID, self.path)) and not self.path.lower().endswith(DATA_SUFFIXES)
 
 
 Entries = Annotated[list[Entry], BeforeValidator(as_list)]
+
+
+LABEL_KEYS = ("labels", "guideline", "labelers")
+
+
+def train_of_labels(value: Any) -> Any:
+    """`rankings: {labels: …}` means `rankings: {train: {labels: …}}`."""
+    if not isinstance(value, dict) or "labels" not in value or "train" in value:
+        return value
+    entry = {key: value[key] for key in LABEL_KEYS if key in value}
+    return {"train": [entry], **{key: part for key, part in value.items() if key not in entry}}
 
 
 class Source(Section):
@@ -99,6 +136,11 @@ class Source(Section):
     on_bad_record: Literal["fail", "skip"] = Field(
         "fail", description="skip: leave out wrong and too long records, and list them in the run folder"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_labels(cls, value: Any) -> Any:
+        return train_of_labels(value)
 
     @model_validator(mode="after")
     def _weights_train(self) -> Source:
@@ -222,7 +264,7 @@ class Run(Section):
 
 
 class Recipe(Section):
-    """Base, data and the three stages: what a run is."""
+    """Base, data, the three stages and labeling: what a run is."""
 
     base: Base
     run: Run
@@ -231,3 +273,4 @@ class Recipe(Section):
     sft: SFT = SFT()
     rm: RM = RM()
     ppo: PPO = PPO()
+    labeling: Labeling = Labeling()

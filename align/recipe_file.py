@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from align.errors import UserError
-from align.recipe import Base, Entry, Recipe, Source
+from align.recipe import LABEL_KEYS, LABELS, Base, Entry, Recipe, Source, train_of_labels
 from align.recipe_mistakes import mistakes, recipe_schema
 from align.recipe_parts import Section, expand
 from align.yaml_text import Document, Keys, Mistake, Place, read
@@ -105,6 +105,7 @@ def json_schema() -> dict[str, Any]:
             option.pop("default")
             option["anyOf"] = [{"$ref": option.pop("$ref")}, {"type": "null"}]  # `sft:` with nothing beneath
     definitions = schema["$defs"]
+    _allow_labels(definitions)
     entry = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/$defs/Entry"}]}
     for side in SIDES:
         options = definitions["Source"]["properties"][side]
@@ -120,6 +121,22 @@ def json_schema() -> dict[str, Any]:
         shapes = [shape for shape in shapes if "$ref" not in shape]  # one mapping is the section itself
         definitions[section.__name__] = {"description": full["description"], "anyOf": [*shapes, full]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _allow_labels(definitions: dict[str, Any]) -> None:
+    """`labels: …` in place of a path, in an entry or for all of a source."""
+    labels = {
+        "type": "string",
+        "minLength": 1,
+        "description": "a labeling database: a file, or postgresql://…",
+    }
+    for name, needed in (("Entry", "path"), ("Source", "train")):
+        section = definitions[name]
+        section["properties"]["labels"] = labels
+        section["required"] = [key for key in section["required"] if key != needed]
+        section["anyOf"] = [{"required": [needed]}, {"required": ["labels"]}]
+    for key in LABEL_KEYS[1:]:
+        definitions["Source"]["properties"][key] = definitions["Entry"]["properties"][key]
 
 
 def _load(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Document]:
@@ -199,7 +216,18 @@ def _normalise(document: Document) -> None:
         for name in SOURCES:
             _expand(document, top["data"], ("data", name), Source)
             if isinstance(top["data"].get(name), dict):
+                _expand_labels(document, top["data"], name)
                 _expand_entries(document, top["data"][name], ("data", name))
+
+
+def _expand_labels(document: Document, data: dict[str, Any], name: str) -> None:
+    """`rankings: {labels: …}` in full: `rankings: {train: [{labels: …}]}`."""
+    full = train_of_labels(data[name])
+    if full is not data[name]:
+        for key in LABEL_KEYS:
+            _move(document, ("data", name, key), ("data", name, "train", 0, key))
+        _move(document, ("data", name, "labels"), ("data", name, "train"))
+        data[name] = full
 
 
 def _expand_entries(document: Document, source: dict[str, Any], keys: Keys) -> None:
@@ -214,6 +242,8 @@ def _expand_entries(document: Document, source: dict[str, Any], keys: Keys) -> N
                 if isinstance(entry, str):
                     _move(document, (*inner, i), (*inner, i, "path"))
                     source[side][i] = {"path": entry}
+                elif isinstance(entry, dict) and "labels" in entry:
+                    _move(document, (*inner, i, "labels"), (*inner, i, "path"))
 
 
 def _expand(document: Document, parent: dict[str, Any], keys: Keys, section: Any) -> None:
@@ -278,6 +308,10 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             if isinstance(entries, list):
                 plain["data"][name][side] = [_absolute(entry, folder) for entry in entries]
     plain["run"]["folder"] = os.path.expanduser(plain["run"]["folder"])
+    for key in ("database", "guideline"):
+        path = plain["labeling"][key]
+        if path and "://" not in path:
+            plain["labeling"][key] = os.path.abspath(folder / os.path.expanduser(path))
     for reward in plain["ppo"]["rewards"] or ():
         if reward["run"]:
             reward["run"] = os.path.expanduser(reward["run"])
@@ -297,6 +331,8 @@ def _beside(function: str, folder: Path) -> str:
 
 
 def _absolute(entry: Entry, folder: Path) -> dict[str, Any]:
+    if entry.format == LABELS and "://" in entry.path:
+        return entry.model_dump()
     path = folder / os.path.expanduser(entry.path)
     if entry.may_be_hub_id and not os.path.lexists(path):
         return entry.model_dump()

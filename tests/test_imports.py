@@ -23,7 +23,7 @@ ROOMS = [
     {"recipe_file"},
     {"recipe_mistakes"},
     {"recipe", "yaml_text"},
-    {"recipe_ppo"},
+    {"recipe_ppo", "recipe_labeling"},
     {"recipe_parts"},
     {"records", "objectives"},
     {"errors", "__init__"},
@@ -32,7 +32,17 @@ HEIGHT = {room: -i for i, rooms in enumerate(ROOMS) for room in rooms}
 # These stay usable alone: plain data, and mathematics over tensors.
 ALONE = {"records": {"errors"}, "objectives": set(), "errors": set(), "__init__": set()}
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors"}
-LIGHT = {"__main__", "cli", "doctor", "failures", "recipe_file", "recipe_mistakes", "recipe", "recipe_ppo"}
+LIGHT = {
+    "__main__",
+    "cli",
+    "doctor",
+    "failures",
+    "recipe_file",
+    "recipe_mistakes",
+    "recipe",
+    "recipe_ppo",
+    "recipe_labeling",
+}
 LIGHT |= {"recipe_parts", "yaml_text", "records", "errors", "report", "__init__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -117,3 +127,12 @@ def test_recipes_never_import_torch_not_even_later() -> None:
 )
 def test_a_wrong_arrow_is_seen(room: str, line: str, wrong: list[str]) -> None:
     assert wrong_arrows(room, imported(ast.parse(line))) == wrong
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "labeling").rglob("*.py")), ids=lambda p: p.name)
+def test_the_labeling_app_needs_records_recipes_and_formats_and_no_torch(path: Path) -> None:
+    modules = list(imported(ast.parse(path.read_text(encoding="utf-8"))))
+    ours = {module for module in modules if module.split(".")[0] == "align"}
+    allowed = ("align.records", "align.errors", "align.recipe", "align.data.formats")
+    assert {module for module in ours if not module.startswith(allowed)} == set()
+    assert {module.split(".")[0] for module in modules} & HEAVY == set()

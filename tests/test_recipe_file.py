@@ -461,6 +461,8 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         ),
         ("run", "name"): st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,8}\Z"),
         ("run", "folder"): path,
+        ("labeling", "database"): st.none() | path | st.just("postgresql://host/name"),
+        ("labeling", "guideline"): st.none() | path,
         **{(stage, parent): st.none() | path for stage in ("rm", "ppo") for parent in ("sft", "rm")},
         ("ppo", "rewards"): st.none()
         | st.sampled_from(["this", "/data/x"]).map(

@@ -117,7 +117,7 @@ def _read(
 ) -> Iterator[Part]:
     """The files of the entries, each read or found in the cache; what is wrong is added to `problems`."""
     for entry in entries:
-        opened = open_entry(entry, cache)
+        opened = open_entry(kind, entry, cache)
         if isinstance(opened, Problem):
             problems.add([opened])
             continue

@@ -14,10 +14,11 @@ from typing import Any, Generic, TypeVar
 
 from align.data.formats import FORMATS, Format, as_kind, detect, find, from_columns
 from align.data.formats.columns import look_up
+from align.data.labels import labels_file
 from align.data.rows import FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
-from align.recipe import Entry
+from align.recipe import LABELS, Entry
 from align.records import Demonstration, Prompt, Ranking, RecordError, prompt_key
 
 T = TypeVar("T", Prompt, Demonstration, Ranking)
@@ -58,7 +59,7 @@ def scan(
     align.data.sources.
     """
     for entry in entries:
-        opened = open_entry(entry, cache)
+        opened = open_entry(kind, entry, cache)
         if isinstance(opened, Problem):
             yield opened
             continue
@@ -68,9 +69,11 @@ def scan(
                 yield replace(part, place=file.shown + part.place)
 
 
-def open_entry(entry: Entry, cache: Path | None) -> tuple[Format | None, list[File]] | Problem:
+def open_entry(kind: type[T], entry: Entry, cache: Path | None) -> tuple[Format | None, list[File]] | Problem:
     """The entry's format (None: of each file, by its columns) and its files."""
     try:
+        if entry.format == LABELS:
+            return find("align"), [labels_file(kind, entry, cache)]
         form = find(entry.format) if entry.format is not None else None
         form = from_columns(entry.columns) if entry.columns is not None else form
         return form, files_of(entry, cache)
@@ -82,7 +85,7 @@ def open_entry(entry: Entry, cache: Path | None) -> tuple[Format | None, list[Fi
 
 def format_code(name: str | None) -> str | None:
     """A hash of the module of a person's own format; "" for a built-in one; None where there is no file."""
-    if name is None or name.strip().lower().replace("_", "-") in FORMATS:
+    if name in (None, LABELS) or name.strip().lower().replace("_", "-") in FORMATS:
         return ""
     module = name.partition(":")[0].strip()
     if ":" not in name:

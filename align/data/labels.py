@@ -1,0 +1,60 @@
+"""The labeling database as a source of records: read whole once, then a file like any other.
+
+What was read is kept in the cache under its content's hash, so that a stage trains on the labels that there
+were when it started, and the same labels are found again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from align.data.rows import FileError
+from align.data.sources import File
+from align.data.store import in_cache
+from align.errors import UserError
+from align.recipe import Entry
+from align.records import Demonstration, Prompt, Ranking
+from align.runtime.files import write_bytes
+
+_KINDS: dict[type[Prompt] | type[Demonstration] | type[Ranking], Any] = {
+    Prompt: "prompts",
+    Demonstration: "demonstrations",
+    Ranking: "rankings",
+}
+
+
+def labels_file(
+    kind: type[Prompt] | type[Demonstration] | type[Ranking], entry: Entry, cache: Path | None
+) -> File:
+    """The records of a database, in our own form, as JSON Lines; raises FileError or UserError."""
+    try:
+        from labeling.store.read import read_records
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"reading labels needs {error.name}, which is not installed: pip install 'align-rlhf[labeling]'"
+        ) from error
+    rows = read_records(entry.path, _KINDS[kind], entry.guideline, entry.labelers or ())
+    if not rows:
+        raise FileError(
+            "", f"has no {_KINDS[kind]} yet" + (", of those asked for" if _filtered(entry) else "")
+        )
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    folder = (cache or Path(tempfile.gettempdir()) / "align") / "labels"
+    path = folder / f"{hashlib.sha256(content).hexdigest()}.jsonl"
+    if not path.is_file():
+        with in_cache(path):
+            write_bytes(path, content)
+    return File(path, f"{_shown(entry.path)} record ")
+
+
+def _filtered(entry: Entry) -> bool:
+    return entry.guideline is not None or entry.labelers is not None
+
+
+def _shown(path: str) -> str:
+    """A database's name without its password."""
+    return path.rpartition("@")[2] if "://" in path else path

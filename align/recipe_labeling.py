@@ -1,0 +1,36 @@
+"""The `labeling` section of a recipe: where people write and rank."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from align.recipe_parts import NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+MAX_RESPONSES = 9  # one digit a rank
+
+
+class Labeling(Section):
+    """The app in which people write demonstrations and rank responses (`align label`)."""
+
+    database: str | None = Field(
+        None, min_length=1, description="a file, or postgresql://…; null: labeling.db in the run folder"
+    )
+    guideline: str | None = Field(
+        None, min_length=1, description="the Markdown file that people judge by; null: the one align brings"
+    )
+    overlap: Annotated[int, Field(ge=1, le=50)] = Field(
+        1, description="how many people do each task, where the task does not say"
+    )
+    lease: PositiveFloat = Field(
+        10.0, description="minutes without a sign of life after which a task goes to somebody else"
+    )
+    quality: Literal["required", "optional", "off"] = Field(
+        "optional", description="whether each response gets a quality from 1 to 7 before the ranking"
+    )
+    gold_every: NonNegativeInt = Field(
+        10, description="every so many tasks one whose answer is known, where there are such; 0: never"
+    )
+    session_days: PositiveInt = Field(14, description="days after which a person signs in again")
+    upload_limit: PositiveInt = Field(64, description="MiB that one import or request may have")

@@ -1,0 +1,126 @@
+"""Opening the database: SQLite or PostgreSQL by the same models; migrations run by themselves."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.orm import Session, sessionmaker
+
+from align.errors import UserError
+from labeling.store.models import Setting
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_MIGRATION_LOCK = 7301418  # any number that all our processes agree on
+_BUSY_SECONDS = 30
+SYNCHRONOUS = "FULL"  # an acknowledged label survives a power cut
+
+
+class Store:
+    """A database with its tables. `write()` is a transaction that will write; `read()` one that won't."""
+
+    def __init__(self, address: str) -> None:
+        """`address`: a file's path, or a URL (postgresql://…). Raises UserError where it can't be opened."""
+        self.engine = _engine(address)
+        try:
+            _migrate(self.engine)
+        except DBAPIError as error:
+            reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
+            raise UserError(f"labeling.database: {_shown(self.engine)} cannot be opened: {reason}") from error
+        self._session = sessionmaker(self.engine, expire_on_commit=False)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Commits at the end; SQLite takes its write lock at the start, so that nothing read grows old."""
+        with self._session() as session:
+            if self.is_sqlite:
+                session.connection(execution_options={"begin": "IMMEDIATE"})
+            yield session
+            session.commit()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        with self._session() as session:
+            yield session
+
+    def secret(self) -> str:
+        """The key that signs cookies and draws orders; made at the first start."""
+        with self.write() as session:
+            found = session.get(Setting, "secret")
+            if found is None:
+                found = Setting(key="secret", value=secrets.token_hex(32))
+                session.add(found)
+            return found.value
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _engine(address: str) -> Engine:
+    if "://" not in address:
+        path = Path(address).expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        address = f"sqlite:///{path}"
+    try:
+        url = make_url(address)
+    except ArgumentError as error:
+        raise UserError(f"labeling.database: {address!r} is neither a path nor a database's URL") from error
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise UserError(
+            f"labeling.database: {url.get_backend_name()} is no database that align knows: "
+            "name a file, or postgresql://user@host/name"
+        )
+    if url.get_backend_name() == "postgresql":
+        return create_engine(url, pool_size=10, max_overflow=20, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
+    event.listen(engine, "connect", _sqlite_settings)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_settings(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # the driver begins nothing: _sqlite_begin does
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000}")
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
+
+
+def _migrate(engine: Engine) -> None:
+    """Bring the tables to this version; processes that start together wait for each other."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    newest = ScriptDirectory.from_config(config).get_current_head()
+    with engine.connect() as connection:
+        if MigrationContext.configure(connection).get_current_revision() == newest:
+            return
+    options = {"begin": "IMMEDIATE"} if engine.dialect.name == "sqlite" else {}
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _shown(engine: Engine) -> str:
+    return engine.url.database or "" if engine.dialect.name == "sqlite" else engine.url.render_as_string()

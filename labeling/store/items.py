@@ -1,0 +1,174 @@
+"""Tasks come in: checked, each once, with their places in the queue."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from align.data.formats import detect
+from align.data.formats.own import ALIGN
+from align.errors import UserError
+from align.recipe_labeling import MAX_RESPONSES
+from align.records import Demonstration, Prompt, Ranking, RecordError
+from labeling.store.models import Item, Person, Response, Slot
+from labeling.work import KINDS
+
+_KEYS = ("prompt", "responses", "kind", "priority", "overlap", "gold", "meta")
+_RESPONSE_KEYS = ("text", "origin", "author")
+
+
+@dataclass
+class Added:
+    """What became of rows: new items' ids, and how many were there before."""
+
+    ids: list[int]
+    known: int = 0
+
+
+def add_items(
+    session: Session, rows: Iterable[Mapping[str, Any]], overlap: int, by: Person | None = None
+) -> Added:
+    """Rows with a prompt and what else `_KEYS` has, or rows of any format that align knows.
+
+    A row that is there already (kind, prompt and responses) is not added again. Raises RecordError.
+    """
+    added = Added([])
+    names = {name: id for id, name in session.execute(select(Person.id, Person.name))}
+    for row in rows:
+        for item, authors in _items(row, overlap):
+            if session.scalar(select(Item.id).where(Item.key == item.key)) is not None:
+                added.known += 1
+                continue
+            for response, author in zip(item.responses, authors, strict=True):
+                if author is not None and author not in names:
+                    raise RecordError("author", f"nobody is called {author[:40]!r}")
+                response.author_id = names.get(author) if author else None
+            item.created_by = by.id if by else None
+            session.add(item)
+            session.flush()
+            if item.gold is None:  # gold items get a slot for each person who meets them
+                session.add_all(Slot(item_id=item.id, number=n) for n in range(item.overlap))
+            added.ids.append(item.id)
+    session.flush()
+    return added
+
+
+def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None]]]:
+    if not isinstance(row, Mapping):
+        raise RecordError("", "must be an object with a prompt")
+    if "prompt" in row and set(row) <= set(_KEYS):
+        return [_own(row, overlap)]
+    try:
+        records = (detect(row) if not _is_own(row) else ALIGN).read(row)
+    except RecordError:
+        raise
+    except UserError as error:
+        raise RecordError("", str(error)) from error
+    return [_from_record(record, overlap) for record in records]
+
+
+def _is_own(row: Mapping[str, Any]) -> bool:
+    return "prompt" in row and "ranks" in row
+
+
+def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
+    prompt = Prompt.from_dict({"prompt": row["prompt"]})
+    given = row.get("responses", [])
+    if not isinstance(given, list):
+        raise RecordError("responses", "must be a list")
+    responses, authors = [], []
+    for i, part in enumerate(given):
+        response, author = _response(part, i)
+        responses.append(response)
+        authors.append(author)
+    kind = row.get("kind") or ("demonstrate", "correct", "rank")[min(len(responses), 2)]
+    item = _made(kind, prompt, responses, overlap)
+    item.priority = float(_number(row, "priority", -1e9, 1e9, 0.0))
+    item.overlap = int(_number(row, "overlap", 1, 50, overlap, whole=True))
+    meta = row.get("meta") or {}
+    if not isinstance(meta, Mapping):
+        raise RecordError("meta", "must be an object")
+    item.meta = dict(meta)
+    if row.get("gold") is not None:
+        gold = {"prompt": row["prompt"], "responses": [r.text for r in responses], "ranks": row["gold"]}
+        if kind not in ("rank", "compare"):
+            raise RecordError("gold", "known ranks are for tasks that rank or compare")
+        item.gold = list(Ranking.from_dict(gold).ranks)
+    return item, authors
+
+
+def _response(part: Any, i: int) -> tuple[Response, str | None]:
+    if isinstance(part, str):
+        part = {"text": part}
+    if not isinstance(part, Mapping) or "text" not in part or not set(part) <= set(_RESPONSE_KEYS):
+        raise RecordError(f"responses[{i}]", f"must be text, or an object with {', '.join(_RESPONSE_KEYS)}")
+    for key in _RESPONSE_KEYS:
+        if part.get(key) is not None and not isinstance(part[key], str):
+            raise RecordError(f"responses[{i}].{key}", "must be text")
+    text = Demonstration.from_dict({"prompt": "x", "response": part["text"]}).response
+    origin, author = part.get("origin"), part.get("author")
+    if origin is not None and ("\0" in origin or len(origin) > 200 or not _encodes(origin)):
+        raise RecordError(f"responses[{i}].origin", "must be text of at most 200 characters")
+    return Response(position=i, text=text, origin=origin), author
+
+
+def _from_record(record: Prompt | Demonstration | Ranking, overlap: int) -> tuple[Item, list[str | None]]:
+    texts: list[str] = []
+    if isinstance(record, Demonstration):
+        texts = [record.response]
+    elif isinstance(record, Ranking):
+        texts = list(record.responses)
+    responses = [Response(position=i, text=text) for i, text in enumerate(texts)]
+    kind = ("demonstrate", "correct", "rank")[min(len(responses), 2)]
+    item = _made(kind, Prompt(record.prompt), responses, overlap)
+    return item, [None] * len(responses)
+
+
+def _made(kind: Any, prompt: Prompt, responses: list[Response], overlap: int) -> Item:
+    limits = {"demonstrate": (0, 0), "correct": (1, 1), "rank": (2, MAX_RESPONSES), "compare": (2, 2)}
+    if kind not in KINDS:
+        raise RecordError("kind", f"must be one of {', '.join(KINDS)}")
+    low, high = limits[kind]
+    if not low <= len(responses) <= high:
+        wanted = str(low) if low == high else f"{low} to {high}"
+        raise RecordError("responses", f"has {len(responses)}: a task to {kind} has {wanted}")
+    given = prompt.prompt
+    plain = isinstance(given, str)
+    messages = [{"role": "user", "content": given}] if isinstance(given, str) else [dict(m) for m in given]
+    same = json.dumps([kind, plain, messages, [r.text for r in responses]])
+    return Item(
+        kind=kind,
+        key=hashlib.sha256(same.encode()).hexdigest(),
+        prompt=messages,
+        plain=plain,
+        overlap=overlap,
+        priority=0.0,
+        meta={},
+        responses=responses,
+    )
+
+
+def _number(
+    row: Mapping[str, Any], key: str, low: float, high: float, default: float, whole: bool = False
+) -> float:
+    value = row.get(key)
+    if value is None:
+        return default
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        raise RecordError(key, f"must be a {'whole ' if whole else ''}number from {low:g} to {high:g}")
+    return value
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

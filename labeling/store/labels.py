@@ -1,0 +1,164 @@
+"""What people did: drafts that change, labels that never do."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, exists, select
+from sqlalchemy.orm import Session, aliased
+
+from align.errors import UserError
+from labeling.store.models import Draft, Guideline, Item, Label, Person, now
+from labeling.store.queue import own_slot, place_for, release, was_given
+from labeling.work import checked, drawn_order, in_item_order, in_shown_order
+
+MAX_DRAFT = 400_000  # characters of JSON
+
+
+class NotYours(UserError):
+    """The task was never given to this person."""
+
+
+def standing() -> ColumnElement[bool]:
+    """The condition that a label stands: nothing replaces it, and it takes nothing back."""
+    later = aliased(Label)
+    replaced = exists().where(later.replaces == Label.id)
+    return and_(~replaced, Label.kind != "withdrawn")
+
+
+def keep_guideline(session: Session, text: str) -> str:
+    """Store a version of the guideline; its hash."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    if session.get(Guideline, digest) is None:
+        session.add(Guideline(hash=digest, text=text))
+    return digest
+
+
+def save_draft(session: Session, person: Person, item: int, content: dict[str, Any]) -> None:
+    draft = session.get(Draft, (item, person.id))
+    if draft is None:
+        raise NotYours("This task was not given to you.")
+    draft.content, draft.saved = content, now()
+
+
+def submit(
+    session: Session,
+    person: Person,
+    item: Item,
+    *,
+    content: Any,
+    secret: str,
+    submission: str,
+    guideline: str | None,
+    seconds: float,
+    skip: bool = False,
+    adjudicates: bool = False,
+    quality: str = "optional",
+) -> Label:
+    """Add a label. `content` is in the order shown; a second call with the same `submission` adds nothing.
+
+    Raises UserError for an incomplete answer, NotYours where the task was never given to this person.
+    """
+    known = session.scalar(select(Label).where(Label.submission == submission))
+    if known is not None:
+        if known.person_id != person.id:
+            raise NotYours("This task was not given to you.")
+        return known
+    if not adjudicates and not was_given(session, person, item.id):
+        raise NotYours("This task was not given to you.")
+    kind = "skip" if skip else item.kind
+    answer = checked(kind, content, len(item.responses), "optional" if adjudicates else quality)
+    order = drawn_order(secret, item.id, person.id, len(item.responses))
+    if guideline is not None and session.get(Guideline, guideline) is None:
+        raise UserError("This guideline is not known: load the page again.")
+    label = Label(
+        item_id=item.id,
+        person_id=person.id,
+        kind=kind,
+        content=in_item_order(kind, answer, order),
+        guideline=guideline,
+        shown_order=order,
+        seconds=seconds,
+        adjudicates=adjudicates,
+        replaces=_before(session, person, item, adjudicates),
+        submission=submission,
+    )
+    if not adjudicates:
+        slot = place_for(session, person, item.id)
+        if slot.state == "done":
+            raise UserError("You have answered this task already: reopen it to change the answer.")
+        label.seconds = min(seconds, (now() - slot.taken).total_seconds()) if slot.taken else seconds
+        if skip:
+            release(slot)
+        else:
+            slot.state, slot.leased_until = "done", None
+    session.add(label)
+    draft = session.get(Draft, (item.id, person.id))
+    if draft is not None:
+        draft.content, draft.saved = {}, now()
+    session.flush()
+    return label
+
+
+def reopen(session: Session, person: Person, label_id: int) -> Item:
+    """Take an own label back, to give another one; the item, leased again, with the answer as a draft."""
+    label = session.scalar(
+        select(Label).where(Label.id == label_id, Label.person_id == person.id, standing())
+    )
+    if label is None or label.adjudicates:
+        raise NotYours("This is not an answer of yours that stands.")
+    item = session.get_one(Item, label.item_id)
+    session.add(
+        Label(
+            item_id=item.id,
+            person_id=person.id,
+            kind="withdrawn",
+            content={},
+            shown_order=label.shown_order,
+            replaces=label.id,
+            submission=secrets.token_hex(16),
+        )
+    )
+    slot = place_for(session, person, item.id)
+    slot.state, slot.taken = "leased", now()
+    slot.leased_until = now()  # the page that opens now prolongs it
+    draft = session.get(Draft, (item.id, person.id))
+    if draft is None:
+        draft = Draft(item_id=item.id, person_id=person.id)
+        session.add(draft)
+    answer = {} if label.kind == "skip" else in_shown_order(label.kind, label.content, label.shown_order)
+    draft.content, draft.saved = answer, now()
+    session.flush()
+    return item
+
+
+def last_own(session: Session, person: Person) -> Label | None:
+    """The person's newest label that stands."""
+    mine = select(Label).where(standing(), Label.person_id == person.id, Label.adjudicates.is_(False))
+    return session.scalars(mine.order_by(Label.id.desc()).limit(1)).first()
+
+
+def history(session: Session, person: Person, limit: int = 200) -> list[tuple[Label, Item]]:
+    """A person's own labels that stand, newest first."""
+    query = select(Label, Item).join(Item, Item.id == Label.item_id)
+    query = query.where(Label.person_id == person.id, standing())
+    return [(label, item) for label, item in session.execute(query.order_by(Label.id.desc()).limit(limit))]
+
+
+def holds(session: Session, person: Person, item: int) -> bool:
+    """Whether the task is leased to this person."""
+    slot = own_slot(session, person.id, item)
+    return slot is not None and slot.state == "leased"
+
+
+def _before(session: Session, person: Person, item: Item, adjudicates: bool) -> int | None:
+    """The label that a new one comes after: the last of the person's own, or the last adjudication."""
+    later = aliased(Label)
+    query = select(Label.id).where(Label.item_id == item.id, ~exists().where(later.replaces == Label.id))
+    if adjudicates:
+        query = query.where(Label.adjudicates.is_(True))
+    else:
+        query = query.where(Label.person_id == person.id, Label.adjudicates.is_(False))
+    return session.scalars(query.order_by(Label.id.desc()).limit(1)).first()

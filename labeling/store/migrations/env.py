@@ -1,0 +1,13 @@
+"""Alembic's entry: the connection comes from labeling.store.engine."""
+
+from alembic import context
+
+from labeling.store.models import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    transactional_ddl=False,  # the caller's transaction holds all of it
+    render_as_batch=True,
+)
+context.run_migrations()

@@ -1,0 +1,151 @@
+"""The tables. Labels, and the guidelines that they were given under, are only ever added to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time, UTC in every database (SQLite keeps no zone)."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: Moment, dict[str, Any]: JSON, list[Any]: JSON}
+
+
+class Setting(Base):
+    """What the app keeps for itself: the key that signs cookies and draws orders."""
+
+    __tablename__ = "setting"
+    key: Mapped[str] = mapped_column(String(40), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class Person(Base):
+    __tablename__ = "person"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), unique=True)
+    role: Mapped[str] = mapped_column(String(20))  # admin, reviewer, labeler, machine
+    password: Mapped[str | None] = mapped_column(Text)  # argon2's hash
+    created: Mapped[datetime] = mapped_column(default=now)
+    disabled: Mapped[datetime | None] = mapped_column()
+
+
+class Token(Base):
+    """A secret that opens something; only its sha256 is kept."""
+
+    __tablename__ = "token"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(10))  # signin, invite, session, api
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    person_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"))  # an invite makes one
+    role: Mapped[str | None] = mapped_column(String(20))
+    created: Mapped[datetime] = mapped_column(default=now)
+    expires: Mapped[datetime | None] = mapped_column()
+    ended: Mapped[datetime | None] = mapped_column()  # used up, signed out or revoked
+    person: Mapped[Person | None] = relationship(lazy="joined")
+
+
+class Item(Base):
+    """One task: a prompt, and for all kinds but demonstrate its responses."""
+
+    __tablename__ = "item"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(12))  # demonstrate, rank, correct, compare
+    key: Mapped[str] = mapped_column(String(64), unique=True)  # the same task is never asked twice
+    prompt: Mapped[list[Any]] = mapped_column()  # messages
+    plain: Mapped[bool] = mapped_column(default=True)  # the prompt came as text
+    priority: Mapped[float] = mapped_column(Float, default=0.0)
+    overlap: Mapped[int] = mapped_column(Integer)
+    gold: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # known ranks
+    meta: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created: Mapped[datetime] = mapped_column(default=now)
+    created_by: Mapped[int | None] = mapped_column(ForeignKey("person.id"))
+    responses: Mapped[list[Response]] = relationship(order_by="Response.position", lazy="selectin")
+
+
+class Response(Base):
+    __tablename__ = "response"
+    __table_args__ = (UniqueConstraint("item_id", "position"),)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
+    position: Mapped[int] = mapped_column(Integer)
+    text: Mapped[str] = mapped_column(Text)
+    origin: Mapped[str | None] = mapped_column(String(200))  # which policy wrote it; never shown to labelers
+    author_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"))
+
+
+class Slot(Base):
+    """One of an item's `overlap` places in the queue: free, leased to a person, or done."""
+
+    __tablename__ = "slot"
+    __table_args__ = (
+        UniqueConstraint("item_id", "number"),
+        UniqueConstraint("item_id", "person_id"),
+        Index("slot_queue", "state", "leased_until"),
+    )
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(String(8), default="free")  # free, leased, done
+    person_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"), index=True)
+    leased_until: Mapped[datetime | None] = mapped_column()
+    taken: Mapped[datetime | None] = mapped_column()
+    item: Mapped[Item] = relationship(lazy="joined")
+
+
+class Guideline(Base):
+    """Every version that somebody labelled under."""
+
+    __tablename__ = "guideline"
+    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
+class Label(Base):
+    """One thing that one person did, once. A later one may replace it; both stay."""
+
+    __tablename__ = "label"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), index=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(12))  # the item's kind, skip, or withdrawn
+    content: Mapped[dict[str, Any]] = mapped_column()  # in the item's own order of responses
+    guideline: Mapped[str | None] = mapped_column(ForeignKey("guideline.hash"))
+    shown_order: Mapped[list[Any]] = mapped_column()
+    seconds: Mapped[float | None] = mapped_column(Float)
+    adjudicates: Mapped[bool] = mapped_column(default=False)  # a reviewer's word, which stands
+    replaces: Mapped[int | None] = mapped_column(ForeignKey("label.id"), unique=True)
+    submission: Mapped[str] = mapped_column(String(40), unique=True)  # the browser's: a second try adds none
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
+class Draft(Base):
+    """What a person has done so far on a task; in the order shown."""
+
+    __tablename__ = "draft"
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)
+    content: Mapped[dict[str, Any]] = mapped_column()
+    saved: Mapped[datetime] = mapped_column(default=now)

@@ -1,0 +1,123 @@
+"""People, their roles, and the secrets by which they come in."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import timedelta
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from align.errors import UserError
+from labeling.store.models import Person, Token, now
+
+ROLES = ("admin", "reviewer", "labeler", "machine")
+MIN_PASSWORD = 10
+_HASHER = PasswordHasher()
+_NOBODY = _HASHER.hash(secrets.token_hex(16))  # checked for names that nobody has: equally slow
+
+
+def new_token(
+    session: Session,
+    kind: str,
+    *,
+    person: Person | None = None,
+    role: str | None = None,
+    lasts: timedelta | None = None,
+) -> str:
+    """Make a secret and keep its hash; the secret itself is seen only by who gets it now."""
+    secret = secrets.token_urlsafe(32)
+    session.add(
+        Token(
+            kind=kind,
+            hash=_hash(secret),
+            person_id=person.id if person else None,
+            role=role,
+            expires=now() + lasts if lasts else None,
+        )
+    )
+    return secret
+
+
+def find_token(session: Session, kind: str, secret: str) -> Token | None:
+    """A token that is still good."""
+    token = session.scalar(select(Token).where(Token.hash == _hash(secret), Token.kind == kind))
+    if token is None or token.ended is not None:
+        return None
+    if token.expires is not None and token.expires <= now():
+        return None
+    if token.person is not None and token.person.disabled is not None:
+        return None
+    return token
+
+
+def use_up(session: Session, token: Token) -> bool:
+    """End a token; False where somebody else was faster."""
+    done = session.execute(
+        update(Token).where(Token.id == token.id, Token.ended.is_(None)).values(ended=now())
+    )
+    return bool(done.rowcount)  # type: ignore[attr-defined]
+
+
+def add_person(session: Session, name: str, role: str, password: str | None = None) -> Person:
+    """Raises UserError for a name that is taken or no name, and for a password that is too short."""
+    name = " ".join(name.split())
+    if not name or len(name) > 80 or not name.isprintable():
+        raise UserError("A name has 1 to 80 letters.")
+    if role not in ROLES:
+        raise UserError(f"A role is one of {', '.join(ROLES)}.")
+    if session.scalar(select(Person.id).where(Person.name == name)) is not None:
+        raise UserError(f"Somebody is called {name} already: take another name.")
+    person = Person(name=name, role=role, password=_password(password) if password else None)
+    session.add(person)
+    session.flush()
+    return person
+
+
+def set_password(person: Person, password: str) -> None:
+    person.password = _password(password)
+
+
+def check_password(session: Session, name: str, password: str) -> Person | None:
+    """The person, if the password is theirs."""
+    person = session.scalar(select(Person).where(Person.name == " ".join(name.split())))
+    known = person.password if person and not person.disabled else None
+    try:
+        _HASHER.verify(known or _NOBODY, password)
+    except (VerificationError, InvalidHashError):
+        return None
+    return person if known else None
+
+
+def disable(session: Session, person: Person) -> None:
+    """Close an account: its sessions and tokens end, its labels stay."""
+    person.disabled = now()
+    session.execute(
+        update(Token).where(Token.person_id == person.id, Token.ended.is_(None)).values(ended=now())
+    )
+
+
+def admin_for_link(session: Session) -> Person:
+    """The first admin, made when there is none: who `align label` prints its link for."""
+    query = select(Person).where(Person.role == "admin", Person.disabled.is_(None)).order_by(Person.id)
+    found = session.scalars(query).first()
+    if found is not None:
+        return found
+    taken = set(session.scalars(select(Person.name)))
+    name = next(n for n in ("admin", *(f"admin {i}" for i in range(2, 10_000))) if n not in taken)
+    return add_person(session, name, "admin")
+
+
+def _password(password: str) -> str:
+    if len(password) < MIN_PASSWORD:
+        raise UserError(f"A password has at least {MIN_PASSWORD} characters.")
+    if len(password) > 1000:
+        raise UserError("A password has at most 1000 characters.")
+    return _HASHER.hash(password)
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()

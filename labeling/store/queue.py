@@ -1,0 +1,153 @@
+"""Who does what next: leases that expire, priorities, gold items, nobody's own text, nobody twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import Select, and_, exists, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from align.errors import UserError
+from labeling.store.engine import Store
+from labeling.store.models import Draft, Item, Label, Person, Response, Slot, now
+
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the queue behaves; the recipe's `labeling` section says so."""
+
+    lease: timedelta
+    gold_every: int = 0
+
+
+def take(store: Store, person: Person, rules: Rules) -> Item | None:
+    """The task that this person has, or the next one for them, leased; None when there is none."""
+    for _ in range(_TRIES):
+        try:
+            with store.write() as session:
+                slot = _held(session, person) or _gold(session, person, rules) or _next(session, person)
+                if slot is None:
+                    return None
+                if slot.person_id != person.id or slot.state != "leased":
+                    slot.taken = now()
+                slot.state, slot.person_id = "leased", person.id
+                slot.leased_until = now() + rules.lease
+                if session.get(Draft, (slot.item_id, person.id)) is None:
+                    session.add(Draft(item_id=slot.item_id, person_id=person.id, content={}))
+                session.flush()
+                return slot.item
+        except IntegrityError:  # the same person in another tab, or a gold item's number: look again
+            continue
+    raise UserError("The queue is busy: try again.")
+
+
+def heartbeat(session: Session, person: Person, item: int, rules: Rules) -> bool:
+    """Prolong a lease; False where somebody else has the task by now."""
+    slot = own_slot(session, person.id, item)
+    if slot is None or slot.state != "leased":
+        return False
+    slot.leased_until = now() + rules.lease
+    return True
+
+
+def was_given(session: Session, person: Person, item: int) -> bool:
+    """Whether this person was ever given the task, and may therefore answer it."""
+    return session.get(Draft, (item, person.id)) is not None
+
+
+def own_slot(session: Session, person: int, item: int) -> Slot | None:
+    found = select(Slot).where(Slot.item_id == item, Slot.person_id == person).with_for_update(of=Slot)
+    return session.scalar(found)
+
+
+def place_for(session: Session, person: Person, item: int) -> Slot:
+    """The person's slot of an item, a free one, or one more: a late answer is not thrown away."""
+    slot = own_slot(session, person.id, item)
+    if slot is None:
+        free = select(Slot).where(Slot.item_id == item, Slot.state == "free").order_by(Slot.number).limit(1)
+        slot = session.scalar(free.with_for_update(of=Slot, skip_locked=True))
+    if slot is None:
+        slot = Slot(item_id=item, number=_next_number(session, item), taken=now())
+        session.add(slot)
+    slot.person_id = person.id
+    slot.taken = slot.taken or now()
+    return slot
+
+
+def release(slot: Slot) -> None:
+    """Give a slot back to the queue."""
+    slot.state, slot.person_id, slot.leased_until, slot.taken = "free", None, None, None
+
+
+def waiting(session: Session, person: Person) -> int:
+    """How many tasks there are for this person now, the one they hold included."""
+    held = exists().where(Slot.item_id == Item.id, Slot.person_id == person.id, Slot.state == "leased")
+    free = _available(person).subquery()
+    items = select(func.count()).select_from(Item)
+    return session.scalar(items.where(or_(held, Item.id.in_(select(free.c.item_id))))) or 0
+
+
+def _held(session: Session, person: Person) -> Slot | None:
+    held = select(Slot).where(Slot.person_id == person.id, Slot.state == "leased")
+    return session.scalar(held.order_by(Slot.taken.desc()).limit(1).with_for_update(of=Slot))
+
+
+def _next(session: Session, person: Person) -> Slot | None:
+    query = _available(person).order_by(Item.priority.desc(), Item.id, Slot.number).limit(1)
+    return session.scalar(query.with_for_update(of=Slot, skip_locked=True))
+
+
+def _available(person: Person) -> Select[Slot]:
+    mine = aliased(Slot)
+    later = aliased(Label)
+    skipped = exists().where(
+        Label.item_id == Slot.item_id,
+        Label.person_id == person.id,
+        Label.kind == "skip",
+        ~exists().where(later.replaces == Label.id),
+    )
+    return (
+        select(Slot)
+        .join(Item, Item.id == Slot.item_id)
+        .where(
+            or_(Slot.state == "free", and_(Slot.state == "leased", Slot.leased_until < now())),
+            Item.gold.is_(None),
+            ~exists().where(mine.item_id == Slot.item_id, mine.person_id == person.id),
+            ~exists().where(Response.item_id == Slot.item_id, Response.author_id == person.id),
+            ~skipped,
+        )
+    )
+
+
+def _gold(session: Session, person: Person, rules: Rules) -> Slot | None:
+    """A slot of a gold item that this person has not met, when one is due."""
+    if not rules.gold_every:
+        return None
+    done = select(func.count()).select_from(Slot).join(Item).where(Slot.person_id == person.id)
+    gold = session.scalar(done.where(Item.gold.is_not(None))) or 0
+    if (
+        gold
+        >= (session.scalar(done.where(Item.gold.is_(None), Slot.state == "done")) or 0) // rules.gold_every
+    ):
+        return None
+    met = exists().where(Slot.item_id == Item.id, Slot.person_id == person.id)
+    tried = exists().where(Label.item_id == Item.id, Label.person_id == person.id)
+    item = session.scalars(
+        select(Item)
+        .where(Item.gold.is_not(None), ~met, ~tried)
+        .order_by(Item.priority.desc(), Item.id)
+        .limit(1)
+    ).first()
+    if item is None:
+        return None
+    slot = Slot(item_id=item.id, number=_next_number(session, item.id), item=item)
+    session.add(slot)
+    return slot
+
+
+def _next_number(session: Session, item: int) -> int:
+    return (session.scalar(select(func.max(Slot.number)).where(Slot.item_id == item)) or 0) + 1

@@ -1,0 +1,43 @@
+"""Untrusted Markdown as safe HTML."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import nh3
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+_TAGS = {"p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a"}
+_TAGS |= {"h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
+_ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}}
+_SHIFT = {"h1": "h3", "h2": "h4", "h3": "h5", "h4": "h6", "h5": "h6", "h6": "h6"}  # below the page's own
+
+
+def _renderer(breaks: bool) -> MarkdownIt:
+    made = MarkdownIt("commonmark", {"html": False, "breaks": breaks}).enable(["table", "strikethrough"])
+    return made.disable("image")  # a picture from elsewhere tells its server who reads
+
+
+_RENDERERS = {breaks: _renderer(breaks) for breaks in (True, False)}
+
+
+@lru_cache(maxsize=512)
+def safe_html(text: str, breaks: bool = True) -> Markup:
+    """Markdown rendered, then cleaned of everything that isn't text, structure or an ordinary link.
+
+    `breaks`: a line's end is one on the page too, as in what models and people write to each other.
+    """
+    markdown = _RENDERERS[breaks]
+    tokens = markdown.parse(text)
+    for token in tokens:
+        token.tag = _SHIFT.get(token.tag, token.tag)
+    clean = nh3.clean(
+        markdown.renderer.render(tokens, markdown.options, {}),
+        tags=_TAGS,
+        attributes=_ATTRIBUTES,
+        url_schemes={"http", "https", "mailto"},
+        link_rel="noopener noreferrer nofollow",
+        strip_comments=True,
+    )
+    return Markup(clean)

@@ -1,0 +1,165 @@
+"""The REST API: tasks in, labels out; for machines' tokens and signed-in admins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, Field
+from sqlalchemy import select
+from starlette.responses import StreamingResponse
+
+from labeling.store.items import add_items
+from labeling.store.labels import standing as that_stands
+from labeling.store.models import Item, Label, Person
+from labeling.store.records import prompt_of, records
+from labeling.web.config import Config
+from labeling.web.security import Visitor, needs
+
+router = APIRouter(prefix="/api/v1", tags=["v1"])
+Machine = Annotated[Visitor, Depends(needs("admin", "machine"))]
+Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_CHUNK = 500
+
+
+class Problem(BaseModel):
+    detail: str
+
+
+class AddedTasks(BaseModel):
+    ids: list[int]
+    known: int
+
+
+class LabelOut(BaseModel):
+    """A label as it was given; `content` speaks of responses in the task's own order."""
+
+    id: int
+    task: int
+    kind: str
+    labeler: str
+    content: dict[str, Any]
+    shown_order: list[int]
+    guideline: str | None
+    seconds: float | None
+    adjudicates: bool
+    replaces: int | None
+    created: datetime
+
+
+class Labels(BaseModel):
+    labels: list[LabelOut]
+    next: int  # give this as `after` to get what comes later
+
+
+class TaskOut(BaseModel):
+    id: int
+    kind: str
+    prompt: Any
+    responses: list[str]
+    origins: list[str | None]
+    priority: float
+    overlap: int
+    gold: list[int | None] | None
+    meta: dict[str, Any]
+
+
+class Tasks(BaseModel):
+    tasks: list[TaskOut]
+    next: int
+
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 401, 403, 409, 413, 422)
+}
+
+
+@router.post("/tasks", responses=_PROBLEMS)
+def create_tasks(
+    request: Request, tasks: Annotated[list[dict[str, Any]], Field(max_length=10_000)], who: Machine
+) -> AddedTasks:
+    """Add tasks, all or none: a prompt, and maybe responses, kind, priority, overlap, gold, meta."""
+    config: Config = request.app.state.config
+    with config.store.write() as session:
+        added = add_items(session, tasks, config.settings.overlap, who.person)
+        return AddedTasks(ids=added.ids, known=added.known)
+
+
+@router.get("/tasks", responses=_PROBLEMS)
+def list_tasks(
+    request: Request, who: Machine, after: Id = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> Tasks:
+    config: Config = request.app.state.config
+    with config.store.read() as session:
+        found = session.scalars(select(Item).where(Item.id > after).order_by(Item.id).limit(limit)).all()
+        return Tasks(tasks=[_task(item) for item in found], next=found[-1].id if found else after)
+
+
+@router.get("/labels", responses=_PROBLEMS)
+def list_labels(
+    request: Request,
+    who: Machine,
+    after: Id = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    standing: bool = False,
+) -> Labels:
+    """All that people did, in its order; with `standing` only labels that nothing replaces."""
+    config: Config = request.app.state.config
+    with config.store.read() as session:
+        query = select(Label, Person.name).join(Person, Person.id == Label.person_id)
+        query = query.where(Label.id > after, *([that_stands()] if standing else []))
+        found = session.execute(query.order_by(Label.id).limit(limit)).all()
+        labels = [_label(label, name) for label, name in found]
+        return Labels(labels=labels, next=labels[-1].id if labels else after)
+
+
+@router.get("/records/{kind}.jsonl", responses=_PROBLEMS)
+def export(
+    request: Request,
+    kind: Literal["prompts", "demonstrations", "rankings"],
+    who: Machine,
+    guideline: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,64}$")] = None,
+    labeler: Annotated[list[str], Query(max_length=100)] = [],  # noqa: B006
+) -> StreamingResponse:
+    """Training records in align's own form, as `align rm` reads them from the database."""
+    config: Config = request.app.state.config
+
+    def lines() -> Iterator[str]:
+        with config.store.read() as session:
+            for row in records(session, kind, guideline, labeler):
+                yield json.dumps(row, ensure_ascii=False) + "\n"
+
+    return StreamingResponse(lines(), media_type="application/jsonl")
+
+
+def _task(item: Item) -> TaskOut:
+    return TaskOut(
+        id=item.id,
+        kind=item.kind,
+        prompt=prompt_of(item),
+        responses=[response.text for response in item.responses],
+        origins=[response.origin for response in item.responses],
+        priority=item.priority,
+        overlap=item.overlap,
+        gold=item.gold,
+        meta=item.meta,
+    )
+
+
+def _label(label: Label, name: str) -> LabelOut:
+    return LabelOut(
+        id=label.id,
+        task=label.item_id,
+        kind=label.kind,
+        labeler=name,
+        content=label.content,
+        shown_order=label.shown_order,
+        guideline=label.guideline,
+        seconds=label.seconds,
+        adjudicates=label.adjudicates,
+        replaces=label.replaces,
+        created=label.created,
+    )

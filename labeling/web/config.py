@@ -1,0 +1,29 @@
+"""What the running app knows; made once at the start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from align.recipe_labeling import Labeling
+from labeling.guideline import read_guideline
+from labeling.store.engine import Store
+from labeling.store.queue import Rules
+
+
+@dataclass(frozen=True)
+class Config:
+    store: Store
+    settings: Labeling
+    secret: str  # signs cookies, draws orders
+    name: str  # the run's
+    secure: bool = False  # behind https: cookies are sent over nothing else
+    hosts: tuple[str, ...] = ("*",)  # names by which the app may be called
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(timedelta(minutes=self.settings.lease), self.settings.gold_every)
+
+    def guideline(self) -> str:
+        return read_guideline(Path(self.settings.guideline) if self.settings.guideline else None)

@@ -1,0 +1,42 @@
+"""Templates, and what every page has."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import HTMLResponse
+
+from labeling.texts import safe_html
+from labeling.web.config import Config
+from labeling.web.security import Visitor
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters["markdown"] = safe_html
+_TEMPLATES.filters["document"] = lambda text: safe_html(text, breaks=False)
+_TEMPLATES.filters["letter"] = lambda number: "ABCDEFGHI"[number]
+
+
+def _date(moment: datetime | None) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M UTC") if moment else ""
+
+
+_TEMPLATES.filters["date"] = _date
+
+
+def page(
+    request: Request, template: str, who: Visitor | None = None, status: int = 200, **values: Any
+) -> HTMLResponse:
+    """A page of a template, for a person or for nobody."""
+    config: Config = request.app.state.config
+    text = _TEMPLATES.get_template(template).render(who=who, run=config.name, path=request.url.path, **values)
+    return HTMLResponse(text, status)

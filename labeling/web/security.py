@@ -1,0 +1,232 @@
+"""Who asks, and whether the request is theirs: sessions, CSRF tokens, headers, limits."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from fastapi import Depends, HTTPException, Request
+from itsdangerous import BadSignature, Signer
+from sqlalchemy.orm import Session
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from labeling.store.models import Person
+from labeling.store.people import find_token, new_token
+from labeling.web.config import Config
+
+COOKIE = "align_session"
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """A signed-in person; `csrf` is what their forms must send back, "" for a machine's token."""
+
+    person: Person
+    csrf: str
+
+    @property
+    def reviews(self) -> bool:
+        return self.person.role in ("admin", "reviewer")
+
+    @property
+    def is_admin(self) -> bool:
+        return self.person.role == "admin"
+
+
+class SignIn(Exception):
+    """Nobody is signed in."""
+
+
+def start_session(config: Config, session: Session, person: Person, response: Response) -> None:
+    """A new session for every sign-in: whatever cookie was there before means nothing."""
+    lasts = timedelta(days=config.settings.session_days)
+    secret = new_token(session, "session", person=person, lasts=lasts)
+    response.set_cookie(
+        COOKIE,
+        Signer(config.secret, salt="session").sign(secret).decode(),
+        max_age=int(lasts.total_seconds()),
+        httponly=True,
+        samesite="lax",
+        secure=config.secure,
+        path="/",
+    )
+
+
+def session_secret(config: Config, request: Request) -> str | None:
+    """The session's secret in the cookie, if we signed it."""
+    try:
+        return Signer(config.secret, salt="session").unsign(request.cookies.get(COOKIE, "")).decode()
+    except (BadSignature, UnicodeError):
+        return None
+
+
+def visitor(request: Request) -> Visitor:
+    """The person whose session or token comes with the request; a session's writes need its CSRF token."""
+    config: Config = request.app.state.config
+    with config.store.read() as session:
+        bearer = _bearer(request)
+        if bearer is not None:
+            token = find_token(session, "api", bearer)
+            if token is None or token.person is None:
+                raise HTTPException(401, "This token is not known.", {"WWW-Authenticate": "Bearer"})
+            return Visitor(token.person, "")
+        secret = session_secret(config, request)
+        found = find_token(session, "session", secret) if secret else None
+        if secret is None or found is None or found.person is None:
+            raise SignIn
+        person = found.person
+    csrf = hmac.new(config.secret.encode(), f"csrf {secret}".encode(), hashlib.sha256).hexdigest()
+    if request.method not in ("GET", "HEAD", "OPTIONS"):
+        given = request.headers.get("x-csrf-token") or str(getattr(request.state, "csrf", ""))
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), csrf.encode()):
+            raise HTTPException(403, "This page has grown old: load it again.")
+    return Visitor(person, csrf)
+
+
+async def form(request: Request) -> dict[str, str]:
+    """The texts of a form; its CSRF token is put where `visitor` finds it."""
+    given = await request.form()
+    texts = {key: value for key, value in given.items() if isinstance(value, str)}
+    request.state.csrf = texts.get("csrf", "")
+    return texts
+
+
+def form_visitor(request: Request, given: dict[str, str] = Depends(form)) -> Visitor:
+    """`visitor` for pages whose forms are sent without JavaScript; `given` comes first."""
+    return visitor(request)
+
+
+def needs(*roles: str) -> Callable[[Visitor], Visitor]:
+    """A dependency that lets only these roles pass."""
+
+    def check(who: Visitor = Depends(visitor)) -> Visitor:
+        return _only(who, roles)
+
+    return check
+
+
+def form_needs(*roles: str) -> Callable[[Visitor], Visitor]:
+    def check(who: Visitor = Depends(form_visitor)) -> Visitor:
+        return _only(who, roles)
+
+    return check
+
+
+def _only(who: Visitor, roles: tuple[str, ...]) -> Visitor:
+    if who.person.role not in roles:
+        raise HTTPException(403, "This page is not for your role.")
+    return who
+
+
+def _bearer(request: Request) -> str | None:
+    kind, _, secret = request.headers.get("authorization", "").partition(" ")
+    return secret.strip() if kind.lower() == "bearer" else None
+
+
+class Throttle:
+    """Slows guessing: after some failures, a name or an address waits, twice as long each time."""
+
+    def __init__(
+        self, free: int = 5, longest: float = 300.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._free, self._longest, self._clock = free, longest, clock
+        self._failures: dict[str, tuple[int, float]] = {}
+        self._lock = threading.Lock()
+
+    def wait(self, *keys: str) -> float:
+        """Seconds until the next try is looked at."""
+        with self._lock:
+            return max((self._until(key) - self._clock() for key in keys), default=0.0)
+
+    def failed(self, *keys: str) -> None:
+        with self._lock:
+            if len(self._failures) > 10_000:
+                oldest = sorted(self._failures, key=lambda key: self._failures[key][1])
+                for key in oldest[:5_000]:
+                    del self._failures[key]
+            for key in keys:
+                self._failures[key] = (self._failures.get(key, (0, 0.0))[0] + 1, self._clock())
+
+    def succeeded(self, *keys: str) -> None:
+        with self._lock:
+            for key in keys:
+                self._failures.pop(key, None)
+
+    def _until(self, key: str) -> float:
+        count, last = self._failures.get(key, (0, 0.0))
+        return last + min(self._longest, 2.0 ** (count - self._free)) if count >= self._free else 0.0
+
+
+class Guard:
+    """Headers for every answer, and a limit for every request's body."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdigit() or int(length) > self.limit:
+            await PlainTextResponse("The request is too large.", 413, HEADERS)(scope, receive, send)
+            return
+        size = 0
+        started = False
+
+        async def limited() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.limit:
+                raise _TooLarge
+            return message
+
+        async def guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                for key, value in HEADERS.items():
+                    headers[key] = value
+                if not scope["path"].startswith("/static/"):
+                    headers["Cache-Control"] = "no-store"
+            await send(message)
+
+        try:
+            await self.app(scope, limited, guarded)
+        except _TooLarge:
+            if not started:
+                await PlainTextResponse("The request is too large.", 413, HEADERS)(scope, receive, send)
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def client_of(request: Request) -> str:
+    return request.client.host if request.client else "?"
+
+
+def wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")

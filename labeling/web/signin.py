@@ -1,0 +1,158 @@
+"""Coming in and going out: one-time links, invitations, passwords."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from starlette.responses import RedirectResponse, Response
+
+from align.errors import UserError
+from labeling.store.models import Person, Token, now
+from labeling.store.people import add_person, check_password, find_token, set_password, use_up
+from labeling.web.config import Config
+from labeling.web.pages import page
+from labeling.web.security import (
+    COOKIE,
+    Throttle,
+    Visitor,
+    client_of,
+    form,
+    form_visitor,
+    session_secret,
+    start_session,
+    visitor,
+)
+
+router = APIRouter(include_in_schema=False)
+_OLD_LINK = "This link has been used or has expired. Ask for a new one."
+
+
+def _slow_down(request: Request, *keys: str) -> tuple[Throttle, tuple[str, ...]]:
+    throttle: Throttle = request.app.state.throttle
+    found = (f"from {client_of(request)}", *keys)
+    wait = throttle.wait(*found)
+    if wait > 0:
+        seconds = str(int(wait) + 1)
+        raise HTTPException(429, f"Too many tries: wait {seconds} seconds.", {"Retry-After": seconds})
+    return throttle, found
+
+
+@router.get("/signin")
+def signin_page(request: Request) -> Response:
+    return page(request, "signin.html", error=None)
+
+
+@router.post("/signin")
+def signin(request: Request, given: dict[str, str] = Depends(form)) -> Response:
+    config: Config = request.app.state.config
+    name = given.get("name", "")[:200]
+    throttle, keys = _slow_down(request, f"as {name}")
+    with config.store.write() as session:
+        person = check_password(session, name, given.get("password", "")[:2000])
+        if person is not None:
+            throttle.succeeded(*keys)
+            response = RedirectResponse("/", 303)
+            start_session(config, session, person, response)
+            return response
+    throttle.failed(*keys)
+    return page(request, "signin.html", status=401, error="This name and password don't go together.")
+
+
+@router.get("/signin/{secret}")
+def link_page(request: Request, secret: str) -> Response:
+    """A button, not a sign-in: programs that preview links must not use them up."""
+    _open_link(request, "signin", secret)
+    return page(request, "link.html", secret=secret)
+
+
+@router.post("/signin/{secret}")
+def link(request: Request, secret: str) -> Response:
+    config: Config = request.app.state.config
+    _open_link(request, "signin", secret)
+    with config.store.write() as session:
+        token = find_token(session, "signin", secret)
+        if token is None or token.person is None or not use_up(session, token):
+            raise HTTPException(410, _OLD_LINK)
+        response = RedirectResponse("/", 303)
+        start_session(config, session, token.person, response)
+        return response
+
+
+@router.get("/join/{secret}")
+def join_page(request: Request, secret: str) -> Response:
+    token = _open_link(request, "invite", secret)
+    return page(request, "join.html", secret=secret, role=token.role, error=None, name="")
+
+
+@router.post("/join/{secret}")
+def join(request: Request, secret: str, given: dict[str, str] = Depends(form)) -> Response:
+    config: Config = request.app.state.config
+    token = _open_link(request, "invite", secret)
+    try:
+        with config.store.write() as session:
+            if not given.get("password"):
+                raise UserError("Choose a password.")
+            person = add_person(session, given.get("name", ""), token.role or "labeler", given["password"])
+            if not use_up(session, token):
+                raise HTTPException(410, _OLD_LINK)
+            response = RedirectResponse("/", 303)
+            start_session(config, session, person, response)
+            return response
+    except UserError as error:
+        values: dict[str, Any] = {"secret": secret, "role": token.role, "name": given.get("name", "")}
+        return page(request, "join.html", status=409, error=str(error), **values)
+
+
+@router.post("/signout")
+def signout(request: Request, who: Visitor = Depends(form_visitor)) -> Response:
+    config: Config = request.app.state.config
+    with config.store.write() as session:
+        secret = session_secret(config, request)
+        token = find_token(session, "session", secret) if secret else None
+        if token is not None:
+            token.ended = now()
+    response = RedirectResponse("/signin", 303)
+    response.delete_cookie(COOKIE, path="/")
+    return response
+
+
+@router.get("/account")
+def account_page(request: Request, who: Visitor = Depends(visitor)) -> Response:
+    return page(request, "account.html", who, error=None, done=False)
+
+
+@router.post("/account")
+def account(
+    request: Request, given: dict[str, str] = Depends(form), who: Visitor = Depends(form_visitor)
+) -> Response:
+    """Set or change the own password; one that is there must be given."""
+    config: Config = request.app.state.config
+    throttle, keys = _slow_down(request, f"as {who.person.name}")
+    try:
+        with config.store.write() as session:
+            person = session.get_one(Person, who.person.id)
+            if person.password and not check_password(session, person.name, given.get("old", "")):
+                throttle.failed(*keys)
+                raise UserError("The present password is another one.")
+            set_password(person, given.get("password", ""))
+    except UserError as error:
+        return page(request, "account.html", who, status=409, error=str(error), done=False)
+    return page(request, "account.html", who, error=None, done=True)
+
+
+@router.get("/session")
+def session_state(who: Visitor = Depends(visitor)) -> dict[str, object]:
+    """For a page that was open while somebody signed in again."""
+    return {"person": who.person.id, "csrf": who.csrf}
+
+
+def _open_link(request: Request, kind: str, secret: str) -> Token:
+    config: Config = request.app.state.config
+    throttle, keys = _slow_down(request)
+    with config.store.read() as session:
+        token = find_token(session, kind, secret)
+    if token is None:
+        throttle.failed(*keys)
+        raise HTTPException(410, _OLD_LINK)
+    return token

@@ -1,0 +1,166 @@
+import { start } from "./shell.js";
+import { nextRank, onScreen, step, tieAbove } from "./order.js";
+import { dragging } from "./drag.js";
+
+const list = document.getElementById("cards");
+const divider = document.getElementById("divider");
+const allBad = document.getElementById("all-bad");
+const cards = [...list.querySelectorAll(".card")]; // by the order shown, which is that of the content's lists
+const letters = cards.map((card) => card.querySelector("h2").textContent);
+let focused = 0;
+
+const { change, typed, content } = start({
+  empty: ({ count }) => ({
+    ranks: Array(count).fill(null),
+    quality: Array(count).fill(null),
+    flags: Array.from({ length: count }, () => []),
+    all_bad: false,
+    edit: null,
+  }),
+  show,
+  keys,
+});
+
+function show({ ranks, quality, flags, all_bad, edit }) {
+  const active = document.activeElement;
+  const shown = onScreen(ranks);
+  const ranked = ranks.filter((rank) => rank !== null).length;
+  const wanted = [...shown.slice(0, ranked).map((p) => cards[p]), divider, ...shown.slice(ranked).map((p) => cards[p])];
+  wanted.forEach((node, i) => list.children[i] !== node && list.insertBefore(node, list.children[i] || null));
+  divider.hidden = ranked === 0 || ranked === cards.length;
+  cards.forEach((card, place) => {
+    const rank = ranks[place];
+    const tied = rank !== null && ranks.filter((other) => other === rank).length > 1;
+    const button = card.querySelector(".rank");
+    button.textContent = rank === null ? "–" : rank;
+    button.setAttribute(
+      "aria-label",
+      rank === null ? `Response ${letters[place]} is not ranked: give it rank ${nextRank(ranks)}` : `Response ${letters[place]} has rank ${rank}: take it away`,
+    );
+    card.classList.toggle("ranked", rank !== null);
+    card.querySelector(".tied").hidden = !tied;
+    card.tabIndex = place === focused ? 0 : -1;
+    card.setAttribute(
+      "aria-label",
+      `Response ${letters[place]}, ${rank === null ? "not ranked" : `rank ${rank}${tied ? ", tied" : ""}`}`,
+    );
+    for (const radio of card.querySelectorAll(".quality input")) radio.checked = Number(radio.value) === quality[place];
+    for (const box of card.querySelectorAll(".flags input")) box.checked = flags[place].includes(box.value);
+    card.querySelector(".flag-count").textContent = flags[place].length || "";
+    const rewrite = card.querySelector(".rewrite");
+    rewrite.hidden = !edit || edit.response !== place;
+    const area = rewrite.querySelector("textarea");
+    if (!rewrite.hidden && area.value !== edit.text) area.value = edit.text;
+  });
+  allBad.checked = all_bad;
+  if (active && active !== document.activeElement && list.contains(active)) active.focus({ preventScroll: true });
+}
+
+function mark(place, scroll = true) {
+  focused = place;
+  cards.forEach((card, i) => (card.tabIndex = i === place ? 0 : -1));
+  cards[place].focus({ preventScroll: true });
+  if (scroll) cards[place].scrollIntoView({ block: "nearest" });
+}
+
+const setRanks = (make) => change((now) => (now.ranks = make(now.ranks)));
+
+function give(place, rank) {
+  setRanks((ranks) => ranks.map((old, i) => (i === place ? rank : old)));
+}
+
+function edit(place) {
+  const area = cards[place].querySelector(".rewrite textarea");
+  change((now) => {
+    if (!now.edit || now.edit.response !== place) now.edit = { response: place, text: area.dataset.source };
+  });
+  area.focus();
+}
+
+function flags(place) {
+  const details = cards[place].querySelector(".flags");
+  details.open = !details.open;
+  (details.open ? details.querySelector("input") : cards[place]).focus();
+}
+
+const ACTIONS = {
+  next: (place) => give(place, content().ranks[place] === null ? nextRank(content().ranks) : null),
+  up: (place) => setRanks((ranks) => step(ranks, place, -1)),
+  down: (place) => setRanks((ranks) => step(ranks, place, 1)),
+  tie: (place) => setRanks((ranks) => tieAbove(ranks, place)),
+  edit,
+  "drop-edit": (place) => {
+    change((now) => (now.edit = null));
+    mark(place);
+  },
+};
+
+function keys(event) {
+  const place = focused;
+  const { key } = event;
+  const radio = event.target.matches("input[type=radio]");
+  const arrow = { ArrowDown: 1, ArrowUp: -1 }[key];
+  if (event.altKey && arrow) {
+    ACTIONS[arrow < 0 ? "up" : "down"](place);
+    mark(place);
+    return true;
+  }
+  if (event.altKey || (radio && key.startsWith("Arrow"))) return false;
+  if (key === "Escape" && event.target !== cards[place]) {
+    mark(place);
+    return true;
+  }
+  const by = arrow || { j: 1, k: -1 }[key];
+  if (by) {
+    const shown = onScreen(content().ranks);
+    mark(shown[Math.min(shown.length - 1, Math.max(0, shown.indexOf(place) + by))]);
+    return true;
+  }
+  if (/^[0-9]$/.test(key)) {
+    give(place, key === "0" ? null : Number(key));
+    mark(place);
+    return true;
+  }
+  const shifted = event.shiftKey && /^Digit([1-7])$/.exec(event.code);
+  if (shifted && cards[place].querySelector(".quality")) {
+    change((now) => (now.quality[place] = Number(shifted[1])));
+    return true;
+  }
+  const simple = {
+    t: () => ACTIONS.tie(place),
+    e: () => edit(place),
+    f: () => flags(place),
+    b: () => change((now) => (now.all_bad = !now.all_bad)),
+    q: () => (cards[place].querySelector(".quality input:checked, .quality input") || cards[place]).focus(),
+  };
+  if (!simple[key]) return false;
+  simple[key]();
+  return true;
+}
+
+list.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-do]");
+  if (button) ACTIONS[button.dataset.do](cards.indexOf(button.closest(".card")));
+});
+list.addEventListener("focusin", (event) => {
+  const card = event.target.closest(".card");
+  if (!card) return;
+  focused = cards.indexOf(card);
+  cards.forEach((other) => (other.tabIndex = other === card ? 0 : -1));
+});
+list.addEventListener("change", (event) => {
+  const card = event.target.closest(".card");
+  const place = cards.indexOf(card);
+  if (event.target.matches(".quality input")) change((now) => (now.quality[place] = Number(event.target.value)));
+  if (event.target.matches(".flags input")) {
+    const chosen = [...card.querySelectorAll(".flags input:checked")].map((box) => box.value);
+    change((now) => (now.flags[place] = chosen));
+  }
+});
+list.addEventListener("input", (event) => {
+  if (event.target.matches(".rewrite textarea")) typed((now) => (now.edit.text = event.target.value));
+});
+allBad.addEventListener("change", () => change((now) => (now.all_bad = allBad.checked)));
+
+dragging(list, cards, divider, () => content().ranks, (ranks) => setRanks(() => ranks));
+mark(focused, false);

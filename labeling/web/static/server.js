@@ -1,0 +1,58 @@
+// Requests to the app: with the page's CSRF token, and a new one if somebody signed in again meanwhile.
+
+const meta = document.querySelector('meta[name="csrf"]');
+let csrf = meta ? meta.content : "";
+
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status; // 0: no answer at all
+  }
+}
+
+async function once(path, body) {
+  try {
+    return await fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf },
+      body: JSON.stringify(body),
+    });
+  } catch {
+    throw new Refused(0, "The app does not answer.");
+  }
+}
+
+async function renew(person) {
+  const answer = await fetch("/session", { headers: { Accept: "application/json" } });
+  if (!answer.ok) return false;
+  const session = await answer.json();
+  if (person !== undefined && session.person !== person) {
+    throw new Refused(409, "Somebody else is signed in now. Sign in as yourself; your work is kept.");
+  }
+  csrf = session.csrf;
+  return true;
+}
+
+export async function post(path, body, person) {
+  let answer = await once(path, body);
+  if (answer.status === 403 && (await renew(person))) answer = await once(path, body);
+  if (answer.ok) return answer.json();
+  let message = `The app answered ${answer.status}.`;
+  try {
+    message = (await answer.json()).detail;
+  } catch {
+    // not JSON: the status says enough
+  }
+  throw new Refused(answer.status, message);
+}
+
+export async function reopen(button) {
+  button.disabled = true;
+  try {
+    await post(`/reopen/${button.dataset.reopen}`, {});
+    location.assign("/work");
+  } catch (error) {
+    button.disabled = false;
+    button.textContent = error.message;
+  }
+}

@@ -1,0 +1,176 @@
+"""What a person's answer to a task looks like, and what makes one complete. Plain data, no database."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from align.errors import UserError
+
+KINDS = ("rank", "demonstrate", "correct", "compare")
+TEXT_LIMIT = 100_000  # characters of what a person writes
+FLAGS = {
+    "fails": "Fails the task",
+    "inappropriate": "Inappropriate for a customer assistant",
+    "hallucination": "Hallucination",
+    "constraint": "Ignores a constraint",
+    "sexual": "Sexual content",
+    "violent": "Violent content",
+    "harm": "Encourages harm",
+    "denigrates": "Denigrates a protected class",
+    "advice": "Harmful advice",
+    "opinion": "Expresses an opinion",
+    "moral": "Expresses a moral judgement",
+}
+SKIP_REASONS = {
+    "unclear": "I don't understand the prompt",
+    "language": "Not in a language that I read",
+    "expertise": "I don't know enough to judge",
+    "unsafe": "I'd rather not read this",
+    "broken": "Something is broken here",
+    "other": "Another reason",
+}
+
+Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
+Note = Annotated[str, Field(max_length=2000)]
+Rank = Annotated[int, Field(ge=1, le=99)]
+Quality = Annotated[int, Field(ge=1, le=7)]
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    note: Note = ""
+
+    @model_validator(mode="after")
+    def _storable(self) -> _Content:
+        for text in _texts(self.model_dump()):
+            if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+                raise ValueError("a text holds a character that cannot be stored")
+        return self
+
+
+class Edit(BaseModel):
+    """A response overwritten with what it should have been; `response` is its index."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    response: int = Field(ge=0)
+    text: Text
+
+
+class RankContent(_Content):
+    """Ranks (1 is best, equal is a tie, null is unranked), quality and flags of each response, by index."""
+
+    ranks: list[Rank | None]
+    quality: list[Quality | None]
+    flags: list[list[str]]
+    all_bad: bool = False
+    edit: Edit | None = None
+
+
+class CompareContent(_Content):
+    """Which of two is better; `both_bad` and `tie` name none."""
+
+    choice: Literal["first", "second", "tie", "both_bad"]
+
+
+class TextContent(_Content):
+    """A response that a person wrote: a demonstration or a correction."""
+
+    text: Text
+
+
+class SkipContent(_Content):
+    reason: str
+
+
+_SHAPES: dict[str, type[RankContent | CompareContent | TextContent | SkipContent]] = {
+    "rank": RankContent,
+    "compare": CompareContent,
+    "demonstrate": TextContent,
+    "correct": TextContent,
+    "skip": SkipContent,
+}
+
+
+def checked(kind: str, content: Any, count: int, quality: str = "optional") -> dict[str, Any]:
+    """A complete answer to a task of this kind with `count` responses, or UserError that says what lacks."""
+    try:
+        made = _SHAPES[kind].model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"The answer is not well formed: {where} {first['msg']}") from error
+    if isinstance(made, TextContent) and not made.text.strip():
+        raise UserError("Write the response first.")
+    if isinstance(made, SkipContent) and made.reason not in SKIP_REASONS:
+        raise UserError("Choose a reason for skipping.")
+    if isinstance(made, RankContent):
+        _check_ranking(made, count, quality)
+    return made.model_dump()
+
+
+def _check_ranking(made: RankContent, count: int, quality: str) -> None:
+    if not len(made.ranks) == len(made.quality) == len(made.flags) == count:
+        raise UserError(f"The answer is not well formed: there are {count} responses.")
+    if any(flag not in FLAGS for flags in made.flags for flag in flags):
+        raise UserError("The answer is not well formed: unknown flag.")
+    made.flags = [[flag for flag in FLAGS if flag in flags] for flags in made.flags]
+    if made.edit is not None and (made.edit.response >= count or not made.edit.text.strip()):
+        raise UserError("The rewritten response is empty: write it, or remove it.")
+    ranked = [rank for rank in made.ranks if rank is not None]
+    if not ranked and not made.all_bad:
+        raise UserError("Rank at least two responses, say that all are bad, or skip.")
+    if len(ranked) == 1 and not made.all_bad:
+        raise UserError("One response alone is no ranking: rank another one, or say that all are bad.")
+    if quality == "required" and any(value is None for value in made.quality):
+        raise UserError("Give each response a quality from 1 to 7.")
+
+
+def drawn_order(secret: str, item: int, person: int, count: int) -> list[int]:
+    """The indices of an item's responses in the order that this person sees; always the same."""
+    order = list(range(count))
+    random.Random(f"{secret} {item} {person}").shuffle(order)
+    return order
+
+
+def in_item_order(kind: str, content: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    """An answer given in the order shown, as the item has its responses: place s showed response order[s]."""
+    content = dict(content)
+    if kind == "rank":
+        for key in ("ranks", "quality", "flags"):
+            values: list[Any] = [None] * len(order)
+            for shown, index in enumerate(order):
+                values[index] = content[key][shown]
+            content[key] = values
+        if content["edit"]:
+            content["edit"] = {**content["edit"], "response": order[content["edit"]["response"]]}
+    elif kind == "compare" and content["choice"] in ("first", "second"):
+        content["choice"] = ("first", "second")[order[("first", "second").index(content["choice"])]]
+    return content
+
+
+def in_shown_order(kind: str, content: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    """The inverse of `in_item_order`."""
+    inverse = [0] * len(order)
+    for shown, index in enumerate(order):
+        inverse[index] = shown
+    return in_item_order(kind, content, inverse)
+
+
+def ranks_of(kind: str, content: dict[str, Any]) -> list[int | None] | None:
+    """The ranks that an answer gives its responses; None where it orders nothing."""
+    if kind == "compare":
+        return {"first": [1, 2], "second": [2, 1], "tie": [1, 1]}.get(content["choice"])  # type: ignore[return-value]
+    if kind != "rank" or sum(rank is not None for rank in content["ranks"]) < 2:
+        return None
+    return list(content["ranks"])
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for part in parts for text in _texts(part)]
