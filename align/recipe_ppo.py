@@ -82,6 +82,9 @@ class PPO(Training):
     value_init: Literal["reward", "policy"] = Field(
         "reward", description="the value model starts as the reward model, or as the policy with value 0"
     )
+    value_trunk: Literal["own", "policy"] = Field(
+        "own", description="the value model has an adapter of its own, or only a head on the policy's"
+    )
     iterations: PositiveInt = Field(100, description="rollouts, each followed by ppo_epochs of updates")
     learning_rate: PositiveFloat = Field(1e-5, description="the policy's peak learning rate")
     value_learning_rate: PositiveFloat | None = Field(
@@ -215,6 +218,11 @@ class PPO(Training):
             raise ValueError(
                 "the value model starts as the reward model, and none is among rewards: set "
                 "`value_init: policy`"
+            )
+        if self.value_trunk == "policy" and self.value_init == "reward":
+            raise ValueError(
+                "a head on the policy's adapter cannot start as the reward model, whose adapter is another: "
+                "set `value_init: policy`"
             )
         return self
 

@@ -103,9 +103,10 @@ class Forward:
             whole = self._upper(role, trunk.input_ids, trunk.hidden, attention_mask=trunk.attention_mask)
             return lean.take(whole, at)
         self.roles.activate(role)
+        adapter = self.roles.adapter_of(role)
         if trunk.hidden is None:
-            return lean.decode(self.roles.decoder, role, self._embedded(trunk.input_ids), 0, at=at)
-        return lean.decode(self.roles.decoder, role, trunk.hidden, self.split, at=at)
+            return lean.decode(self.roles.decoder, adapter, self._embedded(trunk.input_ids), 0, at=at)
+        return lean.decode(self.roles.decoder, adapter, trunk.hidden, self.split, at=at)
 
     def logprobs(
         self,
@@ -121,7 +122,30 @@ class Forward:
         not sampled, so that `min_response_tokens` does not hold for them.
         """
         at, mask = response_positions(trunk)
-        taken = self.hidden(role, trunk, at)[mask]
+        found = self.hidden(role, trunk, at)
+        return *self._read(found, at, mask, trunk, temperature, entropy_gradient, end_anywhere), mask
+
+    def logprobs_and_values(
+        self, role: str, head: str, trunk: Trunk, temperature: float, entropy_gradient: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `logprobs` gives, and the values [B, T] of a head that reads the same hidden states."""
+        at, mask = response_positions(trunk)
+        found = self.hidden(role, trunk, at)
+        logprobs, entropies = self._read(found, at, mask, trunk, temperature, entropy_gradient)
+        return logprobs, entropies, mask, self.roles.heads[head](found).masked_fill(~mask, 0.0)
+
+    def _read(
+        self,
+        hidden: Tensor,
+        at: Tensor,
+        mask: Tensor,
+        trunk: Trunk,
+        temperature: float,
+        entropy_gradient: bool = False,
+        end_anywhere: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Log probabilities and entropies [B, T] from the hidden states [B, T, D]."""
+        taken = hidden[mask]
         labels = trunk.input_ids.gather(1, (at + 1).clamp(max=trunk.input_ids.shape[1] - 1))
         head = self.roles.base.get_output_embeddings()
         least = 0 if end_anywhere else self.min_response_tokens
@@ -136,7 +160,7 @@ class Forward:
             None if early is None else (early, self.eos_id),
         )
         zeros = torch.zeros(mask.shape, dtype=flat.dtype, device=mask.device)
-        return zeros.masked_scatter(mask, flat), zeros.masked_scatter(mask, entropy), mask
+        return zeros.masked_scatter(mask, flat), zeros.masked_scatter(mask, entropy)
 
     def values(self, role: str, trunk: Trunk) -> Tensor:
         """The value [B, T] before each response token is written; 0 at padding."""

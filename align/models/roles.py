@@ -33,6 +33,7 @@ class Roles(nn.Module):
         self.heads = nn.ModuleDict()
         self.peft: PeftModel | None = None
         self._trains: dict[str, bool] = {}
+        self._shared: dict[str, str] = {}  # a role without an adapter of its own -> whose it reads
         self._adapters: dict[str, dict[str, nn.Parameter]] = {}
         self._lora_layers: list[LoraLayer] = []
         self._active: str | None = None
@@ -63,6 +64,16 @@ class Roles(nn.Module):
         self._active = None
         self.activate(role)
 
+    def share(self, role: str, other: str, trains: bool) -> None:
+        """Add a role that reads another's adapter and has nothing of its own but a head, which may train."""
+        self._trains[role] = trains
+        self._adapters[role] = {}
+        self._shared[role] = other
+
+    def adapter_of(self, role: str) -> str:
+        """The adapter that a role reads: its own, or the one it shares."""
+        return self._shared.get(role, role)
+
     def add_head(self, role: str, source: Path | torch.Generator, bias: bool = False) -> None:
         """Give a role a scalar head, loaded from a folder or drawn from a generator.
 
@@ -83,7 +94,7 @@ class Roles(nn.Module):
         if role == self._active:
             return
         for layer in self._lora_layers:
-            layer.set_adapter(role)
+            layer.set_adapter(self.adapter_of(role))
         for name, trains in self._trains.items():
             for parameter in self._adapters[name].values():
                 parameter.requires_grad_(trains)

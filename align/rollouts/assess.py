@@ -36,13 +36,17 @@ def assess(
     said: dict[str, dict[int, Tensor]] = {name: {} for name in rewards.roles}
     for rows in microbatches(sizes, microbatch_tokens):
         trunk = forward.trunk(collate([(sampled[i].prompt, sampled[i].response) for i in rows], pad_id))
-        old, entropy, _ = forward.logprobs("policy", trunk, temperature)
+        if forward.roles.adapter_of("value") == "policy":
+            old, entropy, _, value = forward.logprobs_and_values("policy", "value", trunk, temperature)
+        else:
+            old, entropy, _ = forward.logprobs("policy", trunk, temperature)
+            value = forward.values("value", trunk)
         reference, _, _ = forward.logprobs("reference", trunk, temperature)
         found = {
             "old": old,
             "entropy": entropy,
             "reference": reference,
-            "value": forward.values("value", trunk),
+            "value": value,
         }
         scores = rewards.adapters(forward, trunk)
         for position, (row, part) in enumerate(zip(rows, trunk.rows(), strict=True)):

@@ -214,7 +214,8 @@ def _finish(context: Context, stage: StageRun, answered: list[Answered], results
     def write(folder: Path) -> None:
         assert roles.peft is not None
         save_adapter(roles.peft, "policy", folder)
-        save_adapter(roles.peft, "value", folder / "value")
+        if context.cfg.value_trunk == "own":
+            save_adapter(roles.peft, "value", folder / "value")
         save_head(roles.heads["value"], folder / "value")
         context.setup.base.tokenizer.save_pretrained(str(folder))
 

@@ -113,7 +113,10 @@ def _add_value(
     """The value model: the first reward model of this base as it scores, or the policy with value 0."""
     models = [source for source in sources if source.adapter is not None]
     if cfg.value_init == "policy":
-        roles.add("value", sft, trains=True)
+        if cfg.value_trunk == "policy":
+            roles.share("value", "policy", trains=True)
+        else:
+            roles.add("value", sft, trains=True)
         roles.add_head("value", torch.Generator(), bias=True)
         with torch.no_grad():  # a drawn head would add its noise to the first advantages
             roles.parameters_of("value")["head.weight"].zero_()

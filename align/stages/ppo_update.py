@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from align.data.batches import generator, microbatches
-from align.models.forward import Trunk, stack
+from align.models.forward import stack
 from align.objectives.kl import kl_loss
 from align.objectives.masked import masked_sum
 from align.objectives.ppo import policy_loss, value_loss
@@ -107,21 +107,33 @@ def _gradients(
     for group in microbatches(sizes, cfg.microbatch_tokens):
         part = [rows[i] for i in group]
         trunk = stack([rollout.trunks[i] for i in part])
+        if cfg.value_trunk == "policy":
+            logprobs, entropies, mask, values = forward.logprobs_and_values(
+                "policy", "value", trunk, cfg.temperature, entropy_gradient=bool(cfg.entropy_coef)
+            )
+            error, parts = _value(context, work, part, values, count)
+            if "policy" in work.roles:
+                loss, more = _policy(context, work, part, logprobs, entropies, mask, count)
+                error, parts = error + loss, parts + more
+            error.backward()
+            sums += parts
+            continue
         if "policy" in work.roles:
-            sums += _policy(context, work, part, trunk, count)
-        width = int((trunk.lengths - trunk.prompt_lengths).max())
-        values = forward.values("value", trunk)
-        error, stats = value_loss(
-            values,
-            rollout.old_values[part, :width],
-            work.returns[part, :width],
-            rollout.response_mask[part, :width],
-            cfg.value_clip_range,
-            count,
-        )
-        (error if cfg.value_coef == 1 else cfg.value_coef * error).backward()
-        sums[3] += error.detach()
-        sums[4] += stats.clip_fraction_sum / count
+            loss, parts = _policy(
+                context,
+                work,
+                part,
+                *forward.logprobs("policy", trunk, cfg.temperature, entropy_gradient=bool(cfg.entropy_coef)),
+                count,
+            )
+            loss.backward()
+            sums += parts
+        error, parts = _value(context, work, part, forward.values("value", trunk), count)
+        error.backward()
+        sums += parts
+    for role in TRAINED:
+        if role not in work.roles:  # a value head on the policy's adapter left it gradients
+            context.optimizers[role].zero_grad()
     if "policy" in work.roles and cfg.ptx_coef:
         sums[7] += ptx_backward(context, iteration, step)
     totals = distributed.total(sums, context.accel).tolist()
@@ -132,12 +144,17 @@ def _gradients(
     return metrics | {f"{role}/gradient_norm": norm for role, norm in norms.items()}
 
 
-def _policy(context: Context, work: _Work, part: list[int], trunk: Trunk, count: int) -> Tensor:
-    """Backward of the policy's loss on a microbatch; gives its part of the sums."""
+def _policy(
+    context: Context,
+    work: _Work,
+    part: list[int],
+    logprobs: Tensor,
+    entropies: Tensor,
+    mask: Tensor,
+    count: int,
+) -> tuple[Tensor, Tensor]:
+    """The policy's loss on a microbatch, and its part of the sums."""
     cfg, rollout = context.cfg, work.rollout
-    logprobs, entropies, mask = context.forward.logprobs(
-        "policy", trunk, cfg.temperature, entropy_gradient=bool(cfg.entropy_coef)
-    )
     width = mask.shape[1]
     old = rollout.old_logprobs[part, :width]
     loss, stats = policy_loss(logprobs, old, work.advantages[part, :width], mask, cfg.clip_range, count)
@@ -151,9 +168,27 @@ def _policy(context: Context, work: _Work, part: list[int], trunk: Trunk, count:
     if cfg.entropy_coef:
         entropy = masked_sum(entropies, mask) / count
         whole = whole - cfg.entropy_coef * entropy
-    whole.backward()
     parts = [loss, stats.clip_fraction_sum / count, stats.approx_kl_sum / count, zero, zero]
-    return torch.stack([*parts, kl, entropy, zero]).detach().double()
+    return whole, torch.stack([*parts, kl, entropy, zero]).detach().double()
+
+
+def _value(
+    context: Context, work: _Work, part: list[int], values: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """The value model's loss on a microbatch, and its part of the sums."""
+    cfg, rollout, width = context.cfg, work.rollout, values.shape[1]
+    error, stats = value_loss(
+        values,
+        rollout.old_values[part, :width],
+        work.returns[part, :width],
+        rollout.response_mask[part, :width],
+        cfg.value_clip_range,
+        count,
+    )
+    zero = error.new_zeros(())
+    parts = [zero, zero, zero, error, stats.clip_fraction_sum / count, zero, zero, zero]
+    whole = error if cfg.value_coef == 1 else cfg.value_coef * error
+    return whole, torch.stack(parts).detach().double()
 
 
 def _clip(context: Context, role: str) -> float:

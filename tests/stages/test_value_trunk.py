@@ -1,0 +1,141 @@
+"""ppo.value_trunk: policy. The value model is a head on the policy's adapter, and both share each pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from align.data.batches import collate
+from align.recipe_file import load_recipe
+from align.runtime.run import open_stage
+from align.stages import ppo, ppo_update
+from align.stages.ppo_roles import Context, prepare
+from align.stages.setup import set_up
+
+PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
+SHARED = ["ppo.value_init=policy", "ppo.value_trunk=policy"]
+
+
+@pytest.fixture(scope="module")
+def recipe_path(finished_run: Path) -> Path:
+    return finished_run.parents[1] / "recipe.yaml"
+
+
+def prepared(path: Path, folder: Path, *overrides: str) -> tuple[Any, Context]:
+    run = path.parent / "runs" / "tiny"
+    recipe = load_recipe(path, [f"run.folder={folder}", *SHARED, *overrides])
+    return recipe, prepare(recipe, set_up(recipe), run / "sft" / "final", run / "rm" / "final")
+
+
+def draw_head(context: Context) -> None:
+    """A head that is not 0, so that its error reaches the adapter."""
+    generator = torch.Generator().manual_seed(3)
+    weight = context.forward.roles.parameters_of("value")["head.weight"]
+    with torch.no_grad():
+        weight.copy_(torch.randn(weight.shape, generator=generator))
+
+
+def copies(context: Context, role: str) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in context.forward.roles.parameters_of(role).items()}
+
+
+def test_values_are_read_off_the_policys_hidden_states(recipe_path: Path, tmp_path: Path) -> None:
+    _, context = prepared(recipe_path, tmp_path)
+    draw_head(context)
+    roles, forward = context.forward.roles, context.forward
+    with torch.no_grad():
+        for parameter in roles.parameters_of("policy").values():
+            parameter.add_(0.05)
+    trunk = forward.trunk(collate([([5, 6, 7], [8, 9, 10]), ([5, 6], [7])], 0))
+    logprobs, _, mask, values = forward.logprobs_and_values("policy", "value", trunk, 1.0)
+    torch.testing.assert_close(logprobs, forward.logprobs("policy", trunk, 1.0)[0])
+    torch.testing.assert_close(values, forward.values("value", trunk))
+    roles.activate("policy")
+    own = roles.base.base_model(input_ids=torch.tensor([[5, 6, 7, 8, 9, 10]])).last_hidden_state[0]
+    head = roles.parameters_of("value")
+    by_hand = own @ head["head.weight"].flatten() + head["head.bias"]
+    torch.testing.assert_close(values[0], by_hand[2:5], rtol=1e-4, atol=1e-4)
+    assert mask.sum() == 4 and values[0].abs().min() > 0
+
+
+def test_the_adapter_gets_both_losses_gradients(
+    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pass gives what two would: the policy's gradient with value_coef 0.5 is the sum of the two."""
+    found: list[dict[str, Tensor]] = []
+    original = ppo_update._clip
+
+    def keep(context: Context, role: str) -> float:
+        if role == "policy":
+            named = context.forward.roles.parameters_of(role)
+            found.append(
+                {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in named.items()}
+            )
+        return original(context, role)
+
+    monkeypatch.setattr(ppo_update, "_clip", keep)
+    zero = torch.zeros((), requires_grad=True)
+    losses = {name: getattr(ppo_update, f"{name}_loss") for name in ("policy", "value")}
+    for silent in (None, "value", "policy"):
+        for name, loss in losses.items():
+
+            def wrapped(*arguments: Any, loss: Any = loss, off: bool = name == silent) -> Any:
+                value, stats = loss(*arguments)
+                return (value * 0 + zero if off else value), stats
+
+            monkeypatch.setattr(ppo_update, f"{name}_loss", wrapped)
+        fields = ["ppo.value_coef=0.5", "ppo.ppo_epochs=1", "ppo.minibatch_size=8", "ppo.warmup=0"]
+        recipe, context = prepared(recipe_path, tmp_path / str(silent), *fields)
+        draw_head(context)
+        with open_stage(recipe, "ppo", context.accel, lineage={}, data={}, restart=False) as stage:
+            ppo._iteration(context, stage, PROMPTS, 0)
+    both, policy, value = found
+    for name, gradient in both.items():
+        torch.testing.assert_close(gradient, policy[name] + value[name], rtol=1e-3, atol=1e-6)
+    assert max(float(g.abs().max()) for g in value.values()) > 1e-4
+    assert max(float(g.abs().max()) for g in policy.values()) > 1e-4
+
+
+def test_critic_warmup_trains_the_head_alone_and_leaves_no_gradient_behind(
+    recipe_path: Path, tmp_path: Path
+) -> None:
+    recipe, context = prepared(recipe_path, tmp_path, "ppo.critic_warmup=1", "ppo.warmup=0")
+    draw_head(context)
+    policy, value = copies(context, "policy"), copies(context, "value")
+    with open_stage(recipe, "ppo", context.accel, lineage={}, data={}, restart=False) as stage:
+        ppo._iteration(context, stage, PROMPTS, 0)
+        named = context.forward.roles.parameters_of("policy")
+        assert all(torch.equal(p, policy[name]) and p.grad is None for name, p in named.items())
+        assert not torch.equal(
+            context.forward.roles.parameters_of("value")["head.weight"], value["head.weight"]
+        )
+        ppo._iteration(context, stage, PROMPTS, 1)
+        assert any(not torch.equal(p, policy[name]) for name, p in named.items())
+
+
+def test_a_run_saves_the_head_alone_and_goes_on_to_the_bit(recipe_path: Path, tmp_path: Path) -> None:
+    run = recipe_path.parent / "runs" / "tiny"
+    fields = [*SHARED, f"ppo.sft={run}", f"ppo.rm={run}"]
+    whole = load_recipe(recipe_path, [*fields, f"run.folder={tmp_path / 'a'}"])
+    ppo.run(whole)
+    final = whole.run.path / "ppo" / "final"
+    assert [p.name for p in (final / "value").iterdir()] == ["head.safetensors"]
+    halves = load_recipe(recipe_path, [*fields, f"run.folder={tmp_path / 'b'}"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ppo, "outcome", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ppo.run(halves)
+    ppo.run(halves)
+    for name in ("adapter_model.safetensors", "value/head.safetensors"):
+        ours, theirs = (load_file(recipe.run.path / "ppo" / "final" / name) for recipe in (whole, halves))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def interrupted(*_: Any) -> Any:
+    raise KeyboardInterrupt
