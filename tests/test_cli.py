@@ -183,7 +183,7 @@ def test_other_processes_get_the_same_command(stages: Any) -> None:
     code, _, err = invoke("run", *arguments[:1], "--set", "ppo.gamma=1", "--restart", "--num-processes", "2")
     assert (code, err) == (0, "")
     assert calls == [
-        (stage, [stage, "r.yaml", "--set", "ppo.gamma=1", "--restart"], 2, None)
+        (stage, [stage, "r.yaml", "--set", "ppo.gamma=1", "--restart"], 2, None, 30.0)
         for stage in ("sft", "rm", "ppo")
     ]
 

@@ -526,7 +526,8 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     raw: dict[str, Any] = {}
     for name, option in recipe_schema()["properties"].items():
         raw[name] = draw(section((name,), recipe_schema()["$defs"][option["$ref"].rsplit("/", 1)[1]]))
-    for key in ("rollout_batch_size", "responses_per_prompt", "kl_target", "keep", "value_init"):
+    together = ("rollout_batch_size", "responses_per_prompt", "min_response_tokens", "kl_target", "keep")
+    for key in (*together, "value_init", "value_trunk", "engine", "engine_url"):
         raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
     raw["ppo"]["minibatch_size"] = draw(st.sampled_from([1, 2, 64, 128]))
     return raw

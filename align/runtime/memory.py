@@ -42,6 +42,6 @@ def itemised(stage: StageRun, held: Callable[[], list[Held]]) -> Iterator[None]:
         if ran_out_of_memory(error):
             for part in held():
                 error.add_note(part.line())
-            found = checkpoint.newest(stage.checkpoints, stage.say)
+            found = checkpoint.newest(stage.checkpoints, stage.say, stage.identity)
             error.add_note(f"the last checkpoint is {found.path}" if found else "there is no checkpoint yet")
         raise
