@@ -68,7 +68,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
         folder,
         tiny_base,
         lora={"dropout": 0.1},
-        sft={"microbatch_size": 2},
+        sft={"microbatch_size": 2, "evaluate_every": 2},
+        rm={"evaluate_every": 2},
         ppo={
             "evaluate_every": 1,
             "keep": "best",
@@ -109,7 +110,13 @@ def _copy_without(finished: Path, stage: str, target: Path) -> Path:
     ("stage", "where", "count", "when"),
     [
         ("sft", "align.runtime.metrics:JsonLines.append", 5, "after"),
+        ("sft", "align.runtime.trainer:ResumableTrainer.training_step", 6, "after"),  # half of a step's rows
+        ("sft", "align.stages.sft:total", 2, "before"),  # in the second evaluation
+        ("sft", "align.runtime.checkpoint:save_file", 4, "after"),  # a checkpoint half written
+        ("sft", "align.models.export:save_file", 1, "after"),  # while final/ is written
         ("rm", "align.runtime.metrics:JsonLines.append", 3, "after"),
+        ("rm", "align.stages.rm:evaluate_quickly", 2, "before"),  # in the second evaluation
+        ("rm", "align.models.export:save_file", 2, "after"),
         ("rm", "align.stages.rm:_score_rankings", 8, "after"),  # between two microbatches
         ("rm", "align.runtime.checkpoint:save_file", 3, "after"),  # a checkpoint half written
         ("ppo", "align.stages.ppo:assess", 3, "before"),  # sampled, not yet updated
@@ -119,6 +126,8 @@ def _copy_without(finished: Path, stage: str, target: Path) -> Path:
             9,
             "after",
         ),  # before an update's backward
+        ("ppo", "align.stages.ppo:summary", 2, "before"),  # in the second evaluation
+        ("ppo", "align.stages.ppo:prune_best", 2, "before"),  # saved, the best not yet pruned
         ("ppo", "align.runtime.checkpoint:save_file", 6, "after"),
         ("ppo", "align.models.export:save_file", 2, "after"),  # while final/ is written
     ],
