@@ -244,6 +244,8 @@ def open_stage(
         samples=JsonLines(folder / "samples.jsonl" if main else None),
         trackers=recipe.run.trackers,
     )
+    if main and run.finished:
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # of a process that was killed while it did so
     try:
         yield run
     except UserError:

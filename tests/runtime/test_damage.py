@@ -221,6 +221,17 @@ def test_what_a_killed_process_left_aside_is_cleared_away(
     assert list(checkpoints.parent.rglob(".*")) == []
 
 
+def test_checkpoints_that_a_killed_process_left_of_a_finished_stage_go(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(runs["ours"], tmp_path / "tiny"))
+    shutil.copytree(run / "sft" / "kept", run / "sft" / "checkpoints")
+    sft.run(load_recipe(run / "recipe.yaml", [f"run.folder={tmp_path}"]))
+    assert "sft is finished" in capsys.readouterr().out
+    assert not (run / "sft" / "checkpoints").exists()
+    assert (run / "sft" / "final" / "adapter_model.safetensors").is_file()
+
+
 def _rewrite(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
     """Other tensors in a checkpoint, with the hashes that go with them: a forger's, not an accident's."""
     save_file(tensors, folder / name)
