@@ -9,9 +9,14 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 _TAGS = {"p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a"}
-_TAGS |= {"h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
+_TAGS |= {"h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
 _ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}}
-_SHIFT = {"h1": "h3", "h2": "h4", "h3": "h5", "h4": "h6", "h5": "h6", "h6": "h6"}  # below the page's own
+# Below the page's own headings: a message's start at h3, the guideline's at h2.
+_LEVELS = ("h1", "h2", "h3", "h4", "h5", "h6")
+_SHIFTS = {
+    breaks: {tag: _LEVELS[min(i + by, 5)] for i, tag in enumerate(_LEVELS)}
+    for breaks, by in ((True, 2), (False, 1))
+}
 
 
 def _renderer(breaks: bool) -> MarkdownIt:
@@ -26,12 +31,13 @@ _RENDERERS = {breaks: _renderer(breaks) for breaks in (True, False)}
 def safe_html(text: str, breaks: bool = True) -> Markup:
     """Markdown rendered, then cleaned of everything that isn't text, structure or an ordinary link.
 
-    `breaks`: a line's end is one on the page too, as in what models and people write to each other.
+    `breaks`: a line's end is one on the page too, as in what models and people write to each other; without
+    it the text is a document of its own.
     """
     markdown = _RENDERERS[breaks]
     tokens = markdown.parse(text)
     for token in tokens:
-        token.tag = _SHIFT.get(token.tag, token.tag)
+        token.tag = _SHIFTS[breaks].get(token.tag, token.tag)
     clean = nh3.clean(
         markdown.renderer.render(tokens, markdown.options, {}),
         tags=_TAGS,

@@ -50,7 +50,7 @@ def _tasks(
     config: Config = request.app.state.config
     with config.store.read() as session:
         states = select(Slot.state, func.count()).group_by(Slot.state)
-        slots = dict(session.execute(states).tuples().all())
+        slots = dict(session.execute(states).all())
         kinds = session.execute(select(Item.kind, func.count()).group_by(Item.kind).order_by(Item.kind)).all()
         gold = session.scalar(select(func.count()).select_from(Item).where(Item.gold.is_not(None)))
         newest = session.scalars(select(Item).order_by(Item.id.desc()).limit(50)).all()
@@ -140,7 +140,7 @@ def _people(request: Request, who: Visitor, **shown: Any) -> Response:
     config: Config = request.app.state.config
     with config.store.read() as session:
         counts = select(Label.person_id, func.count(Label.id)).where(standing()).group_by(Label.person_id)
-        answers = dict(session.execute(counts).tuples().all())
+        answers = dict(session.execute(counts).all())
         rows = [
             (person, answers.get(person.id, 0))
             for person in session.scalars(select(Person).order_by(Person.id))

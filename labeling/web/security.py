@@ -35,6 +35,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+_TOO_LARGE = "The request is too large."
 
 
 @dataclass(frozen=True)
@@ -189,23 +190,20 @@ class Guard:
             return
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdigit() or int(length) > self.limit:
-            await PlainTextResponse("The request is too large.", 413, HEADERS)(scope, receive, send)
+            await PlainTextResponse(_TOO_LARGE, 413, HEADERS)(scope, receive, send)
             return
         size = 0
-        started = False
 
         async def limited() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
             if size > self.limit:
-                raise _TooLarge
+                raise HTTPException(413, _TOO_LARGE)
             return message
 
         async def guarded(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 headers = MutableHeaders(scope=message)
                 for key, value in HEADERS.items():
                     headers[key] = value
@@ -213,15 +211,7 @@ class Guard:
                     headers["Cache-Control"] = "no-store"
             await send(message)
 
-        try:
-            await self.app(scope, limited, guarded)
-        except _TooLarge:
-            if not started:
-                await PlainTextResponse("The request is too large.", 413, HEADERS)(scope, receive, send)
-
-
-class _TooLarge(Exception):
-    pass
+        await self.app(scope, limited, guarded)
 
 
 def client_of(request: Request) -> str:

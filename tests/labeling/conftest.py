@@ -62,7 +62,10 @@ class Site:
 
     def taken(self, client: Any) -> dict[str, Any]:
         """What the page of a client's next task knows."""
-        page = client.get("/work", headers={"Accept": "text/html"})
+        return self.taken_at(client, "/work")
+
+    def taken_at(self, client: Any, path: str) -> dict[str, Any]:
+        page = client.get(path, headers={"Accept": "text/html"})
         assert page.status_code == 200, page.text
         found = re.search(r'data-task="([^"]*)"', page.text)
         assert found
