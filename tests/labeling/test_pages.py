@@ -1,0 +1,66 @@
+"""Every page passes axe's rules, light and dark, wide and narrow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the `labeling` extra")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+WIDE = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 800}, "color_scheme": "dark"}
+KINDS = {
+    "rank": {"responses": ["**a**\n\n```\ncode\n```", "| a | b |\n|---|---|\n| 1 | 2 |", "c"]},
+    "compare": {"responses": ["a", "b"]},
+    "correct": {"responses": ["a [link](https://example.com)"]},
+    "demonstrate": {},
+}
+
+
+def violations(page: Any) -> list[str]:
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        f"{rule['id']}: {node['html'][:120]} {node['failureSummary']}"
+        for rule in found
+        for node in rule["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("look", [WIDE, PHONE], ids=["wide-light", "phone-dark"])
+def test_axe_finds_nothing_on_any_page(site: Any, visit: Any, look: dict[str, Any]) -> None:
+    system = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi\n\n> quote"}]
+    site.add(*({"prompt": system, "kind": kind, **more} for kind, more in KINDS.items()))
+    page = visit(site, site.person("ann", "admin"), **look)
+    found: dict[str, list[str]] = {}
+    for path in ("/", "/guideline", "/account", "/tasks", "/people", "/history", "/review", "/nowhere"):
+        page.goto(path)
+        found[path] = violations(page)
+    page.goto("/people")
+    page.get_by_role("button", name="Make a link").click()
+    invitation = page.locator(".secret").inner_text()
+    found["invited"] = violations(page)
+    for kind in KINDS:
+        page.goto("/work")
+        if kind == "rank":
+            for key in ("1", "j", "1", "e"):
+                page.keyboard.press(key)
+            page.keyboard.press("Escape")
+            page.keyboard.press("f")
+        found[kind] = violations(page)
+        page.locator("h1").click()
+        page.keyboard.press("?")
+        found[f"{kind} help"] = violations(page)
+        page.keyboard.press("Escape")
+        page.keyboard.press("s")
+        found[f"{kind} skip"] = violations(page)
+        with page.expect_navigation():
+            page.get_by_role("button", name="Another reason").click()
+    page.goto("/history")
+    found["skipped"] = violations(page)
+    page.context.clear_cookies()
+    for path in ("/signin", invitation, site.link(site.person("bob"))):
+        page.goto(path)
+        found[path] = violations(page)
+    assert {path: wrong for path, wrong in found.items() if wrong} == {}
