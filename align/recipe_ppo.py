@@ -167,8 +167,11 @@ class PPO(Training):
         "last",
         description="which iteration final/ is: best has the highest held-out score (the guard's, if any)",
     )
-    engine: Literal["hf", "paged"] = Field(
-        "hf", description="what samples: transformers' forward pass, or its continuous batching"
+    engine: Literal["hf", "paged", "vllm"] = Field(
+        "hf", description="what samples: transformers' forward pass, its continuous batching, a vLLM server"
+    )
+    engine_url: str | None = Field(
+        None, min_length=1, description="where the server of engine `vllm` listens: http://host:8000"
     )
     engine_gap_warn: PositiveFloat = Field(
         0.05, description="nats a token between sampling and training forward, above which a run warns"
@@ -199,6 +202,16 @@ class PPO(Training):
             )
         if self.kl_target and not self.kl_coef:
             raise ValueError("kl_target steers kl_coef by factors, and kl_coef is 0: start above it")
+        return self
+
+    @model_validator(mode="after")
+    def _engine(self) -> PPO:
+        if self.engine == "vllm" and not re.match(r"https?://[^/\s]", self.engine_url or ""):
+            raise ValueError(
+                "engine vllm is a server: set engine_url to where it listens, such as http://localhost:8000"
+            )
+        if self.engine != "vllm" and self.engine_url:
+            raise ValueError(f"engine_url is for engine vllm, and the engine is {self.engine}")
         return self
 
     @model_validator(mode="after")

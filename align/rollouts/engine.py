@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from align.models.base import Base
@@ -51,13 +52,20 @@ def terms(cfg: PPO, base: Base) -> Terms:
     )
 
 
-def open_engine(cfg: PPO, seed: int, roles: Roles, base: Base) -> Engine:
-    """The engine that the recipe names."""
+def open_engine(cfg: PPO, seed: int, roles: Roles, base: Base, folder: Path) -> Engine:
+    """The engine that the recipe names; what it writes goes into `folder`, this process's own.
+
+    Raises UserError where it cannot be used.
+    """
     drawn = terms(cfg, base)
     if cfg.engine == "paged":
         from align.rollouts.paged import Paged
 
         return Paged(roles, drawn, seed)
+    if cfg.engine == "vllm":
+        from align.rollouts.vllm import Vllm
+
+        return Vllm(roles, drawn, seed, str(cfg.engine_url), folder)
     from align.rollouts.hf import Hf
 
     return Hf(roles, drawn, seed)

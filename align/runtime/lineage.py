@@ -26,6 +26,7 @@ HARMLESS = frozenset(
         "checkpoint_every",
         "engine_gap_stop",
         "engine_gap_warn",
+        "engine_url",
         "evaluate_every",
         "gradient_checkpointing",
         "keep",

@@ -94,6 +94,7 @@ def prepare(
         )
         for role in TRAINED
     }
+    folder = recipe.run.path / "ppo" / "engine" / str(setup.accel.process_index)
     return Context(
         recipe.ppo,
         recipe.run.seed,
@@ -103,7 +104,7 @@ def prepare(
         found,
         spread,
         State(recipe.ppo.kl_coef),
-        open_engine(recipe.ppo, recipe.run.seed, roles, setup.base),
+        open_engine(recipe.ppo, recipe.run.seed, roles, setup.base, folder),
     )
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from vllm_server import Fake, serving
 
+from align.errors import AlignError
 from align.recipe_file import load_recipe
 from align.runtime.run import open_stage
 from align.stages import ppo
@@ -39,3 +41,29 @@ def test_paged_samples_what_hf_samples_before_and_after_an_update(finished_run: 
                 assert mine[name] == pytest.approx(value, rel=1e-2, abs=1e-4), name
     for mine, theirs in zip(moved, policy, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3)
+
+
+def test_a_vllm_server_samples_an_iteration(finished_run: Path, tiny_base: Path, tmp_path: Path) -> None:
+    fake = Fake(tiny_base)
+    with serving(fake) as url:
+        metrics, _ = iterations(finished_run, tmp_path, "ppo.engine=vllm", f"ppo.engine_url={url}")
+    assert max(one["engine/logprob_gap"] for one in metrics) < 1e-5
+    assert len(fake.loaded) == 2 and not fake.adapters
+    assert not list((tmp_path / "tiny" / "ppo").rglob("align-*"))
+
+
+def test_a_server_that_answers_with_an_old_policy_is_found_out(
+    finished_run: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = Fake(tiny_base)
+    fake.stale = True
+    with serving(fake) as url:
+        fields = ["ppo.engine=vllm", f"ppo.engine_url={url}", "ppo.engine_gap_warn=1e-4", "ppo.warmup=0"]
+        fields += ["ppo.importance_cap=2.0"]
+        metrics, _ = iterations(finished_run, tmp_path / "warned", *fields)
+        fake.first = None
+        with pytest.raises(AlignError, match="over ppo.engine_gap_stop"):
+            iterations(finished_run, tmp_path / "stopped", *fields, "ppo.engine_gap_stop=1e-4")
+    assert metrics[0]["engine/logprob_gap"] < 1e-5 < 1e-4 < metrics[1]["engine/logprob_gap"]
+    assert abs(metrics[0]["engine/weight"] - 1) < 1e-5 < abs(metrics[1]["engine/weight"] - 1)
+    assert "the engine that samples and the trainer disagree" in capsys.readouterr().out

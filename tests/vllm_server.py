@@ -1,0 +1,153 @@
+"""A stand-in for vLLM's server (0.33.0): its routes, field names and refusals, around a small model.
+
+Fields and defaults are those of vllm.entrypoints.openai.completion.protocol.CompletionRequest and
+vllm.entrypoints.serve.lora.protocol; errors have the shape of its ErrorResponse.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+DEFAULTS: dict[str, Any] = {
+    "model": None,
+    "prompt": None,
+    "seed": None,
+    "max_tokens": 16,
+    "min_tokens": 0,
+    "temperature": 0.3,  # what the model's generation_config.json might say: a client has to name its own
+    "top_p": 0.5,
+    "top_k": 5,
+    "min_p": 0.1,
+    "repetition_penalty": 1.5,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "ignore_eos": False,
+    "stop_token_ids": [],
+    "logprobs": None,
+    "return_token_ids": None,
+}
+PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
+
+
+class Refusal(Exception):
+    """What the server answers with another status than 200."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Fake:
+    """The server's state: the adapters that it knows, and what it was asked."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.adapters: dict[str, PeftModel] = {}
+        self.asked: list[dict[str, Any]] = []
+        self.loaded: list[str] = []
+        self.first: PeftModel | None = None
+        self.stale = False  # answer with the first adapter for ever
+        self.lock = threading.Lock()
+
+    def answer(self, path: str, body: dict[str, Any]) -> Any:
+        with self.lock:
+            if path == "/v1/load_lora_adapter":
+                return self._load(**body)
+            if path == "/v1/unload_lora_adapter":
+                if self.adapters.pop(body["lora_name"], None) is None:
+                    raise Refusal(404, f"The lora adapter '{body['lora_name']}' cannot be found.")
+                return "Success"
+            if path == "/v1/completions":
+                return self._complete(body)
+        raise Refusal(404, "Not Found")
+
+    def _load(self, lora_name: str, lora_path: str) -> str:
+        if lora_name in self.adapters:
+            raise Refusal(400, f"The lora adapter '{lora_name}' has already been loaded.")
+        if not Path(lora_path).is_absolute():
+            raise Refusal(404, f"No adapter found for '{lora_path}'")
+        model = AutoModelForCausalLM.from_pretrained(self.base)
+        self.adapters[lora_name] = PeftModel.from_pretrained(model, lora_path).eval()
+        self.first = self.first or self.adapters[lora_name]
+        self.loaded.append(lora_name)
+        return "Success"
+
+    @torch.no_grad()
+    def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        if unknown := set(body) - set(DEFAULTS):
+            raise Refusal(400, f"unknown fields {unknown}")
+        asked = {**DEFAULTS, **body}
+        self.asked.append(asked)
+        if asked["model"] not in self.adapters:
+            raise Refusal(404, f"The model `{asked['model']}` does not exist.")
+        if wrong := {name for name, value in PLAIN.items() if asked[name] != value}:
+            raise Refusal(400, f"this stand-in cannot sample with {wrong}")
+        model = self.first if self.stale else self.adapters[asked["model"]]
+        assert model is not None
+        draws = torch.Generator().manual_seed(asked["seed"])
+        ids, logprobs = [], []
+        while len(ids) < asked["max_tokens"] and ids[-1:] != asked["stop_token_ids"]:
+            logits = model(input_ids=torch.tensor([asked["prompt"] + ids])).logits[0, -1]
+            logits = logits / asked["temperature"]
+            if len(ids) < asked["min_tokens"]:
+                logits[asked["stop_token_ids"]] = float("-inf")
+            distribution = logits.log_softmax(-1)
+            ids.append(int(distribution.exp().multinomial(1, generator=draws)))
+            logprobs.append(float(distribution[ids[-1]]))
+        ended = ids[-1:] == asked["stop_token_ids"]
+        choice = {
+            "index": 0,
+            "text": "",
+            "logprobs": {"token_logprobs": logprobs} if asked["logprobs"] is not None else None,
+            "finish_reason": "stop" if ended else "length",
+            "token_ids": ids if asked["return_token_ids"] else None,
+        }
+        return {"object": "text_completion", "model": asked["model"], "choices": [choice]}
+
+
+@contextmanager
+def serving(fake: Fake) -> Iterator[str]:
+    """The address at which it answers."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(200 if self.path == "/health" else 404, b"")
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            try:
+                code, said = 200, fake.answer(self.path, body)
+            except Refusal as refusal:
+                code = refusal.code
+                said = {"error": {"message": str(refusal), "type": "BadRequestError", "code": code}}
+            self._send(code, json.dumps(said).encode())
+
+        def _send(self, code: int, body: bytes) -> None:
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
