@@ -432,15 +432,19 @@ def floor(arguments: argparse.Namespace, work: Path) -> dict[str, float]:
     # Two operations a weight; attention over half the length on average, two products.
     one = 2 * trunk + 2 * config.num_hidden_layers * config.hidden_size * length
     logits = 2 * head.numel()
-    prefill = arguments.batch * arguments.prompt_tokens * one / rate
+    # The last layer's queries, output and MLP are needed only where its result is read.
+    attention = model.model.layers[-1].self_attn
+    spared = 2 * (trunk // config.num_hidden_layers - 2 * attention.k_proj.weight.numel())
+    prefill = arguments.batch * (arguments.prompt_tokens * (one - spared) + spared) / rate
     step = max(
         arguments.batch * (one + logits) / rate,
         4 * (trunk + head.numel()) / bandwidth,
     )
     lower, upper = one * (1 - adapted), one * adapted
-    judged = tokens * (lower + 4 * upper) + written * 2 * logits
+    unread = (tokens - written) * spared
+    judged = tokens * (lower + 4 * upper) - 4 * unread + written * 2 * logits
     # Forward, and backward to the inputs alone: the base is frozen.
-    updated = arguments.epochs * (tokens * 4 * upper + written * 2 * logits)
+    updated = arguments.epochs * (tokens * 4 * upper - 4 * unread + written * 2 * logits)
     parts = {
         "sample": prefill + arguments.response_tokens * step,
         "judge": judged / rate,
