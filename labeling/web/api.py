@@ -116,7 +116,11 @@ def list_labels(
         return Labels(labels=labels, next=labels[-1].id if labels else after)
 
 
-@router.get("/records/{kind}.jsonl", responses=_PROBLEMS)
+@router.get(
+    "/records/{kind}.jsonl",
+    responses={**_PROBLEMS, 200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
+    response_class=StreamingResponse,
+)
 def export(
     request: Request,
     kind: Literal["prompts", "demonstrations", "rankings"],

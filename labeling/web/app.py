@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException as PlainHTTPException
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -41,7 +41,7 @@ def make_app(config: Config) -> FastAPI:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts))
     app.add_exception_handler(SignIn, _sign_in)
     app.add_exception_handler(UserError, _user_error)
-    app.add_exception_handler(PlainHTTPException, _http_error)
+    app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(Exception, _failed)
     return app
@@ -66,9 +66,9 @@ async def _user_error(request: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, PlainHTTPException)
+    assert isinstance(error, HTTPException)
     response = _told(request, error.status_code, str(error.detail))
-    if isinstance(error, HTTPException) and error.headers:
+    if error.headers:
         response.headers.update(error.headers)
     return response
 
