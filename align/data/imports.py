@@ -46,6 +46,12 @@ def last_line(error: BaseException) -> str:
     return " ".join("".join(named[:1]).split())[:300]
 
 
+def place(error: BaseException) -> str:
+    """Where an error was raised: "my_module.py, line 3"; empty where there is no traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+
+
 def _from_file(path: Path) -> Any:
     path = path.expanduser().absolute()
     if not path.is_file():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from align.data.batches import collate, microbatches
-from align.data.imports import last_line
+from align.data.imports import last_line, place
 from align.data.tokenize import Template, opening
 from align.errors import AlignError, UserError
 from align.models.base import Base
@@ -48,8 +48,8 @@ def by_function(name: str, function: Callable[..., Any], texts: Texts) -> Tensor
         given = function(texts.plain(), list(texts.responses))
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"{who} raised {last_line(error)} (for {len(texts.prompts)} responses; the first prompt is "
-            f"{opening(texts.prompts[0])})"
+            f"{who} raised {last_line(error)} ({place(error)}; for {len(texts.prompts)} responses, the first "
+            f"prompt is {opening(texts.prompts[0])})"
         ) from error
     return _numbers(given, texts, who, UserError)
 

@@ -82,7 +82,9 @@ def test_a_function_that_raises_is_told_by_its_last_line() -> None:
     def function(prompts: list[Any], responses: list[str]) -> list[float]:
         raise KeyError("a")
 
-    with pytest.raises(UserError, match="the function judge:f raised KeyError: 'a' .*'a film'"):
+    line = function.__code__.co_firstlineno + 1
+    told = rf"the function judge:f raised KeyError: 'a' \(test_rewards.py, line {line}; for 2 .*'a film'"
+    with pytest.raises(UserError, match=told):
         by_function("judge:f", function, TEXTS)
 
 
