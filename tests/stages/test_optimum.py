@@ -2,7 +2,7 @@
 
 The objective E_pi[r(x, y)] - beta KL(pi || pi_ref) is highest at pi*(y|x) = pi_ref(y|x) exp(r(x, y) / beta)
 / Z(x), where it is beta log Z(x) (Ziegler et al. 2019, 1909.08593; Korbak et al. 2022, 2205.11275).
-The stage's own code trains; nothing of it is replaced. By default one run of about a minute; all fifteen:
+The stage's own code trains; nothing of it is replaced. By default one run of a minute or two; all fifteen:
 `pytest -s -m "slow or not slow" tests/stages/test_optimum.py`.
 """
 
@@ -38,7 +38,7 @@ PROMPT = "a b"
 EOS = 0
 # beta -> learning rate and iterations: the larger beta, the smaller what is to be gained beside the scores'
 # spread, and the more of the sampling's noise the last updates have to average away.
-BETAS = {0.4: (3e-3, 50), 0.7: (2e-3, 80), 1.2: (1e-3, 80)}
+BETAS = {0.4: (3e-3, 80), 0.7: (2e-3, 120), 1.2: (1e-3, 200)}
 SEEDS = range(5)
 COVERED = 0.97
 
@@ -223,7 +223,7 @@ def test_the_policy_arrives_at_the_optimum(tmp_path: Path, beta: float, seed: in
         f"beta {beta} seed {seed}: {share:.2%} of the way; KL to the optimum {to_best:.4f}, to the reference "
         f"{moved:.3f} (the optimum's: {far:.3f})"
     )
-    assert 0.3 <= far <= 3, "a problem whose optimum is the reference shows nothing"
+    assert 0.3 <= far <= 4, "a problem whose optimum is the reference shows nothing"
     assert share >= COVERED
 
 
