@@ -77,8 +77,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
             "kl_target": 0.5,  # kl_coef moves from iteration to iteration
             "kl_horizon": 40,
             "ptx_coef": 0.1,
+            "rewards": [{"run": "this"}, {"function": "lengths:count", "weight": 0.1}],
         },
     )
+    (folder / "lengths.py").write_text("def count(prompts, responses): return list(map(len, responses))\n")
     for stage in STAGES:
         done = align(stage, recipe)
         assert done.returncode == 0, done.stderr
@@ -144,6 +146,25 @@ def test_killed_and_started_again_gives_the_same_bits(
     assert _metrics(ours) == _metrics(theirs)
     if stage == "ppo":
         assert (ours / "samples.jsonl").read_text() == (theirs / "samples.jsonl").read_text()
+
+
+def test_ppo_with_its_defaults_gives_the_same_bits_too(finished: Path, tmp_path: Path) -> None:
+    """The runs above have a detail of each kind; this one has what most people run."""
+    where = ("align.stages.ppo_update:policy_loss", 9, "after")
+    folders = [tmp_path / name for name in ("whole", "again")]
+    for folder in folders:
+        recipe = _copy_without(finished, "ppo", folder)
+        raw = json.loads(recipe.read_text())
+        sizes = ("rollout_batch_size", "minibatch_size", "microbatch_tokens", "max_response_tokens")
+        raw["ppo"] = {key: raw["ppo"][key] for key in sizes} | {"iterations": 4}
+        recipe.write_text(json.dumps(raw))
+        if folder.name == "again":
+            _kill("ppo", recipe, *where)
+        done = align("ppo", recipe)
+        assert done.returncode == 0, done.stderr
+    theirs, ours = (folder / "runs" / "tiny" / "ppo" for folder in folders)
+    assert _files(ours / "final") == _files(theirs / "final")
+    assert _metrics(ours) == _metrics(theirs)
 
 
 def test_another_seed_gives_other_bits(finished: Path, tmp_path: Path) -> None:
