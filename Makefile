@@ -68,7 +68,7 @@ oracles: $(VENV)/.oracles  ## torchtune and TRL's last PPO, for the tests that c
 # One thread a process: busy torch processes that share cores slow each other down many times over.
 test: dev  ## run the tests (skipped ones are listed with their reason)
 	-@$(MAKE) --no-print-directory oracles
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) -rs -m '$(MARKS)' $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -rs -m '$(MARKS)' $(PYTEST_FLAGS)
 
 lint: dev  ## ruff: mistakes and format
 	$(BIN)/ruff check .
