@@ -266,7 +266,7 @@ def test_the_metrics_page_has_the_files_and_keys_that_are_there(run: Path) -> No
 
 def test_the_resume_pages_refusal_is_the_real_one(run: Path) -> None:
     page = (ROOT / "docs" / "resume.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r"^    (error: .*?)\n\n", page, re.DOTALL | re.MULTILINE)
+    (shown,) = re.findall(r"^    (error: \S+ was started with .*?)\n\n", page, re.DOTALL | re.MULTILINE)
     done = align("ppo", run.parents[1] / "recipe.yaml", "--set", "ppo.kl_coef=0.1")
     assert done.returncode == 2
     real = done.stderr.replace(str(run), "runs/mine").splitlines()

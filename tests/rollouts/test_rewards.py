@@ -21,7 +21,6 @@ from align.recipe_file import load_recipe
 from align.rollouts import sources
 from align.rollouts.rewards import find_sources
 from align.rollouts.sources import Texts, by_function, by_service
-from align.stages import ppo
 from align.stages.ppo_roles import prepare
 from align.stages.setup import set_up
 
@@ -268,7 +267,7 @@ def _rollout(context: Any, setup: Any) -> Any:
     from align.rollouts.rewards import texts_of
 
     prompts = [setup.template.prompt_ids(text) for text in ("the film is", "the a was")]
-    sampled = ppo._sample(context, prompts, [0, 1], 0)
+    sampled = context.engine.sample(prompts, [0, 1], 0)
     texts = texts_of(context.rewards, sampled, prompts, [0, 1], setup.base)
     eos, pad = setup.template.eos_id, setup.base.pad_id
     kwargs = {"temperature": 1.0, "eos_id": eos, "pad_id": pad, "microbatch_tokens": 64}
