@@ -38,7 +38,7 @@ PROMPT = "a b"
 EOS = 0
 # beta -> learning rate and iterations: the larger beta, the smaller what is to be gained beside the scores'
 # spread, and the more of the sampling's noise the last updates have to average away.
-BETAS = {0.4: (3e-3, 80), 0.7: (2e-3, 120), 1.2: (1e-3, 200)}
+BETAS = {0.4: (3e-3, 80), 0.7: (1e-3, 250), 1.2: (1e-3, 200)}
 SEEDS = range(5)
 COVERED = 0.97
 
