@@ -91,7 +91,7 @@ class Site:
             return list(records(session, kind, **filters))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def hasty_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test pulls the plug: nothing waits for the disk."""
     engine = pytest.importorskip("labeling.store.engine", reason="needs the `labeling` extra")
@@ -99,7 +99,7 @@ def hasty_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+def make_site(tmp_path: Path, hasty_disk: None) -> Iterator[Callable[..., Site]]:
     """Makes sites; what is given are fields of the recipe's `labeling` section."""
     from align.recipe_labeling import Labeling
     from labeling.store.engine import Store
