@@ -71,8 +71,6 @@ def respond(
     Random numbers are the same each time, so the reference's answers are too; scores have no penalties.
     """
     rows = distributed.share(list(range(len(prompts))), accel)
-    if not rows:
-        return Answers([], [], [], None)
     sampled = sample(
         forward.roles,
         role,
@@ -80,7 +78,7 @@ def respond(
         uniforms(seed, "held-out", 0, rows, cfg.max_response_tokens),
         terms(cfg, base),
     )
-    texts = texts_of(rewards, sampled, prompts, rows, base)
+    texts = texts_of(rewards, sampled, prompts, rows, base) if rows else None
     return _judge(forward, sampled, cfg, rewards, texts, base.pad_id, with_kl=role != "reference")
 
 
@@ -159,7 +157,9 @@ def _judge(
     said = {name: torch.zeros(len(sampled)) for name in rewards.roles}
     guard = [0.0] * len(sampled) if "guard" in forward.roles.heads else None
     sizes = [(1, len(s.prompt) + len(s.response)) for s in sampled]
-    for rows in microbatches(sizes, cfg.microbatch_tokens):
+    groups = microbatches(sizes, cfg.microbatch_tokens)
+    idle = forward.more_elsewhere(len(groups))
+    for rows in groups:
         trunk = forward.trunk(collate([(sampled[i].prompt, sampled[i].response) for i in rows], pad_id))
         for name, found in rewards.adapters(forward, trunk).items():
             said[name][rows] = found.cpu()
@@ -171,5 +171,9 @@ def _judge(
             reference, _, _ = forward.logprobs("reference", trunk, cfg.temperature)
             for row, nats in zip(rows, (policy - reference).sum(1).tolist(), strict=True):
                 kl[row] = nats
+    judges = [*rewards.roles.values(), *(["guard"] if guard is not None else [])]
+    forward.idle(idle, [*judges, *(["policy", "reference"] if with_kl else [])])
+    if not sampled:
+        return Answers([], [], [], None)
     scores = rewards.all(said, texts, torch.device("cpu")).scores.tolist()
     return Answers(sampled, scores, kl, guard)

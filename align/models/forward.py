@@ -4,7 +4,7 @@ where a response token is predicted, and never as a [B, T, V] tensor that stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -74,9 +74,9 @@ class Forward:
     At the start a probe is run both ways; where the model cannot be split at the lowest adapted layer
     with the same result (it scales its embeddings, say), every pass goes through the whole model.
     `share_prompt` says whether rankings may come packed; `share_prompts` finds out. `lean` says whether
-    passes are those of `align.models.lean`, which have to agree with the model's own on the probe. No
-    response ends within its first `min_response_tokens` tokens: there `eos_id` has no probability, as in
-    sampling.
+    passes are those of `align.models.lean`, which have to agree with the model's own on the probe; they go
+    around the layers' own forward, in which alone a sharded layer is whole. No response ends within its
+    first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
     """
 
     def __init__(self, roles: Roles, eos_id: int = 0, min_response_tokens: int = 0) -> None:
@@ -86,7 +86,7 @@ class Forward:
         self.split = roles.lowest_adapted_layer
         if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
             self.split = 0
-        self.lean = lean.suits(roles.decoder) and self._lean_agrees()
+        self.lean = not roles.together and lean.suits(roles.decoder) and self._lean_agrees()
         self._check_output_layer()
 
     @torch.no_grad()
@@ -183,6 +183,30 @@ class Forward:
             lower = self._lower(ids, **inputs)
         hidden = self._upper(role, ids, lower, **inputs)
         return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
+
+    def more_elsewhere(self, microbatches: int) -> int:
+        """How many more microbatches than these some process has, to `idle` after them."""
+        return self.roles.more_elsewhere(microbatches)
+
+    def idle(self, microbatches: int, roles: Sequence[str], lower: bool = True) -> None:
+        """Go through microbatches that only other processes have, for a base sharded among them.
+
+        Each: the lower layers unless they are there already, then the upper ones for each role, with a
+        backward pass, which adds 0 to the gradients, where the role trains and gradients are on.
+        """
+        for _ in range(microbatches):
+            ids = torch.ones(1, 2, dtype=torch.int64, device=self.roles.base.device)
+            mask = torch.ones_like(ids, dtype=torch.bool)
+            hidden = None
+            if self.split:
+                with torch.no_grad():
+                    hidden = self.roles.base.get_input_embeddings()(ids)
+                    if lower:
+                        hidden = self._lower(ids, attention_mask=mask)
+            for role in roles:
+                last = self._upper(role, ids, hidden, attention_mask=mask)
+                if last.requires_grad:
+                    (0 * last.sum()).backward()
 
     def _last(self, role: str, trunk: Trunk) -> Tensor:
         return self.hidden(role, trunk, trunk.lengths[:, None] - 1)[:, 0]

@@ -12,24 +12,31 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from align.errors import AlignError
 from align.models.export import ADAPTER, HEAD
 from align.models.heads import ScalarHead
 from align.runtime.checkpoint import load_into, read_tensors
+from align.runtime.distributed import more_elsewhere
 from align.runtime.memory import Held
 
 
 class Roles(nn.Module):
-    """A frozen base with one adapter a role; `add` gives roles, `activate` chooses who answers."""
+    """A frozen base with one adapter a role; `add` gives roles, `activate` chooses who answers.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    `together`: the processes that the base is sharded among. Each pass of one is then a pass of all.
+    """
+
+    def __init__(self, model: PreTrainedModel, together: Accelerator | None = None) -> None:
         super().__init__()
         self.base = model
+        self.together = together
         self.heads = nn.ModuleDict()
         self.peft: PeftModel | None = None
         self._trains: dict[str, bool] = {}
@@ -118,6 +125,24 @@ class Roles(nn.Module):
     def active(self) -> str | None:
         """The role that answers."""
         return self._active
+
+    def more_elsewhere(self, passes: int) -> int:
+        """How many more passes than the coming ones of this process some other is about to make.
+
+        With a sharded base a pass of one process waits for all, so who has fewer must idle; else it is 0.
+        A sharded base must have run once, as Forward lets it.
+        """
+        if self.together is None:
+            return 0
+        for module in self.base.modules():
+            if isinstance(module, FSDPModule):
+                module.reset_iter_state()  # it notes every pass until a backward one, which may never come
+        return more_elsewhere(passes, self.together)
+
+    @torch.no_grad()
+    def idle(self) -> None:
+        """A pass through all layers for the sake of a process that makes one."""
+        self.decoder(input_ids=torch.ones(1, 1, dtype=torch.int64, device=self.base.device), use_cache=False)
 
     @property
     def decoder(self) -> nn.Module:

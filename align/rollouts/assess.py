@@ -34,7 +34,9 @@ def assess(
     trunks: dict[int, Trunk] = {}
     fields: dict[str, dict[int, Tensor]] = {name: {} for name in ("old", "reference", "entropy", "value")}
     said: dict[str, dict[int, Tensor]] = {name: {} for name in rewards.roles}
-    for rows in microbatches(sizes, microbatch_tokens):
+    groups = microbatches(sizes, microbatch_tokens)
+    idle = forward.more_elsewhere(len(groups))
+    for rows in groups:
         trunk = forward.trunk(collate([(sampled[i].prompt, sampled[i].response) for i in rows], pad_id))
         if forward.roles.adapter_of("value") == "policy":
             old, entropy, _, value = forward.logprobs_and_values("policy", "value", trunk, temperature)
@@ -55,6 +57,8 @@ def assess(
                 fields[name][row] = values[position]
             for name, values in scores.items():
                 said[name][row] = values[position]
+    own = [] if forward.roles.adapter_of("value") == "policy" else ["value"]
+    forward.idle(idle, ["policy", "reference", *own, *rewards.roles.values()])
     counts = [len(s.response) for s in sampled]
 
     def padded(name: str) -> Tensor:

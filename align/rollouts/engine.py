@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from align.errors import UserError
 from align.models.base import Base
 from align.models.roles import Roles
 from align.recipe_ppo import PPO
@@ -59,6 +60,12 @@ def open_engine(cfg: PPO, seed: int, roles: Roles, base: Base, folder: Path) -> 
     """
     drawn = terms(cfg, base)
     if cfg.engine == "paged":
+        if roles.together:
+            raise UserError(
+                "ppo.engine: paged cannot sample from a base that is sharded: its scheduler decides for each "
+                "process alone when there is a pass, and a pass here is one of all processes. Use hf or "
+                "vllm, or distributed_type MULTI_GPU"
+            )
         from align.rollouts.paged import Paged
 
         return Paged(roles, drawn, seed)

@@ -17,6 +17,7 @@ from align.data.batches import generator, microbatches
 from align.models.roles import Roles
 from align.rollouts.engine import Terms
 from align.rollouts.rollout import Sampled
+from align.runtime.distributed import highest
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def uniforms(seed: int, name: str, step: int, rows: list[int], length: int) -> T
     drawn = [
         torch.rand(length, generator=generator(seed, name, step, row), dtype=torch.float64) for row in rows
     ]
-    return torch.stack(drawn)
+    return torch.stack(drawn) if drawn else torch.empty(0, length, dtype=torch.float64)
 
 
 @torch.no_grad()
@@ -57,11 +58,16 @@ def sample(roles: Roles, role: str, prompts: list[list[int]], draws: Tensor, ter
     groups = _alike(prompts, draws.shape[1], terms.batch_tokens)
     sizes = [(len(group), len(prompts[group[0]]) + draws.shape[1]) for group in groups]
     done: dict[int, Sampled] = {}
-    for chosen in microbatches(sizes, terms.batch_tokens):
-        parts = [groups[i] for i in chosen]
+    chosen = microbatches(sizes, terms.batch_tokens)
+    idle = roles.more_elsewhere(len(chosen))
+    for numbers in chosen:
+        parts = [groups[i] for i in numbers]
         rows = [row for part in parts for row in part]
         found = _decode(roles, [(prompts[part[0]], len(part)) for part in parts], draws[rows], terms)
         done.update(zip(rows, found, strict=True))
+    for _ in range(idle):
+        roles.idle()
+        _outlast(roles)
     return [done[i] for i in range(len(prompts))]
 
 
@@ -108,8 +114,9 @@ def _decode(roles: Roles, asked: list[tuple[list[int], int]], draws: Tensor, ter
             responses[row].append(token)
             logprobs[row].append(logprob)
         going = tokens != terms.eos_id
-        if not going.any():
+        if not going.any() or step + 1 == draws.shape[1]:
             break
+        _any(True, roles)
         positions = positions[:, -1:] + 1
         if not going.all():
             kept = going.nonzero()[:, 0]
@@ -117,7 +124,19 @@ def _decode(roles: Roles, asked: list[tuple[list[int], int]], draws: Tensor, ter
             alive, tokens, mask, positions = alive[kept], tokens[kept], mask[kept], positions[kept]
         ids = tokens[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    _outlast(roles)
     return [Sampled(p, r, lp) for p, r, lp in zip(prompts, responses, logprobs, strict=True)]
+
+
+def _outlast(roles: Roles) -> None:
+    """With a sharded base, go on until no process has a token to sample in this batch."""
+    while _any(False, roles):
+        roles.idle()
+
+
+def _any(samples: bool, roles: Roles) -> bool:
+    """Whether a process that shares the base has one more token to sample; every process asks after each."""
+    return bool(highest(int(samples), roles.together)) if roles.together else samples
 
 
 def draw(logits: Tensor, u: Tensor, barred: int | None = None) -> tuple[Tensor, Tensor]:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs, gather_object
-from torch import Tensor
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils import InitProcessGroupKwargs, gather_object
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 
 from align.errors import UserError
 
 T = TypeVar("T")
 
-_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+# What an accelerate configuration may ask for and can't have.
+_REFUSED = {
+    "DEEPSPEED": (
+        "DeepSpeed, whose engine owns one model with one optimizer, and ppo trains two roles on one base: "
+        "distributed_type FSDP with fsdp_version 2 shards the base as ZeRO-3 would"
+    ),
+    "MEGATRON_LM": "Megatron-LM, which has models of its own: use distributed_type MULTI_GPU",
+}
+
+
+def refuse(kind: str) -> None:
+    """Raise UserError where the stages cannot do this distributed_type."""
+    if kind in _REFUSED:
+        raise UserError(f"the accelerate configuration asks for {_REFUSED[kind]}")
 
 
 def accelerator(timeout: float) -> Accelerator:
@@ -23,17 +40,63 @@ def accelerator(timeout: float) -> Accelerator:
 
     timeout: seconds after which a process that waits for another gives up.
 
-    Raises UserError where an accelerate configuration asks for what the stages cannot checkpoint.
+    Raises UserError where an accelerate configuration asks for what the stages cannot do.
     """
+    for kind in _REFUSED:
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true":
+            refuse(kind)
+    sharding()
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
-    accel = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
-    if accel.distributed_type in _SHARDED:
-        kind = accel.distributed_type.value
+    return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
+
+
+@cache
+def sharding() -> FullyShardedDataParallelPlugin | None:
+    """How an accelerate configuration wants the base sharded (FSDP2); None: each process has all of it.
+
+    The first call takes the wish out of the environment, so that accelerate and the Trainer leave the
+    sharding to `shard`: they know of one model that trains as a whole, not of roles on a frozen base.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
+        return None
+    if os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError(
-            f"the accelerate configuration asks for {kind}, which shards the model; the stages keep "
-            "a whole copy of the base on each GPU so far: use distributed_type MULTI_GPU"
+            "the accelerate configuration asks for FSDP 1: set fsdp_version to 2 under its fsdp_config"
         )
-    return accel
+    found = FullyShardedDataParallelPlugin()
+    if isinstance(found.cpu_offload, CPUOffloadPolicy):
+        raise UserError(
+            "the accelerate configuration asks for fsdp_offload_params: set it to false; a sharded base "
+            "stays on the devices"
+        )
+    del os.environ["ACCELERATE_USE_FSDP"]
+    return found
+
+
+def together(accel: Accelerator) -> Accelerator | None:
+    """The processes that one copy of the base is sharded among; None where each has all of it."""
+    return accel if accel.num_processes > 1 and sharding() else None
+
+
+def shard(layers: Iterable[nn.Module], accel: Accelerator) -> None:
+    """Leave each process its part of every layer's weights; a layer is whole only while it runs.
+
+    To be called before adapters are added: these stay whole on every process.
+    """
+    plugin = sharding()
+    assert plugin is not None
+    mesh = init_device_mesh(accel.device.type, (accel.num_processes,))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, reshard_after_forward=plugin.reshard_after_forward)
+
+
+def more_elsewhere(passes: int, sharers: Accelerator | None) -> int:
+    """How many passes the process with the most of them makes beyond this one's.
+
+    `sharers`: the processes whose passes wait for each other, because the base is sharded among them;
+    without it no process waits, and the answer is 0.
+    """
+    return highest(passes, sharers) - passes if sharers else 0
 
 
 def share(rows: Sequence[T], accel: Accelerator) -> list[T]:

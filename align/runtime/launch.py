@@ -84,8 +84,20 @@ def report_exit(code: int) -> None:
 
 
 def _accelerate(arguments: list[str], count: int | None, config: Path | None) -> None:
+    from accelerate.commands.config import load_config_from_file
     from accelerate.commands.launch import launch_command, launch_command_parser
 
+    from align.runtime.distributed import refuse
+
+    if config is not None:
+        try:
+            kind = load_config_from_file(str(config)).distributed_type.value
+        except Exception as error:  # accelerate checks little, so it may be of any kind
+            said = " ".join(str(error).split())
+            raise UserError(
+                f"--accelerate-config {config} is no configuration of accelerate: {said}"
+            ) from error
+        refuse(kind)
     flags = [] if config is None else ["--config_file", str(config)]
     if count is not None:
         flags += ["--num_processes", str(count)]

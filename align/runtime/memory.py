@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from align.errors import ran_out_of_memory
 from align.runtime import checkpoint
@@ -28,9 +29,14 @@ class Held:
         gradients = [p.grad for p in parameters if p.grad is not None]
         state = self.optimizer.state if self.optimizer else {}
         kept = [x for p in parameters for x in state.get(p, {}).values() if isinstance(x, Tensor)]
-        sizes = [sum(x.numel() * x.element_size() for x in each) for each in (parameters, gradients, kept)]
-        mib = [f"{size / 2**20:,.1f} MiB" for size in sizes]
+        mib = [f"{size(each) / 2**20:,.1f} MiB" for each in (parameters, gradients, kept)]
         return f"{self.name} held {mib[0]} of parameters, {mib[1]} of gradients, {mib[2]} of optimizer state"
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """The bytes that this process has of them, which may be its part of a sharded base."""
+    here = [x.to_local() if isinstance(x, DTensor) else x for x in tensors]
+    return sum(x.numel() * x.element_size() for x in here)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -167,12 +167,25 @@ class StageRun:
         self._saved = step
         self.accel.wait_for_everyone()
 
-    def finish(self, write: Callable[[Path], None], results: Mapping[str, float]) -> None:
-        """Fill final/ by `write`, then mark the stage finished; checkpoints are no longer needed."""
+    def finish(
+        self,
+        write: Callable[[Path], None],
+        results: Mapping[str, float],
+        prove: Callable[[Path], None] | None = None,
+    ) -> None:
+        """Fill final/ by `write`, then mark the stage finished; checkpoints are no longer needed.
+
+        `prove` sees what was written before it becomes final/, on every process, and raises to prevent it.
+        """
         if self.main:
             self._still_there()
-            with whole_folder(self.final) as aside:
+        with ExitStack() as stack:
+            aside = stack.enter_context(whole_folder(self.final)) if self.main else None
+            if aside is not None:
                 write(aside)
+            if prove is not None:
+                prove(share_object(aside, self.accel))
+        if self.main:
             files = sorted(p for p in self.final.rglob("*") if p.is_file())
             hashes = {p.relative_to(self.final).as_posix(): sha256(p) for p in files}
             self.manifest.update(finished=True, final=hashes, results=dict(results), finished_at=now())
@@ -246,6 +259,8 @@ def open_stage(
     )
     if main and run.finished:
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # of a process that was killed while it did so
+    if distributed.together(accel):
+        run.say(f"{stage}: the base's layers are sharded among {accel.num_processes} processes")
     try:
         yield run
     except UserError:

@@ -59,12 +59,15 @@ def ptx_backward(context: Context, iteration: int, step: int) -> Tensor:
     count = sum(len(response) for _, response in drawn)
     mine = distributed.share(drawn, context.accel)
     result = torch.zeros((), dtype=torch.float64, device=context.forward.roles.base.device)
-    for group in microbatches([(1, len(p) + len(r)) for p, r in mine], cfg.microbatch_tokens):
+    groups = microbatches([(1, len(p) + len(r)) for p, r in mine], cfg.microbatch_tokens)
+    idle = context.forward.more_elsewhere(len(groups))
+    for group in groups:
         trunk = context.forward.trunk(collate([mine[i] for i in group], context.setup.base.pad_id))
         logprobs, _, mask = context.forward.logprobs("policy", trunk, 1.0, end_anywhere=True)
         loss = -masked_sum(logprobs, mask) / count
         (cfg.ptx_coef * loss).backward()
         result += loss.detach()
+    context.forward.idle(idle, ["policy"])
     return result
 
 

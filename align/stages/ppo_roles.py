@@ -80,7 +80,7 @@ def prepare(
     model of this base. A fifth with a guard: another reward model, frozen, that judges and trains nobody.
     """
     sources = [Source("model", 1.0, adapter=rewards, final=rewards)] if isinstance(rewards, Path) else rewards
-    roles = Roles(setup.base.load_model(setup.accel.device))
+    roles = Roles(setup.load_model(), setup.together)
     roles.add("policy", sft, trains=True)
     roles.add("reference", sft, trains=False)
     found, spread = load_rewards(sources, roles, setup.accel.device, recipe.ppo.scale_scores)

@@ -104,7 +104,9 @@ def _gradients(
     cfg, forward, rollout = context.cfg, context.forward, work.rollout
     sums = torch.zeros(len(_SUMS + _MORE), dtype=torch.float64, device=forward.roles.base.device)
     sizes = [(1, int(rollout.trunks[i].lengths)) for i in rows]
-    for group in microbatches(sizes, cfg.microbatch_tokens):
+    groups = microbatches(sizes, cfg.microbatch_tokens)
+    idle = forward.more_elsewhere(len(groups))
+    for group in groups:
         part = [rows[i] for i in group]
         trunk = stack([rollout.trunks[i] for i in part])
         if cfg.value_trunk == "policy":
@@ -131,6 +133,8 @@ def _gradients(
         error, parts = _value(context, work, part, forward.values("value", trunk), count)
         error.backward()
         sums += parts
+    passes = ["policy"] if cfg.value_trunk == "policy" else sorted(work.roles)
+    forward.idle(idle, passes, lower=False)
     for role in TRAINED:
         if role not in work.roles:  # a value head on the policy's adapter left it gradients
             context.optimizers[role].zero_grad()

@@ -76,9 +76,12 @@ def guard_metrics(context: Context, rollout: Rollout) -> dict[str, float]:
         return {}
     sizes = [(1, int(trunk.lengths)) for trunk in rollout.trunks]
     sums = torch.zeros(2, dtype=torch.float64, device=rollout.scores.device)
-    for rows in microbatches(sizes, context.cfg.microbatch_tokens):
+    groups = microbatches(sizes, context.cfg.microbatch_tokens)
+    idle = context.forward.more_elsewhere(len(groups))
+    for rows in groups:
         scores = context.forward.scores("guard", stack([rollout.trunks[i] for i in rows]))
         sums += torch.stack([scores.double().sum(), torch.tensor(float(len(rows))).to(sums)])
+    context.forward.idle(idle, ["guard"], lower=False)
     total, count = distributed.total(sums, context.accel).tolist()
     return {"guard/score": total / count}
 
@@ -218,18 +221,17 @@ def write_samples(
     scores: Tensor,
     iteration: int,
 ) -> None:
-    """A few of the main process's responses, as text, with score and KL.
+    """The rollout's first few responses, as text, with score and KL.
 
     Every ppo.samples_every iterations the reference answers the same prompts too, and all is shown.
     """
-    if not stage.main:
-        return
-    tokenizer = context.setup.base.tokenizer
+    tokenizer, accel = context.setup.base.tokenizer, context.accel
+    numbers = distributed.share(range(min(_SAMPLES, len(sampled) * accel.num_processes)), accel)
     kl = masked_sum(rollout.old_logprobs - rollout.ref_logprobs, rollout.response_mask, dim=1)
     show = (iteration + 1) % context.cfg.samples_every == 0
-    reference = _reference(context, sampled[:_SAMPLES], iteration) if show else []
+    reference = _reference(context, sampled[: len(numbers)], numbers, iteration) if show else []
     rows: list[dict[str, object]] = []
-    for i, one in enumerate(sampled[:_SAMPLES]):
+    for i, one in enumerate(sampled[: len(numbers)]):
         row: dict[str, object] = {
             "prompt": tokenizer.decode(one.prompt, skip_special_tokens=True),
             "response": tokenizer.decode(one.response, skip_special_tokens=True),
@@ -239,16 +241,16 @@ def write_samples(
         if show:
             row["reference"] = tokenizer.decode(reference[i].response, skip_special_tokens=True)
         rows.append(row)
+    rows = distributed.gather_lists(rows, accel)
+    for row in rows:
         stage.samples.append(iteration + 1, row)
-    if show:
+    if show and stage.main:
         show_samples(stage, iteration + 1, rows)
 
 
-def _reference(context: Context, sampled: list[Sampled], iteration: int) -> list[Sampled]:
+def _reference(context: Context, sampled: list[Sampled], numbers: list[int], iteration: int) -> list[Sampled]:
     cfg = context.cfg
-    draws = uniforms(
-        context.seed, "ppo samples", iteration, list(range(len(sampled))), cfg.max_response_tokens
-    )
+    draws = uniforms(context.seed, "ppo samples", iteration, numbers, cfg.max_response_tokens)
     return sample(
         context.forward.roles,
         "reference",

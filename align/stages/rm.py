@@ -143,12 +143,15 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             save_head(forward.roles.heads["reward"], folder)
             save_score(plain({**score, "temperature": evaluation.calibration.temperature}), folder)
             setup.base.tokenizer.save_pretrained(str(folder))
-            _prove_reload(setup, folder, probes, before, cfg, forward.share_prompt)
+
+        def prove(folder: Path) -> None:
+            if stage.main or setup.together:  # a sharded model scores only with all its parts
+                _prove_reload(setup, folder, probes, before, cfg, forward.share_prompt)
 
         if stage.main:
             document = evaluation.document() | {"score": plain(score)}
             write_text(stage.folder / "evaluation.json", to_json(document))
-        stage.finish(write, {name: value for name, value in results.items() if math.isfinite(value)})
+        stage.finish(write, {name: x for name, x in results.items() if math.isfinite(x)}, prove)
         stage.say(_summary(stage, evaluation))
         if stage.main:
             refresh(recipe.run.path, stage.say)
@@ -202,7 +205,9 @@ def _gradients(forward: Forward, rows: Rows, cfg: RM, accel: Accelerator, pad_id
     count = sum(has_pair(row.ranks, cfg.ties) for row in rows)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     mine = distributed.share(rows, accel)
-    for part in _microbatches(forward, mine, cfg.microbatch_tokens):
+    parts = _microbatches(forward, mine, cfg.microbatch_tokens)
+    idle = forward.more_elsewhere(len(parts))
+    for part in parts:
         scores = _score_rankings(forward, [mine[i] for i in part], pad_id)
         ranks = [mine[i].ranks for i in part]
         margins = [cfg.margin * mine[i].strength for i in part]
@@ -212,6 +217,7 @@ def _gradients(forward: Forward, rows: Rows, cfg: RM, accel: Accelerator, pad_id
         sums += torch.tensor(
             [float(loss.detach()), sum(c for c, _ in counted), sum(n for _, n in counted)]
         ).to(sums)
+    forward.idle(idle, ["reward"])
     return sums
 
 
@@ -261,9 +267,12 @@ def _ends(forward: Forward, part: Rows, pad_id: int) -> Tensor:
 def _scores(forward: Forward, rows: Rows, microbatch_tokens: int, pad_id: int) -> list[Tensor]:
     """Scores of all rankings, on the CPU."""
     found: dict[int, Tensor] = {}
-    for part in _microbatches(forward, rows, microbatch_tokens):
+    parts = _microbatches(forward, rows, microbatch_tokens)
+    idle = forward.more_elsewhere(len(parts))
+    for part in parts:
         scores = _score_rankings(forward, [rows[i] for i in part], pad_id)
         found |= {i: s.cpu() for i, s in zip(part, scores, strict=True)}
+    forward.idle(idle, ["reward"])
     return [found[i] for i in range(len(rows))]
 
 
@@ -306,10 +315,10 @@ def _centre(
     head, pad_id = forward.roles.heads["reward"], setup.base.pad_id
     assert isinstance(head, ScalarHead)
     mine = distributed.share(rows, setup.accel)
-    ends = [
-        _ends(forward, [mine[i] for i in part], pad_id).cpu()
-        for part in _microbatches(forward, mine, cfg.microbatch_tokens)
-    ]
+    parts = _microbatches(forward, mine, cfg.microbatch_tokens)
+    idle = forward.more_elsewhere(len(parts))
+    ends = [_ends(forward, [mine[i] for i in part], pad_id).cpu() for part in parts]
+    forward.idle(idle, ["reward"])
     hidden = torch.cat(distributed.gather_lists(ends, setup.accel))
     before = _scores(forward, probes, cfg.microbatch_tokens, pad_id)
     shift = centre(head, hidden)
@@ -344,7 +353,7 @@ def _prove_reload(
 
 def _model(setup: Setup, adapter: Path, seed: int | None) -> Forward:
     """A fresh base with the reward role: its head drawn from the seed, or loaded where there is none."""
-    roles = Roles(setup.base.load_model(setup.accel.device))
+    roles = Roles(setup.load_model(), setup.together)
     roles.add("reward", adapter, trains=True)
     roles.add_head("reward", adapter if seed is None else generator(seed, "rm", "head"))
     return Forward(roles)

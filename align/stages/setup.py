@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.utils.deterministic as deterministic
 from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedModel
 
 from align.data.scan import Problem
 from align.data.tokenize import Template
@@ -33,6 +35,25 @@ class Setup:
     def lineage(self) -> dict[str, str]:
         """What all stages of a run must share."""
         return {"base": self.base.fingerprint, "template": self.template.hash}
+
+    @property
+    def together(self) -> Accelerator | None:
+        """The processes that share one copy of the base; None where each has its own."""
+        return distributed.together(self.accel)
+
+    def load_model(self) -> PreTrainedModel:
+        """The base on this process's device, or its part of it; raises UserError as Base.load_model does."""
+        if self.together is None:
+            return self.base.load_model(self.accel.device)
+        model = self.base.load_model(torch.device("cpu"))
+        layers = getattr(model.base_model, "layers", None)
+        if not isinstance(layers, nn.ModuleList):
+            raise UserError(
+                f"base: {type(model).__name__} has no list of layers that could be sharded: use "
+                "distributed_type MULTI_GPU, or another base"
+            )
+        distributed.shard(layers, self.accel)
+        return model.to(self.accel.device)
 
 
 def set_up(recipe: Recipe) -> Setup:

@@ -15,6 +15,8 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -29,7 +31,7 @@ from align.models.lora import lora_config
 from align.recipe import SFT, Recipe
 from align.records import Demonstration
 from align.report.page import refresh
-from align.runtime.distributed import check_divisible, share, total
+from align.runtime.distributed import check_divisible, more_elsewhere, share, total
 from align.runtime.run import open_stage
 from align.runtime.trainer import ResumableTrainer
 from align.stages.setup import set_up, source, write_skipped
@@ -78,7 +80,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         rows = step_rows(seed, "sft", 0, steps * cfg.batch_size, len(train))  # of step 0, of step 1, …
 
-        model = base.load_model(accel.device)
+        model = setup.load_model()
         if cfg.packing:
             _check_packing(model, _rows([train[i] for i in train.lengths.argsort()[:2].tolist()]))
 
@@ -92,6 +94,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             evaluate_every=cfg.evaluate_every,
             held_out=held_out,
             pad_id=base.pad_id,
+            together=setup.together,
             model=model,
             peft_config=lora_config(recipe.lora, model),
             processing_class=base.tokenizer,
@@ -114,12 +117,23 @@ def run(recipe: Recipe, restart: bool = False) -> None:
 class _Trainer(ResumableTrainer, SFTTrainer):
     """TRL's trainer, with our checkpoints and an evaluation that weighs every response token alike."""
 
-    def __init__(self, *, held_out: list[Row], pad_id: int, **trainer: Any) -> None:
+    def __init__(
+        self, *, held_out: list[Row], pad_id: int, together: Accelerator | None, **trainer: Any
+    ) -> None:
         super().__init__(**trainer)
-        self._pad_id = pad_id
+        self._pad_id, self._together = pad_id, together
         # Neighbours of like length waste no padding; each process takes its share.
         by_length = sorted(held_out, key=lambda row: len(row["input_ids"]))
         self._held_out = share(by_length, self.accelerator)
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+        """DDP's for the adapter, which is all that trains; a sharded base is not its matter."""
+        if self._together is None or not training:
+            wrapped: nn.Module = super()._wrap_model(model, training, dataloader)
+            return wrapped
+        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
+        return DistributedDataParallel(model)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean negative log likelihood of a held-out response token in nats, and its exponential.
@@ -131,11 +145,15 @@ class _Trainer(ResumableTrainer, SFTTrainer):
         size = self.args.per_device_train_batch_size
         found = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # nats, tokens
         self.model.eval()
+        starts = range(0, len(self._held_out), size)
+        missing = more_elsewhere(len(starts), self._together)
         with torch.no_grad():
-            for start in range(0, len(self._held_out), size):
+            for start in starts:
                 batch = self._prepare_inputs(collate(self._held_out[start : start + size]))
                 outputs = self.model(**batch, fused_lm_head=True)
                 found += torch.stack([-outputs.log_probs.double().sum(), outputs.label_mask.double().sum()])
+            for _idle in range(missing):
+                self.model(input_ids=torch.ones(1, 1, dtype=torch.int64, device=found.device))
         nats, tokens = total(found, self.accelerator).tolist()
         if tokens:
             loss = nats / tokens

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,22 +14,24 @@ from ranks import Ranks
 from safetensors.torch import load_file
 
 STAGES = ("sft", "rm", "ppo")
+SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # what accelerate's launcher says
+KINDS: dict[str, dict[str, str]] = {"copies": {}, "shards": SHARDED}
 
 # Where in each stage: the function, the call of it that matters, and whether before or after it.
 AT = {
-    "sft": ("align.runtime.metrics:JsonLines.append", 3, "after"),
+    "sft": ("align.runtime.trainer:set_seed", 8, "after"),  # before a microbatch's forward pass
     "rm": ("align.stages.rm:_score_rankings", 8, "after"),  # between two microbatches
     "ppo": ("align.stages.ppo_update:policy_loss", 9, "after"),  # before an update's backward
 }
-ON_ALL = {**AT, "sft": ("align.runtime.trainer:set_seed", 8, "after")}  # metrics are the main process's
 
 
 @pytest.fixture(scope="module")
-def whole(group: Ranks, tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str, Path]:
-    """A folder with the uninterrupted run of the three stages by two processes."""
-    found = {}
-    for name in ("copies",):
-        folder = tmp_path_factory.mktemp(name)
+def whole(group: Ranks, tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Callable[[str], Path]:
+    """Gives a folder with the uninterrupted run of the three stages by two processes, of either kind."""
+
+    @cache
+    def run(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(kind)
         recipe = make_recipe(
             folder,
             tiny_base,
@@ -35,10 +39,11 @@ def whole(group: Ranks, tmp_path_factory: pytest.TempPathFactory, tiny_base: Pat
             sft={"microbatch_size": 1},
             ppo={"kl_target": 0.5, "kl_horizon": 40, "ptx_coef": 0.1, "samples_every": 2},
         )
-        ended = group.run("run", recipe)
+        ended = group.run("run", recipe, **KINDS[kind])
         assert ended.codes == [0, 0], ended.output
-        found[name] = folder
-    return found
+        return folder
+
+    return run
 
 
 def _before(stage: str, whole: Path, target: Path) -> Path:
@@ -73,19 +78,20 @@ def _distance(ours: Path, theirs: Path, stage: str) -> float:
     return float((change / sum(float(a[k].square().sum()) for k in a)) ** 0.5)
 
 
-@pytest.mark.parametrize("kind", ["copies"])
+@pytest.mark.parametrize("kind", ["copies", pytest.param("shards", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stage", STAGES)
 def test_all_killed_and_started_again_gives_the_same_bits(
-    group: Ranks, whole: dict[str, Path], tmp_path: Path, stage: str, kind: str
+    group: Ranks, whole: Callable[[str], Path], tmp_path: Path, stage: str, kind: str
 ) -> None:
-    recipe = _before(stage, whole[kind], tmp_path / "again")
-    ended = group.run(stage, recipe, at=ON_ALL[stage], do={0: "SIGKILL", 1: "SIGKILL"})
+    said = KINDS[kind]
+    recipe = _before(stage, whole(kind), tmp_path / "again")
+    ended = group.run(stage, recipe, at=AT[stage], do={0: "SIGKILL", 1: "SIGKILL"}, **said)
     assert -9 in ended.codes, ended.output
-    ended = group.run(stage, recipe)
+    ended = group.run(stage, recipe, **said)
     assert ended.codes == [0, 0], ended.output
     assert "goes on from step" in ended.output[0]
-    assert _final(tmp_path / "again", stage) == _final(whole[kind], stage)
-    assert _logged(tmp_path / "again", stage) == _logged(whole[kind], stage)
+    assert _final(tmp_path / "again", stage) == _final(whole(kind), stage)
+    assert _logged(tmp_path / "again", stage) == _logged(whole(kind), stage)
 
 
 @pytest.mark.parametrize(
@@ -93,19 +99,21 @@ def test_all_killed_and_started_again_gives_the_same_bits(
     [("sft", 2, 1), ("rm", 1, 2), ("ppo", 2, 1)],
 )
 def test_another_number_of_processes_goes_on(
-    group: Ranks, whole: dict[str, Path], tmp_path: Path, stage: str, begun: int, resumed: int
+    group: Ranks, whole: Callable[[str], Path], tmp_path: Path, stage: str, begun: int, resumed: int
 ) -> None:
-    recipe = _before(stage, whole["copies"], tmp_path / "again")
+    """Two of them with shards of the base, one with all of it."""
+    recipe = _before(stage, whole("copies"), tmp_path / "again")
     change = ["--set", "lora.dropout=0"] if stage == "sft" else []  # each process has masks of its own
-    theirs = whole["copies"]
+    theirs = whole("copies")
     if stage == "sft":
         theirs = tmp_path / "one"
-        alone = _before(stage, whole["copies"], theirs)
+        alone = _before(stage, whole("copies"), theirs)
         assert group.run(stage, alone, *change, processes=1).codes == [0]
+    said: dict[int, dict[str, str]] = {1: {}, 2: SHARDED}
     kills = dict.fromkeys(range(begun), "SIGKILL")
-    ended = group.run(stage, recipe, *change, processes=begun, at=ON_ALL[stage], do=kills)
+    ended = group.run(stage, recipe, *change, processes=begun, at=AT[stage], do=kills, **said[begun])
     assert -9 in ended.codes, ended.output
-    ended = group.run(stage, recipe, *change, processes=resumed)
+    ended = group.run(stage, recipe, *change, processes=resumed, **said[resumed])
     assert ended.codes == [0] * resumed, ended.output
     told = [line for line in ended.output[0].splitlines() if "goes on with" in line]
     assert told == [
@@ -115,25 +123,26 @@ def test_another_number_of_processes_goes_on(
     assert _distance(tmp_path / "again", theirs, stage) <= 1e-4
 
 
-@pytest.mark.parametrize("kind", ["copies"])
+@pytest.mark.parametrize("kind", ["copies", pytest.param("shards", marks=pytest.mark.slow)])
 def test_one_killed_ends_the_other_with_a_message(
-    group: Ranks, whole: dict[str, Path], tmp_path: Path, kind: str
+    group: Ranks, whole: Callable[[str], Path], tmp_path: Path, kind: str
 ) -> None:
-    recipe = _before("ppo", whole[kind], tmp_path / "again")
-    ended = group.run("ppo", recipe, at=AT["ppo"], do={1: "SIGKILL"}, limit=120)
+    said = KINDS[kind]
+    recipe = _before("ppo", whole(kind), tmp_path / "again")
+    ended = group.run("ppo", recipe, at=AT["ppo"], do={1: "SIGKILL"}, limit=120, **said)
     assert ended.codes == [1, -9], ended.output
     assert "another process of this run has ended" in ended.output[0]
     assert "the same command goes on from the last checkpoint" in ended.output[0]
     assert "Traceback" not in ended.output[0]
-    ended = group.run("ppo", recipe)
+    ended = group.run("ppo", recipe, **said)
     assert ended.codes == [0, 0], ended.output
-    assert _final(tmp_path / "again", "ppo") == _final(whole[kind], "ppo")
+    assert _final(tmp_path / "again", "ppo") == _final(whole(kind), "ppo")
 
 
 def test_one_that_hangs_is_waited_for_as_long_as_the_recipe_says(
-    group: Ranks, whole: dict[str, Path], tmp_path: Path
+    group: Ranks, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    recipe = _before("rm", whole["copies"], tmp_path / "again")
+    recipe = _before("rm", whole("copies"), tmp_path / "again")
     limited = ["--set", "run.timeout=3"]
     ended = group.run("rm", recipe, *limited, at=AT["rm"], do={1: "SIGSTOP"}, limit=120, after=1)
     assert ended.codes == [1, -9], ended.output  # the test's own launcher kills what is left

@@ -1,4 +1,4 @@
-"""Two processes give what one gives: the same rows, the same responses, the same adapters to rounding."""
+"""Two processes give what one gives, with copies of the base or with shards of it, to rounding."""
 
 from __future__ import annotations
 
@@ -8,61 +8,149 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, align, make_recipe, write_jsonl
+from ranks import Ranks
 from safetensors.torch import load_file
+from vllm_server import Fake, serving
 
 STAGES = ("sft", "rm", "ppo")
+KINDS = {  # how the stages run: processes, and what accelerate's launcher says of its configuration
+    "one": (1, {}),
+    "copies": (2, {}),
+    "shards": (2, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}),
+}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple[Path, Path]:
-    """Run folders of the three stages by one process and by two."""
-    found = []
-    for count in (1, 2):
-        folder = tmp_path_factory.mktemp(f"processes-{count}")
-        recipe = make_recipe(folder, tiny_base)
-        done = align("run", recipe, "--num-processes", str(count))
-        assert done.returncode == 0, done.stderr
-        found.append(folder / "runs" / "tiny")
-    return found[0], found[1]
+def runs(
+    group: Ranks, tmp_path_factory: pytest.TempPathFactory, tiny_base: Path
+) -> dict[str, tuple[Path, str]]:
+    """Run folders of the three stages, 20 steps each, and what was said.
+
+    A microbatch of rm and ppo is a row, or little more, so processes have different numbers of them; only
+    process 0 has something held out.
+    """
+    found = {}
+    for kind, (processes, said) in KINDS.items():
+        folder = tmp_path_factory.mktemp(kind)
+        recipe = make_recipe(
+            folder,
+            tiny_base,
+            data={
+                "demonstrations": {"train": "demonstrations.jsonl", "held_out": "d.jsonl"},
+                "rankings": {"train": "rankings.jsonl", "held_out": "r.jsonl"},
+                "prompts": {"train": "prompts.jsonl", "held_out": "p.jsonl"},
+                "template": "plain",
+            },
+            sft={"steps": 20, "batch_size": 2, "learning_rate": 1e-3},
+            rm={
+                "steps": 20,
+                "batch_size": 2,
+                "microbatch_tokens": 24,
+                "evaluate_every": 7,
+                "learning_rate": 1e-3,
+            },
+            ppo={
+                "iterations": 20,
+                "rollout_batch_size": 4,
+                "minibatch_size": 2,  # now and then both rows are one process's
+                "ppo_epochs": 1,
+                "microbatch_tokens": 24,
+                "max_response_tokens": 6,
+                "learning_rate": 1e-3,
+                "evaluate_every": 9,
+                "samples_every": 5,
+                "ptx_coef": 0.1,
+                "ptx_batch_size": 1,
+            },
+        )
+        held_out = {"prompt": "one more film"}
+        write_jsonl(folder / "d.jsonl", [held_out | {"response": " good"}])
+        write_jsonl(folder / "r.jsonl", [held_out | {"responses": [" good", " dull"], "ranks": [1, 2]}])
+        write_jsonl(folder / "p.jsonl", [held_out])
+        ended = group.run("run", recipe, processes=processes, **said)
+        assert ended.codes == [0] * processes, ended.output
+        found[kind] = folder / "runs" / "tiny", ended.output[0]
+    return found
 
 
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["copies", "shards"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_processes_give_the_adapters_of_one(runs: tuple[Path, Path], stage: str) -> None:
-    one, two = (load_file(run / stage / "final" / "adapter_model.safetensors") for run in runs)
-    assert one.keys() == two.keys()
-    distance = sum(float((one[k] - two[k]).square().sum()) for k in one) ** 0.5
-    size = sum(float(one[k].square().sum()) for k in one) ** 0.5
-    assert distance <= 1e-4 * size
+def test_two_processes_give_the_adapters_of_one(
+    runs: dict[str, tuple[Path, str]], stage: str, kind: str
+) -> None:
+    one, two = (runs[name][0] / stage / "final" for name in ("one", kind))
+    assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
+    assert ours.keys() == theirs.keys()
+    distance = sum(float((ours[k] - theirs[k]).square().sum()) for k in ours) ** 0.5
+    size = sum(float(ours[k].square().sum()) for k in ours) ** 0.5
     assert size > 0
+    assert distance <= 1e-4 * size
 
 
-def test_they_sample_the_same_responses(runs: tuple[Path, Path]) -> None:
-    one, two = ([json.loads(line) for line in (run / "ppo" / "held_out.jsonl").open()] for run in runs)
-    assert [(a["prompt"], a["reference"], a["policy"]) for a in one] == [
-        (b["prompt"], b["reference"], b["policy"]) for b in two
+@pytest.mark.parametrize("kind", ["copies", "shards"])
+def test_they_sample_the_same_responses(runs: dict[str, tuple[Path, str]], kind: str) -> None:
+    """All four of each of the 20 iterations, in their order."""
+    one, two = (_rows(runs[name][0] / "ppo" / "samples.jsonl") for name in ("one", kind))
+    texts = ("step", "prompt", "response", "reference")
+    assert [[row.get(name) for name in texts] for row in one] == [
+        [row.get(name) for name in texts] for row in two
     ]
+    assert len(one) == 80
+    one, two = (_rows(runs[name][0] / "ppo" / "held_out.jsonl") for name in ("one", kind))
+    texts = ("prompt", "reference", "policy")
+    assert [[row[name] for name in texts] for row in one] == [[row[name] for name in texts] for row in two]
 
 
-def test_metrics_are_those_of_the_whole_batch(runs: tuple[Path, Path]) -> None:
-    for stage in STAGES:
-        _same_metrics(*(run / stage for run in runs))
+@pytest.mark.parametrize("kind", ["copies", "shards"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_metrics_are_those_of_the_whole_batch(
+    runs: dict[str, tuple[Path, str]], stage: str, kind: str
+) -> None:
+    _same_metrics(*(runs[name][0] / stage for name in ("one", kind)))
 
 
-def _same_metrics(one: Path, two: Path) -> None:
-    rows = [
-        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (one, two)
-    ]
-    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
-    for a, b in zip(*rows, strict=True):
+def _same_metrics(one: Path, two: Path, clipped: float = 1e-4) -> None:
+    """To rounding; clip fractions to `clipped`, as a token at the bound is in or out."""
+    ours, theirs = (_rows(folder / "metrics.jsonl") for folder in (one, two))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
         for name, value in a.items():
             if not name.startswith(("seconds/", "engine/")) and value is not None:
-                close = 0.02 if name.endswith("clip_fraction") else 1e-4  # a token at the bound is in or out
+                close = clipped if name.endswith("clip_fraction") else 1e-4
                 assert b[name] == pytest.approx(value, rel=2e-3, abs=close), (one.name, a["step"], name)
+
+
+def test_a_sharded_base_is_told(runs: dict[str, tuple[Path, str]]) -> None:
+    for kind in KINDS:
+        told = [line for line in runs[kind][1].splitlines() if "sharded" in line]
+        wanted = [f"{stage}: the base's layers are sharded among 2 processes" for stage in STAGES]
+        assert told == (wanted if kind == "shards" else [])
+
+
+def test_a_process_holds_its_part_of_a_sharded_base(group: Ranks, tiny_base: Path) -> None:
+    """It samples and learns as with the whole base, with more or fewer passes than the other process."""
+    ended = group.run("call", "rank_probes:sharded", tiny_base, **KINDS["shards"][1])
+    assert ended.codes == [0, 0], ended.output
+    found = [json.loads(output.splitlines()[-1]) for output in ended.output]
+    for one in found:
+        assert one["held"] * 2 == one["whole"]
+        assert one["bytes"][0] - one["bytes"][1] == 4 * one["held"]  # told where memory runs out
+        assert one["adapters"] == ["Parameter"]  # no DTensor
+        assert one["lean"] == [True, False]  # which would go around a layer's own forward
+        assert one["same"]
+        assert one["gradients"]
+    assert found[0]["lengths"][0] == 3
+    assert found[1]["lengths"] == [1]
 
 
 DETAILS = {
@@ -86,6 +174,17 @@ DETAILS = {
 }
 
 
+TRUNK = {
+    "value_init": "policy",
+    "value_trunk": "policy",
+    "responses_per_prompt": 2,
+    "min_response_tokens": 1,
+    "critic_warmup": 1,
+    "microbatch_tokens": 24,  # a row, or little more: processes have different numbers of microbatches
+    "learning_rate": 3e-3,
+}
+
+
 def _from(run: Path, folder: Path, base: Path, **fields: object) -> Path:
     """A recipe whose sft and rm are another folder's run."""
     parents = {"sft": str(run), "rm": str(run), "guard": str(run)}
@@ -97,22 +196,71 @@ def _from(run: Path, folder: Path, base: Path, **fields: object) -> Path:
     return recipe
 
 
-def test_ppos_details_are_of_all_processes(runs: tuple[Path, Path], tmp_path: Path, tiny_base: Path) -> None:
-    folders = []
-    for count in (1, 2):
-        recipe = _from(runs[0], tmp_path / str(count), tiny_base, **DETAILS)
-        done = align("ppo", recipe, "--num-processes", str(count))
-        assert done.returncode == 0, done.stderr
-        folders.append(recipe.parent / "runs" / "tiny" / "ppo")
-    _same_metrics(*folders)
-    rows = [json.loads(line) for line in (folders[0] / "metrics.jsonl").open()]
+@pytest.mark.parametrize("kind", ["copies", "shards"])
+def test_ppos_details_are_of_all_processes(
+    group: Ranks, runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path, kind: str
+) -> None:
+    folders = _by_one_and(kind, group, runs, tmp_path, tiny_base, DETAILS)
+    _same_metrics(*folders, clipped=0.02)
+    rows = _rows(folders[0] / "metrics.jsonl")
     assert len({row["kl/coef"] for row in rows if "kl/coef" in row}) > 2
     assert {"policy/ptx_loss", "policy/kl_loss", "guard/score", "reward/length"} <= rows[1].keys()
+
+
+@pytest.mark.parametrize("kind", ["copies", "shards"])
+def test_a_value_head_on_the_policys_adapter_is_of_all_processes(
+    group: Ranks, runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path, kind: str
+) -> None:
+    """One pass for policy and value, and a different number of them in each process."""
+    folders = _by_one_and(kind, group, runs, tmp_path, tiny_base, TRUNK)
+    _same_metrics(*folders, clipped=0.02)
+    rows = [row for row in _rows(folders[0] / "metrics.jsonl") if "value/loss" in row]
+    assert [row["policy/learning_rate"] > 0 for row in rows] == [False, True, True, True]
+    assert len({row["value/loss"] for row in rows}) == 4
+
+
+def _by_one_and(
+    kind: str,
+    group: Ranks,
+    runs: dict[str, tuple[Path, str]],
+    folder: Path,
+    base: Path,
+    fields: dict[str, Any],
+) -> list[Path]:
+    """The ppo folders by one process and as `kind` says, which give the same answers."""
+    folders = []
+    for name in ("one", kind):
+        recipe = _from(runs["one"][0], folder / name, base, **fields)
+        processes, said = KINDS[name]
+        ended = group.run("ppo", recipe, processes=processes, **said)
+        assert ended.codes == [0] * processes, ended.output
+        folders.append(recipe.parent / "runs" / "tiny" / "ppo")
     answers = [
-        [(row["reference"], row["policy"]) for row in map(json.loads, (folder / "held_out.jsonl").open())]
-        for folder in folders
+        [(row["reference"], row["policy"]) for row in _rows(folder / "held_out.jsonl")] for folder in folders
     ]
     assert answers[0] == answers[1]
+    return folders
+
+
+def test_a_vllm_server_samples_for_a_sharded_base(
+    group: Ranks, runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path
+) -> None:
+    with serving(Fake(tiny_base)) as url:
+        recipe = _from(runs["one"][0], tmp_path, tiny_base, engine="vllm", engine_url=url)
+        ended = group.run("ppo", recipe, **KINDS["shards"][1])
+    assert ended.codes == [0, 0], ended.output
+    rows = _rows(recipe.parent / "runs" / "tiny" / "ppo" / "metrics.jsonl")
+    assert max(row["engine/logprob_gap"] for row in rows if "engine/logprob_gap" in row) < 1e-5
+
+
+def test_continuous_batching_refuses_a_sharded_base(
+    group: Ranks, runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path
+) -> None:
+    recipe = _from(runs["one"][0], tmp_path, tiny_base, engine="paged")
+    ended = group.run("ppo", recipe, **KINDS["shards"][1])
+    assert ended.codes == [2, 2], ended.output
+    assert "ppo.engine: paged cannot sample from a base that is sharded" in ended.output[0]
+    assert "Traceback" not in "".join(ended.output)
 
 
 BREAKS = """
@@ -129,9 +277,11 @@ if os.environ.get("RANK") == "1":
 """
 
 
-def test_a_nan_on_one_process_stops_both(runs: tuple[Path, Path], tmp_path: Path, tiny_base: Path) -> None:
+def test_a_nan_on_one_process_stops_both(
+    runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path
+) -> None:
     (tmp_path / "sitecustomize.py").write_text(BREAKS)
-    recipe = _from(runs[0], tmp_path / "nan", tiny_base, ppo_epochs=1)
+    recipe = _from(runs["one"][0], tmp_path / "nan", tiny_base, ppo_epochs=1)
     done = align("ppo", recipe, "--num-processes", "2", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("3 steps in a row could not be applied") == 1
@@ -142,10 +292,10 @@ def test_a_nan_on_one_process_stops_both(runs: tuple[Path, Path], tmp_path: Path
 
 
 def test_a_function_that_fails_on_one_process_ends_both(
-    runs: tuple[Path, Path], tmp_path: Path, tiny_base: Path
+    runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path
 ) -> None:
     fields = {"rewards": [{"function": "judge:fails"}], "value_init": "policy"}
-    recipe = _from(runs[0], tmp_path, tiny_base, **fields)
+    recipe = _from(runs["one"][0], tmp_path, tiny_base, **fields)
     code = "def fails(prompts, responses): return [1.0] * (os.environ['RANK'] == '0') * len(prompts)\n"
     (tmp_path / "judge.py").write_text(f"import os\n{code}")
     done = align("ppo", recipe, "--num-processes", "2")
@@ -155,7 +305,7 @@ def test_a_function_that_fails_on_one_process_ends_both(
 
 
 def test_a_share_without_a_comparison_keeps_the_processes_in_step(
-    runs: tuple[Path, Path], tmp_path: Path, tiny_base: Path
+    group: Ranks, runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path
 ) -> None:
     """One ranking of six decides anything, so one process of two has nothing to learn from in any step."""
     metrics, adapters = [], []
@@ -165,14 +315,14 @@ def test_a_share_without_a_comparison_keeps_the_processes_in_step(
             folder,
             tiny_base,
             data={"template": "plain", "rankings": {"train": "some.jsonl", "held_out": "other.jsonl"}},
-            rm={"steps": 6, "batch_size": 2, "learning_rate": 1e-2, "sft": str(runs[0])},
+            rm={"steps": 6, "batch_size": 2, "learning_rate": 1e-2, "sft": str(runs["one"][0])},
         )
         tied = [{"prompt": f"a film {i}", "responses": [" good", " dull"], "ranks": [1, 1]} for i in range(5)]
         decided = {"prompt": "the story", "responses": [" loud", " warm", " old"], "ranks": [2, 1, 3]}
         write_jsonl(folder / "some.jsonl", [*tied, decided])
         write_jsonl(folder / "other.jsonl", [{**decided, "prompt": "another story"}])
-        done = align("rm", recipe, "--num-processes", str(count))
-        assert done.returncode == 0, done.stderr
+        ended = group.run("rm", recipe, processes=count)
+        assert ended.codes == [0] * count, ended.output
         run = folder / "runs" / "tiny" / "rm"
         metrics.append([json.loads(line) for line in (run / "metrics.jsonl").open()])
         adapters.append(load_file(run / "final" / "adapter_model.safetensors"))
