@@ -141,7 +141,8 @@ def _signalled(error: BaseException) -> int:
     number = getattr(error, "sigval", None)
     if number is not None:
         return 128 + int(number)
-    codes = {failure.exitcode for failure in getattr(error, "failures", {}).values()}
+    ended = [failure.exitcode for failure in getattr(error, "failures", {}).values()]
+    codes = {128 - code if code < 0 else code for code in ended}  # below 0: the launcher was faster
     stopped = {128 + signal.SIGINT, 128 + signal.SIGTERM}
     return min(codes) if codes and codes <= stopped else 0
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -92,6 +93,16 @@ def test_another_launcher_s_wish_is_refused_too(
     ended = group.run("sft", tiny_recipe(), **environment)
     assert ended.codes == [2, 2], ended.output
     assert said in ended.output[0]
+
+
+@pytest.mark.parametrize(
+    ("codes", "known"),
+    [((143, 143), 143), ((143, -15), 143), ((130, -2), 130), ((143, -9), 0), ((1, -15), 0)],
+)
+def test_who_stops_and_who_is_ended_meanwhile_have_one_code(codes: tuple[int, int], known: int) -> None:
+    """A process that stops is ended by the launcher where another has stopped before it."""
+    failures = {rank: SimpleNamespace(exitcode=code) for rank, code in enumerate(codes)}
+    assert launch._signalled(SimpleNamespace(failures=failures)) == known  # type: ignore[arg-type]
 
 
 def test_a_killed_process_ends_the_command_with_a_message(
