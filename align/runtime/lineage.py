@@ -14,6 +14,7 @@ from typing import Any
 
 from align.errors import MissingStage, UserError
 from align.recipe import Recipe, Stage
+from align.recipe_ppo import Reward
 from align.runtime.files import read_json, sha256
 
 # Keys that a rerun may change: what comes out stays the same. (Microbatches: to rounding, and with
@@ -29,7 +30,6 @@ HARMLESS = frozenset(
         "engine_url",
         "evaluate_every",
         "gradient_checkpointing",
-        "keep",
         "kl_limit",
         "samples_every",
         "threads",
@@ -85,7 +85,8 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
                 f"{folder} was trained with another {what}: {theirs}, and this recipe has {mine}. "
                 f"Name the run that belongs to this base, or train {stage} again"
             )
-    theirs, mine = manifest["recipe"]["lora"], _relevant(recipe, stage)["lora"]
+    here = _relevant(recipe, stage)
+    theirs, mine = _as_of_now(manifest["recipe"], here)["lora"], here["lora"]
     if differing := [k for k in mine if k != "dropout" and theirs.get(k) != mine[k]]:
         what = ", ".join(f"lora.{k} {theirs.get(k)} (here {mine[k]})" for k in differing)
         raise UserError(
@@ -116,7 +117,7 @@ def stage_manifest(
 
     Raises UserError with each difference when the stage began with another recipe, lineage or data.
     """
-    new = {
+    new: dict[str, Any] = {
         "stage": stage,
         "recipe": _relevant(recipe, stage),
         "lineage": dict(lineage),
@@ -131,8 +132,9 @@ def stage_manifest(
     if not path.exists() and not begun(folder):
         return new
     old = read_manifest(path, "set the folder aside with --restart")
+    then = {**old, "recipe": _as_of_now(old["recipe"], new["recipe"])}
     differences = [
-        line for part in ("recipe", "lineage", "data") for line in _differences(old[part], new[part], part)
+        line for part in ("recipe", "lineage", "data") for line in _differences(then[part], new[part], part)
     ]
     if differences and not begun(folder):
         return new  # it ended before its first checkpoint: there is nothing to go on from, nothing to lose
@@ -171,7 +173,10 @@ def read_manifest(path: Path, remedy: str) -> dict[str, Any]:
     """A stage's manifest; UserError with the remedy where it is not one that a stage wrote."""
     try:
         manifest = read_json(path)
-        parts = [manifest["recipe"], manifest["lineage"], manifest["data"], manifest["versions"]]
+        parts = [manifest["lineage"], manifest["data"], manifest["versions"]]
+        parts += [manifest["recipe"], *manifest["recipe"].values()]
+        manifest["recipe"]["base"], manifest["recipe"]["lora"], manifest["recipe"]["data"]["template"]
+        manifest["lineage"]["base"], manifest["lineage"]["template"]
         if manifest["finished"]:
             parts.append(manifest["final"])
             manifest["final"][ADAPTER]
@@ -181,7 +186,7 @@ def read_manifest(path: Path, remedy: str) -> dict[str, Any]:
             raise ValueError("it is not what a stage writes")
     except KeyError as error:
         raise UserError(f"{path} has no entry {error}: {remedy}") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
     return dict(manifest)
 
@@ -206,21 +211,54 @@ def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "data": {"template": recipe.data.template},
         "run": {"seed": recipe.run.seed},
     }
-    deciding = {"evaluate_every", "keep"} if stage == "ppo" and recipe.ppo.keep == "best" else set()
+    deciding = {"evaluate_every"} if stage == "ppo" and recipe.ppo.keep == "best" else set()
     return {
         section: {k: v for k, v in fields.items() if k not in HARMLESS - deciding}
         for section, fields in sections.items()
     }
 
 
+def _as_of_now(stored: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's recipe as this version would have written it.
+
+    What an older version did not know stands at its default, which leaves results as they were; what it
+    compared and this one does not is left out.
+    """
+    found = {}
+    for name, fields in stored.items():
+        section = Recipe.model_fields[name].annotation if name in Recipe.model_fields else None
+        defaults = {k: v for k, v in _defaults(section).items() if k in new.get(name, ())}
+        known = {k: v for k, v in fields.items() if k in new.get(name, ()) or k not in HARMLESS}
+        found[name] = {**defaults, **known}
+    rewards = found.get("ppo", {}).get("rewards")
+    if isinstance(rewards, list) and all(isinstance(one, dict) for one in rewards):
+        found["ppo"]["rewards"] = [{**_defaults(Reward), **one} for one in rewards]
+    return found
+
+
+def _defaults(section: Any) -> dict[str, Any]:
+    """What a section's optional fields are where nobody sets them."""
+    found: dict[str, Any] = section.model_construct().model_dump(mode="json") if section else {}
+    return found
+
+
+_NOTHING = object()
+
+
 def _differences(old: Any, new: Any, key: str) -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         return [
-            line for k in sorted({*old, *new}) for line in _differences(old.get(k), new.get(k), f"{key}.{k}")
+            line
+            for k in sorted({*old, *new})
+            for line in _differences(old.get(k, _NOTHING), new.get(k, _NOTHING), f"{key}.{k}")
         ]
-    return (
-        [] if old == new else [f"{key.removeprefix('recipe.')}: was {json.dumps(old)}, is {json.dumps(new)}"]
-    )
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs for line in _differences(a, b, f"{key}[{i}]")]
+    if old == new:
+        return []
+    was, now_is = ("not there" if x is _NOTHING else json.dumps(x, ensure_ascii=False) for x in (old, new))
+    return [f"{key.removeprefix('recipe.')}: was {was}, is {now_is}"]
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,114 @@
+"""What a stage compares with what it was started with: recipes of older versions, and manifests by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.errors import UserError
+from align.recipe import Stage
+from align.recipe_file import load_recipe
+from align.runtime.files import read_json, to_json
+from align.runtime.lineage import stage_manifest
+
+Change = Callable[[dict[str, Any]], object]
+REWARDS = 'ppo.rewards=[{"run": "this"}, {"function": "m:f", "weight": 0.5}]'
+
+
+def _begin(recipe: Path, stage: Stage, *settings: str) -> dict[str, Any]:
+    """What open_stage does with the manifest."""
+    loaded = load_recipe(recipe, settings)
+    folder = loaded.run.path / stage
+    manifest = stage_manifest(loaded, stage, {"base": "b", "template": "t"}, {"rankings": "d"}, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_text(to_json(manifest))
+    return manifest
+
+
+def _older(recipe: Path, stage: Stage, change: Change, *settings: str) -> None:
+    """A stage that has a checkpoint, and whose manifest is changed."""
+    manifest = _begin(recipe, stage, *settings)
+    folder = load_recipe(recipe).run.path / stage
+    change(manifest["recipe"])
+    (folder / "manifest.json").write_text(to_json(manifest))
+    (folder / "checkpoints" / "step-000001").mkdir(parents=True)
+
+
+OLDER: list[tuple[Stage, Change, list[str]]] = [
+    ("sft", lambda r: r["sft"].pop("packing"), []),
+    ("rm", lambda r: r["rm"].pop("centering_coef"), []),
+    ("rm", lambda r: r["lora"].pop("layers"), ["lora.layers=null"]),
+    ("rm", lambda r: r["base"].pop("attention"), []),
+    ("ppo", lambda r: [r["ppo"].pop(key) for key in ("value_trunk", "keep", "kl_target", "rewards")], []),
+    ("ppo", lambda r: [one.pop("timeout") for one in r["ppo"]["rewards"]], [REWARDS]),
+]
+
+
+@pytest.mark.parametrize(("stage", "change", "settings"), OLDER)
+def test_a_field_that_an_older_version_did_not_have_counts_as_its_default(
+    tiny_recipe: Callable[..., Path], stage: Stage, change: Change, settings: list[str]
+) -> None:
+    recipe = tiny_recipe()
+    _older(recipe, stage, change, *settings)
+    before = read_json(load_recipe(recipe).run.path / stage / "manifest.json")["recipe"]
+    assert _begin(recipe, stage, *settings)["recipe"] == before  # checkpoints are known by its hash
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "settings", "says"),
+    [
+        ("rm", lambda r: r["rm"].pop("margin"), ["rm.margin=0.5"], "rm.margin: was 0.0, is 0.5"),
+        ("rm", lambda r: r["lora"].pop("layers"), [], "lora.layers: was null, is 2"),
+        (
+            "ppo",
+            lambda r: r["ppo"].update(keep="best", evaluate_every=2),
+            [],
+            'ppo.keep: was "best", is "last"',
+        ),
+        (
+            "ppo",
+            lambda r: [one.pop("weight") for one in r["ppo"]["rewards"]],
+            [REWARDS],
+            "ppo.rewards[1].weight: was 1.0, is 0.5",
+        ),
+        ("sft", lambda r: r["sft"].update(curriculum=3), [], "sft.curriculum: was 3, is not there"),
+    ],
+)
+def test_one_that_is_set_is_a_change_and_so_is_one_that_has_gone(
+    tiny_recipe: Callable[..., Path], stage: Stage, change: Change, settings: list[str], says: str
+) -> None:
+    recipe = tiny_recipe()
+    _older(recipe, stage, change, *settings)
+    with pytest.raises(UserError, match="was started with something else") as refused:
+        _begin(recipe, stage, *settings)
+    assert str(refused.value).splitlines()[1:-1] == [f"  {says}"]
+    assert "--restart" in str(refused.value)
+
+
+def test_what_this_version_does_not_compare_any_more_is_no_difference(
+    tiny_recipe: Callable[..., Path],
+) -> None:
+    recipe = tiny_recipe()
+    _older(recipe, "rm", lambda r: r["rm"].update(checkpoint_every=7))
+    _begin(recipe, "rm")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r.pop("lora"),
+        lambda r: r.update(base=None),
+        lambda r: r.update(rm=[1]),
+        lambda r: r["data"].clear(),
+    ],
+)
+def test_a_manifest_without_its_parts_is_refused_with_what_to_do(
+    tiny_recipe: Callable[..., Path], change: Change
+) -> None:
+    recipe = tiny_recipe()
+    _older(recipe, "rm", change)
+    with pytest.raises(UserError, match=r"manifest\.json.*--restart"):
+        _begin(recipe, "rm")
