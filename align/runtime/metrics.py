@@ -11,7 +11,7 @@ from align.runtime.files import fsync, write_bytes
 
 
 class JsonLines:
-    """An append-only file of JSON objects that carry a `step`; resuming cuts it at the checkpoint.
+    """An append-only file of JSON objects, one a line; resuming cuts it at the checkpoint.
 
     `path` None writes nothing: all processes but the first call the same methods. What is in
     `followers` is called with each step and row after they are written.
@@ -22,13 +22,18 @@ class JsonLines:
         self.followers: list[Callable[[int, Mapping[str, object]], None]] = []
 
     def append(self, step: int, row: Mapping[str, object]) -> None:
-        """Write one line."""
+        """Write one line that carries its `step`, and tell the followers."""
         if self._path is None:
             return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json_line({"step": step, **row}))
+        self.write({"step": step, **row})
         for follow in self.followers:
             follow(step, row)
+
+    def write(self, row: Mapping[str, object]) -> None:
+        """Write one line."""
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json_line(row))
 
     def rows(self) -> list[dict[str, object]]:
         """What has been written; nothing on the other processes."""

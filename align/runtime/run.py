@@ -2,7 +2,7 @@
 
 runs/<name>/recipe.yaml                the resolved recipe of the last command
 runs/<name>/<stage>/manifest.json      recipe, lineage, data, versions, results
-                    metrics.jsonl      one line a logged step
+                    metrics.jsonl      one line a logged step; like it samples.jsonl and bad-steps.jsonl
                     checkpoints/       see align.runtime.checkpoint
                     final/             what the next stage reads
 """
@@ -36,7 +36,8 @@ from align.runtime.metrics import JsonLines
 from align.runtime.progress import Bar
 from align.runtime.trackers import Tracker, check_installed, numbers, open_trackers
 
-_SIZES = "sizes"  # a checkpoint's note of how long metrics.jsonl and samples.jsonl were, and of processes
+_SIZES = "sizes"  # a checkpoint's note of how long the stage's .jsonl files were, and of processes
+BAD_STEPS = "bad-steps.jsonl"
 _MIN_FREE_BYTES = 64 * 2**20
 
 
@@ -52,6 +53,7 @@ class StageRun:
     keep: int
     metrics: JsonLines
     samples: JsonLines
+    bad_steps: JsonLines
     grace: float = 30.0
     trackers: Sequence[str] = ()
     _saved: int = 0  # the step of the newest checkpoint
@@ -70,6 +72,10 @@ class StageRun:
         """What its checkpoints belong to; one from elsewhere is passed over."""
         parts = {part: json_digest(self.manifest[part]) for part in ("recipe", "data")}
         return {"stage": self.stage, **parts, **self.manifest["lineage"]}
+
+    @property
+    def _logs(self) -> dict[str, JsonLines]:
+        return {"metrics": self.metrics, "samples": self.samples, "bad_steps": self.bad_steps}
 
     @property
     def finished(self) -> bool:
@@ -121,12 +127,12 @@ class StageRun:
             self.say(f"{self.stage} stops after step {step}, which is saved")
 
     def newest(self) -> checkpoint.Checkpoint | None:
-        """The checkpoint to go on from, the same one on every process; metrics after it are forgotten."""
+        """The checkpoint to go on from, the same one on every process; lines after it are forgotten."""
         found = checkpoint.newest(self.checkpoints, self.say, self.identity) if self.main else None
         found = share_object(found, self.accel)
-        sizes = found.document(_SIZES) if found else {"metrics": 0, "samples": 0}
-        self.metrics.cut(sizes["metrics"])
-        self.samples.cut(sizes["samples"])
+        sizes = found.document(_SIZES) if found else {}
+        for name, log in self._logs.items():
+            log.cut(sizes.get(name, log.size) if found else 0)
         self._open_trackers()
         if found:
             self._saved = found.step
@@ -160,7 +166,7 @@ class StageRun:
         """Write a checkpoint (main process); the others wait, so that none runs ahead of a failed save."""
         if self.main:
             self._still_there()
-            sizes = {"metrics": self.metrics.settle(), "samples": self.samples.settle()}
+            sizes = {name: log.settle() for name, log in self._logs.items()}
             sizes["processes"] = self.accel.num_processes
             documents = {**documents, _SIZES: sizes}
             checkpoint.save(self.checkpoints, step, tensors, documents, self.keep, self.identity)
@@ -255,6 +261,7 @@ def open_stage(
         grace=recipe.run.grace,
         metrics=JsonLines(folder / "metrics.jsonl" if main else None),
         samples=JsonLines(folder / "samples.jsonl" if main else None),
+        bad_steps=JsonLines(folder / BAD_STEPS if main else None),
         trackers=recipe.run.trackers,
     )
     if main and run.finished:

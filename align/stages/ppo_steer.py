@@ -17,12 +17,10 @@ from align.objectives.masked import masked_sum
 from align.objectives.ppo import shaped_scores, token_rewards
 from align.rollouts.rollout import Rollout
 from align.runtime import checkpoint, distributed
-from align.runtime.metrics import json_line
-from align.runtime.run import StageRun, share_object
+from align.runtime.run import BAD_STEPS, StageRun, share_object
 from align.stages.ppo_roles import Context, save
 
 BAD_IN_A_ROW = 3  # as many steps that could not be applied end the stage
-BAD_STEPS = "bad-steps.jsonl"
 
 
 def kl_rewards(context: Context, rollout: Rollout) -> Tensor:
@@ -121,10 +119,7 @@ def not_applied(
         mine.append({"row": row * accel.num_processes + accel.process_index, **texts})
     batch = sorted(distributed.gather_lists(mine, accel), key=lambda one: int(one["row"]))
     path = stage.folder / BAD_STEPS
-    if stage.main:
-        line = {"iteration": iteration + 1, "what": list(what), "rows": batch}
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json_line(line))
+    stage.bad_steps.write({"iteration": iteration + 1, "what": list(what), "rows": batch})
     stage.say(f"iteration {iteration + 1}: {reason}; this step is not applied ({path} has its batch)")
     if context.state.bad_in_a_row >= BAD_IN_A_ROW:
         before = iteration + 1 - BAD_IN_A_ROW if broken else None
