@@ -32,5 +32,16 @@ class Labeling(Section):
     gold_every: NonNegativeInt = Field(
         10, description="every so many tasks one whose answer is known, where there are such; 0: never"
     )
+    suggestions: Literal["off", "after", "prefilled", "machine"] = Field(
+        "off",
+        description="what `align suggest` sent: never shown; shown when the answer is given; the order that "
+        "cards start in; or taken as labels, of which people audit a share",
+    )
+    control: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.2, description="share of tasks that keep their suggestion hidden, so that its sway can be measured"
+    )
+    audit: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="with `suggestions: machine`, share of its tasks that people judge too; 0: none"
+    )
     session_days: PositiveInt = Field(14, description="days after which a person signs in again")
     upload_limit: PositiveInt = Field(64, description="MiB that one import or request may have")

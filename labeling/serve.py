@@ -15,6 +15,7 @@ from align.errors import UserError
 from align.recipe import Recipe
 from labeling.store.engine import Store
 from labeling.store.people import admin_for_link, new_token
+from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
 from labeling.web.config import Config
 from labeling.web.manage import import_lines
@@ -59,6 +60,9 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None) -> None:
     local = _is_loopback(host)
     hosts = ("*",) if not local or address else LOOPBACK
     config = make_config(recipe, hosts, secure=bool(address and address.startswith("https://")))
+    if recipe.labeling.suggestions == "machine":
+        with config.store.write() as session:
+            label_the_rest(session)
     listening = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     address = address or f"http://{shown}:{listening.getsockname()[1]}"

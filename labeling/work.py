@@ -169,6 +169,12 @@ def ranks_of(kind: str, content: dict[str, Any]) -> list[int | None] | None:
     return list(content["ranks"])
 
 
+def ranks_by_score(scores: Sequence[float]) -> list[int]:
+    """Ranks by falling score: 1 is best, equal scores are tied."""
+    places = {score: i + 1 for i, score in enumerate(sorted(set(scores), reverse=True))}
+    return [places[score] for score in scores]
+
+
 def _texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]

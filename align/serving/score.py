@@ -92,7 +92,7 @@ def _check(file: Path, format: str | None, run: Trained) -> Found:
         try:
             if isinstance(item, RecordError):
                 raise item
-            lengths = [len(p) + len(r) for p, r in _encoded(item, run.setup.template)]
+            lengths = [len(p) + len(r) for p, r in encoded_pairs(item, run.setup.template)]
         except UserError as error:
             count += 1
             if len(problems) < _SHOWN:
@@ -111,7 +111,7 @@ def _check(file: Path, format: str | None, run: Trained) -> Found:
     return found
 
 
-def _encoded(item: Item, template: Template) -> list[Pair]:
+def encoded_pairs(item: Item, template: Template) -> list[Pair]:
     """The ids of prompt and response, for each response; UserError with the item's place."""
     try:
         prompt = template.prompt_ids(item.prompt)
@@ -130,15 +130,15 @@ def _scored(items: Iterator[Item], run: Trained, forward: Forward, bar: Bar) -> 
     """Rows with their scores in the items' order; within a window, batches are of like length."""
     budget, pad_id = run.recipe.rm.microbatch_tokens, run.setup.base.pad_id
     while window := list(islice(items, _WINDOW)):
-        encoded = [_encoded(item, run.setup.template) for item in window]
-        scores = _scores(forward, [pair for pairs in encoded for pair in pairs], budget, pad_id, bar)
+        encoded = [encoded_pairs(item, run.setup.template) for item in window]
+        scores = scores_of(forward, [pair for pairs in encoded for pair in pairs], budget, pad_id, bar)
         start = 0
         for item, pairs in zip(window, encoded, strict=True):
             mine, start = scores[start : start + len(pairs)], start + len(pairs)
             yield {**item.row, item.key: mine[0] if item.key == SCORE else mine}
 
 
-def _scores(forward: Forward, pairs: Sequence[Pair], budget: int, pad_id: int, bar: Bar) -> list[float]:
+def scores_of(forward: Forward, pairs: Sequence[Pair], budget: int, pad_id: int, bar: Bar) -> list[float]:
     found = [0.0] * len(pairs)
     for batch in microbatches([(1, len(prompt) + len(response)) for prompt, response in pairs], budget):
         scores = score_batch(forward, [pairs[i] for i in batch], pad_id).tolist()

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 from align.errors import UserError
 from labeling.store.models import Draft, Guideline, Item, Label, Person, now
 from labeling.store.queue import own_slot, place_for, release, was_given
+from labeling.store.suggestions import note_suggestion
 from labeling.work import checked, drawn_order, in_item_order, in_shown_order
 
 MAX_DRAFT = 400_000  # characters of JSON
@@ -94,10 +95,12 @@ def submit(
             release(slot)
         else:
             slot.state, slot.leased_until = "done", None
-    session.add(label)
     draft = session.get(Draft, (item.id, person.id))
     if draft is not None:
         draft.content, draft.saved = {}, now()
+        if not adjudicates:
+            note_suggestion(session, label, draft)
+    session.add(label)  # whole: it can't be changed once it is written
     session.flush()
     return label
 

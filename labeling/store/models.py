@@ -1,4 +1,4 @@
-"""The tables. Labels, and the guidelines that they were given under, are only ever added to."""
+"""The tables. Labels, and the guidelines and suggestions that they go with, are only ever added to."""
 
 from __future__ import annotations
 
@@ -114,6 +114,24 @@ class Slot(Base):
     item: Mapped[Item] = relationship(lazy="joined")
 
 
+class Suggestion(Base):
+    """What a reward model makes of a task's responses."""
+
+    __tablename__ = "suggestion"
+    __table_args__ = (UniqueConstraint("item_id", "version"),)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))  # the machine that sent it
+    source: Mapped[str] = mapped_column(String(200))  # run name/stage
+    version: Mapped[str] = mapped_column(String(64))  # the reward model's hash
+    scores: Mapped[list[Any]] = mapped_column()  # in the item's own order of responses
+    ranks: Mapped[list[Any]] = mapped_column()
+    draw: Mapped[float] = mapped_column(
+        Float
+    )  # in [0, 1), by item: below `labeling.audit` people judge it too
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
 class Guideline(Base):
     """Every version that somebody labelled under."""
 
@@ -139,6 +157,10 @@ class Label(Base):
     replaces: Mapped[int | None] = mapped_column(ForeignKey("label.id"), unique=True)
     submission: Mapped[str] = mapped_column(String(40), unique=True)  # the browser's: a second try adds none
     created: Mapped[datetime] = mapped_column(default=now)
+    suggestion_id: Mapped[int | None] = mapped_column(ForeignKey("suggestion.id"))
+    suggestion_shown: Mapped[str | None] = mapped_column(String(10))  # how: labeling.store.suggestions says
+    suggestion_taken: Mapped[bool | None] = mapped_column()  # the order is exactly the suggested one
+    suggestion_agreed: Mapped[float | None] = mapped_column(Float)  # share of pairs ordered as suggested
 
 
 class Draft(Base):
@@ -149,3 +171,5 @@ class Draft(Base):
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)
     content: Mapped[dict[str, Any]] = mapped_column()
     saved: Mapped[datetime] = mapped_column(default=now)
+    suggestion_id: Mapped[int | None] = mapped_column(ForeignKey("suggestion.id"))  # that the page began with
+    suggestion_shown: Mapped[str | None] = mapped_column(String(10))

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
 from labeling.store.engine import Store
-from labeling.store.models import Draft, Item, Label, Person, Response, Slot, now
+from labeling.store.models import Draft, Item, Label, Person, Response, Slot, Suggestion, now
 
 _TRIES = 20
 
@@ -22,6 +22,7 @@ class Rules:
 
     lease: timedelta
     gold_every: int = 0
+    audit: float | None = None  # share of the machine's tasks that people judge too; None: all are people's
 
 
 def take(store: Store, person: Person, rules: Rules) -> Item | None:
@@ -29,7 +30,9 @@ def take(store: Store, person: Person, rules: Rules) -> Item | None:
     for _ in range(_TRIES):
         try:
             with store.write() as session:
-                slot = _held(session, person) or _gold(session, person, rules) or _next(session, person)
+                slot = (
+                    _held(session, person) or _gold(session, person, rules) or _next(session, person, rules)
+                )
                 if slot is None:
                     return None
                 if slot.person_id != person.id or slot.state != "leased":
@@ -83,10 +86,10 @@ def release(slot: Slot) -> None:
     slot.state, slot.person_id, slot.leased_until, slot.taken = "free", None, None, None
 
 
-def waiting(session: Session, person: Person) -> int:
+def waiting(session: Session, person: Person, rules: Rules) -> int:
     """How many tasks there are for this person now, the one they hold included."""
     held = exists().where(Slot.item_id == Item.id, Slot.person_id == person.id, Slot.state == "leased")
-    free = _available(person).subquery()
+    free = _available(person, rules).subquery()
     items = select(func.count()).select_from(Item)
     return session.scalar(items.where(or_(held, Item.id.in_(select(free.c.item_id))))) or 0
 
@@ -96,12 +99,12 @@ def _held(session: Session, person: Person) -> Slot | None:
     return session.scalar(held.order_by(Slot.taken.desc()).limit(1).with_for_update(of=Slot))
 
 
-def _next(session: Session, person: Person) -> Slot | None:
-    query = _available(person).order_by(Item.priority.desc(), Item.id, Slot.number).limit(1)
+def _next(session: Session, person: Person, rules: Rules) -> Slot | None:
+    query = _available(person, rules).order_by(Item.priority.desc(), Item.id, Slot.number).limit(1)
     return session.scalar(query.with_for_update(of=Slot, skip_locked=True))
 
 
-def _available(person: Person) -> Select[Slot]:
+def _available(person: Person, rules: Rules) -> Select[Slot]:
     mine = aliased(Slot)
     later = aliased(Label)
     skipped = exists().where(
@@ -109,6 +112,9 @@ def _available(person: Person) -> Select[Slot]:
         Label.person_id == person.id,
         Label.kind == "skip",
         ~exists().where(later.replaces == Label.id),
+    )
+    machines = exists().where(
+        Item.kind == "rank", Suggestion.item_id == Slot.item_id, Suggestion.draw >= (rules.audit or 0.0)
     )
     return (
         select(Slot)
@@ -119,6 +125,7 @@ def _available(person: Person) -> Select[Slot]:
             ~exists().where(mine.item_id == Slot.item_id, mine.person_id == person.id),
             ~exists().where(Response.item_id == Slot.item_id, Response.author_id == person.id),
             ~skipped,
+            *([] if rules.audit is None else [~machines]),
         )
     )
 

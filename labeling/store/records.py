@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
+from labeling.store.suggestions import MACHINE, by_people
 from labeling.work import ranks_of
 
 Kind = Literal["prompts", "demonstrations", "rankings"]
@@ -20,14 +21,16 @@ def records(
 ) -> Iterator[dict[str, Any]]:
     """Rows in align's own form, oldest label first.
 
-    Where a reviewer has decided, that decision alone counts. Gold items, skips, and answers that order
-    nothing (all bad without ranks) give none. `guideline`: a version's hash or its beginning.
+    Where a reviewer has decided, that decision alone counts; a machine's label counts where no person's
+    stands. Gold items, skips, and answers that order nothing (all bad without ranks) give none. `guideline`:
+    a version's hash or its beginning.
     """
     if kind == "prompts":
         for item in session.scalars(select(Item).where(Item.gold.is_(None)).order_by(Item.id)):
             yield {"prompt": prompt_of(item)}
         return
     decided = set(session.scalars(select(Label.item_id).where(standing(), Label.adjudicates.is_(True))))
+    judged = set(session.scalars(select(Label.item_id).where(standing(), by_people(), Label.kind != "skip")))
     query = select(Label, Item, Person.name).where(standing()).join(Item, Item.id == Label.item_id)
     query = query.join(Person, Person.id == Label.person_id).where(Item.gold.is_(None), Label.kind != "skip")
     if guideline is not None:
@@ -36,6 +39,8 @@ def records(
         query = query.where(Person.name.in_(labelers))
     for label, item, name in session.execute(query.order_by(Label.id)):
         if item.id in decided and not label.adjudicates:
+            continue
+        if item.id in judged and label.suggestion_shown == MACHINE:
             continue
         yield from (_ranking if kind == "rankings" else _demonstration)(label, item, name)
 

@@ -12,17 +12,20 @@ from pydantic import BaseModel, Field
 from sqlalchemy import select
 from starlette.responses import StreamingResponse
 
+from align.recipe_labeling import MAX_RESPONSES
 from labeling.store.items import add_items
 from labeling.store.labels import standing as that_stands
 from labeling.store.models import Item, Label, Person
 from labeling.store.records import prompt_of, records
+from labeling.store.suggestions import add_suggestions, unscored
 from labeling.web.config import Config
 from labeling.web.security import Visitor, needs
 
 router = APIRouter(prefix="/api/v1", tags=["v1"])
 Machine = Annotated[Visitor, Depends(needs("admin", "machine"))]
 Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
-_CHUNK = 500
+Version = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+Score = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 
 
 class Problem(BaseModel):
@@ -32,6 +35,15 @@ class Problem(BaseModel):
 class AddedTasks(BaseModel):
     ids: list[int]
     known: int
+
+
+class SuggestionUse(BaseModel):
+    """The suggestion that a label goes with: how it was shown, whether exactly it was taken, and how far."""
+
+    id: int
+    shown: str
+    taken: bool | None
+    agreed: float | None
 
 
 class LabelOut(BaseModel):
@@ -47,6 +59,7 @@ class LabelOut(BaseModel):
     seconds: float | None
     adjudicates: bool
     replaces: int | None
+    suggestion: SuggestionUse | None
     created: datetime
 
 
@@ -72,6 +85,24 @@ class Tasks(BaseModel):
     next: int
 
 
+class Suggested(BaseModel):
+    """Scores of one task's responses, in the task's own order; more is better."""
+
+    task: Id
+    scores: Annotated[list[Score], Field(min_length=2, max_length=MAX_RESPONSES)]
+
+
+class Suggestions(BaseModel):
+    source: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+    version: Version
+    suggestions: Annotated[list[Suggested], Field(max_length=10_000)]
+
+
+class AddedSuggestions(BaseModel):
+    added: int
+    known: int
+
+
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem} for status in (400, 401, 403, 409, 413, 422)
 }
@@ -90,12 +121,37 @@ def create_tasks(
 
 @router.get("/tasks", responses=_PROBLEMS)
 def list_tasks(
-    request: Request, who: Machine, after: Id = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    request: Request,
+    who: Machine,
+    after: Id = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    unscored_by: Version | None = None,
 ) -> Tasks:
+    """Tasks; with `unscored_by` those for which this version of a reward model has suggested nothing yet."""
     config: Config = request.app.state.config
     with config.store.read() as session:
-        found = session.scalars(select(Item).where(Item.id > after).order_by(Item.id).limit(limit)).all()
+        query = select(Item).where(Item.id > after, *([unscored(unscored_by)] if unscored_by else []))
+        found = session.scalars(query.order_by(Item.id).limit(limit)).all()
         return Tasks(tasks=[_task(item) for item in found], next=found[-1].id if found else after)
+
+
+@router.post("/suggestions", responses=_PROBLEMS)
+def create_suggestions(
+    request: Request, given: Suggestions, who: Annotated[Visitor, Depends(needs("machine"))]
+) -> AddedSuggestions:
+    """What a reward model makes of tasks' responses, all or none; each task once for each version."""
+    config: Config = request.app.state.config
+    with config.store.write() as session:
+        sent = add_suggestions(
+            session,
+            who.person,
+            given.source,
+            given.version,
+            [(one.task, one.scores) for one in given.suggestions],
+            secret=config.secret,
+            labels=config.settings.suggestions == "machine",
+        )
+        return AddedSuggestions(added=sent.added, known=sent.known)
 
 
 @router.get("/labels", responses=_PROBLEMS)
@@ -106,7 +162,7 @@ def list_labels(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     standing: bool = False,
 ) -> Labels:
-    """All that people did, in its order; with `standing` only labels that nothing replaces."""
+    """All that people and machines did, in its order; with `standing` only labels that nothing replaces."""
     config: Config = request.app.state.config
     with config.store.read() as session:
         query = select(Label, Person.name).join(Person, Person.id == Label.person_id)
@@ -154,6 +210,14 @@ def _task(item: Item) -> TaskOut:
 
 
 def _label(label: Label, name: str) -> LabelOut:
+    suggestion = None
+    if label.suggestion_id is not None:
+        suggestion = SuggestionUse(
+            id=label.suggestion_id,
+            shown=label.suggestion_shown or "",
+            taken=label.suggestion_taken,
+            agreed=label.suggestion_agreed,
+        )
     return LabelOut(
         id=label.id,
         task=label.item_id,
@@ -165,5 +229,6 @@ def _label(label: Label, name: str) -> LabelOut:
         seconds=label.seconds,
         adjudicates=label.adjudicates,
         replaces=label.replaces,
+        suggestion=suggestion,
         created=label.created,
     )

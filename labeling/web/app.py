@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from align.errors import UserError
 from align.records import RecordError
 from labeling.store.labels import NotYours
-from labeling.web import api, manage, review, signin, work
+from labeling.web import answered, api, manage, review, signin, work
 from labeling.web.config import Config
 from labeling.web.pages import page
 from labeling.web.security import Guard, SignIn, Throttle, wants_page
@@ -34,7 +34,7 @@ def make_app(config: Config) -> FastAPI:
     )
     app.state.config = config
     app.state.throttle = Throttle()
-    for part in (signin, work, review, manage, api):
+    for part in (signin, work, answered, review, manage, api):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")
     app.add_middleware(Guard, limit=config.settings.upload_limit * 2**20)

@@ -23,7 +23,8 @@ class Config:
 
     @property
     def rules(self) -> Rules:
-        return Rules(timedelta(minutes=self.settings.lease), self.settings.gold_every)
+        audit = self.settings.audit if self.settings.suggestions == "machine" else None
+        return Rules(timedelta(minutes=self.settings.lease), self.settings.gold_every, audit)
 
     def guideline(self) -> str:
         return read_guideline(Path(self.settings.guideline) if self.settings.guideline else None)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from labeling.agreement import disagreement
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
+from labeling.store.suggestions import by_people
 from labeling.web.config import Config
 from labeling.web.pages import page
 from labeling.web.security import Visitor, needs
@@ -52,13 +53,14 @@ def decide(request: Request, item: ItemId, who: Visitor = _reviewer) -> Response
 def _disputed(session: Session) -> list[dict[str, Any]]:
     several = (
         select(Label.item_id)
-        .where(standing(), Label.kind.in_(("rank", "compare")), Label.adjudicates.is_(False))
+        .where(standing(), by_people(), Label.kind.in_(("rank", "compare")), Label.adjudicates.is_(False))
         .group_by(Label.item_id)
         .having(func.count() > 1)
         .order_by(Label.item_id.desc())
         .limit(_MOST)
     )
     query = select(Label, Item).join(Item, Item.id == Label.item_id).where(standing(), Label.kind != "skip")
+    query = query.where(by_people())
     answers: dict[int, list[Label]] = {}
     items: dict[int, Item] = {}
     for label, item in session.execute(query.where(Label.item_id.in_(several)).order_by(Label.id)):

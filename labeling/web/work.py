@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from align.errors import UserError
 from labeling.store import labels, queue
 from labeling.store.models import Draft, Item, Label
+from labeling.store.suggestions import AFTER, PREFILLED, suggestion_for
 from labeling.web.config import Config
 from labeling.web.pages import page
 from labeling.web.security import Visitor, visitor
@@ -45,7 +46,9 @@ def home(request: Request, who: Visitor = Depends(visitor)) -> Response:
     config: Config = request.app.state.config
     with config.store.read() as session:
         done = done_count(session, who)
-        return page(request, "home.html", who, done=done, waiting=queue.waiting(session, who.person))
+        return page(
+            request, "home.html", who, done=done, waiting=queue.waiting(session, who.person, config.rules)
+        )
 
 
 @router.get("/work")
@@ -65,8 +68,13 @@ def task_page(request: Request, who: Visitor, item: Item, *, adjudicates: bool, 
     with config.store.write() as session:
         guideline = labels.keep_guideline(session, text)
         draft = session.get(Draft, (item.id, who.person.id)) if not adjudicates else None
+        suggested = suggestion_for(session, draft, item, config.settings, config.secret) if draft else None
+        prefilled = suggested if draft and draft.suggestion_shown == PREFILLED else None
         last = labels.last_own(session, who.person)
-        counts = {"done": done_count(session, who), "waiting": queue.waiting(session, who.person)}
+        counts = {
+            "done": done_count(session, who),
+            "waiting": queue.waiting(session, who.person, config.rules),
+        }
     task = {
         "item": item.id,
         "person": who.person.id,
@@ -80,6 +88,8 @@ def task_page(request: Request, who: Visitor, item: Item, *, adjudicates: bool, 
         "next": "/review" if adjudicates else "/work",
         "beat": config.settings.lease * 60_000 / 3,
     }
+    if prefilled is not None:
+        task["start"] = {"ranks": [prefilled.ranks[i] for i in order]}
     return page(
         request,
         f"{item.kind}.html",
@@ -90,6 +100,7 @@ def task_page(request: Request, who: Visitor, item: Item, *, adjudicates: bool, 
         task_json=json.dumps(task),
         title=TITLES[item.kind],
         guideline_text=text,
+        prefilled=prefilled,
         flags=FLAGS,
         reasons=SKIP_REASONS,
         last=last.id if last else None,
@@ -118,8 +129,8 @@ def heartbeat(request: Request, item: ItemId, who: Visitor = Depends(visitor)) -
 
 
 @router.post("/work/{item}/answer")
-def answer(request: Request, item: ItemId, given: Answer, who: Visitor = Depends(visitor)) -> dict[str, int]:
-    """Add a label; the same submission twice is one label."""
+def answer(request: Request, item: ItemId, given: Answer, who: Visitor = Depends(visitor)) -> dict[str, Any]:
+    """Add a label; the same submission twice is one label. `next`: the page to see before the next task."""
     config: Config = request.app.state.config
     if given.adjudicates and not who.reviews:
         raise HTTPException(403, "Only a reviewer decides.")
@@ -140,7 +151,8 @@ def answer(request: Request, item: ItemId, given: Answer, who: Visitor = Depends
             adjudicates=given.adjudicates,
             quality=config.settings.quality,
         )
-    return {"label": label.id}
+    after = {"next": f"/answered/{label.id}"} if label.suggestion_shown == AFTER else {}
+    return {"label": label.id, **after}
 
 
 @router.post("/reopen/{label}")

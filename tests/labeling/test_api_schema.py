@@ -16,6 +16,7 @@ checks = pytest.importorskip("schemathesis.specs.openapi.checks")
 OPERATIONS = [
     ("POST", "/api/v1/tasks"),
     ("GET", "/api/v1/tasks"),
+    ("POST", "/api/v1/suggestions"),
     ("GET", "/api/v1/labels"),
     ("GET", "/api/v1/records/{kind}.jsonl"),
 ]

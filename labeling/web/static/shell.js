@@ -13,7 +13,7 @@ export function start({ empty, show, keys }) {
   const place = `align draft ${task.person} ${task.item}${task.adjudicates ? " decide" : ""}`;
   const note = byId("note");
   const past = [];
-  let draft = newest(task, place) || { content: { ...empty(task), note: "" }, submission: random() };
+  let draft = newest(task, place) || { content: { ...empty(task), ...task.start, note: "" }, submission: random() };
   let activeSince = document.hidden ? 0 : Date.now();
   let seconds = draft.seconds || 0;
   let timer = 0;
@@ -98,9 +98,9 @@ export function start({ empty, show, keys }) {
       adjudicates: task.adjudicates,
     };
     try {
-      await post(`/work/${task.item}/answer`, answer, task.person);
+      const { next } = await post(`/work/${task.item}/answer`, answer, task.person);
       localStorage.removeItem(place);
-      location.assign(task.next);
+      location.assign(next || task.next);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       sent = false;

@@ -1,0 +1,173 @@
+"""What a reward model suggests: kept as it came, shown as the recipe says, and noted on the label.
+
+How a suggestion was shown for a label, `suggestion_shown`: "prefilled": the cards began in its order;
+"after": it was shown when the answer was there; "seen": the answer was changed after that; "hidden": it was
+kept back, for comparison; "machine": the label is the suggestion itself.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, exists, func, select
+from sqlalchemy.orm import Session, aliased
+
+from align.recipe_labeling import Labeling
+from align.records import RecordError
+from labeling.agreement import disagreement
+from labeling.store.models import Draft, Item, Label, Person, Suggestion
+from labeling.work import checked, ranks_by_score, ranks_of
+
+PREFILLED, AFTER, SEEN, HIDDEN, MACHINE = "prefilled", "after", "seen", "hidden", "machine"
+KINDS = ("rank", "compare")
+
+
+@dataclass
+class Sent:
+    """What became of suggestions: how many are new, and how many were there before."""
+
+    added: int = 0
+    known: int = 0
+
+
+def by_people() -> ColumnElement[bool]:
+    """The condition that a label is a person's, not a machine's."""
+    return Label.suggestion_shown.is_distinct_from(MACHINE)
+
+
+def unscored(version: str) -> ColumnElement[bool]:
+    """The condition that a reward model of this version could still suggest something for an item."""
+    known = exists().where(Suggestion.item_id == Item.id, Suggestion.version == version)
+    return Item.kind.in_(KINDS) & Item.gold.is_(None) & ~known
+
+
+def add_suggestions(
+    session: Session,
+    machine: Person,
+    source: str,
+    version: str,
+    given: Sequence[tuple[int, Sequence[float]]],
+    *,
+    secret: str,
+    labels: bool,
+) -> Sent:
+    """Keep the scores of tasks' responses, each version's once; all or none. `labels`: they are labels too.
+
+    Raises RecordError where a task is not there, orders nothing, or has another number of responses.
+    """
+    wanted = select(Item).where(Item.id.in_([task for task, _ in given])).order_by(Item.id)
+    items = {item.id: item for item in session.scalars(wanted.with_for_update(of=Item))}
+    known = set(
+        session.scalars(
+            select(Suggestion.item_id).where(Suggestion.item_id.in_(items), Suggestion.version == version)
+        )
+    )
+    sent, new = Sent(), []
+    for i, (task, scores) in enumerate(given):
+        item = items.get(task)
+        if item is None:
+            raise RecordError(f"suggestions[{i}].task", f"there is no task {task}")
+        if item.kind not in KINDS or item.gold is not None:
+            kind = "gold" if item.gold is not None else f"one to {item.kind}"
+            raise RecordError(f"suggestions[{i}].task", f"task {task} is {kind}: nothing is suggested for it")
+        if len(scores) != len(item.responses):
+            count = len(item.responses)
+            raise RecordError(
+                f"suggestions[{i}].scores", f"has {len(scores)}: task {task} has {count} responses"
+            )
+        if task in known:
+            sent.known += 1
+            continue
+        known.add(task)
+        sent.added += 1
+        made = Suggestion(item_id=task, person_id=machine.id, source=source, version=version)
+        made.scores, made.ranks = list(scores), ranks_by_score(scores)
+        made.draw = random.Random(f"{secret} audit {task}").random()
+        new.append(made)
+    session.add_all(new)
+    session.flush()
+    if labels:
+        label_by_machine(session, [made for made in new if items[made.item_id].kind == "rank"])
+    return sent
+
+
+def label_by_machine(session: Session, suggestions: Iterable[Suggestion]) -> None:
+    """A label for each suggestion, in the place of the machine's label before. Their items are locked."""
+    later = aliased(Label)
+    for made in suggestions:
+        count = len(made.ranks)
+        nothing = {"quality": [None] * count, "flags": [[] for _ in range(count)]}
+        before = select(Label.id).where(
+            Label.item_id == made.item_id,
+            Label.suggestion_shown == MACHINE,
+            ~exists().where(later.replaces == Label.id),
+        )
+        session.add(
+            Label(
+                item_id=made.item_id,
+                person_id=made.person_id,
+                kind="rank",
+                content=checked("rank", {"ranks": made.ranks, **nothing}, count),
+                shown_order=list(range(count)),
+                replaces=session.scalar(before),
+                submission=f"suggestion {made.id}",
+                suggestion_id=made.id,
+                suggestion_shown=MACHINE,
+            )
+        )
+        session.flush()
+
+
+def label_the_rest(session: Session) -> None:
+    """Labels for tasks whose newest suggestion came while the recipe didn't take suggestions as labels."""
+    newest = select(func.max(Suggestion.id)).group_by(Suggestion.item_id)
+    labelled = exists().where(Label.suggestion_id == Suggestion.id, Label.suggestion_shown == MACHINE)
+    query = select(Suggestion.item_id).where(Suggestion.id.in_(newest), ~labelled)
+    items = select(Item.id).where(Item.id.in_(query), Item.kind == "rank").order_by(Item.id)
+    locked = session.scalars(items.with_for_update(of=Item)).all()
+    rest = select(Suggestion).where(Suggestion.id.in_(newest), ~labelled, Suggestion.item_id.in_(locked))
+    label_by_machine(session, session.scalars(rest.order_by(Suggestion.id)).all())
+
+
+def suggestion_for(
+    session: Session, draft: Draft, item: Item, settings: Labeling, secret: str
+) -> Suggestion | None:
+    """The suggestion that a person's answer to this task goes with: fixed when the task is first opened.
+
+    `draft.suggestion_shown` says how it is shown. None where there is none, or work had begun without it.
+    """
+    if draft.suggestion_id is not None:
+        return session.get_one(Suggestion, draft.suggestion_id)
+    if settings.suggestions == "off" or item.gold is not None or draft.content:
+        return None
+    newest = select(Suggestion).where(Suggestion.item_id == item.id).order_by(Suggestion.id.desc())
+    found = session.scalars(newest.limit(1)).first()
+    if found is not None:
+        draft.suggestion_id = found.id
+        draft.suggestion_shown = _how(item, draft.person_id, settings, secret)
+    return found
+
+
+def _how(item: Item, person: int, settings: Labeling, secret: str) -> str:
+    kept_back = random.Random(f"{secret} control {item.id} {person}").random() < settings.control
+    if settings.suggestions == "machine" or kept_back:
+        return HIDDEN
+    # A blind comparison measures policies by what people say: nothing stands there before they said it.
+    return PREFILLED if settings.suggestions == "prefilled" and item.kind == "rank" else AFTER
+
+
+def note_suggestion(session: Session, label: Label, draft: Draft) -> None:
+    """Write on a new label what was suggested, how it was shown, and how far it was taken."""
+    if draft.suggestion_id is None or (label.kind == "skip" and draft.suggestion_shown == AFTER):
+        return
+    label.suggestion_id, label.suggestion_shown = draft.suggestion_id, draft.suggestion_shown
+    ranks = ranks_of(label.kind, label.content)
+    if ranks is not None:
+        suggested = session.get_one(Suggestion, draft.suggestion_id).ranks
+        apart, pairs = disagreement(ranks, suggested)
+        label.suggestion_agreed = 1 - apart / pairs
+        label.suggestion_taken = apart == 0 and None not in ranks
+    if draft.suggestion_shown == AFTER:
+        draft.suggestion_shown = SEEN  # whatever comes now comes after it was shown

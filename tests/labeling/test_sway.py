@@ -1,0 +1,50 @@
+"""Sway: numbers from the literature and by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the `labeling` extra")
+
+from labeling.sway import Judgement, sway  # noqa: E402
+
+
+def group(shown: bool, *agreed: float, first: int = 0) -> list[Judgement]:
+    return [Judgement(first + i, shown, a, a == 1.0) for i, a in enumerate(agreed)]
+
+
+def test_newcombes_own_example() -> None:
+    """56 of 70 against 48 of 80 (Newcombe 1998, Table II a, method 10): 0.2, 0.0524 to 0.3339."""
+    found = sway(group(True, *[1.0] * 56, *[0.0] * 14) + group(False, *[1.0] * 48, *[0.0] * 32, first=100))
+    assert found.difference == pytest.approx(0.2)
+    assert (found.low, found.high) == (pytest.approx(0.0524, abs=5e-5), pytest.approx(0.3339, abs=5e-5))
+    assert found.is_clear
+    assert (found.shown.judgements, found.shown.tasks, found.shown.taken) == (70, 70, 56)
+
+
+def test_wilsons_interval() -> None:
+    """8 of 10: 0.4902 to 0.9433 (Wilson 1927, as binom.confint prints it)."""
+    found = sway(group(False, *[1.0] * 8, 0.0, 0.0)).hidden
+    assert (found.low, found.high) == (pytest.approx(0.4902, abs=5e-5), pytest.approx(0.9433, abs=5e-5))
+
+
+def test_two_people_who_say_the_same_of_a_task_count_as_one() -> None:
+    once = sway(group(True, 1.0, 1.0, 0.0, 1.0)).shown
+    twice = sway(group(True, 1.0, 1.0, 0.0, 1.0) * 2).shown
+    assert (twice.judgements, twice.tasks) == (8, 4)
+    assert (twice.share, twice.low, twice.high) == pytest.approx((once.share, once.low, once.high))
+
+
+def test_complete_agreement_in_few_tasks_is_not_certain() -> None:
+    """All of 5: 0.5655 to 1 by Wilson. One that agrees a little less must not make it more certain."""
+    assert sway(group(True, *[1.0] * 5)).shown.low == pytest.approx(0.5655, abs=5e-5)
+    nearly = sway(group(True, *[1.0] * 4, 0.9)).shown
+    assert nearly.share == pytest.approx(0.98) and nearly.low < 0.5655
+
+
+def test_without_a_group_there_is_no_difference() -> None:
+    nothing = sway([])
+    assert nothing.difference is None and nothing.shown.share is None and not nothing.is_clear
+    assert sway(group(True, 1.0)).difference is None
+    changed = sway([Judgement(1, True, 1.0, True, changed=True)])
+    assert (changed.shown.changed, changed.shown.taken) == (1, 1)

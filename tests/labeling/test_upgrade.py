@@ -1,0 +1,66 @@
+"""A database of an earlier version, with labels in it, is brought up to date and loses nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the `labeling` extra")
+
+from alembic import command  # noqa: E402
+from alembic.autogenerate import compare_metadata  # noqa: E402
+from alembic.config import Config  # noqa: E402
+from alembic.migration import MigrationContext  # noqa: E402
+from sqlalchemy import text  # noqa: E402
+from sqlalchemy.exc import DBAPIError  # noqa: E402
+
+from labeling.store import engine  # noqa: E402
+from labeling.store.models import Base  # noqa: E402
+
+NOTHING = {"quality": [None, None], "flags": [[], []], "note": "", "all_bad": False, "edit": None}
+GIVEN = {
+    "now": datetime.now(UTC),
+    "prompt": json.dumps([{"role": "user", "content": "p"}]),
+    "content": json.dumps({"ranks": [2, 1], **NOTHING}),
+}
+ROWS = [
+    "INSERT INTO person (id, name, role, created) VALUES (1, 'ann', 'labeler', :now)",
+    "INSERT INTO item (id, kind, key, prompt, plain, priority, overlap, meta, created) "
+    "VALUES (1, 'rank', 'k', :prompt, true, 0, 1, '{}', :now)",
+    "INSERT INTO response (id, item_id, position, text) VALUES (1, 1, 0, 'x')",
+    "INSERT INTO response (id, item_id, position, text) VALUES (2, 1, 1, 'y')",
+    "INSERT INTO draft (item_id, person_id, content, saved) VALUES (1, 1, '{}', :now)",
+    "INSERT INTO label (id, item_id, person_id, kind, content, shown_order, adjudicates, submission, "
+    "created) VALUES (1, 1, 1, 'rank', :content, '[0, 1]', false, 's', :now)",
+]
+
+
+def old_database(address: str) -> None:
+    """The tables of the first version, with one label."""
+    config = Config()
+    config.set_main_option("script_location", str(engine._MIGRATIONS))
+    made = engine._engine(address)
+    with made.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for row in ROWS:
+            used = {name: value for name, value in GIVEN.items() if f":{name}" in row}
+            connection.execute(text(row), used)
+    made.dispose()
+
+
+def test_labels_of_the_first_version_are_kept_and_stay_unchangeable(make_site: Any, database: str) -> None:
+    old_database(database)
+    site = make_site(database)
+    (row,) = site.records()
+    assert (row["labeler"], row["responses"], row["ranks"]) == ("ann", ["x", "y"], [2, 1])
+    store = site.config.store
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, Base.metadata) == [], "the tables are those of the models"
+    for change in ("UPDATE label SET suggestion_taken = true", "DELETE FROM label"):
+        with pytest.raises(DBAPIError, match="only ever added to"), store.write() as session:
+            session.execute(text(change))
