@@ -16,6 +16,7 @@ from align.recipe_labeling import Labeling
 from align.recipe_parts import (
     RUN_NAME,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -30,6 +31,8 @@ STAGES: tuple[Stage, ...] = ("sft", "rm", "ppo")
 
 HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+"
 LABELS = "labels"  # the format of an entry that is a labeling database
+LABEL_FILTERS = ("guideline", "labelers", "agreement", "corrections", "until")  # which labels it gives
+LABEL_KEYS = (LABELS, *LABEL_FILTERS)
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
 
@@ -85,6 +88,15 @@ class Entry(Section):
         description="only labels under this guideline: its hash, or its start",
     )
     labelers: list[str] | None = Field(None, min_length=1, description="only labels by these people")
+    agreement: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+        None, description="only tasks on whose order people agree: the least share of pairs; one alone agrees"
+    )
+    corrections: bool = Field(
+        False, description="rankings: what a person wrote in a response's place is preferred to it"
+    )
+    until: NonNegativeInt | None = Field(
+        None, description="labels as they were when the one with this number was the last"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -93,11 +105,18 @@ class Entry(Section):
 
     @model_validator(mode="after")
     def _one_reading(self) -> Entry:
-        if self.format != LABELS and (self.guideline is not None or self.labelers is not None):
-            raise ValueError("guideline and labelers choose labels of a labeling database (`labels: …`)")
+        if self.format != LABELS and self.label_filters:
+            raise ValueError(f"{', '.join(LABEL_FILTERS)} choose labels of a labeling database (`labels: …`)")
         if self.format is not None and self.columns is not None:
             raise ValueError("format and columns both say how to read a row; keep one")
         return self
+
+    @property
+    def label_filters(self) -> dict[str, Any]:
+        """What chooses among a labeling database's labels, where it says anything."""
+        fields = type(self).model_fields
+        given = {key: getattr(self, key) for key in LABEL_FILTERS}
+        return {key: value for key, value in given.items() if value != fields[key].default}
 
     @property
     def may_be_hub_id(self) -> bool:
@@ -108,9 +127,6 @@ class Entry(Section):
 
 
 Entries = Annotated[list[Entry], BeforeValidator(as_list)]
-
-
-LABEL_KEYS = ("labels", "guideline", "labelers")
 
 
 def train_of_labels(value: Any) -> Any:
@@ -150,6 +166,11 @@ class Source(Section):
             )
         return self
 
+    @property
+    def entries(self) -> list[Entry]:
+        """Those that train and those that are held out."""
+        return [*self.train, *(self.held_out if isinstance(self.held_out, list) else ())]
+
 
 class Data(Section):
     """What people wrote and preferred."""
@@ -166,6 +187,13 @@ class Data(Section):
         min_length=1,
         description="folder of records and tokens that were read once, found again by their content",
     )
+
+    @model_validator(mode="after")
+    def _corrections_rank(self) -> Data:
+        for source in (self.demonstrations, self.prompts):
+            if source is not None and any(entry.corrections for entry in source.entries):
+                raise ValueError("corrections makes rankings of corrections: it belongs under data.rankings")
+        return self
 
     @property
     def cache_folder(self) -> Path:

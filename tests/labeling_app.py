@@ -85,10 +85,10 @@ class Site:
             return add_items(session, rows, self.config.settings.overlap).ids
 
     def records(self, kind: Any = "rankings", **filters: Any) -> list[dict[str, Any]]:
-        from labeling.store.records import records
+        from labeling.store.records import Filters, records
 
         with self.config.store.read() as session:
-            return list(records(session, kind, **filters))
+            return list(records(session, kind, Filters(**filters)))
 
 
 @pytest.fixture

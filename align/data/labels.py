@@ -33,14 +33,15 @@ def labels_file(
     """The records of a database, in our own form, as JSON Lines; raises FileError or UserError."""
     try:
         from labeling.store.read import read_records
+        from labeling.store.records import Filters
     except ModuleNotFoundError as error:
         raise UserError(
             f"reading labels needs {error.name}, which is not installed: pip install 'align-rlhf[labeling]'"
         ) from error
-    rows = read_records(entry.path, _KINDS[kind], entry.guideline, entry.labelers or ())
+    rows = read_records(entry.path, _KINDS[kind], Filters(**entry.label_filters))
     if not rows:
         raise FileError(
-            "", f"has no {_KINDS[kind]} yet" + (", of those asked for" if _filtered(entry) else "")
+            "", f"has no {_KINDS[kind]} yet" + (", of those asked for" if entry.label_filters else "")
         )
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     folder = (cache or Path(tempfile.gettempdir()) / "align") / "labels"
@@ -49,10 +50,6 @@ def labels_file(
         with in_cache(path):
             write_bytes(path, content)
     return File(path, f"{_shown(entry.path)} record ")
-
-
-def _filtered(entry: Entry) -> bool:
-    return entry.guideline is not None or entry.labelers is not None
 
 
 def _shown(path: str) -> str:

@@ -22,10 +22,12 @@ class NotYours(UserError):
     """The task was never given to this person."""
 
 
-def standing() -> ColumnElement[bool]:
-    """The condition that a label stands: nothing replaces it, and it takes nothing back."""
+def standing(until: int | None = None) -> ColumnElement[bool]:
+    """The condition that a label stands: nothing (up to label `until`) replaces it, it takes nothing back."""
     later = aliased(Label)
     replaced = exists().where(later.replaces == Label.id)
+    if until is not None:
+        replaced = replaced.where(later.id <= until)
     return and_(~replaced, Label.kind != "withdrawn")
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
+from labeling.agreement import disagreement
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
 from labeling.store.suggestions import MACHINE, by_people
@@ -16,33 +19,57 @@ from labeling.work import ranks_of
 Kind = Literal["prompts", "demonstrations", "rankings"]
 
 
-def records(
-    session: Session, kind: Kind, guideline: str | None = None, labelers: Sequence[str] = ()
-) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class Filters:
+    """Which labels become records; the keys of a recipe's entry beside `labels`.
+
+    `guideline`: a version's hash or its beginning. `agreement`: the least share of pairs that those who
+    ranked a task order alike. `corrections`: rankings are also what people preferred by rewriting.
+    `until`: the labels as they stood when the one with this number was the last.
+    """
+
+    guideline: str | None = None
+    labelers: Sequence[str] = ()
+    agreement: float | None = None
+    corrections: bool = False
+    until: int | None = None
+
+
+ALL = Filters()
+
+
+def records(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[dict[str, Any]]:
     """Rows in align's own form, oldest label first.
 
     Where a reviewer has decided, that decision alone counts; a machine's label counts where no person's
-    stands. Gold items, skips, and answers that order nothing (all bad without ranks) give none. `guideline`:
-    a version's hash or its beginning.
+    stands. Gold items, skips, and answers that order nothing (all bad without ranks) give none.
     """
     if kind == "prompts":
         for item in session.scalars(select(Item).where(Item.gold.is_(None)).order_by(Item.id)):
             yield {"prompt": prompt_of(item)}
         return
-    decided = set(session.scalars(select(Label.item_id).where(standing(), Label.adjudicates.is_(True))))
-    judged = set(session.scalars(select(Label.item_id).where(standing(), by_people(), Label.kind != "skip")))
-    query = select(Label, Item, Person.name).where(standing()).join(Item, Item.id == Label.item_id)
-    query = query.join(Person, Person.id == Label.person_id).where(Item.gold.is_(None), Label.kind != "skip")
-    if guideline is not None:
-        query = query.where(Label.guideline.startswith(guideline, autoescape=True))
-    if labelers:
-        query = query.where(Person.name.in_(labelers))
+    stands = [standing(filters.until)]
+    if filters.until is not None:
+        stands.append(Label.id <= filters.until)
+    decided = set(session.scalars(select(Label.item_id).where(*stands, Label.adjudicates.is_(True))))
+    judged = set(session.scalars(select(Label.item_id).where(*stands, by_people(), Label.kind != "skip")))
+    disputed = _disputed(session, stands, filters.agreement) - decided
+    query = _answers().where(*stands)
+    if filters.guideline is not None:
+        query = query.where(Label.guideline.startswith(filters.guideline, autoescape=True))
+    if filters.labelers:
+        query = query.where(Person.name.in_(filters.labelers))
     for label, item, name in session.execute(query.order_by(Label.id)):
-        if item.id in decided and not label.adjudicates:
+        if item.id in disputed or (item.id in decided and not label.adjudicates):
             continue
         if item.id in judged and label.suggestion_shown == MACHINE:
             continue
-        yield from (_ranking if kind == "rankings" else _demonstration)(label, item, name)
+        if kind == "demonstrations":
+            yield from _demonstration(label, item)
+            continue
+        yield from _ranking(label, item, name)
+        if filters.corrections:
+            yield from _correction(label, item, name)
 
 
 def prompt_of(item: Item) -> Any:
@@ -50,25 +77,76 @@ def prompt_of(item: Item) -> Any:
     return item.prompt[0]["content"] if item.plain else item.prompt
 
 
+def _answers() -> Select[Label, Item, str]:
+    query = select(Label, Item, Person.name).join(Item, Item.id == Label.item_id)
+    query = query.join(Person, Person.id == Label.person_id)
+    return query.where(Item.gold.is_(None), Label.kind != "skip")
+
+
+def _disputed(session: Session, stands: list[ColumnElement[bool]], least: float | None) -> set[int]:
+    """The items whose rankings agree on a smaller share of pairs; who ranked alone agrees with everybody."""
+    if least is None:
+        return set()
+    query = select(Label.item_id, Label.kind, Label.content).join(Item, Item.id == Label.item_id)
+    query = query.where(*stands, by_people(), Item.gold.is_(None), Label.kind.in_(("rank", "compare")))
+    rankings: dict[int, list[list[int | None]]] = {}
+    for item, kind, content in session.execute(query.where(Label.adjudicates.is_(False))):
+        ranks = ranks_of(kind, content)
+        if ranks is not None:
+            rankings.setdefault(item, []).append(ranks)
+    found = set()
+    for item, several in rankings.items():
+        parts = [disagreement(one, other) for one, other in combinations(several, 2)]
+        pairs = sum(count for _, count in parts)
+        if pairs and 1 - sum(apart for apart, _ in parts) / pairs < least:
+            found.add(item)
+    return found
+
+
 def _ranking(label: Label, item: Item, name: str) -> Iterator[dict[str, Any]]:
     ranks = ranks_of(label.kind, label.content)
-    if ranks is None:
+    if ranks is not None:
+        texts = [response.text for response in item.responses]
+        row = _row(label, item, name, texts, ranks, f"label {label.id}")
+        yield row | {"shown_order": label.shown_order}
+
+
+def _correction(label: Label, item: Item, name: str) -> Iterator[dict[str, Any]]:
+    """What a person wrote in a response's place is better than that response."""
+    rewritten = _rewritten(label)
+    if rewritten is None:
         return
+    text, index = rewritten
+    original = item.responses[index].text
+    if text.strip() != original.strip():
+        yield _row(label, item, name, [text, original], [1, 2], f"correction {label.id}")
+
+
+def _demonstration(label: Label, item: Item) -> Iterator[dict[str, Any]]:
+    rewritten = _rewritten(label)
+    text = label.content["text"] if label.kind == "demonstrate" else rewritten[0] if rewritten else None
+    if text is not None:
+        yield {"prompt": prompt_of(item), "response": text}
+
+
+def _rewritten(label: Label) -> tuple[str, int] | None:
+    """What stands in place of a response, and that response's index."""
+    if label.kind == "correct":
+        return label.content["text"], 0
+    edit = label.content["edit"] if label.kind == "rank" else None
+    return (edit["text"], edit["response"]) if edit else None
+
+
+def _row(
+    label: Label, item: Item, name: str, responses: list[str], ranks: Sequence[int | None], source: str
+) -> dict[str, Any]:
     row = {
         "prompt": prompt_of(item),
-        "responses": [response.text for response in item.responses],
-        "ranks": ranks,
+        "responses": responses,
+        "ranks": list(ranks),
         "labeler": name,
         "guideline": label.guideline,
-        "shown_order": label.shown_order,
         "seconds": label.seconds,
-        "source": f"label {label.id}",
+        "source": source,
     }
-    yield {key: value for key, value in row.items() if value is not None}
-
-
-def _demonstration(label: Label, item: Item, name: str) -> Iterator[dict[str, Any]]:
-    if label.kind in ("demonstrate", "correct"):
-        yield {"prompt": prompt_of(item), "response": label.content["text"]}
-    elif label.kind == "rank" and label.content["edit"]:
-        yield {"prompt": prompt_of(item), "response": label.content["edit"]["text"]}
+    return {key: value for key, value in row.items() if value is not None}

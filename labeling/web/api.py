@@ -16,7 +16,7 @@ from align.recipe_labeling import MAX_RESPONSES
 from labeling.store.items import add_items
 from labeling.store.labels import standing as that_stands
 from labeling.store.models import Item, Label, Person
-from labeling.store.records import prompt_of, records
+from labeling.store.records import Filters, prompt_of, records
 from labeling.store.suggestions import add_suggestions, unscored
 from labeling.web.config import Config
 from labeling.web.security import Visitor, needs
@@ -183,13 +183,17 @@ def export(
     who: Machine,
     guideline: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,64}$")] = None,
     labeler: Annotated[list[str], Query(max_length=100)] = [],  # noqa: B006
+    agreement: Annotated[float | None, Query(gt=0, le=1)] = None,
+    corrections: bool = False,
+    until: Id | None = None,
 ) -> StreamingResponse:
     """Training records in align's own form, as `align rm` reads them from the database."""
     config: Config = request.app.state.config
+    filters = Filters(guideline, labeler, agreement, corrections, until)
 
     def lines() -> Iterator[str]:
         with config.store.read() as session:
-            for row in records(session, kind, guideline, labeler):
+            for row in records(session, kind, filters):
                 yield json.dumps(row, ensure_ascii=False) + "\n"
 
     return StreamingResponse(lines(), media_type="application/jsonl")

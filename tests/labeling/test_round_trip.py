@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from hypothesis import strategies as st
 
 from align.data.load import load
 from align.errors import UserError
-from align.recipe import Source
+from align.recipe import Data, Source
 from align.records import Demonstration, Prompt, Ranking
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
+from sqlalchemy import func, select  # noqa: E402
+
+from labeling.store.models import Label  # noqa: E402
 from labeling.work import drawn_order, in_item_order, in_shown_order  # noqa: E402
 
 NUMBERS = itertools.count()
@@ -150,10 +154,115 @@ def test_filters_choose_labelers_and_guidelines(make_site: Callable[..., Any], t
         trained_on(str(tmp_path / "other.db"))
 
 
-def test_a_prompt_stays_on_its_side_as_labels_grow(site: Any, tmp_path: Path) -> None:
+def test_agreement_leaves_out_what_people_order_differently(
+    make_site: Callable[..., Any], tmp_path: Path
+) -> None:
+    site = make_site(overlap=2)
+    people = [site.signed_in("ann"), site.signed_in("bob"), site.signed_in("rev", "reviewer")]
+    rankings = {  # a ranking each; of the pairs that both ranked, how many they order alike
+        "same": ([1, 2, 3], [1, 2, 3]),  # 3 of 3
+        "two thirds": ([1, 2, 3], [2, 1, 3]),
+        "a tie": ([1, 2, 3], [1, 1, 3]),  # 2.5 of 3
+        "opposite": ([1, 2, 3], [3, 2, 1]),
+        "apart": ([1, 2, None], [None, 1, 2]),  # no pair in common
+        "alone": ([1, 2, 3], None),
+        "decided": ([1, 2, 3], [3, 2, 1]),
+    }
+    items = site.add(
+        *({"prompt": name, "responses": ["x", "y", "z"], "priority": -i} for i, name in enumerate(rankings))
+    )
+    by_id = dict(zip(items, rankings, strict=True))
+
+    def in_order_shown(task: dict[str, Any], ranks: list[int | None]) -> dict[str, Any]:
+        order = drawn_order(site.config.secret, task["item"], task["person"], 3)
+        return content([ranks[index] for index in order])
+
+    for number, client in enumerate(people[:2]):
+        for _ in rankings:
+            task = site.taken(client)
+            ranks = rankings[by_id[task["item"]]][number]
+            given = {"content": in_order_shown(task, ranks)} if ranks else {"content": {"reason": "other"}}
+            reply = site.answer(client, **given, skip=ranks is None, task=task)
+            assert reply.status_code == 200, reply.text
+    decided = site.taken_at(people[2], f"/review/{items[-1]}")
+    answer = site.answer(people[2], in_order_shown(decided, [2, 1, 3]), task=decided, adjudicates=True)
+    assert answer.status_code == 200
+
+    def prompts(**filters: Any) -> dict[str, int]:
+        return Counter(record.prompt for record in trained_on(str(tmp_path / "labeling.db"), **filters))
+
+    always = {"same": 2, "apart": 2, "alone": 1, "decided": 1}
+    assert prompts() == always | {"two thirds": 2, "a tie": 2, "opposite": 2}
+    assert prompts(agreement=0.6) == always | {"two thirds": 2, "a tie": 2}
+    assert prompts(agreement=0.8) == always | {"a tie": 2}
+    assert prompts(agreement=1.0) == always
+    # others' answers count, also where only one person's are asked for
+    assert prompts(agreement=1.0, labelers=["ann"]) == {"same": 1, "apart": 1, "alone": 1}
+
+
+def test_corrections_are_rankings_where_they_are_asked_for(site: Any, tmp_path: Path) -> None:
+    site.add(
+        {"prompt": "q", "responses": ["wrong"], "priority": 3},
+        {"prompt": "same", "responses": ["fine"], "priority": 2},
+        {"prompt": "r", "responses": ["a", "b", "c"], "priority": 1},
+    )
+    client = site.signed_in()
+    assert site.answer(client, {"text": "right"}).status_code == 200
+    assert site.answer(client, {"text": "fine "}).status_code == 200
+    task = site.taken(client)
+    order = drawn_order(site.config.secret, task["item"], task["person"], 3)
+    edit = {"response": order.index(1), "text": "b, better"}
+    given = content([None, None, None], edit=edit, all_bad=True)
+    assert site.answer(client, given, task=task).status_code == 200
+    database = str(tmp_path / "labeling.db")
+    with pytest.raises(UserError, match="no rankings yet"):
+        trained_on(database)
+    found = trained_on(database, corrections=True)
+    assert [(r.prompt, r.responses, r.ranks, r.source) for r in found] == [
+        ("q", ("right", "wrong"), (1, 2), "correction 1"),
+        ("r", ("b, better", "b"), (1, 2), "correction 3"),
+    ]
+    assert {r.guideline for r in found} == {task["guideline"]} and {r.labeler for r in found} == {"ann"}
+    with pytest.raises(ValueError, match=r"belongs under data\.rankings"):
+        Data.model_validate({"demonstrations": {"labels": database, "corrections": True}})
+    with pytest.raises(ValueError, match="choose labels of a labeling database"):
+        Data.model_validate({"rankings": {"train": {"path": "a.jsonl", "corrections": True}}})
+
+
+def test_labels_are_found_again_as_they_were(make_site: Callable[..., Any], tmp_path: Path) -> None:
+    site = make_site(overlap=2)
+    (item,) = site.add({"prompt": "p", "responses": ["x", "y"]})
+    client, other, reviewer = site.signed_in("ann"), site.signed_in("bob"), site.signed_in("rev", "reviewer")
+    assert site.answer(client, content([1, 1])).status_code == 200
+    seen: dict[int, list[Any]] = {}
+
+    def note() -> None:
+        rows = site.records()
+        with site.config.store.read() as session:
+            seen[session.scalar(select(func.max(Label.id)))] = rows
+
+    note()
+    assert site.answer(other, content([1, 2])).status_code == 200
+    note()
+    assert client.post("/reopen/1").status_code == 200
+    note()
+    assert site.answer(client, content([2, 1])).status_code == 200
+    note()
+    decided = site.taken_at(reviewer, f"/review/{item}")
+    assert site.answer(reviewer, content([1, 2]), task=decided, adjudicates=True).status_code == 200
+    note()
+    assert [len(rows) for rows in seen.values()] == [1, 2, 1, 2, 1]
+    for label, rows in seen.items():
+        assert site.records(until=label) == rows
+
+
+@pytest.mark.parametrize("filters", [{}, {"agreement": 0.9, "corrections": True}])
+def test_a_prompt_stays_on_its_side_as_labels_grow(
+    site: Any, tmp_path: Path, filters: dict[str, Any]
+) -> None:
     site.add(*({"prompt": f"p{i}", "responses": ["x", "y"]} for i in range(30)))
     client = site.signed_in()
-    source = Source.model_validate({"labels": str(tmp_path / "labeling.db"), "held_out": 0.3})
+    source = Source.model_validate({"labels": str(tmp_path / "labeling.db"), "held_out": 0.3, **filters})
     sides: list[tuple[set[Any], set[Any]]] = []
     for _ in range(2):
         for _ in range(15):
