@@ -8,13 +8,12 @@ import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from align import __version__
-from align.errors import UserError
+from align import __version__, cli_loop
+from align.cli_parts import MovedBase, Overrides, RecipeFile, RunFolder, labeling_app, quiet_bars
 from align.failures import ended, reported
 
 HELP = """Teach a language model what people prefer: three stages, one recipe file.
@@ -46,18 +45,6 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Look at a recipe without running it (show, schema).", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Look")
 
-RecipeFile = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one value of the recipe, for example ppo.kl_coef=0.1; can be given several times.",
-        show_default=False,
-    ),
-]
 Restart = Annotated[
     bool,
     typer.Option(
@@ -80,18 +67,6 @@ AccelerateConfig = Annotated[
         "--accelerate-config",
         metavar="FILE",
         help="What `accelerate config` wrote: several machines, FSDP, DeepSpeed.",
-        show_default=False,
-    ),
-]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/quickstart.", show_default=False)
-]
-MovedBase = Annotated[
-    Path | None,
-    typer.Option(
-        "--base",
-        metavar="FOLDER",
-        help="Where the base lies now, if not where the run's recipe says.",
         show_default=False,
     ),
 ]
@@ -243,7 +218,7 @@ def score(
     with reported():
         from align.serving.score import score as score_file
 
-        _quiet_bars()
+        quiet_bars()
         score_file(run, file, to, format, base)
 
 
@@ -267,7 +242,7 @@ def export(
     with reported():
         from align.serving.export import export as export_stage
 
-        _quiet_bars()
+        quiet_bars()
         export_stage(run, stage.value, to, dtype.value, base)
 
 
@@ -303,7 +278,7 @@ def label(
         from align.recipe_file import load_recipe
 
         loaded = load_recipe(recipe, overrides or ())
-        labeling = _labeling()
+        labeling = labeling_app()
         if tasks is not None:
             labeling.import_file(loaded, tasks)
         else:
@@ -332,6 +307,7 @@ def suggest(
         from align.serving.suggest import suggest as suggest_to
 
         suggest_to(run, to, token_file, base)
+cli_loop.add_to(app)
 
 
 @app.command(rich_help_panel="Look")
@@ -383,7 +359,7 @@ def _run(
             context.stage, context.folder = stage, recipe.run.path / stage
             if not elsewhere:
                 module = importlib.import_module(f"align.stages.{stage}")
-                _quiet_bars()
+                quiet_bars()
                 module.run(recipe, restart=restart)
                 continue
             arguments = [stage, str(path), *(part for o in overrides or () for part in ("--set", o))]
@@ -392,17 +368,6 @@ def _run(
             if code:
                 ended(code)
                 raise typer.Exit(code)
-
-
-def _labeling() -> ModuleType:
-    """The app, which needs libraries of its own."""
-    try:
-        return importlib.import_module("labeling.serve")
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"align label needs {error.name}, which is not installed. "
-            "What to do: pip install 'align-rlhf[labeling]'"
-        ) from error
 
 
 def _as_yaml(value: object) -> str:
@@ -455,14 +420,3 @@ def _quiet_libraries() -> None:
         os.environ.setdefault(name, value)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-
-
-def _quiet_bars() -> None:
-    """No bar for loading weights, which takes a second; downloads keep theirs."""
-    if "transformers" in sys.modules:
-        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
-        from transformers.utils import logging
-
-        if not are_progress_bars_disabled():
-            logging.disable_progress_bar()
-            enable_progress_bars()

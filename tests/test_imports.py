@@ -12,7 +12,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "align"
 ROOMS = [
     {"__main__"},
     {"cli"},
+    {"cli_loop"},
+    {"cli_parts"},
     {"doctor", "failures"},
+    {"loop"},
     {"serving"},
     {"stages"},
     {"evaluation", "check"},
@@ -35,6 +38,8 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safe
 LIGHT = {
     "__main__",
     "cli",
+    "cli_loop",
+    "cli_parts",
     "doctor",
     "failures",
     "recipe_file",

@@ -7,6 +7,7 @@ on the process that samples it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,11 +49,21 @@ def uniforms(seed: int, name: str, step: int, rows: list[int], length: int) -> T
 
 
 @torch.no_grad()
-def sample(roles: Roles, role: str, prompts: list[list[int]], draws: Tensor, terms: Terms) -> list[Sampled]:
+def sample(
+    roles: Roles,
+    role: str,
+    prompts: list[list[int]],
+    draws: Tensor,
+    terms: Terms,
+    narrow: Callable[[Tensor], Tensor] | None = None,
+    heard: Callable[[int], object] | None = None,
+) -> list[Sampled]:
     """A response to each prompt by the role's policy, at most draws.shape[1] tokens long.
 
-    Prompts of like length are decoded together, as many as stay within the budget at full length; rows
-    that follow each other with the same prompt share its pass. Finished rows leave the batch.
+    `narrow` takes tokens out of logits [B, V] (PPO never does: its ratios are of whole distributions);
+    `heard` is told each token as it comes, which makes sense for one prompt. Prompts of like length are
+    decoded together, as many as stay within the budget at full length; rows that follow each other with the
+    same prompt share its pass. Finished rows leave the batch.
     """
     roles.activate(role)
     groups = _alike(prompts, draws.shape[1], terms.batch_tokens)
@@ -63,7 +74,8 @@ def sample(roles: Roles, role: str, prompts: list[list[int]], draws: Tensor, ter
     for numbers in chosen:
         parts = [groups[i] for i in numbers]
         rows = [row for part in parts for row in part]
-        found = _decode(roles, [(prompts[part[0]], len(part)) for part in parts], draws[rows], terms)
+        asked = [(prompts[part[0]], len(part)) for part in parts]
+        found = _decode(roles, asked, draws[rows], terms, narrow, heard)
         done.update(zip(rows, found, strict=True))
     for _ in range(idle):
         roles.idle()
@@ -84,7 +96,14 @@ def _alike(prompts: list[list[int]], length: int, tokens: int) -> list[list[int]
     return groups
 
 
-def _decode(roles: Roles, asked: list[tuple[list[int], int]], draws: Tensor, terms: Terms) -> list[Sampled]:
+def _decode(
+    roles: Roles,
+    asked: list[tuple[list[int], int]],
+    draws: Tensor,
+    terms: Terms,
+    narrow: Callable[[Tensor], Tensor] | None,
+    heard: Callable[[int], object] | None,
+) -> list[Sampled]:
     """Responses to prompts, each asked for so many times in succession."""
     device = roles.base.device
     prompts = [prompt for prompt, count in asked for _ in range(count)]
@@ -109,10 +128,12 @@ def _decode(roles: Roles, asked: list[tuple[list[int], int]], draws: Tensor, ter
             cache.batch_select_indices(source)
             hidden, mask, positions = hidden[source], mask[source], positions[source]
         barred = terms.eos_id if step < terms.min_tokens else None
-        tokens, chosen = draw(head(hidden).float() / terms.temperature, draws[alive, step], barred)
+        tokens, chosen = draw(head(hidden).float() / terms.temperature, draws[alive, step], barred, narrow)
         for row, token, logprob in zip(alive.tolist(), tokens.tolist(), chosen.tolist(), strict=True):
             responses[row].append(token)
             logprobs[row].append(logprob)
+            if heard is not None:
+                heard(token)
         going = tokens != terms.eos_id
         if not going.any() or step + 1 == draws.shape[1]:
             break
@@ -139,13 +160,20 @@ def _any(samples: bool, roles: Roles) -> bool:
     return bool(highest(int(samples), roles.together)) if roles.together else samples
 
 
-def draw(logits: Tensor, u: Tensor, barred: int | None = None) -> tuple[Tensor, Tensor]:
+def draw(
+    logits: Tensor,
+    u: Tensor,
+    barred: int | None = None,
+    narrow: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Tokens [B] at the distribution function's inverse of u [B], and their log probabilities [B].
 
-    logits [B, V], written over; `barred` is a token that has no probability.
+    logits [B, V], written over; `barred` is a token that has no probability; `narrow` takes out others.
     """
     if barred is not None:
         logits[:, barred] = float("-inf")
+    if narrow is not None:
+        logits = narrow(logits)
     logprobs = logits.log_softmax(-1)
     cdf = logprobs.double().exp_().cumsum(-1)
     tokens = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]

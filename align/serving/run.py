@@ -60,6 +60,6 @@ def reward_model(run: Trained, base: Base | None = None) -> Forward:
 
 
 @torch.no_grad()
-def score_batch(forward: Forward, pairs: Sequence[Pair], pad_id: int) -> Tensor:
+def score_batch(forward: Forward, pairs: Sequence[Pair], pad_id: int, role: str = "reward") -> Tensor:
     """Scores [B] of a batch, in float32 on the CPU."""
-    return forward.scores("reward", forward.trunk(collate(pairs, pad_id))).float().cpu()
+    return forward.scores(role, forward.trunk(collate(pairs, pad_id))).float().cpu()

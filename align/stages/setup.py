@@ -16,7 +16,7 @@ from align.data.scan import Problem
 from align.data.tokenize import Template
 from align.errors import UserError
 from align.models.base import Base, find_base
-from align.recipe import Recipe, Source, Stage
+from align.recipe import Recipe, Source
 from align.runtime import distributed
 from align.runtime.files import write_text
 from align.runtime.metrics import json_line
@@ -69,8 +69,8 @@ def set_up(recipe: Recipe) -> Setup:
     return Setup(accel, base, Template(base.tokenizer, recipe.data.template, base.positions))
 
 
-def source(recipe: Recipe, kind: str, stage: Stage) -> Source:
-    """The recipe's source of one kind of records; UserError where the stage needs it and it is not named."""
+def source(recipe: Recipe, kind: str, stage: str) -> Source:
+    """The recipe's source of one kind of records; UserError where `stage` needs it and it is not named."""
     found: Source | None = getattr(recipe.data, kind)
     if found is None:
         raise UserError(

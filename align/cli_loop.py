@@ -1,0 +1,126 @@
+"""The commands of the loop: sample from a policy, let people label, train, again."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from align.cli_parts import Overrides, RecipeFile, quiet_bars
+from align.failures import reported
+
+
+class PolicyName(StrEnum):
+    base = "base"
+    sft = "sft"
+    ppo = "ppo"
+
+
+class PriorityName(StrEnum):
+    none = "none"
+    margin = "margin"
+    disagreement = "disagreement"
+
+
+Temperature = Annotated[
+    float | None,
+    typer.Option(
+        "--temperature", min=0.01, max=100.0, help="Without it: ppo.temperature.", show_default=False
+    ),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option("--top-k", min=1, help="Draw from the K likeliest tokens only.", show_default=False),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p",
+        min=1e-6,
+        max=1.0,
+        help="Draw from the likeliest tokens only, that make up this probability.",
+        show_default=False,
+    ),
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Without it: run.seed.", show_default=False)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make these commands of the app's."""
+    app.command(rich_help_panel="Label")(generate)
+
+
+def generate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    stage: Annotated[
+        PolicyName, typer.Option("--stage", help="Whose responses: after sft, after ppo, or the base's.")
+    ] = PolicyName.sft,
+    k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a prompt.")] = 4,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--count",
+            min=1,
+            metavar="N",
+            help="Until N prompts have a task of this policy; without it: all of data.prompts.",
+            show_default=False,
+        ),
+    ] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    priority: Annotated[
+        PriorityName,
+        typer.Option(
+            "--priority",
+            help="What people do first. margin: where the reward model cannot tell the best two apart; "
+            "disagreement: where several reward models disagree.",
+        ),
+    ] = PriorityName.none,
+    reward_models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--reward-model",
+            metavar="RUN",
+            help="Another run's reward model; several for disagreement.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            help="Into a JSON Lines file, for `align label --import`.",
+            show_default=False,
+        ),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="Into a running app, with a machine's token in ALIGN_LABELING_TOKEN.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Sample responses from a policy into the labeling queue; a rerun goes on and doubles nothing."""
+    with reported():
+        from align.recipe_file import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
+        from align.loop.generate import Wanted, check
+        from align.loop.generate import generate as run
+        from align.loop.policy import Drawing
+
+        drawing = Drawing(temperature, top_k, top_p, seed)
+        models = tuple(reward_models or ())
+        wanted = Wanted(stage.value, k, count, drawing, priority.value, models, to, url)
+        check(wanted)
+        quiet_bars()
+        run(loaded, wanted)

@@ -1,0 +1,192 @@
+"""`align generate`: K responses of a policy to each prompt, into the queue of the labeling app.
+
+What is drawn for a response depends on the seed, the policy, the prompt and the response's number alone, and
+prompts that have their task are passed over: a command that was killed goes on, and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from align.data.load import load
+from align.data.tokenize import encode_prompts
+from align.errors import UserError
+from align.loop.judges import Judges, open_judges
+from align.loop.policy import Drawing, Policy, PolicyStage, open_policy
+from align.loop.queues import Queue, open_queue
+from align.recipe import Recipe
+from align.records import Demonstration, Prompt, RecordError, prompt_key
+from align.rollouts.rollout import Sampled
+from align.runtime.progress import Bar
+from align.stages.setup import Setup, source
+
+Priority = Literal["none", "margin", "disagreement"]
+_CHUNK = 16  # prompts whose tasks are kept together: what a kill can cost
+_TRIES = 3  # times that a response is drawn again in place of one that is there already
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line asks for."""
+
+    stage: PolicyStage = "sft"
+    k: int = 4
+    count: int | None = None  # prompts with a task of this policy, all in all; None: every prompt
+    drawing: Drawing = field(default_factory=Drawing)
+    priority: Priority = "none"
+    reward_models: Sequence[Path] = ()
+    to: Path | None = None
+    url: str | None = None
+
+
+@dataclass
+class Done:
+    """What came of it."""
+
+    added: int = 0
+    known: int = 0  # prompts that had a task of this policy before
+    alike: int = 0  # prompts that were passed over: fewer than two different responses
+    responses: int = 0
+    cut: int = 0  # responses that reached the most tokens there may be
+
+    def told(self, k: int, place: str) -> list[str]:
+        """What a person wants to know of it."""
+        lines = [f"{self.added} tasks of up to {k} responses added to {place}"]
+        if self.known:
+            lines.append(f"{self.known} prompts had a task of this policy before")
+        if self.alike:
+            lines.append(f"{self.alike} prompts are passed over: no two different responses came")
+        if self.cut:
+            lines.append(f"{self.cut} of {self.responses} responses were cut at ppo.max_response_tokens")
+        return lines
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt, its key and its token ids."""
+
+    prompt: Any
+    key: str
+    ids: list[int]
+
+
+def generate(
+    recipe: Recipe, wanted: Wanted, console: Console | None = None, queue_of: Recipe | None = None
+) -> Done:
+    """Sample and add tasks until `count` prompts have one. `queue_of`: whose labeling database it is.
+
+    Raises MissingStage where the policy's stage has not finished, UserError where something does not fit.
+    """
+    console = console or Console()
+    queue = open_queue(queue_of or recipe, wanted.to, wanted.url)
+    try:
+        policy = open_policy(recipe, wanted.stage, wanted.drawing)
+        judges = open_judges(recipe, policy, wanted.priority, wanted.reward_models)
+        done = _fill(recipe, wanted, policy, judges, queue, console)
+    finally:
+        queue.close()
+    for line in done.told(wanted.k, queue.place):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return done
+
+
+def _fill(
+    recipe: Recipe, wanted: Wanted, policy: Policy, judges: Judges, queue: Queue, console: Console
+) -> Done:
+    asked = asked_of(recipe, policy.setup, policy.terms.max_tokens, policy.seed)
+    known = queue.known(policy.origin)
+    todo = [one for one in asked if one.key not in known]
+    done = Done(known=len(asked) - len(todo))
+    goal = min(len(todo), max(0, len(todo) if wanted.count is None else wanted.count - done.known))
+    if not goal:
+        return done
+    with Bar(console, "generate", goal) as bar:
+        while todo and done.added < goal:
+            size = min(_CHUNK, goal - done.added)
+            chunk, todo = todo[:size], todo[size:]
+            rows = _tasks(chunk, wanted, policy, judges, done)
+            if rows:
+                queue.add(rows)
+            done.added += len(rows)
+            for _ in rows:
+                bar.advance()
+    return done
+
+
+def asked_of(recipe: Recipe, setup: Setup, room: int, seed: int) -> list[_Asked]:
+    """The different prompts of data.prompts, both sides, in an order that more of them leave as it is."""
+    spec = source(recipe, "prompts", "generate")
+    cache = recipe.data.cache_folder
+    split = load(Prompt, spec, "prompts", cache)
+    found: dict[str, _Asked] = {}
+    for side, where in ((split.train, "data.prompts"), (split.held_out, "data.prompts (held out)")):
+        skip = spec.on_bad_record == "skip"
+        encoded = encode_prompts(setup.template, side, recipe.ppo.max_prompt_tokens, where, room, cache, skip)
+        for record, ids in zip(encoded.records, encoded, strict=True):
+            key = prompt_key(record.prompt)
+            found.setdefault(key, _Asked(record.to_dict()["prompt"], key, ids))
+    return sorted(found.values(), key=lambda one: hashlib.sha256(f"{seed} {one.key}".encode()).digest())
+
+
+def _tasks(
+    chunk: list[_Asked], wanted: Wanted, policy: Policy, judges: Judges, done: Done
+) -> list[dict[str, Any]]:
+    """A task for each prompt that got two different responses at least."""
+    answers: dict[str, dict[str, Sampled]] = {one.key: {} for one in chunk}
+    number = 0  # of the first response of a try
+    for _ in range(1 + _TRIES):
+        lacking = [one for one in chunk if len(answers[one.key]) < wanted.k]
+        counts = [wanted.k - len(answers[one.key]) for one in lacking]
+        rows = [(one, number + i) for one, count in zip(lacking, counts, strict=True) for i in range(count)]
+        if not rows:
+            break
+        names = [("generate", policy.origin, one.key, i) for one, i in rows]
+        for (one, _), sampled in zip(rows, policy.sample([one.ids for one, _ in rows], names), strict=True):
+            text = policy.text(sampled.response)
+            if _is_response(text):
+                answers[one.key].setdefault(text, sampled)
+        number += wanted.k
+    enough = [one for one in chunk if len(answers[one.key]) >= 2]
+    done.alike += len(chunk) - len(enough)
+    priorities = judges.priorities([list(answers[one.key].values()) for one in enough])
+    tasks = []
+    for one, priority in zip(enough, priorities, strict=True):
+        texts = answers[one.key]
+        cut = [sampled.response[-1] != policy.terms.eos_id for sampled in texts.values()]
+        done.responses += len(texts)
+        done.cut += sum(cut)
+        tasks.append(
+            {
+                "prompt": one.prompt,
+                "responses": [{"text": text, "origin": policy.origin} for text in texts],
+                "kind": "rank",
+                "priority": priority,
+                "meta": {"temperature": policy.terms.temperature, "seed": policy.seed, "cut": sum(cut)},
+            }
+        )
+    return tasks
+
+
+def _is_response(text: str) -> bool:
+    """Whether a text can be a response at all: it has letters, and none that no text has."""
+    try:
+        Demonstration.from_dict({"prompt": "any", "response": text})
+    except RecordError:
+        return False
+    return True
+
+
+def check(wanted: Wanted) -> None:
+    """Raises UserError where the options don't go together."""
+    if wanted.reward_models and wanted.priority == "none":
+        raise UserError("--reward-model is for --priority margin or disagreement")
+    if wanted.priority == "disagreement" and len(wanted.reward_models) < 2:
+        raise UserError("--priority disagreement compares several reward models: name each by --reward-model")
+    if wanted.priority == "margin" and len(wanted.reward_models) > 1:
+        raise UserError("--priority margin reads one reward model; several are for --priority disagreement")

@@ -1,0 +1,36 @@
+"""What people do first: numbers by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from align.loop.priority import disagreement, margin
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [([0.0, 0.0], 1.0), ([3.0, 1.0], 1 / 3), ([1.0, -5.0, 2.0], 0.5), ([-4.0, -4.0, 9.0], 1 / 14)],
+)
+def test_the_margin_is_of_the_two_best(scores: list[float], expected: float) -> None:
+    assert margin(scores) == pytest.approx(expected)
+
+
+def test_models_that_agree_have_no_disagreement_whatever_their_offsets() -> None:
+    assert disagreement([[1.0, 2.0, 3.0], [11.0, 12.0, 13.0]]) == pytest.approx(0.0)
+
+
+def test_disagreement_is_the_mean_variance_of_the_preferences() -> None:
+    three = math.log(3)  # odds of 3 to 1
+    # the pairs (0, 1), (0, 2), (1, 2); P = 3/4 and 1/4, 3/4 and 3/4, 1/2 and 3/4
+    first = disagreement([[three, 0.0], [0.0, three]])
+    assert first == pytest.approx(((3 / 4 - 1 / 2) ** 2 + (1 / 4 - 1 / 2) ** 2) / 2)
+    every = disagreement([[three, 0.0, 0.0], [0.0, three, -three]])
+    nine = 0.9  # odds of 9 to 1
+    pairs = [(3 / 4, 1 / 4), (3 / 4, 3 / 4), (1 / 2, nine)]
+    assert every == pytest.approx(sum(((a - b) / 2) ** 2 for a, b in pairs) / 3)
+
+
+def test_models_that_are_sure_of_opposites_disagree_the_most() -> None:
+    assert disagreement([[1000.0, 0.0], [0.0, 1000.0]]) == pytest.approx(1 / 4)

@@ -1,0 +1,48 @@
+"""Which tokens top-k and top-p leave."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from align.rollouts.hf import draw
+from align.rollouts.narrow import keep_top_k, keep_top_p, narrowing
+
+P = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.97, 0.01, 0.01, 0.01]], dtype=torch.float64)
+
+
+def left(logits: torch.Tensor) -> list[list[int]]:
+    return [row.isfinite().nonzero()[:, 0].tolist() for row in logits]
+
+
+@pytest.mark.parametrize(("k", "first"), [(1, [1]), (2, [1, 3]), (3, [1, 2, 3]), (9, [0, 1, 2, 3])])
+def test_top_k_leaves_the_likeliest(k: int, first: list[int]) -> None:
+    assert left(keep_top_k(P.log(), k))[0] == first
+
+
+@pytest.mark.parametrize(
+    ("p", "first", "second"),
+    [(1e-6, [1], [0]), (0.5, [1, 3], [0]), (0.75, [1, 2, 3], [0]), (0.98, [0, 1, 2, 3], [0, 1])],
+)
+def test_top_p_leaves_the_fewest_that_reach_it(p: float, first: list[int], second: list[int]) -> None:
+    rows = left(keep_top_p(P.log(), p))
+    assert (rows[0], len(rows[1]), rows[1][0]) == (first, len(second), 0)
+
+
+def test_what_is_left_keeps_its_proportions() -> None:
+    narrow = narrowing(3, 0.7)
+    assert narrow is not None
+    u = (torch.arange(7000, dtype=torch.float64) + 0.5) / 7000
+    tokens, logprobs = draw(P[:1].log().float().expand(7000, 4).clone(), u, narrow=narrow)
+    # top-k leaves 0.4, 0.2 and 0.3; of their sum 0.9, the first two reach 0.7: odds of 4 to 3
+    assert torch.bincount(tokens, minlength=4).tolist() == pytest.approx([0, 4000, 0, 3000], abs=1)
+    assert logprobs.exp().unique().tolist() == pytest.approx([3 / 7, 4 / 7])
+
+
+def test_a_barred_token_does_not_take_a_place() -> None:
+    tokens, _ = draw(P[:1].log().clone(), torch.tensor([0.5], dtype=torch.float64), 1, narrowing(1, None))
+    assert tokens.tolist() == [3]
+
+
+def test_nothing_is_taken_where_nothing_is_asked() -> None:
+    assert narrowing(None, None) is None
