@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class Store:
         except DBAPIError as error:
             reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
             raise UserError(f"labeling.database: {_shown(self.engine)} cannot be opened: {reason}") from error
+        # Threads queue here rather than at SQLite's lock, at which they would sleep and look again.
+        self._turn = threading.Lock() if self.is_sqlite else nullcontext()
         self._session = sessionmaker(self.engine, expire_on_commit=False)
 
     @property
@@ -46,7 +49,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """Commits at the end; SQLite takes its write lock at the start, so that nothing read grows old."""
-        with self._session() as session:
+        with self._turn, self._session() as session:
             if self.is_sqlite:
                 session.connection(execution_options={"begin": "IMMEDIATE"})
             yield session

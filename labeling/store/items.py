@@ -16,11 +16,12 @@ from align.data.formats.own import ALIGN
 from align.errors import UserError
 from align.recipe_labeling import MAX_RESPONSES
 from align.records import Demonstration, Prompt, Ranking, RecordError
-from labeling.store.models import Item, Person, Response, Slot
+from labeling.store.models import Item, Person, Response, Slot, in_turn
 from labeling.work import KINDS
 
 _KEYS = ("prompt", "responses", "kind", "priority", "overlap", "gold", "meta")
 _RESPONSE_KEYS = ("text", "origin", "author")
+_TOGETHER = 400  # rows written at once
 
 
 @dataclass
@@ -40,23 +41,36 @@ def add_items(
     """
     added = Added([])
     names = {name: id for id, name in session.execute(select(Person.id, Person.name))}
+    new: dict[str, Item] = {}
     for row in rows:
         for item, authors in _items(row, overlap):
-            if session.scalar(select(Item.id).where(Item.key == item.key)) is not None:
-                added.known += 1
-                continue
             for response, author in zip(item.responses, authors, strict=True):
                 if author is not None and author not in names:
                     raise RecordError("author", f"nobody is called {author[:40]!r}")
                 response.author_id = names.get(author) if author else None
             item.created_by = by.id if by else None
-            session.add(item)
-            session.flush()
-            if item.gold is None:  # gold items get a slot for each person who meets them
-                session.add_all(Slot(item_id=item.id, number=n) for n in range(item.overlap))
-            added.ids.append(item.id)
-    session.flush()
+            added.known += item.key in new
+            new.setdefault(item.key, item)
+        if len(new) >= _TOGETHER:
+            _add(session, new, added)
+    _add(session, new, added)
     return added
+
+
+def _add(session: Session, new: dict[str, Item], added: Added) -> None:
+    """Write those of `new` that are not there yet, with their slots, and empty it."""
+    in_turn(session, "items")
+    there = set(session.scalars(select(Item.key).where(Item.key.in_(new))))
+    items = [item for key, item in new.items() if key not in there]
+    added.known += len(there)
+    new.clear()
+    session.add_all(items)
+    session.flush()
+    for item in items:
+        if item.gold is None:  # gold items get a slot for each person who meets them
+            session.add_all(Slot(item_id=item.id, number=n) for n in range(item.overlap))
+    session.flush()
+    added.ids += [item.id for item in items]
 
 
 def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None]]]:

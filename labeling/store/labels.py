@@ -7,11 +7,12 @@ import secrets
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
 from labeling.store.models import Draft, Guideline, Item, Label, Person, now
-from labeling.store.queue import own_slot, place_for, release, was_given
+from labeling.store.queue import lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion
 from labeling.work import checked, drawn_order, in_item_order, in_shown_order
 
@@ -35,7 +36,8 @@ def keep_guideline(session: Session, text: str) -> str:
     """Store a version of the guideline; its hash."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     if session.get(Guideline, digest) is None:
-        session.add(Guideline(hash=digest, text=text))
+        made = (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert(Guideline)
+        session.execute(made.values(hash=digest, text=text, created=now()).on_conflict_do_nothing())
     return digest
 
 
@@ -64,13 +66,13 @@ def submit(
 
     Raises UserError for an incomplete answer, NotYours where the task was never given to this person.
     """
+    # Whoever comes second here, with the same submission too, waits until the first has committed.
+    given = lock_item(session, item.id) if adjudicates else was_given(session, person, item.id)
     known = session.scalar(select(Label).where(Label.submission == submission))
-    if known is not None:
-        if known.person_id != person.id:
-            raise NotYours("This task was not given to you.")
-        return known
-    if not adjudicates and not was_given(session, person, item.id):
+    if not given or (known is not None and known.person_id != person.id):
         raise NotYours("This task was not given to you.")
+    if known is not None:
+        return known
     kind = "skip" if skip else item.kind
     answer = checked(kind, content, len(item.responses), "optional" if adjudicates else quality)
     order = drawn_order(secret, item.id, person.id, len(item.responses))
@@ -109,12 +111,16 @@ def submit(
 
 def reopen(session: Session, person: Person, label_id: int) -> Item:
     """Take an own label back, to give another one; the item, leased again, with the answer as a draft."""
-    label = session.scalar(
-        select(Label).where(Label.id == label_id, Label.person_id == person.id, standing())
-    )
-    if label is None or label.adjudicates:
+    label = session.scalar(select(Label).where(Label.id == label_id, Label.person_id == person.id))
+    if label is not None:
+        was_given(session, person, label.item_id)
+    stands = session.scalar(select(Label.id).where(Label.id == label_id, standing())) is not None
+    if label is None or label.adjudicates or not stands:
         raise NotYours("This is not an answer of yours that stands.")
     item = session.get_one(Item, label.item_id)
+    slot = place_for(session, person, item.id)
+    slot.state, slot.taken = "leased", now()
+    slot.leased_until = now()  # the page that opens now prolongs it
     session.add(
         Label(
             item_id=item.id,
@@ -126,13 +132,7 @@ def reopen(session: Session, person: Person, label_id: int) -> Item:
             submission=secrets.token_hex(16),
         )
     )
-    slot = place_for(session, person, item.id)
-    slot.state, slot.taken = "leased", now()
-    slot.leased_until = now()  # the page that opens now prolongs it
-    draft = session.get(Draft, (item.id, person.id))
-    if draft is None:
-        draft = Draft(item_id=item.id, person_id=person.id)
-        session.add(draft)
+    draft = session.get_one(Draft, (item.id, person.id))
     answer = {} if label.kind == "skip" else in_shown_order(label.kind, label.content, label.shown_order)
     draft.content, draft.saved = answer, now()
     session.flush()

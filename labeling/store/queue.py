@@ -14,6 +14,7 @@ from labeling.store.engine import Store
 from labeling.store.models import Draft, Item, Label, Person, Response, Slot, Suggestion, now
 
 _TRIES = 20
+MANY = 100  # so many waiting tasks are counted for a page: a queue may be long
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,14 @@ def heartbeat(session: Session, person: Person, item: int, rules: Rules) -> bool
 
 
 def was_given(session: Session, person: Person, item: int) -> bool:
-    """Whether this person was ever given the task, and may therefore answer it."""
-    return session.get(Draft, (item, person.id)) is not None
+    """Whether this person was ever given the task, and may therefore answer it; they do so one at a time."""
+    return session.get(Draft, (item, person.id), with_for_update=True) is not None
+
+
+def lock_item(session: Session, item: int) -> bool:
+    """Let nobody else go on who wants this lock (SQLite: who writes), until the transaction ends."""
+    found = select(Item.id).where(Item.id == item).with_for_update(key_share=True)
+    return session.scalar(found) is not None
 
 
 def own_slot(session: Session, person: int, item: int) -> Slot | None:
@@ -74,6 +81,7 @@ def place_for(session: Session, person: Person, item: int) -> Slot:
         free = select(Slot).where(Slot.item_id == item, Slot.state == "free").order_by(Slot.number).limit(1)
         slot = session.scalar(free.with_for_update(of=Slot, skip_locked=True))
     if slot is None:
+        lock_item(session, item)  # its numbers
         slot = Slot(item_id=item, number=_next_number(session, item), taken=now())
         session.add(slot)
     slot.person_id = person.id
@@ -87,11 +95,11 @@ def release(slot: Slot) -> None:
 
 
 def waiting(session: Session, person: Person, rules: Rules) -> int:
-    """How many tasks there are for this person now, the one they hold included."""
-    held = exists().where(Slot.item_id == Item.id, Slot.person_id == person.id, Slot.state == "leased")
-    free = _available(person, rules).subquery()
-    items = select(func.count()).select_from(Item)
-    return session.scalar(items.where(or_(held, Item.id.in_(select(free.c.item_id))))) or 0
+    """How many tasks there are for this person now, the one they hold included; MANY where there are more."""
+    held = select(func.count()).select_from(Slot).where(Slot.person_id == person.id, Slot.state == "leased")
+    free = _available(person, rules).with_only_columns(Slot.item_id).distinct().limit(MANY).subquery()
+    found = (session.scalar(held) or 0) + (session.scalar(select(func.count()).select_from(free)) or 0)
+    return min(found, MANY)
 
 
 def _held(session: Session, person: Person) -> Slot | None:
@@ -107,6 +115,8 @@ def _next(session: Session, person: Person, rules: Rules) -> Slot | None:
 def _available(person: Person, rules: Rules) -> Select[Slot]:
     mine = aliased(Slot)
     later = aliased(Label)
+    # No index for it: items are read by priority, up to the first free one.
+    state = func.coalesce(Slot.state, "")
     skipped = exists().where(
         Label.item_id == Slot.item_id,
         Label.person_id == person.id,
@@ -120,7 +130,7 @@ def _available(person: Person, rules: Rules) -> Select[Slot]:
         select(Slot)
         .join(Item, Item.id == Slot.item_id)
         .where(
-            or_(Slot.state == "free", and_(Slot.state == "leased", Slot.leased_until < now())),
+            or_(state == "free", and_(state == "leased", Slot.leased_until < now())),
             Item.gold.is_(None),
             ~exists().where(mine.item_id == Slot.item_id, mine.person_id == person.id),
             ~exists().where(Response.item_id == Slot.item_id, Response.author_id == person.id),

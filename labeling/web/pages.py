@@ -10,6 +10,7 @@ from fastapi import Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
+from labeling.store.queue import MANY
 from labeling.texts import safe_html
 from labeling.web.config import Config
 from labeling.web.security import Visitor
@@ -23,6 +24,7 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.filters["markdown"] = safe_html
 _TEMPLATES.filters["document"] = lambda text: safe_html(text, breaks=False)
+_TEMPLATES.filters["many"] = lambda number: f"{number}{'+' if number >= MANY else ''}"
 _TEMPLATES.filters["letter"] = lambda number: "ABCDEFGHI"[number]
 
 

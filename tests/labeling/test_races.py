@@ -1,0 +1,114 @@
+"""Things that happen at the same moment, in both databases."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the `labeling` extra")
+
+from sqlalchemy import func, select  # noqa: E402
+
+from labeling.store.labels import submit  # noqa: E402
+from labeling.store.models import Item, Label, Person  # noqa: E402
+
+PAIR = {"ranks": [1, 2], "quality": [None, None], "flags": [[], []]}
+
+
+@pytest.fixture
+def team(make_site: Callable[..., Any], database: str) -> Any:
+    return make_site(database, overlap=1, gold_every=0)
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """What the calls return, or the error that they raise; all begin together."""
+    together = threading.Barrier(len(calls))
+    results: list[Any] = [None] * len(calls)
+
+    def run(place: int, call: Callable[[], Any]) -> None:
+        together.wait(30)
+        try:
+            results[place] = call()
+        except Exception as error:
+            results[place] = error
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+def test_an_answer_that_comes_twice_at_once_is_one_label_and_drafts_are_in_nobodys_way(team: Any) -> None:
+    team.add(*({"prompt": f"p{i}", "responses": ["x", "y"]} for i in range(4)))
+    ann = team.signed_in("ann")
+    for done in range(1, 5):
+        task = team.taken(ann)
+        submission = secrets.token_hex(16)
+        path = f"/work/{task['item']}/draft"
+        answer = partial(team.answer, ann, PAIR, task=task, submission=submission)
+        draft = partial(ann.post, path, json={"note": "x"})
+        replies = at_once(answer, answer, draft, draft)
+        assert [reply.status_code for reply in replies] == [200] * 4
+        assert replies[0].json() == replies[1].json()
+        with team.config.store.read() as session:
+            assert session.scalar(select(func.count(Label.id))) == done
+    label = replies[0].json()["label"]
+    codes = [r.status_code for r in at_once(*[lambda: ann.post(f"/reopen/{label}", json={})] * 3)]
+    assert sorted(codes) == [200, 404, 404]
+
+
+def test_two_reviewers_at_once_give_one_word_that_stands(team: Any) -> None:
+    team.add({"prompt": "p", "responses": ["x", "y"]})
+    assert team.answer(team.signed_in("ann"), PAIR).status_code == 200
+    both = [team.signed_in(name, "reviewer") for name in ("eve", "fay")]
+    tasks = [team.taken_at(client, "/review/1") for client in both]
+    replies = at_once(
+        *(
+            lambda c=c, t=t: team.answer(c, PAIR, task=t, adjudicates=True)
+            for c, t in zip(both, tasks, strict=True)
+        )
+    )
+    assert [reply.status_code for reply in replies] == [200, 200]
+    assert len(team.records()) == 1
+
+
+def test_first_pages_and_the_same_tasks_at_once(team: Any) -> None:
+    row = {"prompt": "p", "responses": ["x", "y"]}
+    added = at_once(*[lambda: team.add(row, {**row, "prompt": "q"})] * 4)
+    assert sorted(map(len, added)) == [0, 0, 0, 2], added
+    people = [team.signed_in(f"n{i}") for i in range(3)]
+    pages = at_once(*(lambda c=c: c.get("/work") for c in people))
+    assert sorted(page.status_code for page in pages) == [200, 200, 303], "nobody fails at a new guideline"
+
+
+def test_numbers_of_labels_are_committed_in_their_order(team: Any) -> None:
+    """Else who reads on from the last number seen would miss one."""
+    first, second = team.add(*({"prompt": p, "responses": ["x", "y"]} for p in "pq"))
+    people = [team.signed_in(name) for name in ("ann", "bob")]
+    tasks = [team.taken(client) for client in people]
+    assert {task["item"] for task in tasks} == {first, second}
+    begun, wait = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with team.config.store.write() as session:
+            given = {"submission": "a" * 32, "guideline": None, "seconds": 1.0}
+            person = session.get_one(Person, tasks[0]["person"])
+            item = session.get_one(Item, tasks[0]["item"])
+            submit(session, person, item, content=PAIR, secret=team.config.secret, **given)
+            begun.set()
+            wait.wait(1)
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    assert begun.wait(30)
+    assert team.answer(people[1], PAIR, task=tasks[1]).json()["label"] == 2
+    with team.config.store.read() as session:
+        assert session.scalars(select(Label.id).order_by(Label.id)).all() == [1, 2], "1 was there before 2"
+    thread.join()
