@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -126,11 +127,9 @@ def site(make_site: Callable[..., Site]) -> Site:
     return make_site()
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of this test run: the address of its databases, without a name."""
-    if not POSTGRES:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+@contextmanager
+def running_postgres(fsync: bool = False) -> Iterator[str]:
+    """A PostgreSQL server of our own: the address of its databases, without a name."""
     binaries = POSTGRES[-1].parent
     folder = Path("/tmp") / f"align-pg-{secrets.token_hex(4)}"  # a socket's path must be short
     folder.mkdir()
@@ -144,15 +143,23 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         subprocess.run([*as_user, *command], check=True, cwd="/", stdout=subprocess.DEVNULL)
 
     run(str(binaries / "initdb"), "-D", str(data), "-U", "align", "--auth=trust", "--no-sync")
-    options = (
-        f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_connections=200"
-    )
+    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=200"
+    options += "" if fsync else " -c fsync=off"
     run(str(binaries / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log"), "-o", options, "start")
     try:
         yield f"postgresql://align@/{{name}}?host={folder}"
     finally:
         run(str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of this test run."""
+    if not POSTGRES:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    with running_postgres() as address:
+        yield address
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
