@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from sqlalchemy import make_url
@@ -73,13 +75,23 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None) -> None:
     print(f"serving {address}" + ("" if local else " to the network: use https (--url) in front of it"))
     print(f"sign in as {admin.name}, once and within the hour: {link}", flush=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    server = uvicorn.Server(
-        uvicorn.Config(make_app(config), log_level="warning", access_log=False, proxy_headers=bool(url))
-    )
+    app = make_app(config)
+    server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, proxy_headers=bool(url)))
+    server.on_exit = app.state.news.close
     try:
         server.run(sockets=[listening])
     finally:
         config.store.close()
+
+
+class _Server(uvicorn.Server):
+    """Told to stop, it first lets those go who wait for news."""
+
+    on_exit: Callable[[], None]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.on_exit()
+        super().handle_exit(sig, frame)
 
 
 def make_url_shown(config: Config) -> str:

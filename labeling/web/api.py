@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from align.recipe_labeling import MAX_RESPONSES
@@ -19,6 +20,7 @@ from labeling.store.models import Item, Label, Person
 from labeling.store.records import Filters, prompt_of, records
 from labeling.store.suggestions import add_suggestions, unscored
 from labeling.web.config import Config
+from labeling.web.news import News, newest_label
 from labeling.web.security import Visitor, needs
 
 router = APIRouter(prefix="/api/v1", tags=["v1"])
@@ -66,6 +68,7 @@ class LabelOut(BaseModel):
 class Labels(BaseModel):
     labels: list[LabelOut]
     next: int  # give this as `after` to get what comes later
+    more: bool  # there is a next page already
 
 
 class TaskOut(BaseModel):
@@ -83,6 +86,7 @@ class TaskOut(BaseModel):
 class Tasks(BaseModel):
     tasks: list[TaskOut]
     next: int
+    more: bool
 
 
 class Suggested(BaseModel):
@@ -131,8 +135,9 @@ def list_tasks(
     config: Config = request.app.state.config
     with config.store.read() as session:
         query = select(Item).where(Item.id > after, *([unscored(unscored_by)] if unscored_by else []))
-        found = session.scalars(query.order_by(Item.id).limit(limit)).all()
-        return Tasks(tasks=[_task(item) for item in found], next=found[-1].id if found else after)
+        found = session.scalars(query.order_by(Item.id).limit(limit + 1)).all()
+        tasks, more = [_task(item) for item in found[:limit]], len(found) > limit
+        return Tasks(tasks=tasks, next=tasks[-1].id if tasks else after, more=more)
 
 
 @router.post("/suggestions", responses=_PROBLEMS)
@@ -155,21 +160,22 @@ def create_suggestions(
 
 
 @router.get("/labels", responses=_PROBLEMS)
-def list_labels(
+async def list_labels(
     request: Request,
     who: Machine,
     after: Id = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     standing: bool = False,
+    wait: Annotated[float, Query(ge=0, le=60, description="seconds to wait where nothing is new")] = 0,
 ) -> Labels:
     """All that people and machines did, in its order; with `standing` only labels that nothing replaces."""
     config: Config = request.app.state.config
-    with config.store.read() as session:
-        query = select(Label, Person.name).join(Person, Person.id == Label.person_id)
-        query = query.where(Label.id > after, *([that_stands()] if standing else []))
-        found = session.execute(query.order_by(Label.id).limit(limit)).all()
-        labels = [_label(label, name) for label, name in found]
-        return Labels(labels=labels, next=labels[-1].id if labels else after)
+    news: News = request.app.state.news
+    found = await run_in_threadpool(_labels, config, after, limit, standing)
+    if wait and found.next == after:
+        await news.later_than(after, wait)
+        found = await run_in_threadpool(_labels, config, after, limit, standing)
+    return found
 
 
 @router.get(
@@ -197,6 +203,16 @@ def export(
                 yield json.dumps(row, ensure_ascii=False) + "\n"
 
     return StreamingResponse(lines(), media_type="application/jsonl")
+
+
+def _labels(config: Config, after: int, limit: int, standing: bool) -> Labels:
+    newest = newest_label(config.store)
+    with config.store.read() as session:
+        query = select(Label, Person.name).join(Person, Person.id == Label.person_id)
+        query = query.where(Label.id > after, Label.id <= newest, *([that_stands()] if standing else []))
+        found = session.execute(query.order_by(Label.id).limit(limit + 1)).all()
+        labels, more = [_label(label, name) for label, name in found[:limit]], len(found) > limit
+        return Labels(labels=labels, next=labels[-1].id if more else max(after, newest), more=more)
 
 
 def _task(item: Item) -> TaskOut:

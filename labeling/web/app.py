@@ -17,6 +17,7 @@ from align.records import RecordError
 from labeling.store.labels import NotYours
 from labeling.web import answered, api, manage, review, signin, work
 from labeling.web.config import Config
+from labeling.web.news import News
 from labeling.web.pages import page
 from labeling.web.security import Guard, SignIn, Throttle, wants_page
 
@@ -34,6 +35,7 @@ def make_app(config: Config) -> FastAPI:
     )
     app.state.config = config
     app.state.throttle = Throttle()
+    app.state.news = News(config.store)
     for part in (signin, work, answered, review, manage, api):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")
