@@ -259,8 +259,11 @@ def label(
             show_default=False,
         ),
     ] = None,
+    guideline_template: Annotated[
+        bool, typer.Option("--guideline-template", help="Print a guideline to begin with, and end.")
+    ] = False,
     host: Annotated[
-        str, typer.Option("--host", help="Another address opens the app to the network.")
+        str, typer.Option("--host", help="Another address opens the app to the network, for accounts only.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8700,
     url: Annotated[
@@ -278,6 +281,11 @@ def label(
         from align.recipe_file import load_recipe
 
         loaded = load_recipe(recipe, overrides or ())
+        if guideline_template:
+            from labeling.guideline import read_guideline
+
+            print(read_guideline(None), end="")
+            return
         labeling = labeling_app()
         if tasks is not None:
             labeling.import_file(loaded, tasks)

@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 from align.errors import UserError
 from align.recipe import Recipe
 from labeling.store.engine import Store
-from labeling.store.people import admin_for_link, new_token
+from labeling.store.people import admin_for_link, end_links, has_admin_account, new_token
 from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
 from labeling.web.config import Config
@@ -59,21 +59,20 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None) -> None:
     address = url.rstrip("/") if url else None
     if address and not address.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: it starts with http:// or https://")
-    local = _is_loopback(host)
-    hosts = ("*",) if not local or address else LOOPBACK
-    config = make_config(recipe, hosts, secure=bool(address and address.startswith("https://")))
+    to_network = address is not None or not _is_loopback(host)
+    config = make_config(
+        recipe, ("*",) if to_network else LOOPBACK, secure=bool(address and address.startswith("https://"))
+    )
     if recipe.labeling.suggestions == "machine":
         with config.store.write() as session:
             label_the_rest(session)
     listening = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    address = address or f"http://{shown}:{listening.getsockname()[1]}"
-    with config.store.write() as session:
-        admin = admin_for_link(session)
-        link = f"{address}/signin/{new_token(session, 'signin', person=admin, lasts=LINK_LASTS)}"
+    address = address or f"http://{_reached_at(host)}:{listening.getsockname()[1]}"
     print(f"labels are kept in {make_url_shown(config)}")
-    print(f"serving {address}" + ("" if local else " to the network: use https (--url) in front of it"))
-    print(f"sign in as {admin.name}, once and within the hour: {link}", flush=True)
+    print(f"serving {address} {'to the network' if to_network else 'on this machine only'}")
+    if to_network and not address.startswith("https://"):
+        print("passwords travel readably: put a proxy with https before it, and say --url https://…")
+    print(_way_in(config, address, to_network), flush=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = make_app(config)
     server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, proxy_headers=bool(url)))
@@ -92,6 +91,39 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.on_exit()
         super().handle_exit(sig, frame)
+
+
+def _way_in(config: Config, address: str, to_network: bool) -> str:
+    """What the admin does to come in, with a link that works once where one is needed.
+
+    On this machine alone the link is enough. From a network it only makes the first account with a password;
+    links that were printed before end.
+    """
+    with config.store.write() as session:
+        if not to_network:
+            admin = admin_for_link(session)
+            secret = new_token(session, "signin", person=admin, lasts=LINK_LASTS)
+            return f"sign in as {admin.name}, once and within the hour: {address}/signin/{secret}"
+        end_links(session)
+        if has_admin_account(session):
+            return f"sign in with name and password: {address}/signin"
+        secret = new_token(session, "first", role="admin", lasts=LINK_LASTS)
+        return f"make the first admin's account, once and within the hour: {address}/join/{secret}"
+
+
+def _reached_at(host: str) -> str:
+    """The name or number by which others reach this machine, as it stands in an address."""
+    if host in ("0.0.0.0", "::"):
+        family, anywhere = (
+            (socket.AF_INET, "192.0.2.1") if host == "0.0.0.0" else (socket.AF_INET6, "2001:db8::1")
+        )
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as way:
+                way.connect((anywhere, 9))  # sends nothing: asks which of this machine's addresses would
+                host = way.getsockname()[0]
+        except OSError:
+            host = socket.gethostname()
+    return f"[{host}]" if ":" in host else host
 
 
 def make_url_shown(config: Config) -> str:

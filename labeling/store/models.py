@@ -69,7 +69,7 @@ class Token(Base):
 
     __tablename__ = "token"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(10))  # signin, invite, session, api
+    kind: Mapped[str] = mapped_column(String(10))  # signin, first, invite, session, api
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     person_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"))  # an invite makes one
     role: Mapped[str | None] = mapped_column(String(20))

@@ -100,6 +100,20 @@ def disable(session: Session, person: Person) -> None:
     )
 
 
+def end_links(session: Session) -> None:
+    """End all links that `align label` printed before."""
+    open_links = update(Token).where(Token.kind.in_(("signin", "first")), Token.ended.is_(None))
+    session.execute(open_links.values(ended=now()))
+
+
+def has_admin_account(session: Session) -> bool:
+    """Whether an admin can come in by name and password."""
+    found = select(Person.id).where(
+        Person.role == "admin", Person.disabled.is_(None), Person.password.is_not(None)
+    )
+    return session.scalars(found.limit(1)).first() is not None
+
+
 def admin_for_link(session: Session) -> Person:
     """The first admin, made when there is none: who `align label` prints its link for."""
     query = select(Person).where(Person.role == "admin", Person.disabled.is_(None)).order_by(Person.id)

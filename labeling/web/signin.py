@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
 from labeling.store.models import Person, Token, now
-from labeling.store.people import add_person, check_password, find_token, set_password, use_up
+from labeling.store.people import add_person, check_password, end_links, find_token, set_password, use_up
 from labeling.web.config import Config
 from labeling.web.pages import page
 from labeling.web.security import (
@@ -25,6 +25,7 @@ from labeling.web.security import (
 )
 
 router = APIRouter(include_in_schema=False)
+_JOIN = ("invite", "first")
 _OLD_LINK = "This link has been used or has expired. Ask for a new one."
 
 
@@ -63,14 +64,14 @@ def signin(request: Request, given: dict[str, str] = Depends(form)) -> Response:
 @router.get("/signin/{secret}")
 def link_page(request: Request, secret: str) -> Response:
     """A button, not a sign-in: programs that preview links must not use them up."""
-    _open_link(request, "signin", secret)
+    _open_link(request, ("signin",), secret)
     return page(request, "link.html", secret=secret)
 
 
 @router.post("/signin/{secret}")
 def link(request: Request, secret: str) -> Response:
     config: Config = request.app.state.config
-    _open_link(request, "signin", secret)
+    _open_link(request, ("signin",), secret)
     with config.store.write() as session:
         token = find_token(session, "signin", secret)
         if token is None or token.person is None or not use_up(session, token):
@@ -82,14 +83,14 @@ def link(request: Request, secret: str) -> Response:
 
 @router.get("/join/{secret}")
 def join_page(request: Request, secret: str) -> Response:
-    token = _open_link(request, "invite", secret)
+    token = _open_link(request, _JOIN, secret)
     return page(request, "join.html", secret=secret, role=token.role, error=None, name="")
 
 
 @router.post("/join/{secret}")
 def join(request: Request, secret: str, given: dict[str, str] = Depends(form)) -> Response:
     config: Config = request.app.state.config
-    token = _open_link(request, "invite", secret)
+    token = _open_link(request, _JOIN, secret)
     try:
         with config.store.write() as session:
             if not given.get("password"):
@@ -97,6 +98,8 @@ def join(request: Request, secret: str, given: dict[str, str] = Depends(form)) -
             person = add_person(session, given.get("name", ""), token.role or "labeler", given["password"])
             if not use_up(session, token):
                 raise HTTPException(410, _OLD_LINK)
+            if token.kind == "first":
+                end_links(session)
             response = RedirectResponse("/", 303)
             start_session(config, session, person, response)
             return response
@@ -148,11 +151,12 @@ def session_state(who: Visitor = Depends(visitor)) -> dict[str, object]:
     return {"person": who.person.id, "csrf": who.csrf}
 
 
-def _open_link(request: Request, kind: str, secret: str) -> Token:
+def _open_link(request: Request, kinds: tuple[str, ...], secret: str) -> Token:
     config: Config = request.app.state.config
     throttle, keys = _slow_down(request)
     with config.store.read() as session:
-        token = find_token(session, kind, secret)
+        found = (find_token(session, kind, secret) for kind in kinds)
+        token = next((token for token in found if token is not None), None)
     if token is None:
         throttle.failed(*keys)
         raise HTTPException(410, _OLD_LINK)

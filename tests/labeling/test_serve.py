@@ -1,0 +1,145 @@
+"""`align label` as a process: what it prints, who comes in over the network, how it stops."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the `labeling` extra")
+httpx = pytest.importorskip("httpx")
+
+from typer.testing import CliRunner  # noqa: E402
+
+from align.cli import app  # noqa: E402
+from labeling.serve import _reached_at, _way_in  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+PASSWORD = "long enough password"
+
+
+class Served:
+    """A server's process, and what it printed until it was ready."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        (folder / "r.yaml").write_text("base: none\nrun: {name: demo}\n")
+        command = [sys.executable, "-m", "align", "label", "r.yaml", "--port", "0", *options]
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.said = ""
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.said += line
+            if re.search(r"/(signin|join)\b", line):
+                break
+        port = re.search(r"serving http://[^ ]*:(\d+) ", self.said)
+        assert port, self.said
+        self.address = f"http://127.0.0.1:{port[1]}"
+
+    def stop(self) -> str:
+        """Ctrl-C; what was said after it."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.communicate(timeout=30)[0]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    started: list[Served] = []
+
+    def begin(*options: str) -> Served:
+        started.append(Served(tmp_path, *options))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.process.kill()
+        one.process.wait()
+
+
+def test_a_network_gets_accounts_only(start: Callable[..., Served]) -> None:
+    first = start("--host", "0.0.0.0")
+    assert "to the network" in first.said and "https" in first.said and "0.0.0.0" not in first.said
+    assert "/signin/" not in first.said
+    link = re.search(r"within the hour: http://[^/]+(/join/\S+)", first.said)
+    assert link
+    form = {"name": "root", "password": PASSWORD}
+    with httpx.Client(base_url=first.address, headers={"Accept": "text/html"}) as guest:
+        for path in ("/", "/work", "/tasks", "/people"):
+            assert guest.get(path).headers["location"] == "/signin"
+        assert guest.get(link[1]).status_code == 200
+        assert guest.post(f"/signin/{link[1].split('/')[-1]}").status_code == 410, "it is no sign-in"
+        assert guest.post(link[1], data={"name": "root", "password": ""}).status_code == 409
+        assert guest.get("/people").status_code == 303
+        assert guest.post(link[1], data=form).status_code == 303
+        assert guest.get("/people").status_code == 200
+    with httpx.Client(base_url=first.address) as other:
+        assert other.post(link[1], data={"name": "mal", "password": PASSWORD}).status_code == 410
+    first.stop()
+    again = start("--host", "0.0.0.0")
+    assert re.search(r"sign in with name and password: http://[^/]+/signin\n", again.said)
+    assert "/join/" not in again.said
+    with httpx.Client(base_url=again.address) as root:
+        assert root.post("/signin", data=form).status_code == 303
+
+
+def test_a_guideline_to_begin_with_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("base: none\nrun: {name: demo}\n")
+    result = CliRunner().invoke(app, ["label", str(tmp_path / "r.yaml"), "--guideline-template"])
+    assert result.exit_code == 0 and result.output == (ROOT / "labeling" / "guideline.md").read_text()
+    for heading in ("Helpful", "Truthful", "Harmless", "When these pull apart", "Examples"):
+        assert f"\n## {heading}\n" in result.output
+
+
+def test_links_made_before_end_when_the_app_opens_to_the_network(site: Any) -> None:
+    def links(to_network: bool) -> str:
+        return _way_in(site.config, "http://a", to_network).split("http://a")[1]
+
+    local, client = links(False), site.client()
+    one, two = links(True), links(True)
+    assert client.post(local).status_code == client.post(local).status_code == 410
+    given = {"name": "root", "password": PASSWORD}
+    assert client.post(one, data=given).status_code == 410, "the newest counts"
+    assert client.post(two, data=given).status_code == 303
+    assert links(True) == "/signin"
+    assert site.client().post(links(False)).status_code == 303, "who sits at the machine needs no password"
+
+
+def test_others_are_told_an_address_that_they_can_reach() -> None:
+    assert _reached_at("0.0.0.0") not in ("0.0.0.0", "") and _reached_at("::") not in ("::", "[::]")
+    assert _reached_at("192.168.1.5") == "192.168.1.5" and _reached_at("fe80::1") == "[fe80::1]"
+
+
+def test_on_this_machine_the_link_is_enough_and_ctrl_c_ends_it_also_while_somebody_waits(
+    start: Callable[..., Served],
+) -> None:
+    served = start()
+    link = re.search(r"sign in as admin, once and within the hour: http://[^/]+(/signin/\S+)", served.said)
+    assert link and "on this machine only" in served.said and "https" not in served.said
+    with httpx.Client(base_url=served.address) as admin:
+        assert admin.post(link[1]).status_code == 303
+        token = admin.get("/session").json()["csrf"]
+        page = admin.post("/people/invite", data={"role": "machine", "name": "bot", "csrf": token}).text
+    bearer = "Bearer " + page.split('class="secret">')[1].split("<")[0]
+    program = (
+        "import httpx, sys\n"
+        "print(httpx.get(sys.argv[1] + '/api/v1/labels?wait=60', headers={'Authorization': sys.argv[2]},"
+        " timeout=90).status_code)"
+    )
+    command = [sys.executable, "-c", program, served.address, bearer]
+    waiting = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    time.sleep(2.5)
+    assert waiting.poll() is None
+    begun = time.monotonic()
+    assert "Traceback" not in served.stop()
+    assert time.monotonic() - begun < 15
+    assert waiting.communicate(timeout=30)[0].strip() == "200"
