@@ -13,7 +13,15 @@ from typing import Annotated
 import typer
 
 from align import __version__, cli_loop
-from align.cli_parts import MovedBase, Overrides, RecipeFile, RunFolder, labeling_app, quiet_bars
+from align.cli_parts import (
+    MovedBase,
+    Overrides,
+    RecipeFile,
+    RunFolder,
+    TrustCode,
+    labeling_app,
+    quiet_bars,
+)
 from align.failures import ended, reported
 
 HELP = """Teach a language model what people prefer: three stages, one recipe file.
@@ -182,12 +190,12 @@ def report(run: RunFolder) -> None:
 
 
 @app.command(rich_help_panel="Look")
-def lineage(run: RunFolder, base: MovedBase = None) -> None:
+def lineage(run: RunFolder, base: MovedBase = None, trust_remote_code: TrustCode = False) -> None:
     """Print what a run was made from, and verify that all of it is still what was written down."""
     with reported():
         from align.serving.lineage import show
 
-        raise typer.Exit(show(run, base))
+        raise typer.Exit(show(run, base, trust_remote_code))
 
 
 @app.command(rich_help_panel="Use")
@@ -213,13 +221,14 @@ def score(
         ),
     ] = None,
     base: MovedBase = None,
+    trust_remote_code: TrustCode = False,
 ) -> None:
     """Score responses with a run's reward model: each record again, with its score, in the file's order."""
     with reported():
         from align.serving.score import score as score_file
 
         quiet_bars()
-        score_file(run, file, to, format, base)
+        score_file(run, file, to, format, base, trusted=trust_remote_code)
 
 
 @app.command(rich_help_panel="Use")
@@ -237,13 +246,14 @@ def export(
         ExportDtype.float32
     ),
     base: MovedBase = None,
+    trust_remote_code: TrustCode = False,
 ) -> None:
     """Write a stage's model merged with its base: a plain transformers checkpoint, proved to be the same."""
     with reported():
         from align.serving.export import export as export_stage
 
         quiet_bars()
-        export_stage(run, stage.value, to, dtype.value, base)
+        export_stage(run, stage.value, to, dtype.value, base, trusted=trust_remote_code)
 
 
 @app.command(rich_help_panel="Label")
@@ -315,6 +325,8 @@ def suggest(
         from align.serving.suggest import suggest as suggest_to
 
         suggest_to(run, to, token_file, base)
+
+
 cli_loop.add_to(app)
 
 

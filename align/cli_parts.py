@@ -36,6 +36,14 @@ MovedBase = Annotated[
         show_default=False,
     ),
 ]
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run the code that the run's base brings; without this such a base is refused.",
+        show_default=False,
+    ),
+]
 
 
 def labeling_app() -> ModuleType:

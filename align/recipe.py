@@ -49,6 +49,13 @@ class Base(Section):
     attention: str | None = Field(None, description="transformers' attn_implementation; null: its own choice")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
 
+    @property
+    def foreign_code(self) -> list[str]:
+        """What of other people's code runs when it is loaded: its own, and a kernel of the Hub."""
+        own = [f"the Python code of {self.name} (base.trust_remote_code)"] if self.trust_remote_code else []
+        kernel = self.attention if self.attention and "/" in self.attention else None
+        return own + ([f"the Hub's kernel {kernel} (base.attention)"] if kernel else [])
+
 
 def of_labels(value: Any) -> Any:
     """`labels: runs/r/labeling.db` means a path in the format `labels`."""

@@ -17,11 +17,12 @@ from align.check.gather import Gathered, Reader, gather
 from align.check.measures import LengthBias
 from align.check.result import KINDS, SEVERITIES, Agreement, Finding, Report, Set, WrongRecords
 from align.check.show import show
-from align.data.formats import FORMATS
+from align.data.formats import built_in
 from align.data.template import Template
-from align.errors import UserError
-from align.recipe import Recipe
+from align.errors import AlignError, UserError
+from align.recipe import LABELS, Recipe
 from align.runtime.files import to_json, write_text
+from align.runtime.trained import as_trained
 
 if TYPE_CHECKING:
     from align.models.base import Base
@@ -99,8 +100,7 @@ def write(report: Report, folder: Path) -> Path:
 
 def foreign_code(recipe: Recipe) -> Iterator[str]:
     """What would run that is neither align nor a library of its: a checkpoint's code, formats, rewards."""
-    if recipe.base.trust_remote_code:
-        yield f"the Python code of {recipe.base.name} (base.trust_remote_code)"
+    yield from recipe.base.foreign_code
     installed = {point.name: point.value for point in entry_points(group="align.formats")}
     for kind in KINDS:
         source = getattr(recipe.data, kind)
@@ -108,12 +108,22 @@ def foreign_code(recipe: Recipe) -> Iterator[str]:
             entries = getattr(source, side, None)
             for entry in entries if isinstance(entries, list) else ():
                 name = entry.format
-                if name and name.strip().lower().replace("_", "-") not in FORMATS:
+                if name and name != LABELS and not built_in(name):
                     plugin = f" ({installed[name]})" if name in installed else ""
                     yield f"the format {name}{plugin}, for data.{kind}.{side}"
     for reward in recipe.ppo.rewards or ():
         if reward.function:
             yield f"the function {reward.function}, for ppo.rewards"
+        if reward.run and reward.run != "this":
+            yield from (f"{code}, for {reward.run} in ppo.rewards" for code in _of_base(Path(reward.run)))
+
+
+def _of_base(run: Path) -> list[str]:
+    """What runs when the base of another run's reward model is loaded; nothing where that is not there."""
+    try:
+        return as_trained(run, "rm")[0].base.foreign_code
+    except AlignError:
+        return []
 
 
 def _template(recipe: Recipe) -> tuple[Base | None, Template | None, list[Finding]]:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from align.data.formats import FORMATS, Format, as_kind, detect, find, from_columns
+from align.data.formats import Format, as_kind, built_in, detect, find, from_columns
 from align.data.formats.columns import look_up
 from align.data.labels import labels_file
 from align.data.rows import FileError, read_rows
@@ -85,7 +85,7 @@ def open_entry(kind: type[T], entry: Entry, cache: Path | None) -> tuple[Format 
 
 def format_code(name: str | None) -> str | None:
     """A hash of the module of a person's own format; "" for a built-in one; None where there is no file."""
-    if name in (None, LABELS) or name.strip().lower().replace("_", "-") in FORMATS:
+    if name in (None, LABELS) or built_in(name):
         return ""
     module = name.partition(":")[0].strip()
     if ":" not in name:

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
 from torch import nn
 
-from align.errors import UserError
+from align.errors import AlignError, UserError
+from align.recipe_parts import PositiveInt, Share
 from align.runtime.files import read_json, to_json, write_text
 
 ADAPTER = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 HEAD = "head.safetensors"
 SCORE = "score.json"  # what is known of a reward model's scores; travels with its head
+
+
+class _Said(BaseModel):
+    """What stages write into an adapter's configuration; its other entries are PEFT's defaults."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    peft_type: Literal["LORA"]
+    task_type: Literal["CAUSAL_LM"] | None
+    r: PositiveInt
+    lora_alpha: PositiveInt
+    lora_dropout: Share
+    target_modules: str | list[str]
+    layers_to_transform: list[int] | None
+    fan_in_fan_out: bool
+    inference_mode: bool
+    init_lora_weights: bool  # by names that stand here PEFT changes the base, or reads files
+    base_model_name_or_path: str | None
+    revision: str | None
+    peft_version: str | None = None
 
 
 def save_adapter(model: PeftModel, adapter: str, folder: Path) -> None:
@@ -36,6 +58,27 @@ def save_adapter(model: PeftModel, adapter: str, folder: Path) -> None:
         config.save_pretrained(str(folder))
     finally:
         config.inference_mode, config.target_modules = before
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """The configuration that `save_adapter` wrote; AlignError where it asks PEFT for anything else.
+
+    Some of what PEFT can be asked for imports modules or fetches files, and adapters come from strangers.
+    """
+    path = folder / CONFIG
+    try:
+        raw = read_json(path)
+        said = _Said.model_validate(raw).model_dump()
+        plain = LoraConfig().to_dict()
+        if more := [key for key in raw if key in plain and key not in said and raw[key] != plain[key]]:
+            raise ValueError(f"{more[0]} is {raw[more[0]]}")
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise AlignError(f"{path} is not that of an adapter that a stage wrote: {why}") from error
+    except (OSError, ValueError) as error:
+        raise AlignError(f"{path} is not that of an adapter that a stage wrote: {error}") from error
+    return LoraConfig(**said)
 
 
 def save_head(head: nn.Module, folder: Path) -> None:

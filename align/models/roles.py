@@ -13,14 +13,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from align.errors import AlignError
-from align.models.export import ADAPTER, HEAD
+from align.models.export import ADAPTER, HEAD, read_config
 from align.models.heads import ScalarHead
 from align.runtime.checkpoint import load_into, read_tensors
 from align.runtime.distributed import more_elsewhere
@@ -47,10 +47,9 @@ class Roles(nn.Module):
 
     def add(self, role: str, source: Path | LoraConfig, trains: bool) -> None:
         """Add a role whose adapter is loaded from a folder, or is new (a LoraConfig)."""
-        config = PeftConfig.from_pretrained(str(source)) if isinstance(source, Path) else source
+        config = read_config(source) if isinstance(source, Path) else source
         config.inference_mode = False
-        if isinstance(config, LoraConfig):
-            config.lora_dropout = 0.0  # sft alone has dropout; ratios need the same network twice
+        config.lora_dropout = 0.0  # sft alone has dropout; ratios need the same network twice
         if self.peft is None:
             self.peft = PeftModel(self.base, config, adapter_name=role)
         else:

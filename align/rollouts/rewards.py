@@ -75,9 +75,9 @@ def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Source
         hashes = {key: rm.adapter_hash, f"{key}_head": rm.head_hash}
         if same:
             return Source(name, weight, adapter=rm.final, final=rm.final, lineage=hashes)
-        if theirs.base.trust_remote_code and not recipe.base.trust_remote_code:
+        if (code := theirs.base.foreign_code) and not recipe.base.trust_remote_code:
             raise UserError(
-                f"ppo.rewards: the base of {reward.run} brings Python code, which is run only where this "
+                f"ppo.rewards: loading {reward.run} runs {' and '.join(code)}; that is done only where this "
                 "recipe says so: base.trust_remote_code: true"
             )
         hashes[f"{key}_base"] = str(manifest["lineage"]["base"])

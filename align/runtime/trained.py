@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from align.errors import MissingStage, UserError
 from align.recipe import Base, Lora, Recipe, Stage
 from align.recipe_file import load_recipe
-from align.runtime.files import read_json
+from align.runtime.lineage import read_manifest
 
 
 def as_trained(
@@ -26,20 +28,35 @@ def as_trained(
         raise UserError(f"{folder} holds no recipe.yaml: it is not a run's folder, such as runs/quickstart")
     recipe = load_recipe(folder / "recipe.yaml")
     manifest = _manifest(folder, stage, finished)
-    return _with(recipe, manifest, base), manifest
+    try:
+        return _with(recipe, manifest, base), manifest
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(
+            f"{folder / stage / 'manifest.json'} does not say what this version of align can read: {where}: "
+            f"{error.errors()[0]['msg']}. Use the version that trained it (`align lineage {folder}` names it)"
+        ) from error
+
+
+def refuse_code(recipe: Recipe, folder: Path, trusted: bool) -> None:
+    """Raise UserError where loading the base of a run runs other people's code, unless it is trusted.
+
+    Whoever has the folder need not be who wrote its recipe.
+    """
+    if not trusted and (code := recipe.base.foreign_code):
+        raise UserError(
+            f"loading the base of {folder} runs {' and '.join(code)}, as its recipe says. Where you trust "
+            "that code, add --trust-remote-code"
+        )
 
 
 def _manifest(folder: Path, stage: Stage, finished: bool) -> dict[str, Any]:
-    path = folder / stage / "manifest.json"
-    try:
-        manifest = read_json(path)
+    path, state = folder / stage / "manifest.json", "has not run"
+    if path.exists():
+        manifest = read_manifest(path, f"restore it, or train {stage} again")
         if manifest["finished"] or not finished:
-            return dict(manifest)
+            return manifest
         state = "has not finished"
-    except FileNotFoundError:
-        state = "has not run"
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({error}): restore it, or train {stage} again") from error
     raise MissingStage(f"{stage} {state} in {folder}: run `align {stage} {folder / 'recipe.yaml'}` first")
 
 

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from align.data.batches import collate, microbatches
+from align.data.formats import built_in
 from align.data.load import Located, scan, side
 from align.errors import AlignError, UserError
 from align.models.forward import Forward
@@ -62,6 +63,7 @@ def export(
     dtype: str = "float32",
     base: Path | None = None,
     console: Console | None = None,
+    trusted: bool = False,
 ) -> Path:
     """Write the stage's result as a plain checkpoint into `to` (without it RUN/export/STAGE); returns it.
 
@@ -73,7 +75,7 @@ def export(
     if dtype not in _DTYPES:
         raise UserError(f"--dtype {dtype}: choose one of {', '.join(_DTYPES)}")
     _refuse_taken(to)
-    trained = open_run(run, stage, base)
+    trained = open_run(run, stage, base, trusted)
     if stage == "rm":
         check_classifier(trained.setup.base)
     console = console or Console(stderr=True)
@@ -137,14 +139,19 @@ def _probes(run: Trained) -> tuple[list[Pair], str]:
 
 
 def _rankings(recipe: Recipe) -> tuple[str, Iterator[Ranking]]:
-    """Where rankings for probes come from, and these; none where their files are not on this machine."""
+    """Where rankings for probes come from, and these; none where their files are not on this machine.
+
+    Formats that are plug-ins, and labeling databases, are left out: they are a run's to open, not ours.
+    """
     source = recipe.data.rankings
     if source is None:
         return "", iter(())
     apart = isinstance(source.held_out, list)
     share = 0.0 if isinstance(source.held_out, list) else source.held_out
     entries = source.held_out if isinstance(source.held_out, list) else source.train
-    local = [entry for entry in entries if not entry.may_be_hub_id]
+    local = [
+        entry for entry in entries if not entry.may_be_hub_id and (not entry.format or built_in(entry.format))
+    ]
     found = scan(Ranking, local, source.split_key)
     name = "of held-out rankings" if apart or share else "of training rankings"
     return name, (

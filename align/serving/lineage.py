@@ -13,7 +13,7 @@ from align.recipe import STAGES, Stage
 from align.report.read import clean
 from align.runtime.files import sha256
 from align.runtime.lineage import ADAPTER, read_manifest
-from align.runtime.trained import as_trained
+from align.runtime.trained import as_trained, refuse_code
 
 _HEAD = "head.safetensors"
 _SHOWN = 16  # characters of a hash
@@ -34,10 +34,11 @@ class Node:
         return bool(self.manifest["finished"])
 
 
-def show(run: Path, base: Path | None = None) -> int:
+def show(run: Path, base: Path | None = None, trusted: bool = False) -> int:
     """Print the tree of a run folder; 2 where a hash does not match or something cannot be verified.
 
-    `base`: where the base lies now. Raises UserError where the folder is no run's.
+    `base`: where the base lies now. trusted: code that comes with a base may run.
+    Raises UserError where the folder is no run's.
     """
     nodes: dict[tuple[Path, str], Node] = {}
     for stage in STAGES:
@@ -45,7 +46,7 @@ def show(run: Path, base: Path | None = None) -> int:
             _gather(stage, run, nodes)
     if not nodes:
         raise UserError(f"{run}: no stage has run there. Name a run's folder, such as runs/quickstart")
-    wrong = _bases(nodes, base)
+    wrong = _bases(nodes, base, trusted)
     for name, faults in wrong.items():
         print(f"base {_text(name)}")
         _print(faults, "")
@@ -114,7 +115,7 @@ def _files(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _bases(nodes: dict[tuple[Path, str], Node], moved: Path | None) -> dict[str, list[str]]:
+def _bases(nodes: dict[tuple[Path, str], Node], moved: Path | None, trusted: bool) -> dict[str, list[str]]:
     """The bases by name and fingerprint, and what is wrong with each."""
     # Imported here: transformers brings torch along, which takes seconds.
     from align.data.tokenize import Template
@@ -128,8 +129,8 @@ def _bases(nodes: dict[tuple[Path, str], Node], moved: Path | None) -> dict[str,
         lineage = node.manifest["lineage"]
         try:
             recipe, _ = as_trained(node.run, node.stage, moved, finished=False)
-            spec = recipe.base.model_copy(update={"trust_remote_code": False})  # looking runs nobody's code
-            base = find_base(spec)
+            refuse_code(recipe, node.run, trusted)
+            base = find_base(recipe.base)
             template = Template(base.tokenizer, recipe.data.template, base.positions)
         except UserError as error:
             faults.append(f"it is not verified: {error}. Where it lies elsewhere now, name it with --base")

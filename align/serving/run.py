@@ -17,7 +17,7 @@ from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe import Recipe, Stage
 from align.runtime.lineage import parent
-from align.runtime.trained import as_trained
+from align.runtime.trained import as_trained, refuse_code
 from align.stages.setup import Setup, set_up
 
 Pair = tuple[list[int], list[int]]  # the ids of a prompt and of a response
@@ -34,13 +34,17 @@ class Trained:
     manifest: dict[str, Any]
 
 
-def open_run(folder: Path, stage: Stage, base: Path | None = None) -> Trained:
+def open_run(folder: Path, stage: Stage, base: Path | None = None, trusted: bool = False) -> Trained:
     """The finished `stage` of a run folder; `base`: where the base lies now, if it was moved.
 
-    Raises MissingStage where it has not finished, UserError where the folder is no run's, or its files or
-    the base are not those that the stage wrote and read.
+    trusted: code that comes with the base may run, where the run's recipe says that it does. Nothing else
+    that the recipe names is run.
+
+    Raises MissingStage where it has not finished, UserError where the folder is no run's, its files or
+    the base are not those that the stage wrote and read, or the base's code is not trusted.
     """
     recipe, _ = as_trained(folder, stage, base)
+    refuse_code(recipe, folder, trusted)
     try:
         setup = set_up(recipe)
     except UserError as error:

@@ -47,6 +47,7 @@ def score(
     format: str | None = None,
     base: Path | None = None,
     console: Console | None = None,
+    trusted: bool = False,
 ) -> None:
     """Write each record of the file with its score (a list: `scores`), in the file's order, as JSON Lines.
 
@@ -56,7 +57,7 @@ def score(
     console = console or Console(stderr=True)
     if to is not None:
         _check_target(to, file)
-    trained = open_run(run, "rm", base)
+    trained = open_run(run, "rm", base, trusted)
     found = _check(file, format, trained)
     limit = trained.recipe.rm.max_length
     if found.long:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -371,4 +372,22 @@ def test_all_code_that_a_recipe_would_run_is_listed(tiny_recipe: Callable[..., P
         "the format mine:read, for data.demonstrations.held_out",
         f"the function {recipe.ppo.rewards[1].function}, for ppo.rewards",
         "the function pack.judge:other, for ppo.rewards",
+    ]
+
+
+def test_code_of_another_runs_base_is_listed_too(
+    tiny_recipe: Callable[..., Path], finished_run: Path, tmp_path: Path
+) -> None:
+    from align.check.run import foreign_code
+
+    theirs = Path(shutil.copytree(finished_run, tmp_path / "theirs"))
+    manifest = json.loads((theirs / "rm" / "manifest.json").read_text())
+    manifest["recipe"]["base"] |= {"trust_remote_code": True, "attention": "someone/kernel"}
+    (theirs / "rm" / "manifest.json").write_text(json.dumps(manifest))
+    rewards = [{"run": "this"}, {"run": str(theirs), "name": "other"}]
+    recipe = load_recipe(tiny_recipe(ppo={"rewards": rewards}), ["base.attention=kernels-community/x"])
+    assert list(foreign_code(recipe)) == [
+        "the Hub's kernel kernels-community/x (base.attention)",
+        f"the Python code of {recipe.base.name} (base.trust_remote_code), for {theirs} in ppo.rewards",
+        f"the Hub's kernel someone/kernel (base.attention), for {theirs} in ppo.rewards",
     ]

@@ -311,7 +311,7 @@ def test_a_reward_model_may_have_another_base_and_tokenizer(finished_run: Path, 
     manifest = json.loads((theirs / "rm" / "manifest.json").read_text())
     manifest["recipe"]["base"]["trust_remote_code"] = True  # a stranger's run must not bring code
     (theirs / "rm" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="brings Python code"):
+    with pytest.raises(UserError, match="runs the Python code of .*base.trust_remote_code: true"):
         _prepared(ours, [*overrides, "ppo.value_init=policy"])
     manifest["recipe"]["base"]["trust_remote_code"] = False
     (theirs / "rm" / "manifest.json").write_text(json.dumps(manifest))

@@ -3,6 +3,17 @@
 from align.data.formats.base import Format, Placed, Record, Row
 from align.data.formats.columns import from_columns
 from align.data.formats.convert import as_kind
-from align.data.formats.registry import FORMATS, detect, find
+from align.data.formats.registry import FORMATS, built_in, detect, find
 
-__all__ = ["FORMATS", "Format", "Placed", "Record", "Row", "as_kind", "detect", "find", "from_columns"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Placed",
+    "Record",
+    "Row",
+    "as_kind",
+    "built_in",
+    "detect",
+    "find",
+    "from_columns",
+]

@@ -40,21 +40,29 @@ def find(name: str) -> Format:
 
     A module is looked for where Python finds packages, then in the working directory. Raises UserError.
     """
-    plain = name.strip().lower().replace("_", "-")
-    if plain in FORMATS:
-        return FORMATS[plain]
+    if built_in(name):
+        return FORMATS[_plain(name)]
     if ":" in name:
         return _custom(name, lambda: imports.load(name))
     installed = {entry.name: entry for entry in _installed()}
     if name in installed:
         return _custom(name, installed[name].load)
     known = [*FORMATS, *installed]
-    near = get_close_matches(plain, known, n=1, cutoff=0.4)
+    near = get_close_matches(_plain(name), known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UserError(
         f"format {short(name)}: no format has this name; {hint}There are {', '.join(known)}. "
         "A function of your own is named my_package.my_module:function."
     )
+
+
+def built_in(name: str) -> bool:
+    """Whether a format's name is one of align's own, so that nobody else's code reads a row."""
+    return _plain(name) in FORMATS
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
 
 
 def _installed() -> Iterable[EntryPoint]:
