@@ -36,6 +36,9 @@ def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool 
     store = Store(database_of(recipe))
     config = Config(store, recipe.labeling, store.secret(), recipe.run.name, secure, hosts)
     config.guideline()
+    if recipe.labeling.suggestions == "machine":
+        with store.write() as session:
+            label_the_rest(session)
     return config
 
 
@@ -63,9 +66,6 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None) -> None:
     config = make_config(
         recipe, ("*",) if to_network else LOOPBACK, secure=bool(address and address.startswith("https://"))
     )
-    if recipe.labeling.suggestions == "machine":
-        with config.store.write() as session:
-            label_the_rest(session)
     listening = _listen(host, port)
     address = address or f"http://{_reached_at(host)}:{listening.getsockname()[1]}"
     print(f"labels are kept in {make_url_shown(config)}")

@@ -126,9 +126,9 @@ def label_the_rest(session: Session) -> None:
     labelled = exists().where(Label.suggestion_id == Suggestion.id, Label.suggestion_shown == MACHINE)
     query = select(Suggestion.item_id).where(Suggestion.id.in_(newest), ~labelled)
     items = select(Item.id).where(Item.id.in_(query), Item.kind == "rank").order_by(Item.id)
-    locked = session.scalars(items.with_for_update(of=Item)).all()
-    rest = select(Suggestion).where(Suggestion.id.in_(newest), ~labelled, Suggestion.item_id.in_(locked))
-    label_by_machine(session, session.scalars(rest.order_by(Suggestion.id)).all())
+    locked = set(session.scalars(items.with_for_update(of=Item)))
+    rest = select(Suggestion).where(Suggestion.id.in_(newest), ~labelled).order_by(Suggestion.id)
+    label_by_machine(session, [made for made in session.scalars(rest) if made.item_id in locked])
 
 
 def suggestion_for(
@@ -138,6 +138,8 @@ def suggestion_for(
 
     `draft.suggestion_shown` says how it is shown. None where there is none, or work had begun without it.
     """
+    if settings.suggestions == "off" and draft.suggestion_shown == AFTER:
+        draft.suggestion_id = draft.suggestion_shown = None  # it was not shown yet, and will not be
     if draft.suggestion_id is not None:
         return session.get_one(Suggestion, draft.suggestion_id)
     if settings.suggestions == "off" or item.gold is not None or draft.content:

@@ -56,4 +56,5 @@ def answered(request: Request, label: ItemId, who: Visitor = Depends(visitor)) -
         rows=rows,
         pairs=pairs,
         alike=pairs - apart,
+        complete=ranks is not None and None not in ranks,
     )

@@ -160,6 +160,20 @@ def test_prefilled_starts_with_the_machines_ranks_and_notes_what_became_of_them(
     assert told == {"id": 1, "shown": "prefilled", "taken": True, "agreed": 1.0}
 
 
+def test_what_was_to_be_shown_is_not_when_the_recipe_turns_it_off(make_site: Any) -> None:
+    site = make_site(suggestions="after", control=0.0)
+    (task,) = site.add(FOUR)
+    sent(machine(site), (task, SCORES))
+    ann = site.signed_in()
+    site.taken(ann)
+    without = make_site(suggestions="off")  # the same database
+    cookie = without.client()
+    cookie.cookies, cookie.headers = ann.cookies, ann.headers
+    page = without.taken(cookie)
+    assert list(without.answer(cookie, ranking(without, page, RANKS), task=page).json()) == ["label"]
+    assert noted(without) == [("rank", None, None, None)]
+
+
 def test_work_that_had_begun_is_not_filled_over(make_site: Any) -> None:
     site = make_site(suggestions="prefilled", control=0.0)
     (task,) = site.add(FOUR)
@@ -283,7 +297,8 @@ def test_a_newer_reward_model_labels_anew_and_nothing_is_lost(make_site: Any, da
 
 
 def test_suggestions_that_were_there_before_become_labels_at_the_start(make_site: Any, database: str) -> None:
-    from labeling.store.suggestions import label_the_rest
+    from align.recipe import Recipe
+    from labeling.serve import make_config
 
     site = make_site(database)
     task, blind = site.add(FOUR, {"prompt": "q", "responses": ["x", "y"], "kind": "compare"})
@@ -291,8 +306,8 @@ def test_suggestions_that_were_there_before_become_labels_at_the_start(make_site
     sent(bot, (task, [4.0, 3.0, 2.0, 1.0]), (blind, [1.0, 2.0]))
     sent(bot, (task, SCORES), version=V2)
     assert site.records() == []
+    recipe = {"base": "b", "run": {"name": "r"}, "labeling": {"database": database, "suggestions": "machine"}}
     for _ in range(2):
-        with site.config.store.write() as session:
-            label_the_rest(session)
+        make_config(Recipe.model_validate(recipe)).store.close()
     assert [row["ranks"] for row in site.records()] == [RANKS], "the newest, once; no blind comparison"
     assert len(noted(site)) == 1

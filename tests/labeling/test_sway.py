@@ -42,6 +42,21 @@ def test_complete_agreement_in_few_tasks_is_not_certain() -> None:
     assert nearly.share == pytest.approx(0.98) and nearly.low < 0.5655
 
 
+def test_the_block_for_the_dashboard_says_what_is_known() -> None:
+    from labeling.web.pages import _TEMPLATES
+
+    def text(judgements: list[Judgement]) -> str:
+        return " ".join(_TEMPLATES.get_template("_sway.html").render(sway=sway(judgements)).split())
+
+    assert "Nothing has been suggested yet" in text([])
+    assert "can't be said" in text(group(True, 1.0, 0.5))
+    clear = text(group(True, *[1.0] * 56, *[0.0] * 14) + group(False, *[1.0] * 48, *[0.0] * 32, first=100))
+    assert "agree with it more often, by 20 points (95% interval 5 to 33)" in clear
+    assert "<strong>80 %</strong>" in clear and "<strong>60 %</strong>" in clear
+    few = group(True, 1.0, 0.0) + group(False, 0.0, 0.5, first=9)
+    assert "No sway is certain: agreement differs by 25 points" in text(few)
+
+
 def test_without_a_group_there_is_no_difference() -> None:
     nothing = sway([])
     assert nothing.difference is None and nothing.shown.share is None and not nothing.is_clear
