@@ -265,10 +265,14 @@ def label(
         typer.Option(
             "--import",
             metavar="FILE",
-            help="Add the tasks of a JSON Lines file, and end.",
+            help="Add the tasks of a file (ours or a known format), and end.",
             show_default=False,
         ),
     ] = None,
+    with_labels: Annotated[
+        bool,
+        typer.Option("--with-labels", help="With --import: keep rankings that name who made them as theirs."),
+    ] = False,
     guideline_template: Annotated[
         bool, typer.Option("--guideline-template", help="Print a guideline to begin with, and end.")
     ] = False,
@@ -298,7 +302,7 @@ def label(
             return
         labeling = labeling_app()
         if tasks is not None:
-            labeling.import_file(loaded, tasks)
+            labeling.import_tasks(loaded, tasks, with_labels)
         else:
             labeling.serve(loaded, host, port, url)
 

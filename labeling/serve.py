@@ -20,7 +20,6 @@ from labeling.store.people import admin_for_link, end_links, has_admin_account, 
 from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
 from labeling.web.config import Config
-from labeling.web.manage import import_lines
 
 LINK_LASTS = timedelta(hours=1)
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -42,19 +41,15 @@ def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool 
     return config
 
 
-def import_file(recipe: Recipe, path: Path) -> None:
-    """Add the tasks of a JSON Lines file and say how many."""
+def import_tasks(recipe: Recipe, path: Path, labels: bool) -> None:
+    """Add the tasks of a file, with `labels` also what people ranked in it, and say how many."""
+    from labeling.imports import import_file
+
     config = make_config(recipe)
     try:
-        with path.open("rb") as stream:
-            added = import_lines(config, stream, None)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        print(import_file(config.store, path, config.settings.overlap, labels=labels))
     finally:
         config.store.close()
-    print(f"{len(added.ids)} tasks added" + (f", {added.known} were there before" if added.known else ""))
 
 
 def serve(recipe: Recipe, host: str, port: int, url: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
@@ -26,10 +26,15 @@ _TOGETHER = 400  # rows written at once
 
 @dataclass
 class Added:
-    """What became of rows: new items' ids, and how many were there before."""
+    """What became of rows: new items' ids, the ids of those that were there before, what people ranked."""
 
     ids: list[int]
-    known: int = 0
+    before: list[int] = field(default_factory=list)
+    said: list[tuple[int, Ranking]] = field(default_factory=list)  # items' ids; only where a labeler is named
+
+    @property
+    def known(self) -> int:
+        return len(self.before)
 
 
 def add_items(
@@ -41,43 +46,50 @@ def add_items(
     """
     added = Added([])
     names = {name: id for id, name in session.execute(select(Person.id, Person.name))}
-    new: dict[str, Item] = {}
+    given: list[tuple[Item, Ranking | None]] = []
     for row in rows:
-        for item, authors in _items(row, overlap):
+        for item, authors, ranking in _items(row, overlap):
             for response, author in zip(item.responses, authors, strict=True):
                 if author is not None and author not in names:
                     raise RecordError("author", f"nobody is called {author[:40]!r}")
                 response.author_id = names.get(author) if author else None
             item.created_by = by.id if by else None
-            added.known += item.key in new
-            new.setdefault(item.key, item)
-        if len(new) >= _TOGETHER:
-            _add(session, new, added)
-    _add(session, new, added)
+            given.append((item, ranking))
+        if len(given) >= _TOGETHER:
+            _add(session, given, added)
+    _add(session, given, added)
     return added
 
 
-def _add(session: Session, new: dict[str, Item], added: Added) -> None:
-    """Write those of `new` that are not there yet, with their slots, and empty it."""
+def _add(session: Session, given: list[tuple[Item, Ranking | None]], added: Added) -> None:
+    """Write the items that are not there yet, with their slots, and empty the list."""
     in_turn(session, "items")
-    there = set(session.scalars(select(Item.key).where(Item.key.in_(new))))
-    items = [item for key, item in new.items() if key not in there]
-    added.known += len(there)
-    new.clear()
-    session.add_all(items)
+    keys = {item.key for item, _ in given}
+    ids = dict(session.execute(select(Item.key, Item.id).where(Item.key.in_(keys))).all())
+    new: dict[str, Item] = {}
+    for item, _ in given:
+        if item.key not in ids:
+            new.setdefault(item.key, item)
+    session.add_all(new.values())
     session.flush()
-    for item in items:
+    for item in new.values():
         if item.gold is None:  # gold items get a slot for each person who meets them
             session.add_all(Slot(item_id=item.id, number=n) for n in range(item.overlap))
     session.flush()
-    added.ids += [item.id for item in items]
+    ids |= {key: item.id for key, item in new.items()}
+    for item, ranking in given:
+        (added.ids if new.get(item.key) is item else added.before).append(ids[item.key])
+        if ranking is not None:
+            added.said.append((ids[item.key], ranking))
+    given.clear()
 
 
-def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None]]]:
+def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking | None]]:
+    """An item for each task of a row, its responses' authors, and what a named person made of it."""
     if not isinstance(row, Mapping):
         raise RecordError("", "must be an object with a prompt")
     if "prompt" in row and set(row) <= set(_KEYS):
-        return [_own(row, overlap)]
+        return [(*_own(row, overlap), None)]
     try:
         records = (detect(row) if not _is_own(row) else ALIGN).read(row)
     except RecordError:
@@ -125,14 +137,19 @@ def _response(part: Any, i: int) -> tuple[Response, str | None]:
     for key in _RESPONSE_KEYS:
         if part.get(key) is not None and not isinstance(part[key], str):
             raise RecordError(f"responses[{i}].{key}", "must be text")
-    text = Demonstration.from_dict({"prompt": "x", "response": part["text"]}).response
+    try:
+        text = Demonstration.from_dict({"prompt": "x", "response": part["text"]}).response
+    except RecordError as error:
+        raise RecordError(f"responses[{i}]", error.message) from None
     origin, author = part.get("origin"), part.get("author")
     if origin is not None and ("\0" in origin or len(origin) > 200 or not _encodes(origin)):
         raise RecordError(f"responses[{i}].origin", "must be text of at most 200 characters")
     return Response(position=i, text=text, origin=origin), author
 
 
-def _from_record(record: Prompt | Demonstration | Ranking, overlap: int) -> tuple[Item, list[str | None]]:
+def _from_record(
+    record: Prompt | Demonstration | Ranking, overlap: int
+) -> tuple[Item, list[str | None], Ranking | None]:
     texts: list[str] = []
     if isinstance(record, Demonstration):
         texts = [record.response]
@@ -141,7 +158,8 @@ def _from_record(record: Prompt | Demonstration | Ranking, overlap: int) -> tupl
     responses = [Response(position=i, text=text) for i, text in enumerate(texts)]
     kind = ("demonstrate", "correct", "rank")[min(len(responses), 2)]
     item = _made(kind, Prompt(record.prompt), responses, overlap)
-    return item, [None] * len(responses)
+    said = record if isinstance(record, Ranking) and record.labeler else None
+    return item, [None] * len(responses), said
 
 
 def _made(kind: Any, prompt: Prompt, responses: list[Response], overlap: int) -> Item:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, select
@@ -11,7 +13,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
+from align.records import Ranking
 from labeling.store.models import Draft, Guideline, Item, Label, Person, now
+from labeling.store.people import add_person
 from labeling.store.queue import lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion
 from labeling.work import checked, drawn_order, in_item_order, in_shown_order
@@ -137,6 +141,48 @@ def reopen(session: Session, person: Person, label_id: int) -> Item:
     draft.content, draft.saved = answer, now()
     session.flush()
     return item
+
+
+def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
+    """Rankings that people made elsewhere, as labels of theirs; how many are new.
+
+    Who has no account here gets one that is closed. Later rankings of a person replace earlier ones.
+    """
+    kept = 0
+    people = {person.name: person for person in session.scalars(select(Person))}
+    for number, ranking in said:
+        item = session.get_one(Item, number)
+        ordered = sum(rank is not None for rank in ranking.ranks) > 1
+        if item.gold is not None or not ordered or ranking.labeler is None:
+            continue
+        name = " ".join(ranking.labeler.split())
+        if name not in people:
+            people[name] = add_person(session, name, "labeler")
+            people[name].disabled = now()
+        person, count = people[name], len(ranking.ranks)
+        same = hashlib.sha256(json.dumps([item.key, name, ranking.ranks]).encode()).hexdigest()[:32]
+        if session.scalar(select(Label.id).where(Label.submission == same)) is not None:
+            continue
+        nothing: list[None] = [None] * count
+        content = {"ranks": list(ranking.ranks), "quality": nothing, "flags": [[] for _ in nothing]}
+        guideline = ranking.guideline
+        label = Label(
+            item_id=item.id,
+            person_id=person.id,
+            kind=item.kind,
+            content=checked(item.kind, content, count),
+            guideline=guideline if guideline and session.get(Guideline, guideline) else None,
+            shown_order=list(ranking.shown_order or range(count)),
+            seconds=ranking.seconds,
+            replaces=_before(session, person, item, adjudicates=False),
+            submission=same,
+        )
+        slot = place_for(session, person, item.id)
+        slot.state, slot.leased_until = "done", None
+        session.add(label)
+        session.flush()
+        kept += 1
+    return kept
 
 
 def last_own(session: Session, person: Person) -> Label | None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import shutil
 from datetime import timedelta
-from typing import Any, BinaryIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request, UploadFile
 from sqlalchemy import func, select
 from starlette.responses import RedirectResponse, Response
 
+from align.data.rows import KINDS, PACKED
 from align.errors import UserError
-from align.records import RecordError
-from labeling.store.items import Added, add_items
+from labeling.imports import import_file
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person, Slot
 from labeling.store.people import ROLES, add_person, disable, new_token
@@ -24,7 +25,6 @@ from labeling.web.security import Visitor, form, form_needs, needs
 router = APIRouter(include_in_schema=False)
 _admin, _form_admin = Depends(needs("admin")), Depends(form_needs("admin"))
 INVITE_LASTS = timedelta(days=7)
-_LINE_LIMIT = 2**23  # bytes
 
 
 @router.get("/tasks")
@@ -34,14 +34,19 @@ def tasks(request: Request, who: Visitor = _admin) -> Response:
 
 @router.post("/tasks")
 def import_tasks(request: Request, file: UploadFile, who: Visitor = _form_admin) -> Response:
-    """JSON Lines, all or none."""
+    """A file that its name tells the kind of; all or none."""
     config: Config = request.app.state.config
-    try:
-        added = import_lines(config, file.file, who.person)
-    except UserError as error:
-        return _tasks(request, who, status=422, error=str(error))
-    known = f", {added.known} were there before" if added.known else ""
-    return _tasks(request, who, said=f"{len(added.ids)} tasks added{known}.")
+    given = Path(file.filename or "file").name
+    with TemporaryDirectory() as folder:
+        known = [suffix for suffix in Path(given.lower()).suffixes if suffix in (*KINDS, *PACKED)]
+        path = Path(folder) / f"tasks{''.join(known)}"
+        with path.open("wb") as copy:
+            shutil.copyfileobj(file.file, copy)
+        try:
+            added = import_file(config.store, path, config.settings.overlap, who.person, name=given)
+        except UserError as error:
+            return _tasks(request, who, status=422, error=str(error))
+    return _tasks(request, who, said=f"{added}.")
 
 
 def _tasks(
@@ -56,30 +61,6 @@ def _tasks(
         newest = session.scalars(select(Item).order_by(Item.id.desc()).limit(50)).all()
         values = {"slots": slots, "kinds": kinds, "gold": gold, "newest": newest}
         return page(request, "tasks.html", who, status, error=error, said=said, **values)
-
-
-def import_lines(config: Config, stream: BinaryIO, by: Person | None) -> Added:
-    """Add the tasks of JSON Lines; raises UserError with the line, and then none of them is added."""
-    place = 0
-
-    def rows() -> Iterator[dict[str, Any]]:
-        nonlocal place
-        while line := stream.readline(_LINE_LIMIT + 1):
-            place += 1
-            if len(line) > _LINE_LIMIT:
-                raise RecordError("", f"a line of over {_LINE_LIMIT // 2**20} MiB")
-            if line.strip():
-                yield json.loads(line.decode("utf-8-sig"))
-
-    try:
-        with config.store.write() as session:
-            return add_items(session, rows(), config.settings.overlap, by)
-    except RecordError as error:
-        raise UserError(f"line {place}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"line {place}: is not UTF-8 text") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"line {place}: broken JSON") from error
 
 
 @router.get("/people")

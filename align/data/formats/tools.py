@@ -166,7 +166,7 @@ def _argilla(row: Row) -> list[Record]:
     fields = part(row, "fields")
     if not isinstance(fields, Mapping):
         raise RecordError("fields", f"must be an object, not {short(fields)}")
-    found: list[Record] = []
+    given: list[tuple[str, tuple[str | int, ...], str | None]] = []
     for i, response in enumerate(items(row, "responses")):
         if part(row, "responses", i, "status") != "submitted":
             continue
@@ -177,7 +177,16 @@ def _argilla(row: Row) -> list[Record]:
         for question, answer in values.items():
             at = ("responses", i, "values", question, "value")
             if isinstance(answer, Mapping) and list_of(answer, "value", Mapping):
-                found.append(_options(row, fields, at, who))
+                given.append((question, at, who))
+    ranks = [(question, _options(row, fields, at), who) for question, at, who in given]
+    found: list[Record] = []
+    for question, one, who in ranks:
+        named = {option for other, options, _ in ranks if other == question for option in options}
+        shown = [option for option in fields if option in named]  # the same for everybody
+        prompt, name = _prompt(fields, "fields", named)
+        names = [f"fields.{option}" for option in shown]
+        texts = [fields[option] for option in shown]
+        found.append(ranking(prompt, texts, [one.get(key) for key in shown], name, names, labeler=who))
     return found
 
 
@@ -190,19 +199,19 @@ def _inside(record: Any, at: str) -> list[Record]:
         raise RecordError(f"{at}.{error.field}".rstrip("."), error.message) from None
 
 
-def _options(row: Row, fields: Mapping[str, Any], at: tuple[str | int, ...], who: str | None) -> Ranking:
-    """The options of a ranking question, each the name of the field that holds the response."""
-    places = range(len(items(row, *at)))
-    options = [text(row, *at, i, "value") for i in places]
-    for i, option in enumerate(options):
+def _options(row: Row, fields: Mapping[str, Any], at: tuple[str | int, ...]) -> dict[str, int | None]:
+    """The ranks of a ranking question's options, each the name of the field that holds the response."""
+    ranks: dict[str, int | None] = {}
+    for i in range(len(items(row, *at))):
+        option = text(row, *at, i, "value")
         if not isinstance(fields.get(option), str):
             raise RecordError(
                 name_of(*at, i, "value"), f"is {short(option)}, which is no text among the record's fields"
             )
-    ranks = [_rank(row, *at, i) for i in places]
-    prompt, name = _prompt(fields, "fields", set(options))
-    names = [f"fields.{option}" for option in options]
-    return ranking(prompt, [fields[option] for option in options], ranks, name, names, labeler=who)
+        if option in ranks:
+            raise RecordError(name_of(*at, i, "value"), f"ranks {short(option)} twice")
+        ranks[option] = _rank(row, *at, i)
+    return ranks
 
 
 def _rank(row: Row, *at: str | int) -> int | None:

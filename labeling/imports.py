@@ -1,0 +1,69 @@
+"""Files from elsewhere: their rows become tasks, and what people ranked there labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.data.rows import FileError, read_rows
+from align.errors import UserError
+from align.records import RecordError
+from labeling.store.engine import Store
+from labeling.store.items import add_items
+from labeling.store.labels import keep_rankings
+from labeling.store.models import Person
+
+
+@dataclass(frozen=True)
+class Imported:
+    """How many tasks were added, how many were there, and how many rankings by people the file has."""
+
+    tasks: int
+    known: int
+    rankings: int
+    kept: int | None  # of these, as labels; None: that was not asked for
+
+    def __str__(self) -> str:
+        said = f"{_many(self.tasks, 'task')} added"
+        said += f", {self.known} were there before" if self.known else ""
+        if self.kept is not None:
+            return f"{said}; {_many(self.kept, 'ranking')} kept as labels"
+        if self.rankings:
+            said += f"; {_many(self.rankings, 'ranking')} by people not kept (--with-labels keeps them)"
+        return said
+
+
+def import_file(
+    store: Store, path: Path, overlap: int, by: Person | None = None, labels: bool = False, name: str = ""
+) -> Imported:
+    """Add the tasks of a file (JSON Lines, JSON, CSV, Parquet), all or none of them.
+
+    With `labels`, rankings that name their labeler are kept as theirs. `name` is what messages call the file.
+    Raises UserError with the place in the file.
+    """
+    place, name = "", name or str(path)
+
+    def rows() -> Iterator[Any]:
+        nonlocal place
+        for place, row in read_rows(path):  # noqa: B007
+            if isinstance(row, RecordError):
+                raise row
+            yield row
+
+    try:
+        with store.write() as session:
+            added = add_items(session, rows(), overlap, by)
+            place = ""
+            kept = keep_rankings(session, added.said) if labels else None
+    except RecordError as error:
+        raise UserError(f"{name}{place}: {error}") from error
+    except FileError as error:
+        raise UserError(f"{name}{error.place}: {error.message}") from error
+    known = len(set(added.before) - set(added.ids))
+    return Imported(len(added.ids), known, len(added.said), kept)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,120 @@
+"""Files of other tools come in: as tasks, and with what people ranked there, ties and gaps as they were."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("fastapi", reason="needs the `labeling` extra")
+
+from sqlalchemy import func, select  # noqa: E402
+
+from align.cli import app  # noqa: E402
+from align.data.load import load  # noqa: E402
+from align.recipe import Source  # noqa: E402
+from align.records import Ranking  # noqa: E402
+from labeling.store.models import Item, Person, Slot  # noqa: E402
+
+SAMPLES = Path(__file__).resolve().parents[1] / "data" / "formats" / "samples"
+
+
+def exported(folder: Path, tool: str) -> Path:
+    """A file as the tool writes it: Label Studio one JSON list, Argilla's REST one object with `items`."""
+    rows = json.loads((SAMPLES / f"{tool}.json").read_text())["rows"]
+    if tool == "argilla":
+        rows = {"items": [inner for row in rows for inner in row.get("items", [row])], "total": 2}
+    path = folder / f"{tool}.json"
+    path.write_text(json.dumps(rows, indent=1))
+    return path
+
+
+def run(site: Any, file: Path, *options: str) -> Any:
+    recipe = file.with_name("recipe.yaml")
+    database = json.dumps(str(site.config.store.engine.url.database))
+    recipe.write_text(f"base: none\nrun: {{name: demo}}\nlabeling: {{database: {database}}}\n")
+    return CliRunner().invoke(app, ["label", str(recipe), "--import", str(file), *options])
+
+
+def by_response(prompt: Any, responses: Any, ranks: Any, labeler: Any) -> tuple[Any, ...]:
+    return prompt, tuple(sorted(zip(responses, ranks, strict=True))), labeler
+
+
+@pytest.mark.parametrize(
+    ("tool", "tasks", "rankings", "people"), [("label-studio", 2, 6, 5), ("argilla", 2, 3, 2)]
+)
+def test_an_export_gives_its_rankings_by_both_ways(
+    site: Any, tmp_path: Path, tool: str, tasks: int, rankings: int, people: int
+) -> None:
+    path = exported(tmp_path, tool)
+    result = run(site, path)
+    assert result.exit_code == 0, result.output
+    assert f"{tasks} tasks added" in result.output
+    assert f"{rankings} rankings by people not kept (--with-labels keeps them)" in result.output.replace(
+        "\n", " "
+    )
+    assert site.records() == []
+    result = run(site, path, "--with-labels")
+    assert f"0 tasks added, {tasks} were there before; {rankings} rankings kept" in result.output
+    assert f"{tasks} were there before; 0 rankings kept" in run(site, path, "--with-labels").output
+
+    source = Source.model_validate({"train": str(path), "held_out": 0.0})
+    read = load(Ranking, source, "rankings").train
+    wanted = Counter(by_response(r.prompt, r.responses, r.ranks, r.labeler) for r in read)
+    kept = site.records()
+    assert len(read) == len(kept) == rankings
+    found = Counter(by_response(r["prompt"], r["responses"], r["ranks"], r["labeler"]) for r in kept)
+    assert found == wanted
+    flat = [ranks for _, ranks, _ in wanted]
+    assert any(len({rank for _, rank in ranks}) < len(ranks) for ranks in flat), "there is a tie among them"
+    with site.config.store.read() as session:
+        assert session.scalar(select(func.count(Item.id))) == tasks
+        assert session.scalar(select(func.count(Person.id))) == people
+        assert session.scalar(select(func.count(Person.id)).where(Person.disabled.is_(None))) == 0
+        assert session.scalar(select(func.count(Slot.id)).where(Slot.state == "free")) == 0
+    assert site.client().get("/work").status_code == 401
+
+
+def test_a_ranking_given_again_replaces_the_first(site: Any, tmp_path: Path) -> None:
+    row = {"prompt": "p", "responses": ["x", "y"], "labeler": "ann", "seconds": 3.5}
+    ann = site.person("ann")
+    for ranks in ([1, 2], [2, 1], [None, 1]):
+        (tmp_path / "r.jsonl").write_text(json.dumps({**row, "ranks": ranks}) + "\n")
+        assert run(site, tmp_path / "r.jsonl", "--with-labels").exit_code == 0
+    (found,) = site.records()
+    assert found["ranks"] == [2, 1] and found["labeler"] == "ann" and found["seconds"] == 3.5
+    with site.config.store.read() as session:
+        assert session.get_one(Person, ann.id).disabled is None, "who has an account keeps it"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.jsonl", '{"prompt": "a"}\n\n{"prompt": \n', "t.jsonl:3: broken JSON"),
+        (
+            "t.jsonl",
+            '{"prompt": "a"}\n{"prompt": "b", "responses": [""]}\n',
+            "t.jsonl:2: `responses[0]` is empty",
+        ),
+        ("t.txt", '{"prompt": "a"}\n', "unknown kind of file"),
+        ("t.json", '[{"prompt": "a"}, {"frage": "b"}]', "no known format"),
+    ],
+)
+def test_a_bad_file_is_told_by_its_place_and_adds_nothing(
+    site: Any, tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    result = run(site, tmp_path / name)
+    assert result.exit_code == 2 and said in result.output.replace("\n", ""), result.output
+    admin = site.signed_in("root", "admin")
+    for as_name in (name, f"../{name}", f"a\0/{name}"):
+        reply = admin.post(
+            "/tasks", files={"file": (as_name, text.encode())}, headers={"Accept": "text/html"}
+        )
+        assert reply.status_code == 422 and name in reply.text, reply.text
+    assert admin.get("/api/v1/tasks").json()["tasks"] == []
+    assert "No such file" in run(site, tmp_path / "none.jsonl").output
