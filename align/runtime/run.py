@@ -148,12 +148,18 @@ class StageRun:
     def _open_trackers(self) -> None:
         """Let the trackers follow metrics.jsonl, whose lines after the checkpoint are cut by now."""
         if self.main and self.trackers and not self._opened:
-            self._opened = open_trackers(self.trackers, self.folder, self.manifest, self.metrics.rows())
+            written, samples = self.metrics.rows(), self.samples.rows()
+            self._opened = open_trackers(self.trackers, self.folder, self.manifest, written, samples)
             self.metrics.followers.append(self._track)
 
     def _track(self, step: int, row: Mapping[str, object]) -> None:
         for tracker in self._opened:
             tracker.log(step, numbers(row))
+
+    def show(self, step: int, rows: Sequence[Mapping[str, object]]) -> None:
+        """Give the trackers a table of samples."""
+        for tracker in self._opened:
+            tracker.table(step, rows)
 
     def close(self) -> None:
         """Let the trackers write what they hold."""

@@ -246,6 +246,7 @@ def write_samples(
         stage.samples.append(iteration + 1, row)
     if show and stage.main:
         show_samples(stage, iteration + 1, rows)
+        stage.show(iteration + 1, rows)
 
 
 def _reference(context: Context, sampled: list[Sampled], numbers: list[int], iteration: int) -> list[Sampled]:
