@@ -46,6 +46,9 @@ class Base(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on a GPU that has it, float32 on a CPU"
     )
+    quantize: Literal["4bit"] | None = Field(
+        None, description="4bit: the base's matrices in four bits (NF4, by bitsandbytes); adapters stay whole"
+    )
     attention: str | None = Field(None, description="transformers' attn_implementation; null: its own choice")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -42,16 +45,19 @@ class Base:
 
         Raises UserError where transformers cannot load it, or would make up weights that it lacks.
         """
+        dtype = _dtype(self.spec.dtype, device)
+        quantized = {} if self.spec.quantize is None else _in_four_bits(dtype, device)
         try:
             model: PreTrainedModel
             model, found = AutoModelForCausalLM.from_pretrained(
                 self.folder,
-                dtype=_dtype(self.spec.dtype, device),
+                dtype=dtype,
                 attn_implementation=self.spec.attention,
                 trust_remote_code=self.spec.trust_remote_code,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                **quantized,
             )
         except _BROKEN as error:
             raise UserError(f"base {self.spec.name} cannot be loaded: {first_line(error)}") from error
@@ -118,7 +124,9 @@ def find_base(spec: BaseSpec) -> Base:
         raise UserError(
             f"the tokenizer of base {spec.name} has no EOS token, and responses must end with one"
         )
-    return Base(spec, folder, tokenizer, fingerprint(folder))
+    # An adapter made up for what four bits lost, so with whole weights it is another model.
+    kind = f"+{spec.quantize}" if spec.quantize else ""
+    return Base(spec, folder, tokenizer, fingerprint(folder) + kind)
 
 
 def fingerprint(folder: Path) -> str:
@@ -176,3 +184,18 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _in_four_bits(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """What from_pretrained needs to quantize while it loads, as QLoRA does (2305.14314)."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "base.quantize: bitsandbytes is not installed: `pip install bitsandbytes`, or take quantize out"
+        )
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}

@@ -29,8 +29,8 @@ NEW_PAD = "<|pad|>"  # the padding token that is added where a tokenizer has non
 
 
 def in_float32(base: Base) -> Base:
-    """The same checkpoint, whose weights will be loaded in float32."""
-    return replace(base, spec=base.spec.model_copy(update={"dtype": "float32"}))
+    """The same checkpoint, whose weights will be loaded whole, in float32."""
+    return replace(base, spec=base.spec.model_copy(update={"dtype": "float32", "quantize": None}))
 
 
 def merged_policy(base: Base, adapter: Path) -> PreTrainedModel:

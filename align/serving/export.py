@@ -95,6 +95,12 @@ def export(
         write_text(aside / NOTE, to_json(_note(trained, tokenizer, kind, dtype, proof)))
         size = sum(path.stat().st_size for path in aside.iterdir())
     _say(console, f"{stage} of {run} is in {to}: {kind}, {dtype}, {size / 1e6:.0f} MB")
+    if trained.recipe.base.quantize:
+        _say(
+            console,
+            "it was trained on a base in four bits; the export, and the model that it is compared with, "
+            "have the base's whole weights, so they differ from the run by what four bits lose",
+        )
     what = "scores" if stage == "rm" else "log probabilities"
     _say(
         console,

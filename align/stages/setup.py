@@ -45,6 +45,11 @@ class Setup:
         """The base on this process's device, or its part of it; raises UserError as Base.load_model does."""
         if self.together is None:
             return self.base.load_model(self.accel.device)
+        if self.base.spec.quantize:
+            raise UserError(
+                "base.quantize: a base in four bits is not sharded (FSDP): give each process a copy "
+                "(distributed_type MULTI_GPU), or take quantize out"
+            )
         model = self.base.load_model(torch.device("cpu"))
         layers = getattr(model.base_model, "layers", None)
         if not isinstance(layers, nn.ModuleList):

@@ -101,6 +101,10 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             train_dataset=_on_disk(train).select(rows),
             args=_arguments(recipe, str(stage.folder), accel.device, steps, microbatch, accumulation),
         )
+        if base.spec.quantize:  # then TRL makes adapters bfloat16, too coarse for small steps
+            for parameter in trainer.model.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
         trainer.go()
 
         def write(folder: Path) -> None:
