@@ -23,7 +23,7 @@ from align.runtime.run import StageRun
 from align.stages.setup import Setup
 
 TRAINED = ("policy", "value")
-_ADAM_EPS = 1e-5  # 2403.17031, detail 20: with 1e-8 the first updates are too large
+_ADAM_EPS = 1e-5  # as in 2403.17031: with 1e-8 the first updates are too large
 
 
 @dataclass
