@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +11,18 @@ import torch
 from peft import LoraConfig
 from torch.distributed.tensor import DTensor
 
+from align.cli import app
+from align.data.labels import Kind
 from align.data.tokenize import Template
 from align.models.base import find_base
 from align.models.forward import Forward
 from align.models.roles import Roles
-from align.recipe import Base
+from align.recipe import Base, Entry
 from align.rollouts.engine import Terms
 from align.rollouts.hf import sample
 from align.runtime import distributed
 from align.runtime.memory import size
+from align.stages import labels
 from align.stages.setup import Setup
 
 _LORA = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
@@ -74,3 +78,20 @@ def _gradients(forward: Forward) -> list[list[float]]:
         for p in forward.roles.parameters_of("policy").values()
         if p.grad is not None
     ]
+
+
+def labels_of_one(recipe: str) -> None:
+    """sft on a labeling database that is another one for all but the main process."""
+
+    def read(kind: Kind, entry: Entry) -> bytes:
+        assert os.environ["RANK"] == "0"
+        return Path(entry.path).read_bytes()
+
+    labels.read_labels = read
+    app(["sft", recipe], prog_name="align")
+
+
+def files_of_their_own(recipe: str) -> None:
+    """sft where each process finds another file under the same name, as on machines without a common disk."""
+    name = f"demonstrations{os.environ['RANK']}.jsonl"
+    app(["sft", recipe, "--set", f"data.demonstrations.train={name}"], prog_name="align")

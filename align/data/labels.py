@@ -1,7 +1,7 @@
 """The labeling database as a source of records: read whole once, then a file like any other.
 
-What was read is kept in the cache under its content's hash, so that a stage trains on the labels that there
-were when it started, and the same labels are found again.
+What was read is kept in the cache under its content's hash. A stage keeps it too (align.stages.labels), and
+trains to its end on the labels that there were when it started.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ _KINDS: dict[type[Prompt] | type[Demonstration] | type[Ranking], Any] = {
 }
 
 
-def labels_file(
-    kind: type[Prompt] | type[Demonstration] | type[Ranking], entry: Entry, cache: Path | None
-) -> File:
-    """The records of a database, in our own form, as JSON Lines; raises FileError or UserError."""
+Kind = type[Prompt] | type[Demonstration] | type[Ranking]
+Labels = Callable[[Kind, Entry], bytes]  # the records of a database, in our own form, as JSON Lines
+
+
+def read_labels(kind: Kind, entry: Entry) -> bytes:
+    """The records as they are now; raises FileError or UserError."""
     try:
         from labeling.store.read import read_records
         from labeling.store.records import Filters
@@ -43,7 +46,12 @@ def labels_file(
         raise FileError(
             "", f"has no {_KINDS[kind]} yet" + (", of those asked for" if entry.label_filters else "")
         )
-    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def labels_file(kind: Kind, entry: Entry, cache: Path | None, labels: Labels = read_labels) -> File:
+    """A file with what `labels` gives of a database; raises FileError or UserError."""
+    content = labels(kind, entry)
     folder = (cache or Path(tempfile.gettempdir()) / "align") / "labels"
     path = folder / f"{hashlib.sha256(content).hexdigest()}.jsonl"
     if not path.is_file():

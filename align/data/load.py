@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from align.data.formats import Format
+from align.data.labels import Labels, read_labels
 from align.data.rows import kind_of
 from align.data.scan import Located, Problem, T, format_code, open_entry, scan, scan_file
 from align.data.sources import File
@@ -39,18 +40,21 @@ class Split(Generic[T]):
     skipped: list[Problem] = field(default_factory=list)  # with `on_bad_record: skip`
 
 
-def load(kind: type[T], source: Source, name: str, cache: Path | None = None) -> Split[T]:
+def load(
+    kind: type[T], source: Source, name: str, cache: Path | None = None, labels: Labels = read_labels
+) -> Split[T]:
     """Read and split the records of `data.<name>`.
 
     No prompt is on both sides, and no value of `split_key`. With a share, the key's hash alone decides its
     side: it stays there when records are added, and a prompt is on the same side for demonstrations,
     rankings and prompts of one share. `cache` None: nothing is kept for the next start.
+    `labels` reads labeling databases.
     Raises UserError that names file, line and field of up to 20 problems and counts the others.
     """
     problems = _Problems(name)
-    parts = list(_read(kind, source.train, source, problems, cache, held_out=False))
+    parts = list(_read(kind, source.train, source, problems, cache, labels, held_out=False))
     if isinstance(source.held_out, list):
-        parts += _read(kind, source.held_out, source, problems, cache, held_out=True)
+        parts += _read(kind, source.held_out, source, problems, cache, labels, held_out=True)
     else:
         problems.refuse()
     table = Table(parts)
@@ -113,11 +117,12 @@ def _read(
     source: Source,
     problems: _Problems,
     cache: Path | None,
+    labels: Labels,
     held_out: bool,
 ) -> Iterator[Part]:
     """The files of the entries, each read or found in the cache; what is wrong is added to `problems`."""
     for entry in entries:
-        opened = open_entry(kind, entry, cache)
+        opened = open_entry(kind, entry, cache, labels)
         if isinstance(opened, Problem):
             problems.add([opened])
             continue

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from align.data.formats import Format, as_kind, built_in, detect, find, from_columns
 from align.data.formats.columns import look_up
-from align.data.labels import labels_file
+from align.data.labels import Labels, labels_file, read_labels
 from align.data.rows import FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
@@ -69,11 +69,13 @@ def scan(
                 yield replace(part, place=file.shown + part.place)
 
 
-def open_entry(kind: type[T], entry: Entry, cache: Path | None) -> tuple[Format | None, list[File]] | Problem:
-    """The entry's format (None: of each file, by its columns) and its files."""
+def open_entry(
+    kind: type[T], entry: Entry, cache: Path | None, labels: Labels = read_labels
+) -> tuple[Format | None, list[File]] | Problem:
+    """The entry's format (None: of each file, by its columns) and its files; `labels` reads a database."""
     try:
         if entry.format == LABELS:
-            return find("align"), [labels_file(kind, entry, cache)]
+            return find("align"), [labels_file(kind, entry, cache, labels)]
         form = find(entry.format) if entry.format is not None else None
         form = from_columns(entry.columns) if entry.columns is not None else form
         return form, files_of(entry, cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 from align.errors import MissingStage, UserError
 from align.recipe import Recipe, Stage
 from align.recipe_ppo import Reward
-from align.runtime.files import read_json, sha256
+from align.runtime.files import read_json, sha256, write_bytes
 
 # Keys that a rerun may change: what comes out stays the same. (Microbatches: to rounding, and with
 # lora.dropout, which sft draws a microbatch at a time, to other masks.)
@@ -35,6 +36,7 @@ HARMLESS = frozenset(
         "threads",
     }
 )
+LABELS = "labels"  # in a stage's folder, what it read of labeling databases
 ADAPTER = "adapter_model.safetensors"  # PEFT's name
 _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
 
@@ -111,10 +113,16 @@ def _template(manifest: Mapping[str, Any], theirs: Any, recipe: Recipe, mine: st
 
 
 def stage_manifest(
-    recipe: Recipe, stage: Stage, lineage: Mapping[str, Any], data: Mapping[str, str], folder: Path
+    recipe: Recipe,
+    stage: Stage,
+    lineage: Mapping[str, Any],
+    data: Mapping[str, str],
+    folder: Path,
+    labels: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """The stage's manifest: a new one, or the one that is there, if it says the same.
 
+    labels: what was read of labeling databases, by entry of the recipe.
     Raises UserError with each difference when the stage began with another recipe, lineage or data.
     """
     new: dict[str, Any] = {
@@ -123,6 +131,7 @@ def stage_manifest(
         "lineage": dict(lineage),
         "places": _places(recipe, stage),
         "data": dict(data),
+        "labels": {entry: _digest(content) for entry, content in (labels or {}).items()},
         "versions": _versions(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started_at": now(),
@@ -138,14 +147,16 @@ def stage_manifest(
     ]
     if differences and not begun(folder):
         return new  # it ended before its first checkpoint: there is nothing to go on from, nothing to lose
+    grown = new["labels"] and old["data"] != new["data"]
     if differences:
         raise UserError(
             f"{folder} was started with something else:\n  "
             + "\n  ".join(differences)
+            + ("\nA labeling database has other labels by now" if grown else "")
             + "\nPut it back, give the run another name (run.name), or start anew with --restart, "
             "which sets the old folder aside"
         )
-    old["places"] = new["places"]
+    old["places"], old["labels"] = new["places"], {**old.get("labels", {}), **new["labels"]}
     if old["versions"] != new["versions"]:
         old.setdefault("resumed_with", []).append(new["versions"])
     return old
@@ -169,6 +180,31 @@ def begun(folder: Path) -> bool:
     return any((folder / "checkpoints").glob("step-*")) or (folder / "final").exists()
 
 
+def kept_labels(folder: Path) -> dict[str, bytes]:
+    """What a stage that has begun read of labeling databases, by entry of its recipe."""
+    if not begun(folder) or not (folder / "manifest.json").exists():
+        return {}
+    found = {}
+    manifest = read_manifest(folder / "manifest.json", "set the folder aside with --restart")
+    for entry, digest in manifest.get("labels", {}).items():
+        path = folder / LABELS / f"{digest}.jsonl"
+        if re.fullmatch("[0-9a-f]{64}", str(digest)) and path.is_file() and sha256(path) == digest:
+            found[entry] = path.read_bytes()
+    return found
+
+
+def keep_labels(folder: Path, labels: Mapping[str, bytes]) -> None:
+    """Write what was read of labeling databases into a stage's folder."""
+    for content in labels.values():
+        path = folder / LABELS / f"{_digest(content)}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, content)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def read_manifest(path: Path, remedy: str) -> dict[str, Any]:
     """A stage's manifest; UserError with the remedy where it is not one that a stage wrote."""
     try:
@@ -182,6 +218,7 @@ def read_manifest(path: Path, remedy: str) -> dict[str, Any]:
             manifest["final"][ADAPTER]
             if outside := [name for name in manifest["final"] if _leaves(name)]:
                 raise ValueError(f"it names {outside[0]}, which is outside its folder")
+        parts.append(manifest.get("labels", {}))
         if not all(isinstance(part, dict) for part in parts):
             raise ValueError("it is not what a stage writes")
     except KeyError as error:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from rich.console import Console
 from torch import Tensor
 
@@ -31,7 +31,7 @@ from align.recipe import Recipe, Stage
 from align.recipe_file import dump
 from align.runtime import checkpoint, distributed, stopping
 from align.runtime.files import json_digest, sha256, sweep, to_json, whole_folder, write_text
-from align.runtime.lineage import begun, now, stage_manifest
+from align.runtime.lineage import LABELS, begun, keep_labels, now, stage_manifest
 from align.runtime.metrics import JsonLines
 from align.runtime.progress import Bar
 from align.runtime.trackers import Tracker, check_installed, numbers, open_trackers
@@ -222,15 +222,18 @@ def open_stage(
     *,
     lineage: Mapping[str, Any],
     data: Mapping[str, str],
+    labels: Mapping[str, bytes] | None = None,
     restart: bool,
 ) -> Iterator[StageRun]:
     """Lock the run folder, compare what is there with the recipe, and hand the stage its folder.
 
     `lineage`: base and template hashes, and the parents' adapter hashes. `data`: fingerprint of each
-    kind of records the stage reads. Raises UserError when another process has the folder, when the
-    folder cannot be written, or when the stage was started with another recipe, lineage or data.
+    kind of records the stage reads. `labels`: what it read of labeling databases, to be kept. Raises
+    UserError when another process has the folder, when the folder cannot be written, when the stage was
+    started with another recipe, lineage or data, or when its processes have not read the same.
     """
     check_installed(recipe.run.trackers)
+    _agree({**lineage, **{f"data.{kind}": read for kind, read in data.items()}}, accel)
     console = Console(quiet=not accel.is_main_process)
     folder = recipe.run.path / stage
     manifest: dict[str, Any] = {}
@@ -238,23 +241,18 @@ def open_stage(
     if accel.is_main_process:
         _writable(recipe.run.path)
         lock = _lock(recipe.run.path)
-        if restart and folder.exists():
-            aside = _set_aside(folder)
-            console.print(
-                f"the old {stage} folder is now {aside}", highlight=False, markup=False, soft_wrap=True
-            )
-        manifest, new = stage_manifest(recipe, stage, lineage, data, folder), not folder.exists()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for place in (folder, folder / "checkpoints", folder / "checkpoints" / "best"):
-                sweep(place)
-            write_text(recipe.run.path / "recipe.yaml", dump(recipe))
-            write_text(folder / "manifest.json", to_json(manifest))
-        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-            raise UserError(
-                f"{error.filename2 or error.filename} is in the way ({error.strerror}): move it, or give "
-                "the run another name (run.name)"
-            ) from error
+            if restart and folder.exists():
+                aside = _set_aside(folder)
+                console.print(
+                    f"the old {stage} folder is now {aside}", highlight=False, markup=False, soft_wrap=True
+                )
+            new = not folder.exists()
+            manifest = stage_manifest(recipe, stage, lineage, data, folder, labels)
+            _begin(recipe, folder, manifest, labels or {})
+        except BaseException:
+            os.close(lock)
+            raise
     manifest = share_object(manifest, accel)
     main = accel.is_main_process
     run = StageRun(
@@ -272,6 +270,11 @@ def open_stage(
     )
     if main and run.finished:
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # of a process that was killed while it did so
+    if labels and begun(folder):
+        run.say(
+            f"{stage}: its labels are those of {manifest['started_at']}, when it began; --restart takes what "
+            "has come since"
+        )
     if distributed.together(accel):
         run.say(f"{stage}: the base's layers are sharded among {accel.num_processes} processes")
     try:
@@ -284,6 +287,37 @@ def open_stage(
         run.close()
         if lock is not None:
             os.close(lock)
+
+
+def _begin(recipe: Recipe, folder: Path, manifest: Mapping[str, Any], labels: Mapping[str, bytes]) -> None:
+    """Make the stage's folder what it is at the start; UserError where something is in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in (folder, folder / LABELS, folder / "checkpoints", folder / "checkpoints" / "best"):
+            sweep(place)
+        keep_labels(folder, labels)
+        write_text(recipe.run.path / "recipe.yaml", dump(recipe))
+        write_text(folder / "manifest.json", to_json(manifest))
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise UserError(
+            f"{error.filename2 or error.filename} is in the way ({error.strerror}): move it, or give "
+            "the run another name (run.name)"
+        ) from error
+
+
+def _agree(made_of: Mapping[str, Any], accel: Accelerator) -> None:
+    """Raise UserError on every process unless all of them have the same base, parents and records."""
+    if accel.num_processes == 1:
+        return
+    found = gather_object([(socket.gethostname(), dict(made_of))])
+    host, first = found[0]
+    for rank, (elsewhere, theirs) in enumerate(found):
+        if other := [key for key in sorted({*first, *theirs}) if first.get(key) != theirs.get(key)]:
+            raise UserError(
+                f"process {rank} (on {elsewhere}) does not read what process 0 (on {host}) reads: "
+                f"{', '.join(other)}. Let the same files lie in the same places on all machines, and change "
+                "none while a stage starts"
+            )
 
 
 def share_object(value: Any, accel: Accelerator) -> Any:

@@ -38,6 +38,7 @@ from align.runtime.lineage import parent
 from align.runtime.memory import itemised
 from align.runtime.metrics import json_line
 from align.runtime.run import StageRun, open_stage
+from align.stages.labels import Labels
 from align.stages.ppo_ptx import load_demonstrations, with_demonstrations
 from align.stages.ppo_roles import Context, prepare, resume, save
 from align.stages.ppo_steer import check_outcome, is_bad, kl_rewards, steer
@@ -63,7 +64,8 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     sft = parent(recipe, "sft", cfg.sft, setup.lineage)
     sources = find_sources(recipe, setup.lineage)
     spec, cache = source(recipe, "prompts", "ppo"), recipe.data.cache_folder
-    split = load(Prompt, spec, "prompts", cache)
+    labels = Labels(recipe, "ppo", accel, restart)
+    split = load(Prompt, spec, "prompts", cache, labels)
     guard = parent(recipe, "rm", cfg.guard, setup.lineage) if cfg.guard else None
     parents = {"sft": sft.adapter_hash}
     for one in sources:
@@ -72,9 +74,10 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         parents |= {"guard": guard.adapter_hash, "guard_head": guard.head_hash}
     lineage = {**setup.lineage, **parents}
     distributed.check_divisible(cfg.rollout_batch_size, "ppo.rollout_batch_size", accel)
-    ptx = load_demonstrations(recipe)
+    ptx = load_demonstrations(recipe, labels)
     data = {"prompts": split.fingerprint} | ({"demonstrations": ptx.fingerprint} if ptx else {})
-    with open_stage(recipe, "ppo", accel, lineage=lineage, data=data, restart=restart) as stage:
+    made_of = {"lineage": lineage, "data": data}
+    with open_stage(recipe, "ppo", accel, **made_of, labels=labels.contents, restart=restart) as stage:
         if stage.finished:
             stage.say(f"ppo is finished: {stage.final}")
             return

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from align.data.batches import collate, microbatches, step_rows
+from align.data.labels import Labels, read_labels
 from align.data.load import Split, load
 from align.data.tokenize import Encoded, encode_demonstrations
 from align.errors import UserError
@@ -20,13 +21,12 @@ from align.stages.ppo_roles import Context
 from align.stages.setup import source
 
 
-def load_demonstrations(recipe: Recipe) -> Split[Demonstration] | None:
-    """data.demonstrations, where ppo.ptx_coef asks for them."""
+def load_demonstrations(recipe: Recipe, labels: Labels = read_labels) -> Split[Demonstration] | None:
+    """data.demonstrations, where ppo.ptx_coef asks for them; `labels` reads labeling databases."""
     if not recipe.ppo.ptx_coef:
         return None
-    return load(
-        Demonstration, source(recipe, "demonstrations", "ppo"), "demonstrations", recipe.data.cache_folder
-    )
+    found, cache = source(recipe, "demonstrations", "ppo"), recipe.data.cache_folder
+    return load(Demonstration, found, "demonstrations", cache, labels)
 
 
 def with_demonstrations(context: Context, recipe: Recipe, split: Split[Demonstration] | None) -> Context:

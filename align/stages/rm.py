@@ -40,6 +40,7 @@ from align.runtime.lineage import parent
 from align.runtime.memory import itemised
 from align.runtime.run import StageRun, open_stage
 from align.runtime.schedule import learning_rate
+from align.stages.labels import Labels
 from align.stages.setup import Setup, set_up, source, write_skipped
 
 _CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16
@@ -85,16 +86,18 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     accel = setup.accel
     sft = parent(recipe, "sft", cfg.sft, setup.lineage)
     spec, cache = source(recipe, "rankings", "rm"), recipe.data.cache_folder
-    split = load(Ranking, spec, "rankings", cache)
+    labels = Labels(recipe, "rm", accel, restart)
+    split = load(Ranking, spec, "rankings", cache, labels)
     demonstrations = None
     if recipe.data.demonstrations is not None:
-        demonstrations = load(Demonstration, recipe.data.demonstrations, "demonstrations", cache)
+        demonstrations = load(Demonstration, recipe.data.demonstrations, "demonstrations", cache, labels)
     lineage = {**setup.lineage, "sft": sft.adapter_hash}
     data = {"rankings": split.fingerprint}
     if demonstrations is not None:
         data["demonstrations"] = demonstrations.fingerprint
     distributed.check_divisible(cfg.batch_size, "rm.batch_size", accel)
-    with open_stage(recipe, "rm", accel, lineage=lineage, data=data, restart=restart) as stage:
+    made_of = {"lineage": lineage, "data": data}
+    with open_stage(recipe, "rm", accel, **made_of, labels=labels.contents, restart=restart) as stage:
         if stage.finished:
             stage.say(f"rm is finished: {stage.final}")
             return

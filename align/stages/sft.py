@@ -34,6 +34,7 @@ from align.report.page import refresh
 from align.runtime.distributed import check_divisible, more_elsewhere, share, total
 from align.runtime.run import open_stage
 from align.runtime.trainer import ResumableTrainer
+from align.stages.labels import Labels
 from align.stages.setup import set_up, source, write_skipped
 
 Row = dict[str, list[int]]  # input_ids and labels of one demonstration, equally long
@@ -56,10 +57,11 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     accel, base = setup.accel, setup.base
     microbatch, accumulation = _microbatches(cfg, accel)
     spec, cache = source(recipe, "demonstrations", "sft"), recipe.data.cache_folder
-    split = load(Demonstration, spec, "demonstrations", cache)
-    data = {"demonstrations": split.fingerprint}
+    labels = Labels(recipe, "sft", accel, restart)
+    split = load(Demonstration, spec, "demonstrations", cache, labels)
+    made_of = {"lineage": setup.lineage, "data": {"demonstrations": split.fingerprint}}
 
-    with open_stage(recipe, "sft", accel, lineage=setup.lineage, data=data, restart=restart) as stage:
+    with open_stage(recipe, "sft", accel, **made_of, labels=labels.contents, restart=restart) as stage:
         if stage.finished:
             stage.say(f"sft is finished: {stage.final}")
             return
