@@ -169,6 +169,7 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
     from align.recipe import RM, Base
     from align.runtime import distributed
     from align.stages import rm
+    from align.stages.rm_rows import Row
 
     _, batch, steps, train, held_out = _data(arguments, k)
     cfg = RM(microbatch_tokens=10**6)
@@ -183,15 +184,16 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
         print(f"a row a response: {reason}", file=sys.stderr)
     named = roles.parameters_of("reward")
     optimizer = torch.optim.AdamW(named.values(), lr=LEARNING_RATE, weight_decay=0.0)
-    accel = distributed.accelerator()
+    accel = distributed.accelerator(60)
     tokens = _count_tokens(model)
     clock = Clock()
     for step in range(steps):
-        rows = [rm.Row(*train[i]) for i in step_rows(arguments.seed, "rm", step, batch, len(train))]
-        rm._step(forward, optimizer, rows, LEARNING_RATE, cfg, accel, base.pad_id)
+        rows = [Row(*train[i]) for i in step_rows(arguments.seed, "rm", step, batch, len(train))]
+        sums = rm._gradients(forward, rows, cfg, accel, base.pad_id)
+        rm._apply(forward, optimizer, sums, LEARNING_RATE, cfg, accel)
         clock.tick()
     figures = clock.figures(batch) | {"tokens": tokens() / (steps * batch)}
-    rows = [rm.Row(*ranking) for ranking in held_out]
+    rows = [Row(*ranking) for ranking in held_out]
     scores = rm._scores(forward, rows, 4096, base.pad_id)
     return figures | _accuracy(scores, held_out)
 

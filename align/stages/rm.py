@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from align.data.batches import generator, microbatches, order, step_rows
 from align.data.load import load
-from align.data.tokenize import Encoded, Encodings, encode_demonstrations, encode_rankings
+from align.data.tokenize import encode_demonstrations, encode_rankings
 from align.errors import AlignError, UserError
 from align.evaluation.agreement import fit_length_model
 from align.evaluation.reward import Evaluation, Judged, evaluate, evaluate_quickly, judge, misjudged, plain
@@ -29,7 +29,7 @@ from align.models.forward import Forward
 from align.models.heads import ScalarHead, centre, difference_rms
 from align.models.packed import apart, pack, share_prompts, size
 from align.models.roles import Roles, tensors_of
-from align.objectives.bradley_terry import Ranks, batch_loss, comparisons, has_pair, pair_accuracy
+from align.objectives.bradley_terry import batch_loss, comparisons, has_pair, pair_accuracy
 from align.recipe import RM, Recipe
 from align.records import Demonstration, Ranking
 from align.report.page import refresh
@@ -41,43 +41,13 @@ from align.runtime.memory import itemised
 from align.runtime.run import StageRun, open_stage
 from align.runtime.schedule import learning_rate
 from align.stages.labels import Labels
+from align.stages.rm_rows import EncodedRows, Row, Rows, best_alone, columns
 from align.stages.setup import Setup, set_up, source, write_skipped
 
 _CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16
 _MISJUDGED = 20  # comparisons in samples.jsonl
 _PROBES = 16  # rankings scored before saving and after loading
 _RELOAD_TOLERANCE = 1e-5  # relative; the same numbers up to the batch's padding
-
-
-class Row(NamedTuple):
-    """A ranking as the model and the loss take it; strength is 0 where none is said."""
-
-    encoded: Encoded
-    ranks: Ranks
-    strength: float = 0.0
-
-
-Rows = Sequence[Row]
-
-
-class _Rows(Sequence[Row]):
-    """Encoded rankings as rows, each made when it is asked for: they may be more than memory holds."""
-
-    def __init__(self, encoded: Encodings[Encoded]) -> None:
-        self._encoded = encoded
-
-    def __len__(self) -> int:
-        return len(self._encoded)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        ranking: Ranking = self._encoded.records[index]
-        return Row(self._encoded[index], ranking.ranks, ranking.strength or 0.0)
 
 
 def run(recipe: Recipe, restart: bool = False) -> None:
@@ -113,7 +83,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             for side in (split.train, split.held_out)
         ]
         write_skipped(stage, split.skipped, *(side.skipped for side in encoded))
-        train, held_out = map(_Rows, encoded)
+        train, held_out = map(EncodedRows, encoded)
         if not any(has_pair(row.ranks, cfg.ties) for row in train):
             raise UserError(
                 "data.rankings: no training ranking decides any comparison; all responses are tied"
@@ -129,7 +99,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         score, before = _centre(forward, zero, probes, cfg, setup)
         score["centred_on"] = "demonstrations" if demonstrations else "best-ranked responses"
         scores = _held_out_scores(forward, held_out, cfg, accel, setup.base.pad_id)
-        judged = judge(*_columns(held_out), scores, encoded[1].records)
+        judged = judge(*columns(held_out), scores, encoded[1].records)
         lengths = fit_length_model(
             ([len(response) for response in row.encoded.responses] for row in train),
             (row.ranks for row in train),
@@ -192,7 +162,7 @@ def _train(
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
                 scores = _held_out_scores(forward, held_out, cfg, accel, pad_id)
-                metrics |= evaluate_quickly(judge(*_columns(held_out), scores), seed).metrics()
+                metrics |= evaluate_quickly(judge(*columns(held_out), scores), seed).metrics()
             stage.metrics.append(step + 1, metrics)
             if (step + 1) % cfg.checkpoint_every == 0 or last:
                 save(step + 1)
@@ -287,10 +257,6 @@ def _held_out_scores(
     return distributed.gather_lists(mine, accel)
 
 
-def _columns(rows: Rows) -> tuple[list[Encoded], list[Ranks]]:
-    return [row.encoded for row in rows], [row.ranks for row in rows]
-
-
 def _write_misjudged(
     stage: StageRun, held_out: Sequence[Ranking], judged: Sequence[Judged], step: int
 ) -> None:
@@ -368,7 +334,7 @@ def _centring_rows(
     """Demonstrations, or without them best-ranked responses, as rankings of one: a draw from all of them."""
     if demonstrations is None:
         deciding = [i for i, row in enumerate(train) if comparisons(row.ranks)] or range(len(train))
-        return [_best(train[deciding[i]]) for i in _draw(len(deciding), recipe)]
+        return [best_alone(train[deciding[i]]) for i in _draw(len(deciding), recipe)]
     records = [demonstrations[i] for i in _draw(len(demonstrations), recipe)]
     spec = recipe.data.demonstrations
     skip = spec is not None and spec.on_bad_record == "skip"
@@ -380,12 +346,6 @@ def _centring_rows(
 
 def _draw(count: int, recipe: Recipe) -> list[int]:
     return order(recipe.run.seed, "rm centring", 0, count)[:_CENTRING_ROWS]
-
-
-def _best(row: Row) -> Row:
-    """The first of the ranking's best responses, alone."""
-    rank, place = min((rank, i) for i, rank in enumerate(row.ranks) if rank is not None)
-    return Row(Encoded(row.encoded.prompt, [row.encoded.responses[place]]), (rank,))
 
 
 def _summary(stage: StageRun, evaluation: Evaluation) -> str:
