@@ -110,6 +110,8 @@ def submit(
             note_suggestion(session, label, draft)
     session.add(label)  # whole: it can't be changed once it is written
     session.flush()
+    session.add(label)  # last: in PostgreSQL other people's labels wait from here on
+    session.flush()
     return label
 
 

@@ -69,7 +69,8 @@ async def _user_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = _told(request, error.status_code, str(error.detail))
+    message = "There is no such page." if error.detail == "Not Found" else str(error.detail)
+    response = _told(request, error.status_code, message)
     if error.headers:
         response.headers.update(error.headers)
     return response

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
+
+from sqlalchemy import select  # noqa: E402
+
+from labeling.store.models import Label  # noqa: E402
 
 FOUR = {"prompt": "Which?", "responses": ["alpha", "beta", "gamma", "delta"]}
 
@@ -193,3 +198,77 @@ def test_all_bad_skip_and_reopen(site: Any, visit: Any) -> None:
     better = page.locator(".card .text").first.inner_text()
     sent(page)
     assert record(site)[better] == 1
+
+
+def test_two_labelers_at_once_have_different_tasks_and_a_lease_that_ends_goes_on_to_others(
+    make_site: Callable[..., Any], visit: Any
+) -> None:
+    site = make_site(overlap=1, lease=1 / 30)  # two seconds without a sign of life
+    site.add(*({**FOUR, "prompt": f"Question {i}"} for i in (1, 2)))
+    pages = [visit(site, site.person(name)) for name in ("ann", "bob")]
+    for page in pages:
+        page.goto("/work")
+    ann, bob = pages
+    questions = [page.locator(".prompt").inner_text() for page in pages]
+    assert questions[0] != questions[1]
+    for key in ("1", "j", "2"):
+        bob.keyboard.press(key)
+    bob.keyboard.press("Enter")
+    bob.get_by_text("Nothing waits for you").wait_for()
+    ann.wait_for_timeout(3500)
+    bob.goto("/work")
+    assert "/work" not in bob.url, "a page that is open keeps its task"
+    ann.evaluate("() => { for (let i = 0; i < 10000; i++) clearInterval(i); }")  # a laptop that is closed
+    ann.wait_for_timeout(2500)
+    bob.goto("/work")
+    assert bob.locator(".prompt").inner_text() == questions[0]
+    for key in ("2", "j", "1"):
+        ann.keyboard.press(key)
+    ann.get_by_text("Somebody else has this task now").wait_for()
+    shown = on_screen(ann)
+    sent(ann)
+    late = next(row for row in site.records() if row["labeler"] == "ann")
+    assert dict(zip(late["responses"], late["ranks"], strict=True)) == as_ranks(shown), (
+        "and is not thrown away"
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_long_code_and_tables_stay_inside_and_long_texts_unfold(site: Any, visit: Any, width: int) -> None:
+    code = "```python\nvalue = " + " + ".join(f"number_{i}" for i in range(60)) + "\n```\n\n"
+    table = "| " + " | ".join(f"column {i}" for i in range(14)) + " |\n" + "|---" * 14 + "|\n"
+    long = code + table + "A line.\n\n" * 40 + "The last line."
+    site.add({"prompt": long, "responses": [long, "short " + "x" * 400]})
+    page = visit(site, site.person("ann"), viewport={"width": width, "height": 844})
+    page.goto("/work")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out sideways"
+    cards = [card.bounding_box() for card in page.locator(".card").all()]
+    desk = page.locator(".work").bounding_box()
+    assert all(card["x"] + card["width"] <= desk["x"] + desk["width"] + 1 for card in cards)
+    card = page.locator(".card", has_text="The last line.")
+    before = card.bounding_box()["height"]
+    card.get_by_role("button", name="Show all").click()
+    assert card.bounding_box()["height"] > before + 500
+    card.get_by_role("button", name="Show less").click()
+    assert card.bounding_box()["height"] == before
+
+
+def test_all_bad_with_ranks_trains_on_them_and_without_it_is_kept(site: Any, visit: Any) -> None:
+    site.add({**FOUR, "prompt": "one", "priority": 2}, {**FOUR, "prompt": "two", "priority": 1})
+    page = visit(site, site.person("ann"))
+    page.goto("/work")
+    page.keyboard.press("b")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    page.get_by_text("two", exact=True).wait_for()
+    for key in ("1", "j", "1", "j", "2", "b"):
+        page.keyboard.press(key)
+    shown = on_screen(page)
+    sent(page)
+    (row,) = site.records()
+    assert row["prompt"] == "two"
+    assert dict(zip(row["responses"], row["ranks"], strict=True)) == as_ranks(shown)
+    with site.config.store.read() as session:
+        kept = session.scalars(select(Label).order_by(Label.id)).all()
+    assert [label.content["all_bad"] for label in kept] == [True, True]
+    assert [label.content["ranks"] for label in kept] == [[None] * 4, row["ranks"]]
