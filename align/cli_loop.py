@@ -8,12 +8,17 @@ from typing import Annotated
 
 import typer
 
-from align.cli_parts import Overrides, RecipeFile, quiet_bars
+from align.cli_parts import MovedBase, Overrides, RecipeFile, RunFolder, quiet_bars
 from align.failures import reported
 
 
 class PolicyName(StrEnum):
     base = "base"
+    sft = "sft"
+    ppo = "ppo"
+
+
+class TrainedPolicy(StrEnum):
     sft = "sft"
     ppo = "ppo"
 
@@ -50,6 +55,7 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Without it: run
 def add_to(app: typer.Typer) -> None:
     """Make these commands of the app's."""
     app.command(rich_help_panel="Label")(generate)
+    app.command(rich_help_panel="Label")(chat)
 
 
 def generate(
@@ -124,3 +130,40 @@ def generate(
         check(wanted)
         quiet_bars()
         run(loaded, wanted)
+
+
+def chat(
+    run: RunFolder,
+    stage: Annotated[
+        TrainedPolicy | None,
+        typer.Option("--stage", help="Without it: the policy after ppo, else after sft.", show_default=False),
+    ] = None,
+    base: MovedBase = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens",
+            min=1,
+            help="Of an answer; without it: ppo.max_response_tokens.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="For programs: JSON lines in and out.", show_default=False)
+    ] = False,
+) -> None:
+    """Talk to a policy; what you write in place of a wrong answer becomes a demonstration."""
+    with reported():
+        from align.loop.chat import chat as talk
+        from align.loop.converse import open_partner
+        from align.loop.keep import open_keeper
+        from align.loop.policy import Drawing
+
+        drawing = Drawing(temperature, top_k, top_p, seed, max_tokens)
+        quiet_bars()
+        partner = open_partner(run, stage.value if stage else None, drawing, base)
+        raise typer.Exit(talk(partner, lambda: open_keeper(partner.recipe), as_json))

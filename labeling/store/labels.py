@@ -193,6 +193,12 @@ def last_own(session: Session, person: Person) -> Label | None:
     return session.scalars(mine.order_by(Label.id.desc()).limit(1)).first()
 
 
+def last_on(session: Session, person: Person, item: int) -> Label | None:
+    """The person's own label on a task that stands."""
+    mine = select(Label).where(standing(), Label.person_id == person.id, Label.adjudicates.is_(False))
+    return session.scalars(mine.where(Label.item_id == item).order_by(Label.id.desc()).limit(1)).first()
+
+
 def history(session: Session, person: Person, limit: int = 200) -> list[tuple[Label, Item]]:
     """A person's own labels that stand, newest first."""
     query = select(Label, Item).join(Item, Item.id == Label.item_id)

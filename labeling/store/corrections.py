@@ -1,0 +1,61 @@
+"""What people wrote in place of a policy's answer while they talked to it: a task and its label at once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from labeling.store.items import add_items
+from labeling.store.labels import keep_guideline, last_on, reopen, submit
+from labeling.store.models import Draft, Item, Label, Person, now
+from labeling.store.queue import place_for
+
+
+def keep_correction(
+    session: Session,
+    person: Person,
+    *,
+    prompt: Any,
+    answer: str,
+    text: str,
+    origin: str,
+    guideline: str,
+    seconds: float,
+    secret: str,
+    submission: str,
+) -> Label:
+    """Add a task to correct `answer`, and the person's label on it; done for everybody else.
+
+    An answer without letters makes a task to demonstrate. The same correction again replaces the first, and a
+    second call with the same `submission` adds nothing. `guideline` is its text. Raises UserError where the
+    prompt or the text is none.
+    """
+    known = session.scalar(select(Label).where(Label.submission == submission))
+    if known is not None:
+        return known
+    responses = [{"text": answer, "origin": origin}] if answer.strip() else []
+    row = {"prompt": prompt, "responses": responses, "overlap": 1, "meta": {"chat": origin}}
+    added = add_items(session, [row], 1, person)
+    item = session.get_one(Item, (added.ids or added.before)[0])
+    slot = place_for(session, person, item.id)
+    if slot.state == "done":
+        before = last_on(session, person, item.id)
+        if before is not None:
+            reopen(session, person, before.id)
+    slot.taken = now() - timedelta(seconds=seconds)
+    if session.get(Draft, (item.id, person.id)) is None:
+        session.add(Draft(item_id=item.id, person_id=person.id, content={}))
+    session.flush()
+    return submit(
+        session,
+        person,
+        item,
+        content={"text": text},
+        secret=secret,
+        submission=submission,
+        guideline=keep_guideline(session, guideline),
+        seconds=seconds,
+    )
