@@ -25,6 +25,7 @@ from align.errors import AlignError
 from align.runtime.files import read_json, sha256, to_json, whole_folder
 
 _HASHES = "hashes.json"
+_ADAMW = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter; all but step are like it
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -165,11 +166,14 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     for key, value in tensors.items():
         index, _, name = key.partition(".")
         number = int(index) if index.isdecimal() else len(parameters)
-        if number >= len(parameters) or (value.dim() and value.shape != parameters[number].shape):
+        fits = number < len(parameters) and name in _ADAMW
+        if not fits or value.shape != (parameters[number].shape if name != "step" else torch.Size()):
             raise AlignError(
                 f"the checkpoint's optimizer state {key} does not fit the parameters of this recipe"
             )
         state.setdefault(number, {})[name] = value
+    if half := [number for number, entry in state.items() if len(entry) != len(_ADAMW)]:
+        raise AlignError(f"the checkpoint's optimizer state of parameter {half[0]} is not whole")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -113,7 +113,7 @@ def sweep(folder: Path) -> None:
     if folder.is_dir():
         for path in folder.iterdir():
             if _ASIDE.fullmatch(path.name):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _mode(path: Path) -> int:

@@ -212,14 +212,18 @@ def read_manifest(path: Path, remedy: str) -> dict[str, Any]:
         parts = [manifest["lineage"], manifest["data"], manifest["versions"]]
         parts += [manifest["recipe"], *manifest["recipe"].values()]
         manifest["recipe"]["base"], manifest["recipe"]["lora"], manifest["recipe"]["data"]["template"]
-        manifest["lineage"]["base"], manifest["lineage"]["template"]
         if manifest["finished"]:
             parts.append(manifest["final"])
             manifest["final"][ADAPTER]
             if outside := [name for name in manifest["final"] if _leaves(name)]:
                 raise ValueError(f"it names {outside[0]}, which is outside its folder")
-        parts.append(manifest.get("labels", {}))
-        if not all(isinstance(part, dict) for part in parts):
+        texts = [manifest["lineage"], manifest["data"]]
+        texts += [manifest.get(part, {}) for part in ("places", "labels", "final")]
+        if not (
+            all(isinstance(part, dict) for part in parts)
+            and all(isinstance(text, str) for part in texts for text in part.values())
+            and isinstance(manifest.get("command", []), list)
+        ):
             raise ValueError("it is not what a stage writes")
     except KeyError as error:
         raise UserError(f"{path} has no entry {error}: {remedy}") from error

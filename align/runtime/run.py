@@ -346,9 +346,12 @@ def _writable(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int:
-    """Hold the run folder until the descriptor is closed or the process ends, however it ends."""
+    """Hold the run folder until the descriptor is closed or the process ends, however it ends.
+
+    A link is not followed: the file is overwritten, and whoever made the folder chose where a link leads.
+    """
     try:
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise UserError(f"{folder / '.lock'} cannot be opened ({error.strerror}): remove it") from error
     try:

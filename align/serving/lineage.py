@@ -65,13 +65,19 @@ def _gather(stage: Stage, run: Path, nodes: dict[tuple[Path, str], Node]) -> Nod
     key = (run.resolve(), stage)
     if key in nodes:
         return nodes[key]
-    manifest = read_manifest(run / stage / "manifest.json", "restore it")
+    path = run / stage / "manifest.json"
+    manifest = read_manifest(path, "restore it")
+    if not {"base", "template"} <= manifest["lineage"].keys():
+        raise UserError(f"{path} names no base or template: restore it")
     node = Node(stage, run, manifest, list(_files(run / stage, manifest)) if manifest["finished"] else [])
     for name, written in sorted(manifest["lineage"].items()):
         earlier = _earlier(name)
         place = Path(manifest.get("places", {}).get(name.removesuffix("_head"), run))
         if earlier is None or name.startswith("reward/") and place == run and not _own(manifest, name):
             continue  # a base, a template, or the hash of a reward function's code
+        if STAGES.index(earlier) >= STAGES.index(stage):
+            node.wrong.append(f"{name}: {stage} does not start from {earlier}, and its manifest says so")
+            continue
         if not (place / earlier / "manifest.json").is_file():
             node.wrong.append(f"{name}: {place / earlier} is not there, so {_short(written)} is not verified")
             continue

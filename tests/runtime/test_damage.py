@@ -14,7 +14,7 @@ import torch
 from conftest import make_recipe, make_tiny_base
 from safetensors.torch import load_file, save_file
 
-from align.errors import AlignError
+from align.errors import AlignError, UserError
 from align.recipe_file import load_recipe
 from align.runtime import checkpoint
 from align.runtime.files import read_json, sha256, to_json
@@ -217,8 +217,23 @@ def test_what_a_killed_process_left_aside_is_cleared_away(
     (checkpoints / ".step-000004.77" / "adapter.safetensors").write_bytes(b"half")
     (checkpoints.parent / ".final.77").mkdir()
     (checkpoints.parent / ".metrics.jsonl.77").write_text("half")
+    outside = recipe.parent / "demonstrations.jsonl"
+    (checkpoints / ".elsewhere.77").symlink_to(recipe.parent, target_is_directory=True)
     _interrupt(recipe, monkeypatch, 1)
     assert list(checkpoints.parent.rglob(".*")) == []
+    assert outside.is_file()
+
+
+def test_a_lock_that_is_a_link_overwrites_nothing(tiny_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = tiny_recipe()
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    folder = load_recipe(recipe).run.path
+    folder.mkdir(parents=True)
+    (folder / ".lock").symlink_to(mine)
+    with pytest.raises(UserError, match=r"\.lock cannot be opened .*: remove it"):
+        sft.run(load_recipe(recipe))
+    assert mine.read_text() == "precious"
 
 
 def test_checkpoints_that_a_killed_process_left_of_a_finished_stage_go(
@@ -258,6 +273,9 @@ def _listed(folder: Path, name: str) -> None:
         ("optimizer", lambda t, k: {**t, k: torch.zeros(3, 3)}, "does not fit the parameters"),
         ("optimizer", lambda t, k: {**t, "999.exp_avg": t[k] + 1}, "state 999.exp_avg does not fit"),
         ("optimizer", lambda t, k: {**t, "__class__.x": t[k] + 1}, "state __class__.x does not fit"),
+        ("optimizer", lambda t, k: {**t, "0.momentum_buffer": t[k] + 1}, "state 0.momentum_buffer does not"),
+        ("optimizer", lambda t, k: {**t, k: torch.zeros(())}, "does not fit the parameters"),
+        ("optimizer", lambda t, k: {n: x for n, x in t.items() if n != k}, "of parameter 0 is not whole"),
     ],
 )
 def test_tensors_with_other_names_or_shapes_are_refused(
@@ -270,7 +288,7 @@ def test_tensors_with_other_names_or_shapes_are_refused(
     recipe = tiny_recipe()
     folder = _interrupt(recipe, monkeypatch, 1) / "step-000002"
     tensors = load_file(folder / f"{name}.safetensors")
-    key = max(tensors, key=lambda k: tensors[k].dim())
+    key = max(sorted(tensors), key=lambda k: tensors[k].dim())
     _rewrite(folder, f"{name}.safetensors", change(tensors, key))
     with pytest.raises(AlignError) as refused:
         sft.run(load_recipe(recipe))

@@ -154,4 +154,39 @@ def test_an_adapters_configuration_asks_peft_for_nothing_that_stages_do_not_writ
     code, out = _align("score", run, answers)
     assert code == 1
     assert says in out
-    assert "bug" not in out
+    assert "a bug in align" not in out
+
+
+NOT_WRITTEN: list[Callable[[dict[str, Any]], object]] = [
+    lambda m: m.pop("lineage"),
+    lambda m: m["lineage"].pop("base"),
+    lambda m: m["lineage"].update(base=3),
+    lambda m: m["data"].update(rankings=[]),
+    lambda m: m.update(places=None),
+    lambda m: m["places"].update(base=None),
+    lambda m: m.update(command=None),
+    lambda m: m.update(labels=[]),
+    lambda m: m["final"].update({"head.safetensors": None}),
+    lambda m: m["recipe"].update(lora=[]),
+    lambda m: m["lineage"].update(rm="0" * 64),
+]
+
+
+def test_a_manifest_by_hand_is_a_message_and_never_a_bug(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "tiny"))
+    path = run / "rm" / "manifest.json"
+    good = path.read_text()
+    for number, change in enumerate(NOT_WRITTEN):
+        manifest = json.loads(good)
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+        code, out = _align("lineage", run)
+        assert (code, "a bug in align" in out) == (2, False), f"{number}: {out}"
+    assert "rm does not start from rm" in out
+    path.write_text("[" * 100_000)
+    assert _align("lineage", run)[0] == 2
+    manifest = json.loads(good)
+    manifest["recipe"]["base"]["dtype"] = "float8"
+    path.write_text(json.dumps(manifest))
+    code, out = _align("export", run)
+    assert (code, "cannot read" in out or "can read: dtype" in out) == (2, True), out
