@@ -112,7 +112,7 @@ def engine_metrics(context: Context, stage: StageRun, rollout: Rollout) -> dict[
     metrics = {"engine/logprob_gap": gap}
     if cfg.importance_cap:
         weights = importance(context, rollout)
-        capped = (weights >= cfg.importance_cap) & mask
+        capped = weights >= cfg.importance_cap  # at padding they are 0
         found = torch.stack([masked_sum(weights, mask).double(), capped.sum().double()])
         mean, share = (distributed.total(found, context.accel) / count).tolist()
         metrics |= {"engine/weight": mean, "engine/capped": share}

@@ -64,3 +64,20 @@ def test_noise_alone_seldom_warns() -> None:
 def test_curves_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="3 training scores and 2"):
         overoptimised([1, 2, 3], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("training", "guard", "warns"),
+    [
+        # Windows of two. [0, 4] and [10, 14] have variance 8: the standard error of a change is 2.
+        ([0, 0, 1, 1], [10, 10, 1, 1], True),  # four values are two windows
+        ([0, 0, 1, 1], [10, 10, 0, 4], False),  # a fall of 8 is four standard errors
+        ([0, 0, 1, 1], [10, 14, 4, 4], False),
+        ([0, 0, 1, 1], [14, 14, 0, 4], True),  # of 12, six
+        ([0, 0, -1, 3], [10, 10, 1, 1], False),  # a rise of 1 is half of one
+        ([-1, 3, 2, 2], [10, 10, 1, 1], False),
+        ([0, 0, 11, 15], [10, 10, 1, 1], True),  # of 13, more than six
+    ],
+)
+def test_five_standard_errors_by_hand(training: list[float], guard: list[float], warns: bool) -> None:
+    assert overoptimised(training, guard, window=2) is warns

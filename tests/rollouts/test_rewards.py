@@ -297,7 +297,8 @@ def test_a_reward_model_may_have_another_base_and_tokenizer(finished_run: Path, 
     from align.serving.run import open_run, reward_model, score_batch
 
     other = _other_base(tmp_path / "other")
-    recipe = make_recipe(tmp_path / "theirs", other, rm={"steps": 2}, sft={"steps": 2})
+    lora = {"rank": 2, "alpha": 4, "targets": ["q_proj"]}
+    recipe = make_recipe(tmp_path / "theirs", other, rm={"steps": 2}, sft={"steps": 2}, lora=lora)
     sft.run(load_recipe(recipe))
     rm.run(load_recipe(recipe))
     theirs = tmp_path / "theirs" / "runs" / "tiny"

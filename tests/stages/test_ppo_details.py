@@ -236,12 +236,15 @@ def test_critic_warmup_leaves_the_policy_alone(recipe_path: Path, tmp_path: Path
 
 
 def test_value_coef_scales_the_values_gradient(recipe_path: Path, tmp_path: Path) -> None:
-    norms = []
+    norms, losses = [], []
     for coef in (1.0, 0.125):
         fields = [f"ppo.value_coef={coef}", "ppo.ppo_epochs=1", "ppo.minibatch_size=8"]
         with opened(recipe_path, tmp_path / str(coef), *fields) as (context, stage):
-            norms.append(ppo._iteration(context, stage, PROMPTS, 0)["value/gradient_norm"])
+            metrics = ppo._iteration(context, stage, PROMPTS, 0)
+        norms.append(metrics["value/gradient_norm"])
+        losses.append(metrics["value/loss"])
     assert norms[1] == pytest.approx(norms[0] / 8, rel=1e-5)
+    assert losses[0] == losses[1]  # what is logged is in units of the score whatever it counts for
 
 
 def test_several_responses_to_a_prompt(

@@ -66,7 +66,7 @@ def test_values_are_read_off_the_policys_hidden_states(recipe_path: Path, tmp_pa
 def test_the_adapter_gets_both_losses_gradients(
     recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One pass gives what two would: the policy's gradient with value_coef 0.5 is the sum of the two."""
+    """One pass gives what two would, the sum of both gradients; value_coef weighs the value's alone."""
     found: list[dict[str, Tensor]] = []
     original = ppo_update._clip
 
@@ -81,7 +81,7 @@ def test_the_adapter_gets_both_losses_gradients(
     monkeypatch.setattr(ppo_update, "_clip", keep)
     zero = torch.zeros((), requires_grad=True)
     losses = {name: getattr(ppo_update, f"{name}_loss") for name in ("policy", "value")}
-    for silent in (None, "value", "policy"):
+    for silent, coef in ((None, 0.5), ("value", 0.5), ("policy", 0.5), (None, 1.0)):
         for name, loss in losses.items():
 
             def wrapped(*arguments: Any, loss: Any = loss, off: bool = name == silent) -> Any:
@@ -89,14 +89,15 @@ def test_the_adapter_gets_both_losses_gradients(
                 return (value * 0 + zero if off else value), stats
 
             monkeypatch.setattr(ppo_update, f"{name}_loss", wrapped)
-        fields = ["ppo.value_coef=0.5", "ppo.ppo_epochs=1", "ppo.minibatch_size=8", "ppo.warmup=0"]
-        recipe, context = prepared(recipe_path, tmp_path / str(silent), *fields)
+        fields = [f"ppo.value_coef={coef}", "ppo.ppo_epochs=1", "ppo.minibatch_size=8", "ppo.warmup=0"]
+        recipe, context = prepared(recipe_path, tmp_path / f"{silent}{coef}", *fields)
         draw_head(context)
         with open_stage(recipe, "ppo", context.accel, lineage={}, data={}, restart=False) as stage:
             ppo._iteration(context, stage, PROMPTS, 0)
-    both, policy, value = found
+    both, policy, value, twice = found
     for name, gradient in both.items():
         torch.testing.assert_close(gradient, policy[name] + value[name], rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(twice[name], policy[name] + 2 * value[name], rtol=1e-3, atol=1e-6)
     assert max(float(g.abs().max()) for g in value.values()) > 1e-4
     assert max(float(g.abs().max()) for g in policy.values()) > 1e-4
 
