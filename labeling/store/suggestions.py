@@ -58,7 +58,7 @@ def add_suggestions(
     Raises RecordError where a task is not there, orders nothing, or has another number of responses.
     """
     wanted = select(Item).where(Item.id.in_([task for task, _ in given])).order_by(Item.id)
-    items = {item.id: item for item in session.scalars(wanted.with_for_update(of=Item))}
+    items = {item.id: item for item in session.scalars(wanted.with_for_update(of=Item, key_share=True))}
     known = set(
         session.scalars(
             select(Suggestion.item_id).where(Suggestion.item_id.in_(items), Suggestion.version == version)
@@ -126,7 +126,7 @@ def label_the_rest(session: Session) -> None:
     labelled = exists().where(Label.suggestion_id == Suggestion.id, Label.suggestion_shown == MACHINE)
     query = select(Suggestion.item_id).where(Suggestion.id.in_(newest), ~labelled)
     items = select(Item.id).where(Item.id.in_(query), Item.kind == "rank").order_by(Item.id)
-    locked = set(session.scalars(items.with_for_update(of=Item)))
+    locked = set(session.scalars(items.with_for_update(of=Item, key_share=True)))
     rest = select(Suggestion).where(Suggestion.id.in_(newest), ~labelled).order_by(Suggestion.id)
     label_by_machine(session, [made for made in session.scalars(rest) if made.item_id in locked])
 

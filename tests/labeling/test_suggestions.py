@@ -137,23 +137,28 @@ def test_off_shows_nothing_and_answers_as_before(make_site: Any) -> None:
 
 def test_prefilled_starts_with_the_machines_ranks_and_notes_what_became_of_them(make_site: Any) -> None:
     site = make_site(suggestions="prefilled", control=0.0, gold_every=0)
-    first, second, third = site.add(*({**FOUR, "prompt": f"p{i}"} for i in range(3)))
+    first, second, *rest = site.add(*({**FOUR, "prompt": f"p{i}"} for i in range(4)))
     bot = machine(site)
-    sent(bot, (first, SCORES), (second, SCORES), (third, SCORES))
+    sent(bot, *((task, SCORES) for task in (first, second, *rest)))
     ann = site.signed_in()
     page = site.taken(ann)
     assert as_given(site, page) == RANKS
-    sent(bot, (first, [4.0, 3.0, 2.0, 1.0]), version=V2)  # a newer one comes while the task is open
+    newer = [4.0, 3.0, 2.0, 1.0]
+    sent(bot, (first, newer), (second, newer), version=V2)  # a newer model comes while the task is open
     page = site.taken(ann)
     assert as_given(site, page) == RANKS, "what was shown stays"
     assert "next" not in site.answer(ann, ranking(site, page, RANKS), task=page).json()
     page = site.taken(ann)
+    assert as_given(site, page) == [1, 2, 3, 4], "the newest"
     site.answer(ann, ranking(site, page, [1, 3, 2, None]), task=page)  # one pair of three turned round
+    page = site.taken(ann)
+    site.answer(ann, ranking(site, page, [2, None, 1, None]), task=page)  # what is left is as suggested
     page = site.taken(ann)
     site.answer(ann, {"reason": "expertise"}, task=page, skip=True)
     assert noted(site) == [
         ("rank", "prefilled", True, 1.0),
         ("rank", "prefilled", False, pytest.approx(2 / 3)),
+        ("rank", "prefilled", False, 1.0),
         ("skip", "prefilled", None, None),
     ]
     told = bot.get("/api/v1/labels").json()["labels"][0]["suggestion"]
@@ -216,7 +221,8 @@ def test_after_keeps_it_back_and_a_change_is_known_as_one(make_site: Any) -> Non
 
 def test_a_blind_comparison_shows_its_suggestion_only_after_the_answer(make_site: Any) -> None:
     site = make_site(suggestions="prefilled", control=0.0)
-    (task,) = site.add({"prompt": "q", "responses": ["x", "y"], "kind": "compare"})
+    script = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    (task,) = site.add({"prompt": "q", "responses": [script, "y"], "kind": "compare"})
     sent(machine(site), (task, [1.0, 2.0]))
     ann = site.signed_in()
     page = site.taken(ann)
@@ -224,7 +230,9 @@ def test_a_blind_comparison_shows_its_suggestion_only_after_the_answer(make_site
     order = drawn_order(site.config.secret, task, page["person"], 2)
     better = ("first", "second")[order.index(1)]
     answer = site.answer(ann, {"choice": better}, task=page).json()
-    assert "You and the reward model agree<" in ann.get(answer["next"], headers=HTML).text
+    page = ann.get(answer["next"], headers=HTML).text
+    assert "You and the reward model agree<" in page
+    assert "&lt;script&gt;alert(1)" in page and "<script>alert" not in page and "<img" not in page
     assert noted(site) == [("compare", "after", True, 1.0)]
 
 
@@ -284,6 +292,32 @@ def test_the_machine_labels_and_people_audit_a_share(make_site: Any, database: s
     assert "rm-bot" not in site.signed_in("eve", "reviewer").get("/review", headers=HTML).text
     with site.config.store.read() as session:
         assert [j.shown for j in judgements(session)] == [False] * len(drawn)
+
+
+def test_review_shows_where_people_disagree_and_not_the_machine(make_site: Any) -> None:
+    site = make_site(suggestions="machine", audit=1.0, overlap=2)
+    (task,) = site.add(FOUR)
+    sent(machine(site), (task, SCORES))
+    eve = site.signed_in("eve", "reviewer")
+    for name in ("ann", "bob"):
+        client = site.signed_in(name)
+        page = site.taken(client)
+        assert "No task has answers by several people" in eve.get("/review", headers=HTML).text
+        site.answer(client, ranking(site, page, [1, 2, 3, 4]), task=page)
+    assert '<td class="number">0 %</td>' in eve.get("/review", headers=HTML).text
+    assert "rm-bot" in eve.get(f"/review/{task}", headers=HTML).text, "a reviewer sees what it said"
+
+
+def test_the_machine_answers_no_blind_comparison(make_site: Any) -> None:
+    site = make_site(suggestions="machine", audit=0.0)
+    (task,) = site.add({"prompt": "q", "responses": ["x", "y"], "kind": "compare"})
+    sent(machine(site), (task, [1.0, 2.0]))
+    assert site.records() == []
+    ann = site.signed_in()
+    page = site.taken(ann)
+    assert page["item"] == task
+    assert list(site.answer(ann, {"choice": "tie"}, task=page).json()) == ["label"]
+    assert noted(site) == [("compare", "hidden", False, 0.5)]
 
 
 def test_a_newer_reward_model_labels_anew_and_nothing_is_lost(make_site: Any, database: str) -> None:

@@ -63,6 +63,7 @@ def test_prefilled_cards_stand_in_the_machines_order(make_site: Any, visit: Any)
         changed = on_screen(page)
     page.reload()
     assert on_screen(page) == changed, "the person's work, not the suggestion again"
+    page.get_by_text("you have worked on them since").wait_for()
     page.keyboard.press("Enter")
     page.wait_for_url("**/")
     label = last_label(site)

@@ -35,6 +35,13 @@ def test_two_people_who_say_the_same_of_a_task_count_as_one() -> None:
     assert (twice.share, twice.low, twice.high) == pytest.approx((once.share, once.low, once.high))
 
 
+def test_a_task_that_many_answered_weighs_no_more_than_it_knows() -> None:
+    """Four say 0 of one task, one each says 1 of four: the variance, 5/64, is that of 3.2 answers."""
+    found = sway(group(True, 0.0) * 4 + group(True, 1.0, 1.0, 1.0, 1.0, first=1)).shown
+    assert (found.judgements, found.tasks, found.share) == (8, 5, 0.5)
+    assert found.low == pytest.approx(0.1307, abs=5e-5) and found.high == pytest.approx(1 - 0.1307, abs=5e-5)
+
+
 def test_complete_agreement_in_few_tasks_is_not_certain() -> None:
     """All of 5: 0.5655 to 1 by Wilson. One that agrees a little less must not make it more certain."""
     assert sway(group(True, *[1.0] * 5)).shown.low == pytest.approx(0.5655, abs=5e-5)

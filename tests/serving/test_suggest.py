@@ -18,6 +18,7 @@ pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 from sqlalchemy import select  # noqa: E402
 
 from align.cli import app  # noqa: E402
+from align.serving import suggest as module  # noqa: E402
 from labeling.store.models import Suggestion  # noqa: E402
 from labeling.store.people import new_token  # noqa: E402
 
@@ -44,8 +45,10 @@ def kept(site: Any) -> list[Suggestion]:
 
 
 def test_scores_arrive_for_every_task_once(
-    finished_run: Path, tmp_path: Path, make_site: Any, served: Any
+    finished_run: Path, tmp_path: Path, make_site: Any, served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "_PAGE", 1)
+    monkeypatch.setattr(module, "_WINDOW", 1)
     site = make_site(suggestions="machine", audit=0.0)
     ids = site.add(
         ROW,
