@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import warnings
@@ -14,15 +13,18 @@ import typer
 
 from align import __version__, cli_loop
 from align.cli_parts import (
+    AccelerateConfig,
     MovedBase,
     Overrides,
+    Processes,
     RecipeFile,
     RunFolder,
     TrustCode,
     labeling_app,
     quiet_bars,
+    run_stages,
 )
-from align.failures import ended, reported
+from align.failures import reported
 
 HELP = """Teach a language model what people prefer: three stages, one recipe file.
 
@@ -59,25 +61,6 @@ Restart = Annotated[
         "--restart", help="Start anew; what is there is set aside, not deleted.", show_default=False
     ),
 ]
-Processes = Annotated[
-    int | None,
-    typer.Option(
-        "--num-processes",
-        min=1,
-        metavar="N",
-        help="Work in N processes; without it: one for each GPU, or a single one on a CPU.",
-        show_default=False,
-    ),
-]
-AccelerateConfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--accelerate-config",
-        metavar="FILE",
-        help="What `accelerate config` wrote: several machines, FSDP, DeepSpeed.",
-        show_default=False,
-    ),
-]
 
 
 class ExportStage(StrEnum):
@@ -106,7 +89,7 @@ def sft(
     accelerate_config: AccelerateConfig = None,
 ) -> None:
     """1. Supervised fine-tuning: learn to answer as the demonstrations do."""
-    _run(["sft"], recipe, overrides, restart, num_processes, accelerate_config)
+    run_stages(["sft"], recipe, overrides, restart, num_processes, accelerate_config)
 
 
 @app.command(rich_help_panel="Train")
@@ -118,7 +101,7 @@ def rm(
     accelerate_config: AccelerateConfig = None,
 ) -> None:
     """2. Reward model: learn from rankings which response people prefer."""
-    _run(["rm"], recipe, overrides, restart, num_processes, accelerate_config)
+    run_stages(["rm"], recipe, overrides, restart, num_processes, accelerate_config)
 
 
 @app.command(rich_help_panel="Train")
@@ -130,7 +113,7 @@ def ppo(
     accelerate_config: AccelerateConfig = None,
 ) -> None:
     """3. PPO: raise the reward model's score, staying close to the SFT model."""
-    _run(["ppo"], recipe, overrides, restart, num_processes, accelerate_config)
+    run_stages(["ppo"], recipe, overrides, restart, num_processes, accelerate_config)
 
 
 @app.command(rich_help_panel="Train")
@@ -142,7 +125,7 @@ def run(
     accelerate_config: AccelerateConfig = None,
 ) -> None:
     """All three in order; finished stages are not run again, nor rm where no rankings are named or needed."""
-    _run(["sft", "rm", "ppo"], recipe, overrides, restart, num_processes, accelerate_config)
+    run_stages(["sft", "rm", "ppo"], recipe, overrides, restart, num_processes, accelerate_config)
 
 
 @recipe_app.command("show")
@@ -359,39 +342,6 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def _run(
-    stages: list[str],
-    path: Path,
-    overrides: list[str] | None,
-    restart: bool,
-    num_processes: int | None,
-    accelerate_config: Path | None,
-) -> None:
-    """Runs stages of a recipe here, or in processes that are started for each of them."""
-    with reported() as context:
-        from align.recipe_file import load_recipe
-
-        recipe = load_recipe(path, overrides or ())
-        from align.runtime import launch
-
-        elsewhere = launch.needed(num_processes, accelerate_config)
-        if len(stages) > 1 and not recipe.ppo.needs_rm and recipe.data.rankings is None:
-            stages = [stage for stage in stages if stage != "rm"]  # functions or other runs judge
-        for stage in stages:
-            context.stage, context.folder = stage, recipe.run.path / stage
-            if not elsewhere:
-                module = importlib.import_module(f"align.stages.{stage}")
-                quiet_bars()
-                module.run(recipe, restart=restart)
-                continue
-            arguments = [stage, str(path), *(part for o in overrides or () for part in ("--set", o))]
-            arguments += ["--restart"] if restart else []
-            code = launch.start(stage, arguments, num_processes, accelerate_config, recipe.run.grace)
-            if code:
-                ended(code)
-                raise typer.Exit(code)
 
 
 def _as_yaml(value: object) -> str:

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from align.cli_parts import MovedBase, Overrides, RecipeFile, RunFolder, quiet_bars
+from align.cli_parts import (
+    AccelerateConfig,
+    MovedBase,
+    Overrides,
+    Processes,
+    RecipeFile,
+    RunFolder,
+    quiet_bars,
+    run_stages,
+)
 from align.failures import reported
 
 
@@ -56,6 +65,7 @@ def add_to(app: typer.Typer) -> None:
     """Make these commands of the app's."""
     app.command(rich_help_panel="Label")(generate)
     app.command(rich_help_panel="Label")(chat)
+    app.command(rich_help_panel="Label")(iterate)
 
 
 def generate(
@@ -167,3 +177,41 @@ def chat(
         quiet_bars()
         partner = open_partner(run, stage.value if stage else None, drawing, base)
         raise typer.Exit(talk(partner, lambda: open_keeper(partner.recipe), as_json))
+
+
+def iterate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    rankings: Annotated[
+        int, typer.Option("--rankings", min=1, metavar="N", help="How many a round needs.")
+    ] = 100,
+    demonstrations: Annotated[
+        int,
+        typer.Option(
+            "--demonstrations", min=1, metavar="N", help="How many sft needs, where people write them."
+        ),
+    ] = 50,
+    k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a task.")] = 4,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    num_processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
+) -> None:
+    """Run one round as far as it goes without people, and say what they have to do next."""
+    with reported():
+        from align.recipe_file import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
+        from rich.console import Console
+
+        from align.loop.iterate import Goal
+        from align.loop.iterate import iterate as run
+        from align.loop.policy import Drawing
+
+        def train(stage: str, path: Path) -> None:
+            run_stages([stage], path, None, False, num_processes, accelerate_config)
+
+        quiet_bars()
+        goal = Goal(rankings, demonstrations, k, Drawing(temperature, top_k, top_p))
+        run(loaded, str(recipe), goal, train, Console())

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from align.errors import UserError
+from align.failures import ended, reported
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
@@ -21,6 +22,25 @@ Overrides = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change one value of the recipe, for example ppo.kl_coef=0.1; can be given several times.",
+        show_default=False,
+    ),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--num-processes",
+        min=1,
+        metavar="N",
+        help="Work in N processes; without it: one for each GPU, or a single one on a CPU.",
+        show_default=False,
+    ),
+]
+AccelerateConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--accelerate-config",
+        metavar="FILE",
+        help="What `accelerate config` wrote: several machines, FSDP, DeepSpeed.",
         show_default=False,
     ),
 ]
@@ -44,6 +64,39 @@ TrustCode = Annotated[
         show_default=False,
     ),
 ]
+
+
+def run_stages(
+    stages: list[str],
+    path: Path,
+    overrides: list[str] | None,
+    restart: bool,
+    num_processes: int | None,
+    accelerate_config: Path | None,
+) -> None:
+    """Runs stages of a recipe here, or in processes that are started for each of them."""
+    with reported() as context:
+        from align.recipe_file import load_recipe
+
+        recipe = load_recipe(path, overrides or ())
+        from align.runtime import launch
+
+        elsewhere = launch.needed(num_processes, accelerate_config)
+        if len(stages) > 1 and not recipe.ppo.needs_rm and recipe.data.rankings is None:
+            stages = [stage for stage in stages if stage != "rm"]  # functions or other runs judge
+        for stage in stages:
+            context.stage, context.folder = stage, recipe.run.path / stage
+            if not elsewhere:
+                module = importlib.import_module(f"align.stages.{stage}")
+                quiet_bars()
+                module.run(recipe, restart=restart)
+                continue
+            arguments = [stage, str(path), *(part for o in overrides or () for part in ("--set", o))]
+            arguments += ["--restart"] if restart else []
+            code = launch.start(stage, arguments, num_processes, accelerate_config, recipe.run.grace)
+            if code:
+                ended(code)
+                raise typer.Exit(code)
 
 
 def labeling_app() -> ModuleType:

@@ -7,7 +7,7 @@ prompts that have their task are passed over: a command that was killed goes on,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -76,15 +76,13 @@ class _Asked:
     ids: list[int]
 
 
-def generate(
-    recipe: Recipe, wanted: Wanted, console: Console | None = None, queue_of: Recipe | None = None
-) -> Done:
-    """Sample and add tasks until `count` prompts have one. `queue_of`: whose labeling database it is.
+def generate(recipe: Recipe, wanted: Wanted, console: Console | None = None) -> Done:
+    """Sample and add tasks until `count` prompts have one.
 
     Raises MissingStage where the policy's stage has not finished, UserError where something does not fit.
     """
     console = console or Console()
-    queue = open_queue(queue_of or recipe, wanted.to, wanted.url)
+    queue = open_queue(recipe, wanted.to, wanted.url)
     try:
         policy = open_policy(recipe, wanted.stage, wanted.drawing)
         judges = open_judges(recipe, policy, wanted.priority, wanted.reward_models)
@@ -131,7 +129,12 @@ def asked_of(recipe: Recipe, setup: Setup, room: int, seed: int) -> list[_Asked]
         for record, ids in zip(encoded.records, encoded, strict=True):
             key = prompt_key(record.prompt)
             found.setdefault(key, _Asked(record.to_dict()["prompt"], key, ids))
-    return sorted(found.values(), key=lambda one: hashlib.sha256(f"{seed} {one.key}".encode()).digest())
+    return [found[key] for key in in_drawn_order(found, seed)]
+
+
+def in_drawn_order(keys: Iterable[str], seed: int) -> list[str]:
+    """Keys of prompts in an order that the seed draws, and that more keys leave as it is."""
+    return sorted(keys, key=lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest())
 
 
 def _tasks(

@@ -37,7 +37,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy in memory. `origin` names it: run, stage, and the beginning of its weights' hash."""
+    """A policy in memory. `origin` names it."""
 
     origin: str
     setup: Setup
@@ -64,6 +64,11 @@ class Policy:
         return str(self.setup.base.tokenizer.decode(response, skip_special_tokens=True))
 
 
+def origin_of(run: str, stage: str, digest: str) -> str:
+    """What names a policy: its run, its stage, and the beginning of its weights' hash."""
+    return f"{run}/{stage} {digest[:_HASH]}"
+
+
 def open_policy(recipe: Recipe, stage: PolicyStage, drawing: Drawing, run: Path | None = None) -> Policy:
     """The policy of the recipe's run, or of the run folder `run`, verified as the next stage would.
 
@@ -85,4 +90,4 @@ def open_policy(recipe: Recipe, stage: PolicyStage, drawing: Drawing, run: Path 
     if drawing.max_tokens is not None:
         drawn = replace(drawn, max_tokens=drawing.max_tokens, min_tokens=0)
     seed = recipe.run.seed if drawing.seed is None else drawing.seed
-    return Policy(f"{name}/{stage} {digest[:_HASH]}", setup, roles, drawn, drawing, seed)
+    return Policy(origin_of(name, stage, digest), setup, roles, drawn, drawing, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, select
@@ -44,9 +44,14 @@ def records(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[di
     Where a reviewer has decided, that decision alone counts; a machine's label counts where no person's
     stands. Gold items, skips, and answers that order nothing (all bad without ranks) give none.
     """
+    return (row for _, row in labelled(session, kind, filters))
+
+
+def labelled(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[tuple[Item, dict[str, Any]]]:
+    """The same rows, each with the task that it is from."""
     if kind == "prompts":
         for item in session.scalars(select(Item).where(Item.gold.is_(None)).order_by(Item.id)):
-            yield {"prompt": prompt_of(item)}
+            yield item, {"prompt": prompt_of(item)}
         return
     stands = [standing(filters.until)]
     if filters.until is not None:
@@ -65,11 +70,12 @@ def records(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[di
         if item.id in judged and label.suggestion_shown == MACHINE:
             continue
         if kind == "demonstrations":
-            yield from _demonstration(label, item)
-            continue
-        yield from _ranking(label, item, name)
-        if filters.corrections:
-            yield from _correction(label, item, name)
+            rows = _demonstration(label, item)
+        else:
+            rows = _ranking(label, item, name)
+            if filters.corrections:
+                rows = chain(rows, _correction(label, item, name))
+        yield from ((item, row) for row in rows)
 
 
 def prompt_of(item: Item) -> Any:
