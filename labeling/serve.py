@@ -13,7 +13,7 @@ from types import FrameType
 import uvicorn
 from sqlalchemy import make_url
 
-from align.errors import UserError
+from align.errors import Terminated, UserError
 from align.recipe import Recipe
 from labeling.store.engine import Store
 from labeling.store.people import admin_for_link, end_links, has_admin_account, new_token
@@ -74,6 +74,8 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None) -> None:
     server.on_exit = app.state.news.close
     try:
         server.run(sockets=[listening])
+    except (KeyboardInterrupt, Terminated):  # the ways to end it
+        print("\nstopped; what people did is kept")
     finally:
         config.store.close()
 
@@ -144,6 +146,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind(place)
     except OSError as error:
         raise UserError(
-            f"cannot listen at {host}, port {port}: {error.strerror}. Choose another --port."
+            f"cannot listen at {host}, port {port}: {error.strerror}. "
+            f"Choose another {'--host' if isinstance(error, socket.gaierror) else '--port'}."
         ) from error
     return listening

@@ -59,6 +59,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises FileError where the file as a whole is no good, or cannot be read on.
     """
     kind = kind_of(path.name)
+    if kind is None and path.is_dir():
+        raise FileError("", "is a folder: name a file")
     if kind is None:
         raise FileError(
             "",

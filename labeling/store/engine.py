@@ -76,7 +76,10 @@ class Store:
 def _engine(address: str) -> Engine:
     if "://" not in address:
         path = Path(address).expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"labeling.database: {path.parent} cannot be made: {error.strerror}") from error
         address = f"sqlite:///{path}"
     try:
         url = make_url(address)
@@ -113,10 +116,17 @@ def _migrate(engine: Engine) -> None:
     """Bring the tables to this version; processes that start together wait for each other."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    newest = ScriptDirectory.from_config(config).get_current_head()
+    steps = ScriptDirectory.from_config(config)
+    newest = steps.get_current_head()
     with engine.connect() as connection:
-        if MigrationContext.configure(connection).get_current_revision() == newest:
+        found = MigrationContext.configure(connection).get_current_revision()
+        if found == newest:
             return
+    if found is not None and found not in {step.revision for step in steps.walk_revisions()}:
+        raise UserError(
+            f"labeling.database: {_shown(engine)} was made by a newer align (its tables are of version "
+            f"{found}, this one knows up to {newest}): update align. Nothing was changed."
+        )
     options = {"begin": "IMMEDIATE"} if engine.dialect.name == "sqlite" else {}
     with engine.connect().execution_options(**options) as connection, connection.begin():
         if engine.dialect.name == "postgresql":
