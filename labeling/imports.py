@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
 
-from align.data.rows import FileError, read_rows
+from align.data.rows import KINDS, PACKED, FileError, read_rows
 from align.errors import UserError
 from align.records import RecordError
 from labeling.store.engine import Store
@@ -63,6 +65,19 @@ def import_file(
         raise UserError(f"{name}{error.place}: {error.message}") from error
     known = len(set(added.before) - set(added.ids))
     return Imported(len(added.ids), known, len(added.said), kept)
+
+
+def import_upload(
+    store: Store, stream: BinaryIO, name: str, overlap: int, by: Person | None = None
+) -> Imported:
+    """`import_file` for a file that somebody sends; its name says of what kind it is."""
+    name = Path(name).name
+    suffixes = [suffix for suffix in Path(name.lower()).suffixes if suffix in (*KINDS, *PACKED)]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"tasks{''.join(suffixes)}"
+        with path.open("wb") as copy:
+            shutil.copyfileobj(stream, copy)
+        return import_file(store, path, overlap, by, name=name)
 
 
 def _many(count: int, what: str) -> str:

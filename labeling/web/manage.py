@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from datetime import timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request, UploadFile
 from sqlalchemy import func, select
 from starlette.responses import RedirectResponse, Response
 
-from align.data.rows import KINDS, PACKED
 from align.errors import UserError
-from labeling.imports import import_file
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person, Slot
 from labeling.store.people import ROLES, add_person, disable, new_token
@@ -36,16 +31,13 @@ def tasks(request: Request, who: Visitor = _admin) -> Response:
 def import_tasks(request: Request, file: UploadFile, who: Visitor = _form_admin) -> Response:
     """A file that its name tells the kind of; all or none."""
     config: Config = request.app.state.config
-    given = Path(file.filename or "file").name
-    with TemporaryDirectory() as folder:
-        known = [suffix for suffix in Path(given.lower()).suffixes if suffix in (*KINDS, *PACKED)]
-        path = Path(folder) / f"tasks{''.join(known)}"
-        with path.open("wb") as copy:
-            shutil.copyfileobj(file.file, copy)
-        try:
-            added = import_file(config.store, path, config.settings.overlap, who.person, name=given)
-        except UserError as error:
-            return _tasks(request, who, status=422, error=str(error))
+    from labeling.imports import import_upload  # what reads files is slow to load, and seldom needed here
+
+    try:
+        name = file.filename or "file"
+        added = import_upload(config.store, file.file, name, config.settings.overlap, who.person)
+    except UserError as error:
+        return _tasks(request, who, status=422, error=str(error))
     return _tasks(request, who, said=f"{added}.")
 
 
