@@ -259,6 +259,9 @@ def label(
     guideline_template: Annotated[
         bool, typer.Option("--guideline-template", help="Print a guideline to begin with, and end.")
     ] = False,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Print progress, agreement and win rates so far, and end.")
+    ] = False,
     host: Annotated[
         str, typer.Option("--host", help="Another address opens the app to the network, for accounts only.")
     ] = "127.0.0.1",
@@ -286,7 +289,9 @@ def label(
         labeling = labeling_app()
         if tasks is not None:
             labeling.import_tasks(loaded, tasks, with_labels)
-        else:
+        if figures:
+            labeling.print_figures(loaded)
+        elif tasks is None:
             labeling.serve(loaded, host, port, url)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import logging
 import socket
@@ -11,10 +12,12 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from rich.console import Console
 from sqlalchemy import make_url
 
 from align.errors import Terminated, UserError
 from align.recipe import Recipe
+from labeling.figures.show import show
 from labeling.store.engine import Store
 from labeling.store.people import admin_for_link, end_links, has_admin_account, new_token
 from labeling.store.suggestions import label_the_rest
@@ -50,6 +53,20 @@ def import_tasks(recipe: Recipe, path: Path, labels: bool) -> None:
         print(import_file(config.store, path, config.settings.overlap, labels=labels))
     finally:
         config.store.close()
+
+
+def print_figures(recipe: Recipe) -> None:
+    """Print the figures of the labels so far; raises UserError where there is no database yet."""
+    address = database_of(recipe)
+    if "://" not in address and not Path(address).expanduser().is_file():
+        raise UserError(f"{address}: no such labeling database: `align label` makes it")
+    compute = importlib.import_module("labeling.figures.compute")  # numeric libraries, which serving spares
+    store = Store(address)
+    try:
+        with store.read() as session:
+            show(compute.figures(session), Console())
+    finally:
+        store.close()
 
 
 def serve(recipe: Recipe, host: str, port: int, url: str | None) -> None:

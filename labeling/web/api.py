@@ -14,17 +14,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from align.recipe_labeling import MAX_RESPONSES
+from labeling.figures.shapes import Figures
 from labeling.store.items import add_items
 from labeling.store.labels import standing as that_stands
 from labeling.store.models import Item, Label, Person
 from labeling.store.records import Filters, prompt_of, records
 from labeling.store.suggestions import add_suggestions, unscored
 from labeling.web.config import Config
+from labeling.web.figures import all_figures
 from labeling.web.news import News, newest_label
 from labeling.web.security import Visitor, needs
 
 router = APIRouter(prefix="/api/v1", tags=["v1"])
 Machine = Annotated[Visitor, Depends(needs("admin", "machine"))]
+Reader = Annotated[Visitor, Depends(needs("admin", "reviewer", "machine"))]
 Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Version = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Score = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
@@ -203,6 +206,12 @@ def export(
                 yield json.dumps(row, ensure_ascii=False) + "\n"
 
     return StreamingResponse(lines(), media_type="application/jsonl")
+
+
+@router.get("/figures", responses=_PROBLEMS)
+def read_figures(request: Request, who: Reader) -> Figures:
+    """Progress, pace, agreement, gold accuracy, win rates and ratings, as they are now."""
+    return all_figures(request.app.state.config)
 
 
 def _labels(config: Config, after: int, limit: int, standing: bool) -> Labels:

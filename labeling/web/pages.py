@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse
 
 from labeling.store.queue import MANY
 from labeling.texts import safe_html
+from labeling.web.charts import chart
 from labeling.web.config import Config
 from labeling.web.security import Visitor
 
@@ -26,6 +27,7 @@ _TEMPLATES.filters["markdown"] = safe_html
 _TEMPLATES.filters["document"] = lambda text: safe_html(text, breaks=False)
 _TEMPLATES.filters["many"] = lambda number: f"{number}{'+' if number >= MANY else ''}"
 _TEMPLATES.filters["letter"] = lambda number: "ABCDEFGHI"[number]
+_TEMPLATES.filters["chart"] = chart
 
 
 def _date(moment: datetime | None) -> str:

@@ -19,6 +19,7 @@ OPERATIONS = [
     ("POST", "/api/v1/suggestions"),
     ("GET", "/api/v1/labels"),
     ("GET", "/api/v1/records/{kind}.jsonl"),
+    ("GET", "/api/v1/figures"),
 ]
 
 

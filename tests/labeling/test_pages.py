@@ -34,7 +34,17 @@ def test_axe_finds_nothing_on_any_page(site: Any, visit: Any, look: dict[str, An
     site.add(*({"prompt": system, "kind": kind, **more} for kind, more in KINDS.items()))
     page = visit(site, site.person("ann", "admin"), **look)
     found: dict[str, list[str]] = {}
-    for path in ("/", "/guideline", "/account", "/tasks", "/people", "/history", "/review", "/nowhere"):
+    for path in (
+        "/",
+        "/guideline",
+        "/account",
+        "/tasks",
+        "/people",
+        "/history",
+        "/figures",
+        "/review",
+        "/nowhere",
+    ):
         page.goto(path)
         found[path] = violations(page)
     page.goto("/people")

@@ -39,7 +39,7 @@ PAYLOADS = [
     "x\u202e</div></main><form action=//evil>",
 ]
 HTML = {"Accept": "text/html"}
-PAGES = ["/", "/work", "/history", "/guideline", "/account", "/review", "/tasks", "/people"]
+PAGES = ["/", "/work", "/history", "/figures", "/guideline", "/account", "/review", "/tasks", "/people"]
 
 
 def test_markdown_has_no_script_in_any_payload() -> None:
@@ -106,7 +106,7 @@ def test_strangers_see_nothing(site: Any) -> None:
         assert stranger.get(path).status_code == 401
     for path in ("/work/1/answer", "/work/1/draft", "/work/1/heartbeat", "/reopen/1", "/api/v1/tasks"):
         assert stranger.post(path, json={}).status_code == 401
-    for path in ("/api/v1/tasks", "/api/v1/labels", "/api/v1/records/rankings.jsonl"):
+    for path in ("/api/v1/tasks", "/api/v1/labels", "/api/v1/records/rankings.jsonl", "/api/v1/figures"):
         assert stranger.get(path).status_code == 401
 
 

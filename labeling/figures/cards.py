@@ -1,0 +1,361 @@
+"""The figures as people read them: cards of a chart, its numbers as a table, and a line of what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from labeling.figures.shapes import Estimate, Figures, OwnFigures, PersonFigures, Spread
+
+INSTRUCTGPT = (0.726, 0.711, 0.741)  # Ouyang et al. 2022, section 3.4: 72.6 ± 1.5%
+_KINDS = {"rank": "Rank", "demonstrate": "Write", "correct": "Correct", "compare": "Compare"}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A row of a chart of dots: a value with what lies around it."""
+
+    name: str
+    text: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Dots with whiskers on a common scale; `reference` is a level with its interval and its name."""
+
+    rows: Sequence[Mark]
+    span: tuple[float, float]
+    tick: Callable[[float], str]
+    reference: tuple[float, float | None, float | None, str] | None = None
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Rows of bars: a name, a text, and parts in tones "a" to "e". `most` fills the width; None: each bar."""
+
+    rows: Sequence[tuple[str, str, Sequence[tuple[str, float]]]]
+    most: float | None = None
+    middle: bool = False  # a mark at one half
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Counts of consecutive days."""
+
+    days: Sequence[tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """`note` says how to read it, or, without a chart, what is missing; `legend` what a bar's tones are."""
+
+    title: str
+    note: str
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    chart: Dots | Bars | Columns | None = None
+    legend: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    cards: Sequence[Card]
+
+
+def headline(figures: Figures) -> list[tuple[str, str]]:
+    """The few numbers at the top, each with what it is."""
+    places = sum(kind.done + kind.leased + kind.free for kind in figures.progress)
+    done = sum(kind.done for kind in figures.progress)
+    found = [(f"{figures.answers:,}", "answer stands" if figures.answers == 1 else "answers stand")]
+    if places:
+        found.append((percent(done / places), "of the queue is done"))
+    if figures.agreement.rankings.value is not None:
+        found.append((percent(figures.agreement.rankings.value), "agreement on rankings"))
+    if figures.policies.policies and figures.policies.policies[0].rating.value is not None:
+        found.append((figures.policies.policies[0].name, "is preferred most"))
+    return found
+
+
+def own_headline(own: OwnFigures) -> list[tuple[str, str]]:
+    answers = sum(own.answers.values())
+    found = [(f"{answers:,}", "answer of yours stands" if answers == 1 else "answers of yours stand")]
+    return [*found, (f"{own.skipped:,}", "skipped")] if own.skipped else found
+
+
+def sections(figures: Figures) -> list[Section]:
+    """Everything, for admins and reviewers."""
+    people = figures.people
+    return [
+        Section("Progress", [_queue(figures), _days([(f"{d.day}", d.answers) for d in figures.days])]),
+        Section("People", [_answers(people), *_seconds(people, figures.seconds), _gold(people)]),
+        Section("Agreement", [_pairs(figures), _coefficients(figures), _with_others(people)]),
+        Section("Blind comparisons", [_win_rates(figures), _ratings(figures)]),
+    ]
+
+
+def own_sections(own: OwnFigures) -> list[Section]:
+    """What a labeler sees: their own answers and pace."""
+    marks = [_spread_mark(_KINDS[kind], spread) for kind, spread in own.seconds.items()]
+    head = ("Task", "Answers", "Median", "Middle half")
+    rows = [
+        (_KINDS[kind], f"{own.answers.get(kind, 0):,}", seconds(spread.median), _half(spread))
+        for kind, spread in own.seconds.items()
+    ]
+    note = "The dot is the median, the line has the middle half of your answers."
+    pace = _dots("Seconds an answer", note, head, rows, marks, "You have not answered anything yet.")
+    return [Section("Your work", [pace, _days([(f"{d.day}", d.answers) for d in own.days])])]
+
+
+def _queue(figures: Figures) -> Card:
+    found = figures.progress
+    if not found:
+        return Card("Queue", "There are no tasks yet.")
+    bars, rows = [], []
+    for kind in found:
+        places = kind.done + kind.leased + kind.free
+        text = f"{kind.done:,} of {places:,}"
+        bars.append((_KINDS[kind.kind], text, (("a", kind.done), ("b", kind.leased), ("d", kind.free))))
+        numbers = (kind.tasks, kind.done, kind.leased, kind.free)
+        rows.append((_KINDS[kind.kind], *(f"{number:,}" for number in numbers)))
+    gold = f" Gold tasks ({figures.gold_tasks:,}) are not among them." if figures.gold_tasks else ""
+    return Card(
+        "Queue",
+        f"A task has as many places as people do it.{gold}",
+        ("Task", "Tasks", "Done", "Being done", "Free"),
+        rows,
+        Bars(bars),
+        {"a": "done", "b": "being done", "d": "free"},
+    )
+
+
+def _days(days: Sequence[tuple[str, int]]) -> Card:
+    if not days:
+        return Card("Answers a day", "There are no answers yet.")
+    rows = [(day, f"{count:,}") for day, count in days]
+    return Card("Answers a day", "Answers that stand, by day (UTC).", ("Day", "Answers"), rows, Columns(days))
+
+
+def _answers(people: Sequence[PersonFigures]) -> Card:
+    if not people:
+        return Card("Answers a person", "Nobody has answered anything yet.")
+    kinds = [kind for kind in _KINDS if any(kind in person.answers for person in people)]
+    bars, rows = [], []
+    for person in people:
+        total = sum(person.answers.values())
+        parts = (("a", total), ("b", person.gold_answers), ("d", person.skipped))
+        if any(size for _, size in parts):
+            bars.append((person.name, f"{total + person.gold_answers:,}", parts))
+        other = (person.gold_answers, person.skipped, person.withdrawn, person.decided)
+        numbers = (*(person.answers.get(kind, 0) for kind in kinds), *other)
+        rows.append((person.name, *(f"{number:,}" for number in numbers)))
+    most = max((sum(size for _, size in parts) for _, _, parts in bars), default=1)
+    return Card(
+        "Answers a person",
+        "Answers that stand; what somebody took back or decided as a reviewer is in the numbers only.",
+        ("Name", *(_KINDS[kind] for kind in kinds), "Gold", "Skipped", "Taken back", "Decided"),
+        rows,
+        Bars(bars, most) if bars else None,
+        {"a": "answers", "b": "gold", "d": "skipped"},
+    )
+
+
+def _seconds(people: Sequence[PersonFigures], team: Mapping[str, Spread]) -> list[Card]:
+    cards = []
+    for kind, all_of_them in team.items():
+        found = [(person.name, person.seconds[kind]) for person in people if kind in person.seconds]
+        rows = [
+            (name, seconds(spread.median), _half(spread), f"{spread.count:,}")
+            for name, spread in (*found, ("Everybody", all_of_them))
+        ]
+        marks = [_spread_mark(name, spread) for name, spread in found]
+        team_line = (all_of_them.median, None, None, f"everybody {seconds(all_of_them.median)}")
+        note = "The dot is the median, the line has the middle half of a person's answers."
+        head = ("Name", "Median", "Middle half", "Answers")
+        title = f"Seconds an answer: {_KINDS[kind].lower()}"
+        cards.append(_dots(title, note, head, rows, marks, "", team_line))
+    return cards
+
+
+def _gold(people: Sequence[PersonFigures]) -> Card:
+    note = "Of the pairs of responses whose order is known, the share that a person orders so; a tie is half."
+    found = [(person.name, person.gold) for person in people]
+    return _shares("Gold tasks", note, "Name", found, "Nobody has ranked a gold task yet.")
+
+
+def _pairs(figures: Figures) -> Card:
+    found = figures.agreement
+    note = (
+        f"On {found.tasks:,} tasks that several people did, the share of pairs of responses that two order "
+        "alike; a tie is half. A reward model's accuracy is read beside this."
+    )
+    rows = [
+        ("Rankings", found.rankings),
+        ("Rankings, where neither tied", found.decided),
+        ("Blind comparisons", found.comparisons),
+    ]
+    missing = "No two people have ordered the same task yet: labeling.overlap says how many people do each."
+    return _shares(
+        "Two people with each other", note, "", rows, missing, (*INSTRUCTGPT, "InstructGPT: 72.6 ± 1.5 %")
+    )
+
+
+def _coefficients(figures: Figures) -> Card:
+    found = figures.agreement
+    rows = [
+        ("Kendall's tau-b", found.tau),
+        ("Krippendorff's alpha of ranks", Estimate(value=found.alpha_ranks)),
+        ("Krippendorff's alpha of quality", Estimate(value=found.alpha_quality)),
+    ]
+    known = [(name, estimate) for name, estimate in rows if estimate.value is not None]
+    marks = [_mark(name, estimate, two) for name, estimate in known]
+    partial = f" Alpha leaves out partial rankings ({found.partial:,})." if found.partial else ""
+    note = f"1 is perfect agreement, 0 is chance.{partial}"
+    table = [(name, two(e.value or 0.0), _interval(e, two)) for name, e in known]
+    low = min([0.0, *(mark.low if mark.low is not None else mark.value for mark in marks)])
+    missing = "No two people have ranked the same responses yet."
+    head = ("Coefficient", "Value", "95 % interval")
+    return _dots("Beyond chance", note, head, table, marks, missing, span=(low, 1.0), tick=two)
+
+
+def _with_others(people: Sequence[PersonFigures]) -> Card:
+    note = "How far each person orders pairs as the majority of the others on the same tasks does."
+    found = [(person.name, person.with_others) for person in people]
+    return _shares(
+        "Each person with the others", note, "Name", found, "Nobody has done a task that others did too yet."
+    )
+
+
+def _win_rates(figures: Figures) -> Card:
+    found = figures.policies
+    unnamed = (
+        f" {found.unnamed:,} answers don't count: their responses don't say which two policies wrote them."
+        if found.unnamed
+        else ""
+    )
+    if not found.pairings:
+        return Card(
+            "Win rates",
+            "There are no comparisons of two named policies yet: tasks of the kind compare, with an origin "
+            f"for each response.{unnamed}",
+        )
+    bars, rows = [], []
+    for pair in found.pairings:
+        parts = (("a", pair.wins), ("d", pair.ties), ("e", pair.both_bad), ("c", pair.losses))
+        rate = f"{percent(pair.win_rate.value or 0.0)}"
+        name = f"{pair.first} against {pair.second}"
+        bars.append((name, rate, parts))
+        numbers = (pair.wins, pair.ties, pair.both_bad, pair.losses)
+        rows.append((name, rate, _interval(pair.win_rate, percent), *(f"{number:,}" for number in numbers)))
+    return Card(
+        "Win rates",
+        "The first policy's: a tie, and both bad, count one half." + unnamed,
+        ("Policies", "Win rate", "95 % interval", "Won", "Tied", "Both bad", "Lost"),
+        rows,
+        Bars(bars, middle=True),
+        {"a": "first is better", "d": "tie", "e": "both bad", "c": "second is better"},
+    )
+
+
+def _ratings(figures: Figures) -> Card:
+    found = figures.policies
+    rated = [(policy.name, policy.rating) for policy in found.policies if policy.rating.value is not None]
+    rows = [
+        (
+            policy.name,
+            points(policy.rating.value) if policy.rating.value is not None else "–",
+            _interval(policy.rating, points),
+            percent(policy.win_rate.value or 0.0),
+            f"{policy.comparisons:,}",
+        )
+        for policy in found.policies
+    ]
+    head = ("Policy", "Rating", "95 % interval", "Win rate", "Comparisons")
+    missing = "There are no comparisons of two named policies yet."
+    if found.unrated:
+        missing = f"There are no ratings yet: {found.unrated}."
+    reach = max([50.0, *(abs(x) for _, e in rated for x in (e.value, e.low, e.high) if x is not None)])
+    note = (
+        "Bradley-Terry, mean 0: with 100 points more a policy is preferred 64 % of the time, with 200 76 %."
+    )
+    marks = [_mark(name, estimate, points) for name, estimate in rated]
+    return _dots("Ratings", note, head, rows, marks, missing, span=(-reach, reach), tick=points)
+
+
+def _shares(
+    title: str,
+    note: str,
+    first: str,
+    found: Sequence[tuple[str, Estimate]],
+    missing: str,
+    reference: tuple[float, float | None, float | None, str] | None = None,
+) -> Card:
+    known = [(name, estimate) for name, estimate in found if estimate.value is not None]
+    marks = [_mark(name, estimate, percent) for name, estimate in known]
+    rows = [
+        (name, percent(e.value or 0.0), _interval(e, percent), f"{e.count:,}", f"{e.prompts:,}")
+        for name, e in known
+    ]
+    if reference and rows:
+        value, low, high, name = reference
+        rows.append((name, percent(value), _interval(Estimate(low=low, high=high), percent), "", ""))
+    lowest = min([0.5, *(mark.low if mark.low is not None else mark.value for mark in marks)])
+    head = (first, "Share", "95 % interval", "Pairs", "Prompts")
+    span = (int(lowest * 10 + 1e-9) / 10, 1.0)
+    return _dots(title, note, head, rows, marks, missing, reference, span, percent)
+
+
+def _dots(
+    title: str,
+    note: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    marks: Sequence[Mark],
+    missing: str,
+    reference: tuple[float, float | None, float | None, str] | None = None,
+    span: tuple[float, float] | None = None,
+    tick: Callable[[float], str] | None = None,
+) -> Card:
+    """Without `span` the scale begins at 0 and has room for all."""
+    if not marks:
+        return Card(title, missing, head if rows else (), rows)
+    most = max(mark.high if mark.high is not None else mark.value for mark in marks)
+    return Card(title, note, head, rows, Dots(marks, span or (0.0, most or 1.0), tick or seconds, reference))
+
+
+def _mark(name: str, estimate: Estimate, text: Callable[[float], str]) -> Mark:
+    value = estimate.value or 0.0
+    return Mark(name, text(value), value, estimate.low, estimate.high)
+
+
+def _spread_mark(name: str, spread: Spread) -> Mark:
+    return Mark(name, seconds(spread.median), spread.median, spread.lower, spread.upper)
+
+
+def _interval(estimate: Estimate, text: Callable[[float], str]) -> str:
+    if estimate.low is None or estimate.high is None:
+        return "–"
+    return f"{text(estimate.low)} to {text(estimate.high)}"
+
+
+def _half(spread: Spread) -> str:
+    return f"{seconds(spread.lower)} to {seconds(spread.upper)}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.0f} s" if value >= 10 or value == round(value) else f"{value:.1f} s"
+
+
+def two(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
+def points(value: float) -> str:
+    return f"{value:+.0f}".replace("-", "−").replace("+0", "0") if round(value) else "0"

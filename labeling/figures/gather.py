@@ -1,0 +1,123 @@
+"""What the figures need of the database, in a few SELECTs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from sqlalchemy import Text, and_, case, cast, func, select
+from sqlalchemy.orm import Session
+
+from labeling.store.labels import standing
+from labeling.store.models import Item, Label, Person, Response, Slot, now
+
+ORDERED = ("rank", "compare")
+
+
+@dataclass(frozen=True)
+class Task:
+    """An item with answers; `prompt` numbers the prompts, `origins` are the policies of a comparison."""
+
+    kind: str
+    gold: list[int | None] | None
+    prompt: int
+    origins: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A label that stands; `content` only where it orders responses."""
+
+    task: int
+    person: int
+    kind: str
+    content: dict[str, Any] | None
+    seconds: float | None
+    adjudicates: bool
+    day: date
+
+
+@dataclass(frozen=True)
+class Material:
+    people: dict[int, tuple[str, str]]  # name and role
+    tasks: dict[int, Task]
+    prompts: int
+    answers: list[Answer]
+    withdrawn: dict[int, int]  # how often each person took an answer back
+    places: dict[tuple[str, str], int]  # by kind and state
+    kinds: dict[str, int]  # tasks, gold ones left out
+    gold: int
+
+
+def gather(session: Session) -> Material:
+    """Everything that stands, of everybody; machines' own labels are left out."""
+    people = {
+        id: (name, role)
+        for id, name, role in session.execute(
+            select(Person.id, Person.name, Person.role).where(Person.role != "machine").order_by(Person.id)
+        )
+    }
+    answers = [answer for answer in _answers(session) if answer.person in people]
+    tasks, prompts = _tasks(session)
+    back = select(Label.person_id, func.count()).where(Label.kind == "withdrawn").group_by(Label.person_id)
+    kinds = select(Item.kind, func.count()).where(Item.gold.is_(None)).group_by(Item.kind)
+    gold = select(func.count()).select_from(Item).where(Item.gold.is_not(None))
+    return Material(
+        people=people,
+        tasks=tasks,
+        prompts=prompts,
+        answers=answers,
+        withdrawn=_pairs(session.execute(back).all()),
+        places=_places(session),
+        kinds=_pairs(session.execute(kinds).all()),
+        gold=session.scalar(gold) or 0,
+    )
+
+
+def own_answers(session: Session, person: int) -> list[Answer]:
+    """One person's answers that stand, without what they say."""
+    return _answers(session, person)
+
+
+def _answers(session: Session, person: int | None = None) -> list[Answer]:
+    content = case((Label.kind.in_(ORDERED), Label.content), else_=None)
+    columns = (Label.item_id, Label.person_id, Label.kind, Label.seconds, Label.adjudicates, Label.created)
+    query = select(*columns, *([content] if person is None else [])).where(standing()).order_by(Label.id)
+    if person is not None:
+        query = query.where(Label.person_id == person)
+    return [
+        Answer(task, who, kind, rest[0] if rest else None, seconds, adjudicates, created.date())
+        for task, who, kind, seconds, adjudicates, created, *rest in session.execute(query)
+    ]
+
+
+def _tasks(session: Session) -> tuple[dict[int, Task], int]:
+    """All items that somebody answered, and how many prompts they have."""
+    named = select(Response.item_id, Response.origin).join(Item, Item.id == Response.item_id)
+    named = named.where(Item.kind == "compare").order_by(Response.item_id, Response.position)
+    origins: dict[int, list[str | None]] = {}
+    for item, origin in session.execute(named):
+        origins.setdefault(item, []).append(origin)
+    query = select(Item.id, Item.kind, Item.gold, cast(Item.prompt, Text))
+    query = query.where(Item.id.in_(select(Label.item_id))).order_by(Item.id)
+    tasks: dict[int, Task] = {}
+    prompts: dict[str, int] = {}
+    for item, kind, gold, prompt in session.execute(query):
+        number = prompts.setdefault(prompt, len(prompts))
+        tasks[item] = Task(kind, gold, number, tuple(origins.get(item, ())))
+    return tasks, len(prompts)
+
+
+def _places(session: Session) -> dict[tuple[str, str], int]:
+    expired = and_(Slot.state == "leased", Slot.leased_until < now())
+    state = case((expired, "free"), else_=Slot.state).label("state")
+    query = select(Item.kind, state, Slot.id).join(Item, Item.id == Slot.item_id).where(Item.gold.is_(None))
+    inner = query.subquery()
+    counted = select(inner.c.kind, inner.c.state, func.count()).group_by(inner.c.kind, inner.c.state)
+    return {(kind, state): count for kind, state, count in session.execute(counted)}
+
+
+def _pairs(rows: Sequence[Any]) -> dict[Any, int]:
+    return dict(rows)

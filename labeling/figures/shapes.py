@@ -1,0 +1,122 @@
+"""What the figures are, as the API gives them. What is not known is null, never NaN."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from pydantic import BaseModel
+
+
+class Estimate(BaseModel):
+    """A number with its 95% interval over prompts, from `count` single judgements on `prompts` prompts."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    count: int = 0
+    prompts: int = 0
+
+
+class Spread(BaseModel):
+    """The median and the middle half of `count` numbers."""
+
+    median: float
+    lower: float
+    upper: float
+    count: int
+
+
+class Progress(BaseModel):
+    """The tasks of one kind, gold ones left out, and their places: a task has as many as people do it."""
+
+    kind: str
+    tasks: int
+    done: int
+    leased: int
+    free: int
+
+
+class Day(BaseModel):
+    day: date
+    answers: int
+
+
+class PersonFigures(BaseModel):
+    """What one person did. `answers`, by kind, are those that stand; gold ones are counted apart."""
+
+    name: str
+    role: str
+    answers: dict[str, int]
+    gold_answers: int
+    skipped: int
+    withdrawn: int
+    decided: int
+    seconds: dict[str, Spread]
+    with_others: Estimate
+    gold: Estimate
+
+
+class Agreement(BaseModel):
+    """How far people agree with each other on tasks that several of them did."""
+
+    rankings: Estimate
+    comparisons: Estimate
+    decided: Estimate
+    tau: Estimate
+    alpha_ranks: float | None
+    alpha_quality: float | None
+    tasks: int
+    partial: int
+
+
+class Policy(BaseModel):
+    name: str
+    comparisons: int
+    win_rate: Estimate
+    rating: Estimate
+
+
+class Pairing(BaseModel):
+    """Blind comparisons of two policies; the win rate is the first one's."""
+
+    first: str
+    second: str
+    wins: int
+    ties: int
+    both_bad: int
+    losses: int
+    win_rate: Estimate
+
+
+class Policies(BaseModel):
+    """`unnamed`: answers to comparisons that don't say which two policies wrote the responses."""
+
+    comparisons: int
+    unnamed: int
+    unrated: str | None
+    policies: list[Policy]
+    pairings: list[Pairing]
+
+
+class Figures(BaseModel):
+    progress: list[Progress]
+    gold_tasks: int
+    days: list[Day]
+    people: list[PersonFigures]
+    seconds: dict[str, Spread]
+    agreement: Agreement
+    policies: Policies
+
+    @property
+    def answers(self) -> int:
+        """All that stand, gold ones too."""
+        return sum(sum(person.answers.values()) + person.gold_answers for person in self.people)
+
+
+class OwnFigures(BaseModel):
+    """What a labeler sees of their own work."""
+
+    answers: dict[str, int]
+    skipped: int
+    seconds: dict[str, Spread]
+    days: list[Day]

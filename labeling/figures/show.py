@@ -1,0 +1,31 @@
+"""The figures on the terminal: the tables that the page has beside its charts."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from labeling.figures.cards import headline, sections
+from labeling.figures.shapes import Figures
+
+
+def show(figures: Figures, console: Console) -> None:
+    console.print(_text(", ".join(f"{value} {what}" for value, what in headline(figures)), "bold"))
+    for section in sections(figures):
+        for card in section.cards:
+            console.print()
+            console.print(_text(f"{section.title}: {card.title}", "bold"))
+            if card.rows:
+                table = Table(box=None, pad_edge=False, header_style="dim")
+                for i, name in enumerate(card.head):
+                    table.add_column(_text(name), justify="right" if i else "left")
+                for row in card.rows:
+                    table.add_row(*(_text(cell) for cell in row))
+                console.print(table)
+            console.print(_text(card.note, "dim"))
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Names come from strangers and may hold terminal codes or markup: they are shown as text."""
+    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), style)
