@@ -33,7 +33,7 @@ from labeling.figures.shapes import (
     Spread,
 )
 from labeling.store.models import Person
-from labeling.work import KINDS, ranks_of
+from labeling.work import KINDS
 
 Estimates = Mapping[Hashable, Estimate]
 _DAYS = 30
@@ -112,12 +112,11 @@ def _by_kind(given: Sequence[Answer]) -> dict[str, int]:
 
 def _rankings(material: Material, given: Sequence[Answer]) -> list[Ranking]:
     """Answers that order responses, gold ones too."""
-    found = []
-    for answer in given:
-        ranks = ranks_of(answer.kind, answer.content) if answer.content is not None else None
-        if ranks is not None:
-            found.append(Ranking(answer.task, material.tasks[answer.task].prompt, answer.person, ranks))
-    return found
+    return [
+        Ranking(answer.task, material.tasks[answer.task].prompt, answer.person, answer.ranks)
+        for answer in given
+        if answer.ranks is not None
+    ]
 
 
 def _estimates(material: Material, rankings: Sequence[Ranking]) -> Estimates:
@@ -170,8 +169,8 @@ def _agreement(
     several = Counter(ranking.task for ranking in plain)
     quality: dict[tuple[int, int], list[float]] = {}
     for answer in given:
-        if answer.kind == "rank" and tasks[answer.task].gold is None and answer.content is not None:
-            for i, value in enumerate(answer.content["quality"]):
+        if answer.quality and tasks[answer.task].gold is None:
+            for i, value in enumerate(answer.quality):
                 if value is not None:
                     quality.setdefault((answer.task, i), []).append(value)
     return Agreement(
@@ -190,13 +189,13 @@ def _policies(material: Material, given: Sequence[Answer]) -> Policies:
     found, unnamed = [], 0
     for answer in given:
         task = material.tasks[answer.task]
-        if answer.kind != "compare" or task.gold is not None or answer.content is None:
+        if answer.choice is None or task.gold is not None:
             continue
         first, second = task.origins
         if first is None or second is None or first == second:
             unnamed += 1
         else:
-            found.append((task.prompt, first, second, answer.content["choice"]))
+            found.append((task.prompt, first, second, answer.choice))
     if not found:
         return Policies(comparisons=0, unnamed=unnamed, unrated=None, policies=[], pairings=[])
     ratings = importlib.import_module("labeling.figures.ratings")  # takes over a second

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
-from typing import Any
+from datetime import date, datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import Text, and_, case, cast, func, select
 from sqlalchemy.orm import Session
 
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person, Response, Slot, now
+from labeling.work import ranks_of
 
-ORDERED = ("rank", "compare")
+_ROWS = 1000  # read at a time
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,18 @@ class Task:
     origins: tuple[str | None, ...]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A label that stands; `content` only where it orders responses."""
+class Answer(NamedTuple):
+    """A label that stands; `ranks`, `quality` and `choice` where its kind has them."""
 
     task: int
     person: int
     kind: str
-    content: dict[str, Any] | None
     seconds: float | None
     adjudicates: bool
     day: date
+    ranks: tuple[int | None, ...] | None = None
+    quality: tuple[int | None, ...] = ()
+    choice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,33 @@ def own_answers(session: Session, person: int) -> list[Answer]:
 
 
 def _answers(session: Session, person: int | None = None) -> list[Answer]:
-    content = case((Label.kind.in_(ORDERED), Label.content), else_=None)
+    content = case((Label.kind.in_(("rank", "compare")), Label.content), else_=None)
     columns = (Label.item_id, Label.person_id, Label.kind, Label.seconds, Label.adjudicates, Label.created)
     query = select(*columns, *([content] if person is None else [])).where(standing()).order_by(Label.id)
     if person is not None:
         query = query.where(Label.person_id == person)
-    return [
-        Answer(task, who, kind, rest[0] if rest else None, seconds, adjudicates, created.date())
-        for task, who, kind, seconds, adjudicates, created, *rest in session.execute(query)
-    ]
+    return [_answer(*row) for row in session.execute(query.execution_options(yield_per=_ROWS))]
+
+
+def _answer(
+    task: int,
+    person: int,
+    kind: str,
+    seconds: float | None,
+    adjudicates: bool,
+    created: datetime,
+    content: dict[str, Any] | None = None,
+) -> Answer:
+    """Keeps of the content only what is counted: labels come by the thousand."""
+    plain = Answer(task, person, kind, seconds, adjudicates, created.date())
+    if content is None:
+        return plain
+    ranks = ranks_of(kind, content)
+    return plain._replace(
+        ranks=tuple(ranks) if ranks is not None else None,
+        quality=tuple(content.get("quality", ())),
+        choice=content.get("choice"),
+    )
 
 
 def _tasks(session: Session) -> tuple[dict[int, Task], int]:
