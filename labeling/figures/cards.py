@@ -34,11 +34,15 @@ class Dots:
 
 @dataclass(frozen=True)
 class Bars:
-    """Rows of bars: a name, a text, and parts in tones "a" to "e". `most` fills the width; None: each bar."""
+    """Rows of bars: a name, a text, and parts in tones "a" to "e".
+
+    `most` fills the width; None: every bar does. `rates` stand below the bars: a share with its interval,
+    where the whole width is 1, and a mark at one half.
+    """
 
     rows: Sequence[tuple[str, str, Sequence[tuple[str, float]]]]
     most: float | None = None
-    middle: bool = False  # a mark at one half
+    rates: Sequence[Estimate] = ()
 
 
 @dataclass(frozen=True)
@@ -252,10 +256,10 @@ def _win_rates(figures: Figures) -> Card:
         rows.append((name, rate, _interval(pair.win_rate, percent), *(f"{number:,}" for number in numbers)))
     return Card(
         "Win rates",
-        "The first policy's: a tie, and both bad, count one half." + unnamed,
+        "The first policy's, with its interval below the bar: a tie, and both bad, count one half." + unnamed,
         ("Policies", "Win rate", "95 % interval", "Won", "Tied", "Both bad", "Lost"),
         rows,
-        Bars(bars, middle=True),
+        Bars(bars, rates=[pair.win_rate for pair in found.pairings]),
         {"a": "first is better", "d": "tie", "e": "both bad", "c": "second is better"},
     )
 

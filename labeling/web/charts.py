@@ -70,8 +70,9 @@ def _dots(of: Dots) -> tuple[list[str], float]:
 
 def _bars(of: Bars) -> tuple[list[str], float]:
     parts = []
+    row = _ROW + 12 if of.rates else _ROW
     for i, (name, text, sizes) in enumerate(of.rows):
-        y = _ROW * i
+        y = row * i
         parts += _names(y, name, text)
         x = 0.0
         for tone, size in sizes:
@@ -79,9 +80,14 @@ def _bars(of: Bars) -> tuple[list[str], float]:
             if width:
                 parts.append(_rect(f"tone-{tone}", x, width, y + 20, 12))
             x += width
-        if of.middle:
-            parts.append(_line("reference", _WIDTH / 2, _WIDTH / 2, y + 17, y + 35))
-    return parts, _ROW * len(of.rows)
+    for i, rate in enumerate(of.rates):
+        y = row * i + 40
+        parts.append(_line("axis", 0, _WIDTH, y, y))
+        parts.append(_line("reference", _WIDTH / 2, _WIDTH / 2, y - 23, y + 6))
+        if rate.low is not None and rate.high is not None:
+            parts.append(_line("whisker", rate.low * _WIDTH, rate.high * _WIDTH, y, y))
+        parts.append(f'<circle class="dot" cx="{(rate.value or 0.0) * _WIDTH:g}" cy="{y}" r="5"/>')
+    return parts, row * len(of.rows)
 
 
 def _columns(of: Columns) -> tuple[list[str], float]:
