@@ -83,7 +83,6 @@ class Item(Base):
     """One task: a prompt, and for all kinds but demonstrate its responses."""
 
     __tablename__ = "item"
-    __table_args__ = (Index("item_queue", text("priority DESC"), "id"),)
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     kind: Mapped[str] = mapped_column(String(12))  # demonstrate, rank, correct, compare
     key: Mapped[str] = mapped_column(String(64), unique=True)  # the same task is never asked twice
@@ -96,6 +95,9 @@ class Item(Base):
     created: Mapped[datetime] = mapped_column(default=now)
     created_by: Mapped[int | None] = mapped_column(ForeignKey("person.id"))
     responses: Mapped[list[Response]] = relationship(order_by="Response.position", lazy="selectin")
+
+
+Index("item_queue", Item.priority.desc(), Item.id)  # the queue's order
 
 
 class Response(Base):
