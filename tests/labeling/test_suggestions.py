@@ -304,7 +304,7 @@ def test_review_shows_where_people_disagree_and_not_the_machine(make_site: Any) 
         page = site.taken(client)
         assert "No task has answers by several people" in eve.get("/review", headers=HTML).text
         site.answer(client, ranking(site, page, [1, 2, 3, 4]), task=page)
-    assert '<td class="number">0 %</td>' in eve.get("/review", headers=HTML).text
+    assert '<td class="number" data-label="Differently">0 %</td>' in eve.get("/review", headers=HTML).text
     assert "rm-bot" in eve.get(f"/review/{task}", headers=HTML).text, "a reviewer sees what it said"
 
 
