@@ -295,30 +295,6 @@ def label(
             labeling.serve(loaded, host, port, url)
 
 
-@app.command(rich_help_panel="Label")
-def suggest(
-    run: RunFolder,
-    to: Annotated[
-        str, typer.Option("--to", metavar="URL", help="The app's address, as `align label` prints it.")
-    ] = "http://127.0.0.1:8700",
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--token-file",
-            metavar="FILE",
-            help="A machine's token, made under People; without it: ALIGN_LABELING_TOKEN in the environment.",
-            show_default=False,
-        ),
-    ] = None,
-    base: MovedBase = None,
-) -> None:
-    """Score an app's tasks with a run's reward model; labeling.suggestions says what people see of it."""
-    with reported():
-        from align.serving.suggest import suggest as suggest_to
-
-        suggest_to(run, to, token_file, base)
-
-
 cli_loop.add_to(app)
 
 

@@ -61,9 +61,31 @@ TopP = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Without it: run.seed.", show_default=False)]
 
 
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="A running app's address, as `align label` prints it.",
+        show_default=False,
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help="A machine's token for --url, made under People; without it: ALIGN_LABELING_TOKEN in the "
+        "environment.",
+        show_default=False,
+    ),
+]
+
+
 def add_to(app: typer.Typer) -> None:
     """Make these commands of the app's."""
     app.command(rich_help_panel="Label")(generate)
+    app.command(rich_help_panel="Label")(suggest)
     app.command(rich_help_panel="Label")(chat)
     app.command(rich_help_panel="Label")(iterate)
 
@@ -115,15 +137,8 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url",
-            metavar="URL",
-            help="Into a running app, with a machine's token in ALIGN_LABELING_TOKEN.",
-            show_default=False,
-        ),
-    ] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Sample responses from a policy into the labeling queue; a rerun goes on and doubles nothing."""
     with reported():
@@ -136,10 +151,25 @@ def generate(
 
         drawing = Drawing(temperature, top_k, top_p, seed)
         models = tuple(reward_models or ())
-        wanted = Wanted(stage.value, k, count, drawing, priority.value, models, to, url)
+        wanted = Wanted(stage.value, k, count, drawing, priority.value, models, to, url, token_file)
         check(wanted)
         quiet_bars()
         run(loaded, wanted)
+
+
+def suggest(
+    run: RunFolder,
+    url: Annotated[
+        str, typer.Option("--url", metavar="URL", help="The app's address, as `align label` prints it.")
+    ] = "http://127.0.0.1:8700",
+    token_file: TokenFile = None,
+    base: MovedBase = None,
+) -> None:
+    """Score an app's tasks with a run's reward model; labeling.suggestions says what people see of it."""
+    with reported():
+        from align.serving.suggest import suggest as send
+
+        send(run, url, token_file, base)
 
 
 def chat(

@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -177,9 +177,9 @@ class Load:
             await asyncio.to_thread(self.server.wait)
             await asyncio.to_thread(self.start)
 
-    def client(self) -> httpx.AsyncClient:
+    def client(self) -> httpx2.AsyncClient:
         headers = {"Accept": "text/html"}
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=GIVE_UP)
+        return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=GIVE_UP)
 
     def report(self, kind: str) -> bool:
         """Print what was seen; whether all is as it should be."""
@@ -293,7 +293,7 @@ class Labeler:
         )
         tries = itertools.count()
 
-        def send() -> Awaitable[httpx.Response]:
+        def send() -> Awaitable[httpx2.Response]:
             next(tries)
             return self.client.post(f"{path}/answer", json=given, headers=json_too)
 
@@ -304,7 +304,7 @@ class Labeler:
                 reply.json()["label"], task["item"], task["person"], ranks
             )
 
-    async def asked(self, what: str, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    async def asked(self, what: str, send: Callable[[], Awaitable[httpx2.Response]]) -> httpx2.Response:
         """Sent until there is an answer; how long that one took is kept."""
         seen = self.load.seen
         deadline = time.monotonic() + GIVE_UP
@@ -312,7 +312,7 @@ class Labeler:
             begun = time.monotonic()
             try:
                 reply = await send()
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 seen.broken += 1
                 if time.monotonic() > deadline:
                     raise
@@ -327,7 +327,7 @@ class Labeler:
                 return reply
 
 
-async def invite(admin: httpx.AsyncClient, link: str, count: int) -> list[str]:
+async def invite(admin: httpx2.AsyncClient, link: str, count: int) -> list[str]:
     """Sign in by the link that the server printed, and make invitations."""
     assert (await admin.post(link)).status_code == 303
     token = csrf_of(await admin.get("/"))
@@ -337,13 +337,13 @@ async def invite(admin: httpx.AsyncClient, link: str, count: int) -> list[str]:
     return [re.findall(r"/join/[\w-]+", page.text)[0] for page in pages]
 
 
-def task_of(page: httpx.Response) -> dict[str, Any]:
+def task_of(page: httpx2.Response) -> dict[str, Any]:
     found = re.search(r'data-task="([^"]*)"', page.text)
     assert found, page.text[:200]
     return dict(json.loads(html.unescape(found[1])))
 
 
-def csrf_of(page: httpx.Response) -> str:
+def csrf_of(page: httpx2.Response) -> str:
     found = re.search(r'name="csrf" content="(\w+)"', page.text)
     assert found, page.text[:200]
     return found[1]

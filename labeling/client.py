@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Any, Literal, TypedDict, cast
 
-import httpx
+import httpx2
 
 from align.errors import AlignError
 
@@ -83,16 +83,20 @@ class Client:
     """Signed in by a machine's token. Raises Refused and Unreachable."""
 
     def __init__(
-        self, url: str, token: str, *, timeout: float = 60.0, transport: httpx.BaseTransport | None = None
+        self, url: str, token: str, *, timeout: float = 60.0, transport: httpx2.BaseTransport | None = None
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ClientError(f"{url}: an address starts with http:// or https://")
-        self._http = httpx.Client(
-            base_url=f"{url.rstrip('/')}/api/v1/",
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=timeout,
-            transport=transport,
-        )
+        self.url = url.rstrip("/")
+        try:
+            self._http = httpx2.Client(
+                base_url=f"{self.url}/api/v1/",
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=timeout,
+                transport=transport,
+            )
+        except httpx2.InvalidURL as error:
+            raise ClientError(f"{url}: {error}") from error
 
     def __enter__(self) -> Client:
         return self
@@ -113,15 +117,25 @@ class Client:
         added = Added(ids=[], known=0)
         rows = iter(tasks)
         while some := [dict(row) for row in islice(rows, _PAGE)]:
-            one = self._request("POST", "tasks", json=some).json()
+            one = self._request("POST", "tasks", json=some)
             added["ids"] += one["ids"]
             added["known"] += one["known"]
         return added
 
-    def tasks(self, after: int = 0) -> Iterator[Task]:
-        """All tasks with a number above `after`, in their order."""
-        for page in self._pages("tasks", after, {}):
+    def tasks(self, after: int = 0, unscored_by: str | None = None) -> Iterator[Task]:
+        """All tasks with a number above `after`, in their order.
+
+        unscored_by: only those that this version of a reward model has not scored.
+        """
+        for page in self._pages("tasks", after, {"unscored_by": unscored_by} if unscored_by else {}):
             yield from cast(list[Task], page["tasks"])
+
+    def add_suggestions(
+        self, source: str, version: str, scores: Iterable[tuple[int, Sequence[float]]]
+    ) -> None:
+        """Send a reward model's scores: tasks' numbers, each with a score for each of its responses."""
+        made = [{"task": task, "scores": list(given)} for task, given in scores]
+        self._request("POST", "suggestions", json={"source": source, "version": version, "suggestions": made})
 
     def labels(self, after: int = 0, standing: bool = False) -> Iterator[Label]:
         """All labels that there are now; with `standing` those that nothing replaced."""
@@ -138,7 +152,7 @@ class Client:
         while True:
             parameters = {"after": after, "wait": wait, "limit": _PAGE}
             try:
-                page = self._once("GET", "labels", params=parameters, timeout=wait + 30).json()
+                page = self._once("GET", "labels", params=parameters, timeout=wait + 30)
             except Unreachable:
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -160,18 +174,18 @@ class Client:
                 for part in reply.iter_bytes():  # not by iter_lines: texts hold other ends of lines
                     *lines, rest = (rest + part).split(b"\n")
                     yield from map(json.loads, lines)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise self._unreachable(error) from error
 
     def _pages(self, path: str, after: int, parameters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         more = True
         while more:
             given = {"after": after, "limit": _PAGE, **parameters}
-            page = self._request("GET", path, params=given).json()
+            page = self._request("GET", path, params=given)
             yield page
             after, more = page["next"], page["more"]
 
-    def _request(self, method: str, path: str, **given: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, **given: Any) -> Any:
         """Some tries, because every request may be repeated."""
         for attempt in range(1, _TRIES):
             try:
@@ -180,23 +194,26 @@ class Client:
                 time.sleep(_PAUSE * 2 ** (attempt - 1))
         return self._once(method, path, **given)
 
-    def _once(self, method: str, path: str, **given: Any) -> httpx.Response:
+    def _once(self, method: str, path: str, **given: Any) -> Any:
+        """What is in the answer's JSON."""
         try:
             reply = self._http.request(method, path, **given)
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise self._unreachable(error) from error
         if reply.status_code in _BUSY:
             raise Unreachable(f"{reply.url} answered {reply.status_code}")
         if not reply.is_success:
             raise Refused(reply.status_code, _detail(reply))
-        return reply
+        try:
+            return reply.json()
+        except ValueError as error:
+            raise Refused(reply.status_code, f"no labeling app is at {self.url}") from error
 
-    def _unreachable(self, error: httpx.TransportError) -> Unreachable:
-        url = self._http.base_url
-        return Unreachable(f"{url.scheme}://{url.netloc.decode()} does not answer: {error}")
+    def _unreachable(self, error: httpx2.TransportError) -> Unreachable:
+        return Unreachable(f"{self.url} does not answer: {error}")
 
 
-def _detail(reply: httpx.Response) -> str:
+def _detail(reply: httpx2.Response) -> str:
     try:
         return str(reply.json()["detail"])
     except (ValueError, KeyError, TypeError):

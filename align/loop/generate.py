@@ -43,6 +43,7 @@ class Wanted:
     reward_models: Sequence[Path] = ()
     to: Path | None = None
     url: str | None = None
+    token_file: Path | None = None
 
 
 @dataclass
@@ -82,13 +83,10 @@ def generate(recipe: Recipe, wanted: Wanted, console: Console | None = None) -> 
     Raises MissingStage where the policy's stage has not finished, UserError where something does not fit.
     """
     console = console or Console()
-    queue = open_queue(recipe, wanted.to, wanted.url)
-    try:
+    with open_queue(recipe, wanted.to, wanted.url, wanted.token_file) as queue:
         policy = open_policy(recipe, wanted.stage, wanted.drawing)
         judges = open_judges(recipe, policy, wanted.priority, wanted.reward_models)
         done = _fill(recipe, wanted, policy, judges, queue, console)
-    finally:
-        queue.close()
     for line in done.told(wanted.k, queue.place):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return done

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from align.errors import AlignError, UserError
+from align.errors import UserError
 from align.recipe import Recipe
 from align.records import Prompt, RecordError, prompt_key
 from align.runtime.files import fsync
-
-TOKEN = "ALIGN_LABELING_TOKEN"
-_TIMEOUT = 60.0  # seconds
-_PAGE = 1000  # tasks asked for at a time
+from align.serving.app import connected
+from labeling.client import Client
 
 
 class Queue(Protocol):
@@ -32,17 +27,23 @@ class Queue(Protocol):
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add tasks, all or none; when this returns they are kept."""
 
-    def close(self) -> None:
-        """Give back what is held."""
 
-
-def open_queue(recipe: Recipe, to: Path | None = None, url: str | None = None) -> Queue:
+@contextmanager
+def open_queue(
+    recipe: Recipe, to: Path | None = None, url: str | None = None, token_file: Path | None = None
+) -> Iterator[Queue]:
     """The one that is asked for; raises UserError where it cannot be used."""
     if to is not None and url is not None:
         raise UserError("--to and --url both say where tasks go; keep one")
     if url is not None:
-        return _Api(url)
-    return _File(to) if to is not None else _Database(recipe)
+        with connected(url, token_file) as client:
+            yield _Api(client)
+    elif to is not None:
+        yield _File(to)
+    else:
+        queue = _Database(recipe)
+        with closing(queue.config.store):
+            yield queue
 
 
 def _of_origin(rows: Iterator[tuple[Any, Sequence[str | None]]], origin: str) -> set[str]:
@@ -68,9 +69,6 @@ class _Database:
 
         with self.config.store.write() as session:
             add_items(session, rows, self.config.settings.overlap)
-
-    def close(self) -> None:
-        self.config.store.close()
 
 
 class _File:
@@ -108,55 +106,19 @@ class _File:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         fsync(self.path)
 
-    def close(self) -> None:
-        """Nothing is held."""
-
 
 class _Api:
-    """A running labeling app, by its REST interface."""
+    """A running labeling app."""
 
-    def __init__(self, url: str) -> None:
-        self.place = url.rstrip("/")
-        if not self.place.startswith(("http://", "https://")):
-            raise UserError(f"--url {url}: it starts with http:// or https://")
-        self._token = os.environ.get(TOKEN, "")
-        if not self._token.isascii() or not self._token.strip():
-            raise UserError(f"--url needs a machine's token, which an admin makes under People: set {TOKEN}")
+    def __init__(self, client: Client) -> None:
+        self.place = client.url
+        self._client = client
 
     def known(self, origin: str) -> set[str]:
-        def rows() -> Iterator[tuple[Any, Sequence[str | None]]]:
-            after = 0
-            while True:
-                page = self._ask(f"?after={after}&limit={_PAGE}")
-                yield from ((task["prompt"], task["origins"]) for task in page["tasks"])
-                if len(page["tasks"]) < _PAGE:
-                    return
-                after = page["next"]
-
-        return _of_origin(rows(), origin)
+        return _of_origin(((task["prompt"], task["origins"]) for task in self._client.tasks()), origin)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._ask("", json.dumps(list(rows)).encode())
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _ask(self, query: str, body: bytes | None = None) -> Any:
-        headers = {"Authorization": f"Bearer {self._token.strip()}", "Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.place}/api/v1/tasks{query}", body, headers)
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-                return json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            said = " ".join(error.read(300).decode(errors="replace").split())
-            error.close()
-            kind = UserError if error.code < 500 else AlignError
-            raise kind(f"--url {self.place} answered {error.code}: {said}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise AlignError(
-                f"--url {self.place} cannot be used: {reason}. What is done is kept; the same command goes on"
-            ) from error
+        self._client.add_tasks(rows)
 
 
 def labeling_package(module: str) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
-pytest.importorskip("httpx")
+pytest.importorskip("httpx2")
 
 from labeling_app import POSTGRES  # noqa: E402
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
-httpx = pytest.importorskip("httpx")
+httpx2 = pytest.importorskip("httpx2")
 
 from sqlalchemy import text  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
@@ -77,7 +77,7 @@ def test_a_network_gets_accounts_only(start: Callable[..., Served]) -> None:
     link = re.search(r"within the hour: http://[^/]+(/join/\S+)", first.said)
     assert link
     form = {"name": "root", "password": PASSWORD}
-    with httpx.Client(base_url=first.address, headers={"Accept": "text/html"}) as guest:
+    with httpx2.Client(base_url=first.address, headers={"Accept": "text/html"}) as guest:
         for path in ("/", "/work", "/tasks", "/people"):
             assert guest.get(path).headers["location"] == "/signin"
         assert guest.get(link[1]).status_code == 200
@@ -86,13 +86,13 @@ def test_a_network_gets_accounts_only(start: Callable[..., Served]) -> None:
         assert guest.get("/people").status_code == 303
         assert guest.post(link[1], data=form).status_code == 303
         assert guest.get("/people").status_code == 200
-    with httpx.Client(base_url=first.address) as other:
+    with httpx2.Client(base_url=first.address) as other:
         assert other.post(link[1], data={"name": "mal", "password": PASSWORD}).status_code == 410
     first.stop()
     again = start("--host", "0.0.0.0")
     assert re.search(r"sign in with name and password: http://[^/]+/signin\n", again.said)
     assert "/join/" not in again.said
-    with httpx.Client(base_url=again.address) as root:
+    with httpx2.Client(base_url=again.address) as root:
         assert root.post("/signin", data=form).status_code == 303
 
 
@@ -160,14 +160,14 @@ def test_on_this_machine_the_link_is_enough_and_ctrl_c_ends_it_also_while_somebo
     served = start()
     link = re.search(r"sign in as admin, once and within the hour: http://[^/]+(/signin/\S+)", served.said)
     assert link and "on this machine only" in served.said and "https" not in served.said
-    with httpx.Client(base_url=served.address) as admin:
+    with httpx2.Client(base_url=served.address) as admin:
         assert admin.post(link[1]).status_code == 303
         token = admin.get("/session").json()["csrf"]
         page = admin.post("/people/invite", data={"role": "machine", "name": "bot", "csrf": token}).text
     bearer = "Bearer " + page.split('class="secret">')[1].split("<")[0]
     program = (
-        "import httpx, sys\n"
-        "print(httpx.get(sys.argv[1] + '/api/v1/labels?wait=60', headers={'Authorization': sys.argv[2]},"
+        "import httpx2, sys\n"
+        "print(httpx2.get(sys.argv[1] + '/api/v1/labels?wait=60', headers={'Authorization': sys.argv[2]},"
         " timeout=90).status_code)"
     )
     command = [sys.executable, "-c", program, served.address, bearer]

@@ -19,6 +19,7 @@ from sqlalchemy import select  # noqa: E402
 
 from align.cli import app  # noqa: E402
 from align.serving import suggest as module  # noqa: E402
+from labeling import client  # noqa: E402
 from labeling.store.models import Suggestion  # noqa: E402
 from labeling.store.people import new_token  # noqa: E402
 
@@ -47,7 +48,7 @@ def kept(site: Any) -> list[Suggestion]:
 def test_scores_arrive_for_every_task_once(
     finished_run: Path, tmp_path: Path, make_site: Any, served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PAGE", 1)
+    monkeypatch.setattr(client, "_PAGE", 1)
     monkeypatch.setattr(module, "_WINDOW", 1)
     site = make_site(suggestions="machine", audit=0.0)
     ids = site.add(
@@ -60,7 +61,7 @@ def test_scores_arrive_for_every_task_once(
     address = served(site)
     token = tmp_path / "token"
     token.write_text(token_of(site, "rm-bot") + "\n")
-    code, out, err = run_suggest(finished_run, "--to", address, "--token-file", token)
+    code, out, err = run_suggest(finished_run, "--url", address, "--token-file", token)
     assert code == 0, err
     assert out == f"2 tasks scored by tiny/rm, sent to {address}\n"
     assert "1 task cannot be scored" in err and f"task {ids[2]}:" in err and "suggest 6/6" in err
@@ -74,10 +75,10 @@ def test_scores_arrive_for_every_task_once(
     (row,) = site.records()
     best = max(range(4), key=lambda i: want[i])
     assert row["labeler"] == "rm-bot" and row["ranks"][best] == 1
-    again = run_suggest(finished_run, "--to", address, "--token-file", token)
+    again = run_suggest(finished_run, "--url", address, "--token-file", token)
     assert again[0] == 0 and len(kept(site)) == 2
     site.add({**ROW, "prompt": "the film 2"})
-    code, out, _ = run_suggest(finished_run, "--to", address, "--token-file", token)
+    code, out, _ = run_suggest(finished_run, "--url", address, "--token-file", token)
     assert (code, out.split()[0]) == (0, "1")
 
 
@@ -93,17 +94,17 @@ def test_what_is_wrong_is_told_before_torch_is_loaded(
     empty = tmp_path / "empty"
     empty.write_text("\n")
     cases: list[tuple[list[object], str | None, int, str]] = [
-        ([finished_run, "--to", address], None, 2, "ALIGN_LABELING_TOKEN"),
-        ([finished_run, "--to", address], "not a token", 2, "is not a token"),
-        ([finished_run, "--to", address, "--token-file", empty], good, 2, "--token-file"),
-        ([finished_run, "--to", address, "--token-file", tmp_path / "no"], good, 2, "No such file"),
-        ([finished_run, "--to", address], "wrong", 2, "does not know this token"),
-        ([finished_run, "--to", address], token_of(site, "ann", "labeler"), 2, "not one of a machine"),
-        ([finished_run, "--to", "127.0.0.1:8700"], good, 2, "starts with http"),
-        ([finished_run, "--to", "http://127.0.0.1:9"], good, 2, "no labeling app answers"),
-        ([finished_run, "--to", f"{address}/static"], good, 2, "answers 404"),
-        ([tmp_path / "nowhere", "--to", address], good, 2, "no such folder"),
-        ([sft_only, "--to", address], good, 3, "rm has not run"),
+        ([finished_run, "--url", address], None, 2, "ALIGN_LABELING_TOKEN"),
+        ([finished_run, "--url", address], "not a token", 2, "is not a token"),
+        ([finished_run, "--url", address, "--token-file", empty], good, 2, "--token-file"),
+        ([finished_run, "--url", address, "--token-file", tmp_path / "no"], good, 2, "No such file"),
+        ([finished_run, "--url", address], "wrong", 2, "does not know this token"),
+        ([finished_run, "--url", address], token_of(site, "ann", "labeler"), 2, "not one of a machine"),
+        ([finished_run, "--url", "127.0.0.1:8700"], good, 2, "starts with http"),
+        ([finished_run, "--url", "http://127.0.0.1:9"], good, 2, "no labeling app answers"),
+        ([finished_run, "--url", f"{address}/static"], good, 2, "no such page. (404)"),
+        ([tmp_path / "nowhere", "--url", address], good, 2, "no such folder"),
+        ([sft_only, "--url", address], good, 3, "rm has not run"),
     ]
     for arguments, token, wanted, message in cases:
         code, out, err = run_suggest(*arguments, token=token)
@@ -116,6 +117,6 @@ def test_what_is_wrong_is_told_before_torch_is_loaded(
         "print(r.exit_code, r.stderr, sorted({'torch', 'transformers', 'sqlalchemy'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ALIGN_LABELING_TOKEN": "wrong"}
-    command = [sys.executable, "-c", program, "suggest", str(finished_run), "--to", address]
+    command = [sys.executable, "-c", program, "suggest", str(finished_run), "--url", address]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.startswith("2 ") and done.stdout.rstrip().endswith("[]"), done.stdout
