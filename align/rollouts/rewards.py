@@ -6,6 +6,7 @@ own. Each process judges its own rows.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +109,17 @@ def _function(name: str) -> Callable[..., Any]:
         raise UserError(
             f"ppo.rewards: {name} is a {type(found).__name__}, not a function of prompts and responses"
         )
+    try:
+        takes = inspect.signature(found)
+    except ValueError:  # some functions in C do not tell
+        return found
+    try:
+        takes.bind([], [])
+    except TypeError as error:
+        raise UserError(
+            f"ppo.rewards: {name}{takes} cannot be called with prompts and responses ({error}): two lists "
+            "are what it gets"
+        ) from error
     return found
 
 

@@ -128,7 +128,16 @@ def importance(context: Context, rollout: Rollout) -> Tensor:
 
 
 def watch(context: Context, stage: StageRun, iteration: int, metrics: dict[str, float]) -> None:
-    """Warn, once a run, when the guard's score falls while the one that trains the policy rises."""
+    """Warn, once a run each, where no response ends, and where the guard falls while the reward rises."""
+    if metrics.get("response/eos") == 0:
+        _warn(
+            context,
+            stage,
+            "eos",
+            f"warning: no response of iteration {iteration} ended within ppo.max_response_tokens "
+            f"({context.cfg.max_response_tokens}), so all are judged cut off and none shows what ending is "
+            "worth. Raise it, or let sft see demonstrations that are shorter",
+        )
     scores = (metrics.get("guard/score", math.nan), metrics["reward/score"])
     if not all(map(math.isfinite, scores)):
         return

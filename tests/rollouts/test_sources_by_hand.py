@@ -116,6 +116,19 @@ def test_texts_are_of_the_rows_that_were_asked() -> None:
     assert texts_of(Rewards(["m"], [1.0], {"m": "reward"}, {}, {}), sampled, prompts, [2, 0], base) is None
 
 
+def test_a_function_that_cannot_be_called_with_both_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    lines = ["def one(prompts): ...", "def named(prompts, *, responses): ...", "from operator import eq"]
+    lines += ["def right(prompts, responses, seen=[]): ...", "any_number = lambda *given: ..."]
+    (tmp_path / "judge.py").write_text("\n".join(lines))
+    for name in ("right", "any_number", "eq"):
+        assert callable(rewards._function(f"{tmp_path}/judge.py:{name}"))
+    for name in ("one", "named"):
+        with pytest.raises(
+            UserError, match=rf":{name}\(prompts.*cannot be called with prompts and responses"
+        ):
+            rewards._function(f"{tmp_path}/judge.py:{name}")
+
+
 def test_a_source_alone_has_its_weight_too() -> None:
     given = {"a": torch.tensor([1.0, -2.0])}
     assert Rewards(["a"], [0.5], {}, {}, {}).all(given, None, CPU).scores.tolist() == [0.5, -1.0]

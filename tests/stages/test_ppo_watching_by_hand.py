@@ -68,6 +68,14 @@ def test_the_engines_gap_and_weights_by_hand(tmp_path: Path) -> None:
     assert len(plain.said) == 1 and "importance_cap: 2 corrects" in plain.said[0]
 
 
+def test_a_policy_that_never_ends_is_told_once(tmp_path: Path) -> None:
+    given, here = context(max_response_tokens=8), stage(tmp_path)
+    for iteration, share in enumerate((0.125, 0.0, 0.0), start=1):
+        ppo_watch.watch(given, here, iteration, {"response/eos": share, "reward/score": 1.0})
+    (said,) = here.said
+    assert "no response of iteration 2 ended within ppo.max_response_tokens (8)" in said
+
+
 def test_the_best_is_the_first_highest_of_the_guard_with_a_whole_policy(tmp_path: Path) -> None:
     given, here = context(keep="best", evaluate_every=1, iterations=9), stage(tmp_path)
     here.main = False
