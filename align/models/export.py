@@ -9,10 +9,11 @@ from typing import Any, Literal
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from align.errors import AlignError, UserError
 from align.recipe_parts import PositiveInt, Share
+from align.runtime.checkpoint import read_tensors
 from align.runtime.files import read_json, to_json, write_text
 
 ADAPTER = "adapter_model.safetensors"
@@ -30,7 +31,7 @@ class _Said(BaseModel):
     r: PositiveInt
     lora_alpha: PositiveInt
     lora_dropout: Share
-    target_modules: str | list[str]
+    target_modules: list[str] | Literal["all-linear"]
     layers_to_transform: list[int] | None
     fan_in_fan_out: bool
     inference_mode: bool
@@ -79,6 +80,19 @@ def read_config(folder: Path) -> LoraConfig:
     except (OSError, ValueError) as error:
         raise AlignError(f"{path} is not that of an adapter that a stage wrote: {error}") from error
     return LoraConfig(**said)
+
+
+def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """Configuration and tensors that `save_adapter` wrote; AlignError where they are not an adapter's.
+
+    A tensor by the name of one of the base's weights would take its place.
+    """
+    config, tensors = read_config(folder), read_tensors(folder / ADAPTER)
+    wrong = [name for name, x in tensors.items() if ".lora_" not in name or config.r not in x.shape]
+    if wrong or not tensors:
+        what = f"{wrong[0]}, which is no adapter of rank {config.r}" if wrong else "no tensors"
+        raise AlignError(f"{folder / ADAPTER} holds {what}")
+    return config, tensors
 
 
 def save_head(head: nn.Module, folder: Path) -> None:

@@ -22,7 +22,7 @@ from transformers import (
 
 from align.errors import UserError
 from align.models.base import Base
-from align.models.export import HEAD, read_config
+from align.models.export import HEAD, read_adapter
 from align.runtime.checkpoint import read_tensors
 
 NEW_PAD = "<|pad|>"  # the padding token that is added where a tokenizer has none to spare
@@ -36,7 +36,8 @@ def in_float32(base: Base) -> Base:
 def merged_policy(base: Base, adapter: Path) -> PreTrainedModel:
     """The base with the adapter of a folder folded in: a causal language model in float32, on the CPU."""
     model = in_float32(base).load_model(torch.device("cpu"))
-    adapted = PeftModel.from_pretrained(model, str(adapter), config=read_config(adapter))
+    config, _ = read_adapter(adapter)
+    adapted = PeftModel.from_pretrained(model, str(adapter), config=config)
     merged: PreTrainedModel = adapted.merge_and_unload()
     return merged.eval()
 

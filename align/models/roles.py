@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from align.errors import AlignError
-from align.models.export import ADAPTER, HEAD, read_config
+from align.errors import AlignError, ran_out_of_memory
+from align.models.export import HEAD, read_adapter
 from align.models.heads import ScalarHead
 from align.runtime.checkpoint import load_into, read_tensors
 from align.runtime.distributed import more_elsewhere
+from align.runtime.hub import first_line
 from align.runtime.memory import Held
 
 
@@ -46,19 +47,27 @@ class Roles(nn.Module):
         self._active: str | None = None
 
     def add(self, role: str, source: Path | LoraConfig, trains: bool) -> None:
-        """Add a role whose adapter is loaded from a folder, or is new (a LoraConfig)."""
-        config = read_config(source) if isinstance(source, Path) else source
+        """Add a role whose adapter is loaded from a folder, or is new (a LoraConfig).
+
+        Raises AlignError where a folder's adapter does not fit its configuration, or this base.
+        """
+        config, saved = read_adapter(source) if isinstance(source, Path) else (source, None)
         config.inference_mode = False
         config.lora_dropout = 0.0  # sft alone has dropout; ratios need the same network twice
-        if self.peft is None:
-            self.peft = PeftModel(self.base, config, adapter_name=role)
-        else:
-            self.peft.add_adapter(role, config)
-        if isinstance(source, Path):
-            result = set_peft_model_state_dict(self.peft, read_tensors(source / ADAPTER), adapter_name=role)
+        try:
+            if self.peft is None:
+                self.peft = PeftModel(self.base, config, adapter_name=role)
+            else:
+                self.peft.add_adapter(role, config)
+            result = set_peft_model_state_dict(self.peft, saved, adapter_name=role) if saved else None
+        except (ValueError, RuntimeError) as error:  # no such layers; other shapes
+            if not isinstance(source, Path) or ran_out_of_memory(error):
+                raise
+            raise AlignError(f"{source} does not fit this base: {first_line(error)}") from error
+        if result:
             own = [key for key in result.missing_keys if "lora_" in key and f".{role}." in key]
             if misfits := [*result.unexpected_keys, *own]:
-                raise AlignError(f"{source / ADAPTER} does not fit this base: {', '.join(misfits[:3])}")
+                raise AlignError(f"{source} does not fit this base: {', '.join(misfits[:3])}")
         self._trains[role] = trains
         self._adapters[role] = {
             name.replace(f".{role}.", "."): parameter

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from align.cli import app
+from align.errors import AlignError
 from align.models.base import fingerprint
+from align.models.roles import Roles
 from align.runtime.files import sha256
 
 STAGES = ("sft", "rm", "ppo")
@@ -137,6 +142,9 @@ def test_formats_and_functions_of_its_recipe_are_not_imported(
         ({"init_lora_weights": "pissa"}, "init_lora_weights: Input should be a valid boolean"),
         ({"r": 0}, "r: Input should be greater than 0"),
         ({"target_modules": 3}, "is not that of an adapter that a stage wrote: target_modules"),
+        ({"target_modules": "(("}, "is not that of an adapter that a stage wrote: target_modules"),
+        ({"target_modules": ["nothing"]}, "does not fit this base"),
+        ({"r": 2**30}, "no adapter of rank 1073741824"),
     ],
 )
 def test_an_adapters_configuration_asks_peft_for_nothing_that_stages_do_not_write(
@@ -190,3 +198,25 @@ def test_a_manifest_by_hand_is_a_message_and_never_a_bug(finished_run: Path, tmp
     path.write_text(json.dumps(manifest))
     code, out = _align("export", run)
     assert (code, "cannot read" in out or "can read: dtype" in out) == (2, True), out
+
+
+TENSORS: list[tuple[Callable[[dict[str, torch.Tensor], str], dict[str, torch.Tensor]], str]] = [
+    (lambda t, k: {**t, k: torch.zeros(4, 7)}, "does not fit this base"),
+    (lambda t, k: {**t, k: torch.zeros(2, 2)}, "no adapter of rank 4"),
+    (lambda t, k: {n: x for n, x in t.items() if n != k}, "does not fit this base"),
+    (lambda t, k: {**t, k.replace("layers.3", "layers.9"): t[k].clone()}, "does not fit this base"),
+    (lambda t, k: {**t, "base_model.model.model.norm.weight": torch.zeros(32)}, "no adapter of rank 4"),
+    (lambda t, k: {}, "holds no tensors"),
+]
+
+
+def test_an_adapters_tensors_are_its_own_and_fit(finished_run: Path, tiny_base: Path, tmp_path: Path) -> None:
+    """By the name of one of the base's weights a tensor would take its place, for all roles."""
+    final = Path(shutil.copytree(finished_run / "rm" / "final", tmp_path / "final"))
+    good = load_file(final / "adapter_model.safetensors")
+    key = next(name for name in sorted(good) if "layers.3" in name and "lora_A" in name)
+    for change, says in TENSORS:
+        save_file(change(good, key), final / "adapter_model.safetensors")
+        roles = Roles(AutoModelForCausalLM.from_pretrained(tiny_base))
+        with pytest.raises(AlignError, match=says):
+            roles.add("reward", final, trains=False)
