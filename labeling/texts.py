@@ -6,11 +6,13 @@ from functools import lru_cache
 
 import nh3
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from markupsafe import Markup
 
 _TAGS = {"p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a"}
 _TAGS |= {"h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
-_ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}}
+_ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}, "table": {"tabindex"}}
+_NARROW = 4  # columns that a phone has room for
 # Below the page's own headings: a message's start at h3, the guideline's at h2.
 _LEVELS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _SHIFTS = {
@@ -27,6 +29,11 @@ def _renderer(breaks: bool) -> MarkdownIt:
 _RENDERERS = {breaks: _renderer(breaks) for breaks in (True, False)}
 
 
+def _columns(tokens: list[Token], table: int) -> int:
+    kinds = [token.type for token in tokens[table:]]
+    return kinds[: kinds.index("thead_close")].count("th_open")
+
+
 @lru_cache(maxsize=512)
 def safe_html(text: str, breaks: bool = True) -> Markup:
     """Markdown rendered, then cleaned of everything that isn't text, structure or an ordinary link.
@@ -36,7 +43,9 @@ def safe_html(text: str, breaks: bool = True) -> Markup:
     """
     markdown = _RENDERERS[breaks]
     tokens = markdown.parse(text)
-    for token in tokens:
+    for place, token in enumerate(tokens):
+        if token.type == "table_open" and _columns(tokens, place) > _NARROW:
+            token.attrSet("tabindex", "0")  # it may be wider than the page: keys must reach it to scroll
         token.tag = _SHIFTS[breaks].get(token.tag, token.tag)
     clean = nh3.clean(
         markdown.renderer.render(tokens, markdown.options, {}),

@@ -11,6 +11,9 @@ pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
 from sqlalchemy import select  # noqa: E402
 
+from align.data.load import load  # noqa: E402
+from align.recipe import Source  # noqa: E402
+from align.records import Ranking  # noqa: E402
 from labeling.store.models import Label  # noqa: E402
 
 FOUR = {"prompt": "Which?", "responses": ["alpha", "beta", "gamma", "delta"]}
@@ -33,8 +36,10 @@ def sent(page: Any, key: str = "Enter") -> None:
 
 
 def record(site: Any) -> dict[str, int | None]:
-    (row,) = site.records()
-    return dict(zip(row["responses"], row["ranks"], strict=True))
+    """The one ranking that `align rm` would train on, as it reads it."""
+    labels = str(site.config.store.engine.url.database)
+    (row,) = load(Ranking, Source.model_validate({"labels": labels, "held_out": 0.0}), "rankings").train
+    return dict(zip(row.responses, row.ranks, strict=True))
 
 
 def as_ranks(shown: list[tuple[str, str]]) -> dict[str, int | None]:

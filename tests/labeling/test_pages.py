@@ -32,6 +32,10 @@ def violations(page: Any) -> list[str]:
 def test_axe_finds_nothing_on_any_page(site: Any, visit: Any, look: dict[str, Any]) -> None:
     system = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi\n\n> quote"}]
     site.add(*({"prompt": system, "kind": kind, **more} for kind, more in KINDS.items()))
+    long = "```\n" + "a long line " * 40 + "\n```\n\n" + "| a " * 20 + "|\n" + "|---" * 20 + "|\n"
+    (decided,) = site.add({"prompt": long, "responses": [f"{long}{i}" for i in range(9)], "priority": 9})
+    ranks = {"ranks": [1, *[2] * 8], "quality": [None] * 9, "flags": [["fails"], *[[] for _ in range(8)]]}
+    assert site.answer(site.signed_in("bob"), {**ranks, "note": "a word " * 30}).status_code == 200
     page = visit(site, site.person("ann", "admin"), **look)
     found: dict[str, list[str]] = {}
     for path in (
@@ -43,6 +47,7 @@ def test_axe_finds_nothing_on_any_page(site: Any, visit: Any, look: dict[str, An
         "/history",
         "/figures",
         "/review",
+        f"/review/{decided}",
         "/nowhere",
     ):
         page.goto(path)
@@ -70,7 +75,7 @@ def test_axe_finds_nothing_on_any_page(site: Any, visit: Any, look: dict[str, An
     page.goto("/history")
     found["skipped"] = violations(page)
     page.context.clear_cookies()
-    for path in ("/signin", invitation, site.link(site.person("bob"))):
+    for path in ("/signin", invitation, site.link(site.person("carl"))):
         page.goto(path)
         found[path] = violations(page)
     assert {path: wrong for path, wrong in found.items() if wrong} == {}
