@@ -275,6 +275,15 @@ def label(
             show_default=False,
         ),
     ] = None,
+    chat: Annotated[
+        Path | None,
+        typer.Option(
+            "--chat",
+            metavar="RUN",
+            help="Let people talk to this run's policy, on a page of its own.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve the app in which people write demonstrations and rank responses; prints a sign-in link."""
     with reported():
@@ -292,7 +301,7 @@ def label(
         if figures:
             labeling.print_figures(loaded)
         elif tasks is None:
-            labeling.serve(loaded, host, port, url)
+            labeling.serve(loaded, host, port, url, chat)
 
 
 cli_loop.add_to(app)

@@ -6,7 +6,9 @@ import importlib
 import ipaddress
 import logging
 import socket
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -17,6 +19,7 @@ from sqlalchemy import make_url
 
 from align.errors import Terminated, UserError
 from align.recipe import Recipe
+from labeling.companion import Companion
 from labeling.figures.show import show
 from labeling.store.engine import Store
 from labeling.store.people import admin_for_link, end_links, has_admin_account, new_token
@@ -69,8 +72,11 @@ def print_figures(recipe: Recipe) -> None:
         store.close()
 
 
-def serve(recipe: Recipe, host: str, port: int, url: str | None) -> None:
-    """Serve until interrupted. `url`: the address that people see, where a proxy stands before the app."""
+def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | None = None) -> None:
+    """Serve until interrupted. `url`: the address that people see, where a proxy stands before the app.
+
+    `chat`: the run whose policy people may talk to.
+    """
     address = url.rstrip("/") if url else None
     if address and not address.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: it starts with http:// or https://")
@@ -79,6 +85,9 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None) -> None:
         recipe, ("*",) if to_network else LOOPBACK, secure=bool(address and address.startswith("https://"))
     )
     listening = _listen(host, port)
+    if chat is not None:
+        command = [sys.executable, "-m", "align", "chat", str(chat), "--json"]
+        config = replace(config, companion=Companion(command))
     address = address or f"http://{_reached_at(host)}:{listening.getsockname()[1]}"
     print(f"labels are kept in {make_url_shown(config)}")
     print(f"serving {address} {'to the network' if to_network else 'on this machine only'}")
@@ -94,6 +103,8 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None) -> None:
     except (KeyboardInterrupt, Terminated):  # the ways to end it
         print("\nstopped; what people did is kept")
     finally:
+        if config.companion is not None:
+            config.companion.close()
         config.store.close()
 
 

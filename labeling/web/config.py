@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from align.recipe_labeling import Labeling
+from labeling.companion import Companion
 from labeling.guideline import read_guideline
 from labeling.store.engine import Store
 from labeling.store.queue import Rules
@@ -20,6 +21,7 @@ class Config:
     name: str  # the run's
     secure: bool = False  # behind https: cookies are sent over nothing else
     hosts: tuple[str, ...] = ("*",)  # names by which the app may be called
+    companion: Companion | None = None  # the policy that people may talk to
 
     @property
     def rules(self) -> Rules:

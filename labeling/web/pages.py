@@ -42,5 +42,6 @@ def page(
 ) -> HTMLResponse:
     """A page of a template, for a person or for nobody."""
     config: Config = request.app.state.config
-    text = _TEMPLATES.get_template(template).render(who=who, run=config.name, path=request.url.path, **values)
+    values |= {"run": config.name, "path": request.url.path, "chat": config.companion is not None}
+    text = _TEMPLATES.get_template(template).render(who=who, **values)
     return HTMLResponse(text, status)

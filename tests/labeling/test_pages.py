@@ -48,6 +48,7 @@ def test_axe_finds_nothing_on_any_page(site: Any, visit: Any, look: dict[str, An
         "/figures",
         "/review",
         f"/review/{decided}",
+        "/chat",
         "/nowhere",
     ):
         page.goto(path)

@@ -1,0 +1,128 @@
+"""The policy that people talk to: a process of its own, for this one has no torch.
+
+It is `align chat RUN --json`, a line in and a line out. It ends when this process does, however that happens,
+because its input ends; it is started again when somebody asks and it has died.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO, Any
+
+from align.errors import AlignError, UserError
+
+_WAITING = 8  # people at most, the one who is answered included
+_STARTS_WITHIN = 300.0  # seconds: a large base takes its time
+_ANSWERS_WITHIN = 180.0  # seconds
+_ENDS_WITHIN = 5.0  # seconds
+
+
+class Absent(AlignError):
+    """The policy cannot answer now."""
+
+
+class Companion:
+    """One policy, one question at a time; the others wait their turn."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = list(command)
+        self._turn = threading.Lock()
+        self._places = threading.BoundedSemaphore(_WAITING)
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._ready: dict[str, Any] | None = None
+        self._start()
+
+    def answer(self, messages: list[dict[str, str]], turn: int) -> tuple[str, str]:
+        """The policy's answer, and the policy's name.
+
+        Raises Absent where there is none, UserError where the policy cannot read the conversation.
+        """
+        if not self._places.acquire(blocking=False):
+            raise Absent("Too many people wait for the policy: try again in a moment.")
+        try:
+            with self._turn:
+                ready = self._there()
+                said = self._exchange({"messages": messages, "turn": turn})
+        finally:
+            self._places.release()
+        if "error" in said:
+            raise UserError(str(said["error"]))
+        return str(said["text"]), str(ready["ready"])
+
+    def prompt(self, messages: list[dict[str, str]]) -> Any:
+        """The prompt that a conversation is: a text where there is one message, or each stands alone."""
+        alone = len(messages) == 1 or (self._ready or {}).get("template") == "plain"
+        return messages[-1]["content"] if alone else messages
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        with suppress(OSError):
+            process.stdin.close()
+        try:
+            process.wait(_ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _start(self) -> None:
+        self._ready, self._lines = None, queue.Queue()
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C is for the app; the end of its input is for the policy
+        )
+        assert self._process.stdout is not None
+        reader = threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True)
+        reader.start()
+
+    def _there(self) -> dict[str, Any]:
+        """What the policy said when it was ready; started again where it has died."""
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        if self._ready is None:
+            self._ready = self._line(_STARTS_WITHIN, "could not be started: the terminal of the app says why")
+        return self._ready
+
+    def _exchange(self, asked: dict[str, Any]) -> dict[str, Any]:
+        gone = "has ended, and is started again when it is asked: try again"
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise Absent(f"The policy {gone}.") from error
+        return self._line(_ANSWERS_WITHIN, gone)
+
+    def _line(self, seconds: float, gone: str) -> dict[str, Any]:
+        assert self._process is not None
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            self._process.kill()
+            self._process.wait()
+            raise Absent(f"The policy did not answer within {seconds:.0f} seconds.") from None
+        if line is None:
+            self._process.wait()
+            raise Absent(f"The policy {gone}.")
+        found = json.loads(line)
+        assert isinstance(found, dict)
+        return found
+
+
+def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
