@@ -47,6 +47,11 @@ class Sway:
     high: float | None = None
 
     @property
+    def met(self) -> bool:
+        """Whether anybody has judged a task for which something was suggested."""
+        return bool(self.shown.judgements or self.hidden.judgements)
+
+    @property
     def is_clear(self) -> bool:
         """Whether the interval of the difference leaves out zero."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high

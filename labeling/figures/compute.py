@@ -33,6 +33,7 @@ from labeling.figures.shapes import (
     Spread,
 )
 from labeling.store.models import Person
+from labeling.store.sway import sway
 from labeling.work import KINDS
 
 Estimates = Mapping[Hashable, Estimate]
@@ -54,6 +55,7 @@ def figures(session: Session) -> Figures:
         seconds=_seconds(given),
         agreement=_agreement(material, given, rankings, estimates),
         policies=_policies(material, given),
+        sway=measured if (measured := sway(session)).met else None,
     )
 
 

@@ -6,6 +6,8 @@ from datetime import date
 
 from pydantic import BaseModel
 
+from labeling.sway import Sway
+
 
 class Estimate(BaseModel):
     """A number with its 95% interval over prompts, from `count` single judgements on `prompts` prompts."""
@@ -106,6 +108,7 @@ class Figures(BaseModel):
     seconds: dict[str, Spread]
     agreement: Agreement
     policies: Policies
+    sway: Sway | None  # of suggestions; None where nobody has met one
 
     @property
     def answers(self) -> int:

@@ -24,6 +24,12 @@ def show(figures: Figures, console: Console) -> None:
                     table.add_row(*(_text(cell) for cell in row))
                 console.print(table)
             console.print(_text(card.note, "dim"))
+    if figures.sway is not None:
+        console.print()
+        console.print(_text("Suggestions: pairs ordered as suggested", "bold"))
+        for name, group in (("shown", figures.sway.shown), ("hidden", figures.sway.hidden)):
+            share = "–" if group.share is None else f"{group.share:.0%}"
+            console.print(_text(f"{name}: {share} of {group.judgements} answers"))
 
 
 def _text(text: str, style: str = "") -> Text:

@@ -21,13 +21,15 @@ router = APIRouter(include_in_schema=False)
 def figures(request: Request, who: Visitor = Depends(visitor)) -> Response:
     """Everybody's figures for those who review; for others their own, blind to what the rest says."""
     config: Config = request.app.state.config
+    sway = None
     if who.reviews:
         found = all_figures(config)
+        sway = found.sway
         headline, sections = cards.headline(found), cards.sections(found)
     else:
         own = _own_figures(config, who.person)
         headline, sections = cards.own_headline(own), cards.own_sections(own)
-    return page(request, "figures.html", who, headline=headline, sections=sections)
+    return page(request, "figures.html", who, headline=headline, sections=sections, sway=sway)
 
 
 def all_figures(config: Config) -> Figures:

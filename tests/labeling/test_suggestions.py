@@ -253,6 +253,11 @@ def test_a_share_of_tasks_hides_the_suggestion_and_says_so(make_site: Any) -> No
     assert (found.shown.judgements, found.shown.share) == (40 - hidden, 1.0)
     assert (found.hidden.judgements, found.hidden.share) == (hidden, pytest.approx(2.5 / 6))
     assert found.difference == pytest.approx(3.5 / 6) and found.is_clear
+    boss = site.signed_in("boss", "admin")
+    page = boss.get("/figures", headers=HTML).text
+    assert "Do suggestions sway people?" in page and "more often, by 58 points" in page
+    assert boss.get("/api/v1/figures").json()["sway"]["difference"] == pytest.approx(3.5 / 6)
+    assert "sway" not in ann.get("/figures", headers=HTML).text, "a labeler sees what is their own"
 
 
 def test_everything_hidden_and_nothing_hidden(make_site: Callable[..., Any]) -> None:

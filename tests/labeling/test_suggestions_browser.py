@@ -106,5 +106,25 @@ def test_after_the_answer_both_orders_stand_side_by_side(make_site: Any, visit: 
     page.keyboard.press("2")
     page.keyboard.press("Enter")
     page.wait_for_url("**/answered/*")
+    page.wait_for_function("document.activeElement.matches('a, button')")
     page.keyboard.press("Enter")  # on to the next task, which there is none of
     page.get_by_role("heading", name="Nothing waits for you").wait_for()
+
+
+@pytest.mark.parametrize("device", [{}, PHONE], ids=["laptop", "phone"])
+def test_figures_show_how_far_people_are_swayed(make_site: Any, visit: Any, device: dict[str, Any]) -> None:
+    site = make_site(suggestions="prefilled", control=0.5, gold_every=0)
+    suggested(site, *({**FOUR, "prompt": f"p{i}"} for i in range(12)))
+    ann = site.signed_in("ann")
+    for _ in range(12):
+        task = site.taken(ann)
+        ranks = task["start"]["ranks"] if "start" in task else [1, 2, 3, 4]
+        given = {"ranks": ranks, "quality": [None] * 4, "flags": [[]] * 4}
+        assert site.answer(ann, given, task=task).status_code == 200
+    page = visit(site, site.person("boss", "admin"), **device)
+    page.goto("/figures")
+    page.get_by_role("heading", name="Do suggestions sway people?").wait_for()
+    assert wrong(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    inside = "t => t.getBoundingClientRect().right <= t.closest('section').getBoundingClientRect().right + 1"
+    assert page.locator(".sway table").evaluate(inside)

@@ -55,7 +55,6 @@ def test_the_block_for_the_dashboard_says_what_is_known() -> None:
     def text(judgements: list[Judgement]) -> str:
         return " ".join(_TEMPLATES.get_template("_sway.html").render(sway=sway(judgements)).split())
 
-    assert "Nothing has been suggested yet" in text([])
     assert "can't be said" in text(group(True, 1.0, 0.5))
     clear = text(group(True, *[1.0] * 56, *[0.0] * 14) + group(False, *[1.0] * 48, *[0.0] * 32, first=100))
     assert "agree with it more often, by 20 points (95% interval 5 to 33)" in clear
@@ -66,7 +65,12 @@ def test_the_block_for_the_dashboard_says_what_is_known() -> None:
 
 def test_without_a_group_there_is_no_difference() -> None:
     nothing = sway([])
-    assert nothing.difference is None and nothing.shown.share is None and not nothing.is_clear
+    assert (
+        not nothing.met
+        and nothing.difference is None
+        and nothing.shown.share is None
+        and not nothing.is_clear
+    )
     assert sway(group(True, 1.0)).difference is None
     changed = sway([Judgement(1, True, 1.0, True, changed=True)])
     assert (changed.shown.changed, changed.shown.taken) == (1, 1)
