@@ -13,6 +13,7 @@ from ruamel.yaml.reader import ReaderError
 
 from align.errors import UserError
 
+_MOST_VALUES = 100_000  # nine lines of aliases to aliases are a thousand million
 Keys = tuple[str | int, ...]
 
 
@@ -77,6 +78,8 @@ def read(text: str, place_of: Callable[[int, int | None], Place]) -> Document:
         ) from None
     except MarkedYAMLError as error:
         raise _broken(error, text, place_of) from None
+    except RecursionError:
+        raise UserError(f"{place_of(1, None).label}: nested too deeply for a recipe") from None
     except (YAMLError, ValueError) as error:
         raise UserError(f"{place_of(1, None).label}: not valid YAML: {error}") from None
 
@@ -86,9 +89,13 @@ class _Walk:
 
     def __init__(self, yaml: YAML, document: Document, place_of: Callable[[int, int | None], Place]) -> None:
         self.yaml, self.document, self.place_of = yaml, document, place_of
+        self.count = 0
         self.open: set[int] = set()  # nodes that are being read: an alias to one of them never ends
 
     def value(self, node: Node, keys: Keys) -> Any:
+        self.count += 1
+        if self.count > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES} values, each alias counted as what it stands for")
         if id(node) in self.open:
             self.mistake(node, keys, "an alias that holds itself; write the value out")
             return None

@@ -610,3 +610,19 @@ def test_every_field_is_described() -> None:
         if not v.get("description")
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "a: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)),
+            "more than 100000 values",
+        ),
+        ("a: " + "[" * 20_000 + "]" * 20_000, "nested too deeply"),
+    ],
+)
+def test_a_recipe_that_grows_without_end_is_refused_at_once(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UserError, match=says):
+        load_recipe(tmp_path / "recipe.yaml")
