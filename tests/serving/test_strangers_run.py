@@ -206,6 +206,7 @@ TENSORS: list[tuple[Callable[[dict[str, torch.Tensor], str], dict[str, torch.Ten
     (lambda t, k: {n: x for n, x in t.items() if n != k}, "does not fit this base"),
     (lambda t, k: {**t, k.replace("layers.3", "layers.9"): t[k].clone()}, "does not fit this base"),
     (lambda t, k: {**t, "base_model.model.model.norm.weight": torch.zeros(32)}, "no adapter of rank 4"),
+    (lambda t, k: {**t, "base_model.model.model.norm.weight": torch.zeros(4)}, "no adapter of rank 4"),
     (lambda t, k: {}, "holds no tensors"),
 ]
 
