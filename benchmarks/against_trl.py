@@ -1,6 +1,6 @@
 """A recipe's SFT and reward model beside TRL's own trainers.
 
-    python benchmarks/against_trl.py sft|rm [--recipe FILE] [--seed N] [--set KEY=VALUE]
+    python benchmarks/against_trl.py sft|rm [--recipe FILE] [--seed N] [--set KEY=VALUE] [--side align|trl]
 
 Same base, LoRA, token ids, seed and budget (SFT: the same number of demonstrations; reward model: the
 same rankings, which TRL gets expanded into pairs), float32 on the CPU. Both sides are measured by the
@@ -34,6 +34,7 @@ from align.records import Demonstration, Ranking
 from align.stages import rm, sft
 
 ROOT = Path(__file__).resolve().parents[1]
+_TRL_PAIRS = 4  # that go through TRL's model together: less padding and less memory than all of an update
 
 
 def main() -> None:
@@ -44,21 +45,29 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "quickstart.yaml")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--side", choices=["align", "trl"], help="only this one; without it: both")
     arguments = parser.parse_args()
+    sides = [arguments.side] if arguments.side else ["align", "trl"]
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"run.folder={folder}", f"run.seed={arguments.seed}", *arguments.set]
         recipe = load_recipe(arguments.recipe, overrides)
         torch.set_num_threads(recipe.run.threads or torch.get_num_threads())
-        {"sft": compare_sft, "rm": compare_rm}[arguments.stage](recipe, Path(folder))
+        for side in sides:
+            _RUNS[arguments.stage, side](recipe, Path(folder))
 
 
-def compare_sft(recipe: Recipe, folder: Path) -> None:
-    """Held-out nats a response token after the same number of steps, each trainer with its own order."""
+def align_sft(recipe: Recipe, folder: Path) -> None:
+    """Held-out nats a response token."""
     started = time.monotonic()
     sft.run(recipe)
-    ours = time.monotonic() - started
+    seconds = time.monotonic() - started
+    _, held_out = _demonstrations(recipe)
+    report("align sft", seconds=seconds, loss=_nats(recipe, recipe.run.path / "sft" / "final", held_out))
+
+
+def trl_sft(recipe: Recipe, folder: Path) -> None:
+    """The same after the same number of steps, in TRL's own order of the rows."""
     encoded, held_out = _demonstrations(recipe)
-    report("align sft", seconds=ours, loss=_nats(recipe, recipe.run.path / "sft" / "final", held_out))
     rows = [
         {"input_ids": e.prompt + e.responses[0], "labels": [-100] * len(e.prompt) + e.responses[0]}
         for e in encoded
@@ -91,8 +100,8 @@ def compare_sft(recipe: Recipe, folder: Path) -> None:
     report("trl SFTTrainer", seconds=seconds, loss=_nats(recipe, folder / "trl", held_out))
 
 
-def compare_rm(recipe: Recipe, folder: Path) -> None:
-    """Held-out pair accuracy from the same rankings; TRL trains on all their pairs."""
+def align_rm(recipe: Recipe, folder: Path) -> None:
+    """Held-out pair accuracy after SFT and the reward model."""
     sft.run(recipe)
     started = time.monotonic()
     rm.run(recipe)
@@ -100,6 +109,9 @@ def compare_rm(recipe: Recipe, folder: Path) -> None:
     manifest = json.loads((recipe.run.path / "rm" / "manifest.json").read_text())
     report("align rm", seconds=seconds, accuracy=manifest["results"]["eval/accuracy"])
 
+
+def trl_rm(recipe: Recipe, folder: Path) -> None:
+    """Held-out pair accuracy from the same rankings, expanded into all their pairs."""
     assert recipe.data.rankings is not None and recipe.rm.steps is not None
     split = load(Ranking, recipe.data.rankings, "rankings")
     base = find_base(recipe.base)
@@ -118,13 +130,14 @@ def compare_rm(recipe: Recipe, folder: Path) -> None:
         for row in wanted
         for i, j in comparisons(train.records[row].ranks)
     ]
-    batch = math.ceil(len(pairs) / recipe.rm.steps)
+    batch = _TRL_PAIRS * math.ceil(len(pairs) / recipe.rm.steps / _TRL_PAIRS)  # so many pairs an update
     model = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=1, dtype=torch.float32)
     model.config.pad_token_id = base.tokenizer.pad_token_id
     arguments = RewardConfig(
         output_dir=str(folder / "trl"),
         num_train_epochs=1,
-        per_device_train_batch_size=batch,
+        per_device_train_batch_size=_TRL_PAIRS,
+        gradient_accumulation_steps=round(batch / _TRL_PAIRS),
         learning_rate=recipe.rm.learning_rate,
         lr_scheduler_type=recipe.rm.schedule,
         warmup_steps=math.ceil(recipe.rm.warmup * recipe.rm.steps),
@@ -211,6 +224,14 @@ def _nats(recipe: Recipe, adapter: Path, held_out: Encodings[Any]) -> float:
             taken = logprobs.gather(-1, ids[0, 1:, None])[len(e.prompt) - 1 :]
             nats, tokens = nats - float(taken.sum()), tokens + len(taken)
     return nats / tokens
+
+
+_RUNS = {
+    ("sft", "align"): align_sft,
+    ("sft", "trl"): trl_sft,
+    ("rm", "align"): align_rm,
+    ("rm", "trl"): trl_rm,
+}
 
 
 if __name__ == "__main__":
