@@ -243,8 +243,8 @@ def test_several_sources_are_scaled_each_by_its_spread(finished_run: Path, tmp_p
     """And the value model starts as what the first reward model adds to the score."""
     run = tmp_path / "first" / "runs" / "tiny"
     shutil.copytree(finished_run.parents[1], tmp_path / "first")
-    (tmp_path / "lengths.py").write_text("def count(prompts, responses): return [7.0] * len(responses)")
-    rewards = f"[{{run: this, weight: -2.0}}, {{function: '{tmp_path}/lengths.py:count', weight: 0.5}}]"
+    (tmp_path / "seven.py").write_text("def count(prompts, responses): return [7.0] * len(responses)")
+    rewards = f"[{{run: this, weight: -2.0}}, {{function: '{tmp_path}/seven.py:count', weight: 0.5}}]"
     with opened(run, tmp_path / "run", scale_scores="true", rewards=rewards) as (context, stage):
         spread = json.loads((run / "rm" / "final" / "score.json").read_text())["std"]
         assert context.spread == 1.0

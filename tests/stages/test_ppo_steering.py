@@ -15,6 +15,8 @@ import torch
 from align.errors import AlignError
 from align.recipe_ppo import PPO
 from align.rollouts.rollout import Rollout
+from align.runtime.metrics import JsonLines
+from align.runtime.run import BAD_STEPS
 from align.stages import ppo_steer
 from align.stages.ppo_roles import State
 
@@ -53,7 +55,12 @@ def stage(folder: Path, *steps: int) -> Any:
         (folder / "checkpoints" / f"step-{step:06d}").mkdir(parents=True)
     said: list[str] = []
     return SimpleNamespace(
-        folder=folder, checkpoints=folder / "checkpoints", main=True, said=said, say=said.append
+        folder=folder,
+        checkpoints=folder / "checkpoints",
+        bad_steps=JsonLines(folder / BAD_STEPS),
+        main=True,
+        said=said,
+        say=said.append,
     )
 
 
