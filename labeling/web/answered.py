@@ -13,15 +13,16 @@ from labeling.store.models import Item, Label, Suggestion
 from labeling.store.suggestions import AFTER, SEEN
 from labeling.web.config import Config
 from labeling.web.pages import page
-from labeling.web.security import Visitor, visitor
+from labeling.web.security import PEOPLE, Visitor, needs
 from labeling.web.work import ItemId
 from labeling.work import ranks_of
 
 router = APIRouter(include_in_schema=False)
+_person = Depends(needs(*PEOPLE))
 
 
 @router.get("/answered/{label}")
-def answered(request: Request, label: ItemId, who: Visitor = Depends(visitor)) -> Response:
+def answered(request: Request, label: ItemId, who: Visitor = _person) -> Response:
     """An own answer beside the suggestion that was kept back until it was there."""
     config: Config = request.app.state.config
     with config.store.read() as session:

@@ -15,12 +15,12 @@ from labeling.companion import Absent, Companion
 from labeling.store.corrections import keep_correction
 from labeling.web.config import Config
 from labeling.web.pages import page
-from labeling.web.security import Visitor, needs
+from labeling.web.security import PEOPLE, Visitor, needs
 from labeling.web.work import SubmissionId
 from labeling.work import TEXT_LIMIT
 
 router = APIRouter(include_in_schema=False)
-_person = Depends(needs("admin", "reviewer", "labeler"))
+_person = Depends(needs(*PEOPLE))
 Text = Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT)]
 
 

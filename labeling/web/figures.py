@@ -12,13 +12,14 @@ from labeling.figures.shapes import Figures, OwnFigures
 from labeling.store.models import Person
 from labeling.web.config import Config
 from labeling.web.pages import page
-from labeling.web.security import Visitor, visitor
+from labeling.web.security import PEOPLE, Visitor, needs
 
 router = APIRouter(include_in_schema=False)
+_person = Depends(needs(*PEOPLE))
 
 
 @router.get("/figures")
-def figures(request: Request, who: Visitor = Depends(visitor)) -> Response:
+def figures(request: Request, who: Visitor = _person) -> Response:
     """Everybody's figures for those who review; for others their own, blind to what the rest says."""
     config: Config = request.app.state.config
     sway = None

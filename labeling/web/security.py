@@ -22,6 +22,7 @@ from labeling.store.people import find_token, new_token
 from labeling.web.config import Config
 
 COOKIE = "align_session"
+PEOPLE = ("admin", "reviewer", "labeler")  # the roles that are not a machine's
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

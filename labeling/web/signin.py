@@ -14,17 +14,21 @@ from labeling.web.config import Config
 from labeling.web.pages import page
 from labeling.web.security import (
     COOKIE,
+    PEOPLE,
     Throttle,
     Visitor,
     client_of,
     form,
+    form_needs,
     form_visitor,
+    needs,
     session_secret,
     start_session,
     visitor,
 )
 
 router = APIRouter(include_in_schema=False)
+_person, _form_person = Depends(needs(*PEOPLE)), Depends(form_needs(*PEOPLE))
 _JOIN = ("invite", "first")
 _OLD_LINK = "This link has been used or has expired. Ask for a new one."
 
@@ -122,14 +126,12 @@ def signout(request: Request, who: Visitor = Depends(form_visitor)) -> Response:
 
 
 @router.get("/account")
-def account_page(request: Request, who: Visitor = Depends(visitor)) -> Response:
+def account_page(request: Request, who: Visitor = _person) -> Response:
     return page(request, "account.html", who, error=None, done=False)
 
 
 @router.post("/account")
-def account(
-    request: Request, given: dict[str, str] = Depends(form), who: Visitor = Depends(form_visitor)
-) -> Response:
+def account(request: Request, given: dict[str, str] = Depends(form), who: Visitor = _form_person) -> Response:
     """Set or change the own password; one that is there must be given."""
     config: Config = request.app.state.config
     throttle, keys = _slow_down(request, f"as {who.person.name}")

@@ -17,10 +17,11 @@ from labeling.store.models import Draft, Item, Label
 from labeling.store.suggestions import AFTER, PREFILLED, suggestion_for
 from labeling.web.config import Config
 from labeling.web.pages import page
-from labeling.web.security import Visitor, visitor
+from labeling.web.security import PEOPLE, Visitor, needs
 from labeling.work import FLAGS, SKIP_REASONS, drawn_order
 
 router = APIRouter(include_in_schema=False)
+_person = Depends(needs(*PEOPLE))
 ItemId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 SubmissionId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 TITLES = {
@@ -42,7 +43,7 @@ class Answer(BaseModel):
 
 
 @router.get("/")
-def home(request: Request, who: Visitor = Depends(visitor)) -> Response:
+def home(request: Request, who: Visitor = _person) -> Response:
     config: Config = request.app.state.config
     with config.store.read() as session:
         done = done_count(session, who)
@@ -52,7 +53,7 @@ def home(request: Request, who: Visitor = Depends(visitor)) -> Response:
 
 
 @router.get("/work")
-def work(request: Request, who: Visitor = Depends(visitor)) -> Response:
+def work(request: Request, who: Visitor = _person) -> Response:
     config: Config = request.app.state.config
     item = queue.take(config.store, who.person, config.rules)
     if item is None:
@@ -110,9 +111,7 @@ def task_page(request: Request, who: Visitor, item: Item, *, adjudicates: bool, 
 
 
 @router.post("/work/{item}/draft")
-def draft(
-    request: Request, item: ItemId, content: dict[str, Any], who: Visitor = Depends(visitor)
-) -> dict[str, bool]:
+def draft(request: Request, item: ItemId, content: dict[str, Any], who: Visitor = _person) -> dict[str, bool]:
     config: Config = request.app.state.config
     if len(json.dumps(content)) > labels.MAX_DRAFT:
         raise HTTPException(413, "The draft is too large.")
@@ -122,14 +121,14 @@ def draft(
 
 
 @router.post("/work/{item}/heartbeat")
-def heartbeat(request: Request, item: ItemId, who: Visitor = Depends(visitor)) -> dict[str, bool]:
+def heartbeat(request: Request, item: ItemId, who: Visitor = _person) -> dict[str, bool]:
     config: Config = request.app.state.config
     with config.store.write() as session:
         return {"held": queue.heartbeat(session, who.person, item, config.rules)}
 
 
 @router.post("/work/{item}/answer")
-def answer(request: Request, item: ItemId, given: Answer, who: Visitor = Depends(visitor)) -> dict[str, Any]:
+def answer(request: Request, item: ItemId, given: Answer, who: Visitor = _person) -> dict[str, Any]:
     """Add a label; the same submission twice is one label. `next`: the page to see before the next task."""
     config: Config = request.app.state.config
     if given.adjudicates and not who.reviews:
@@ -156,7 +155,7 @@ def answer(request: Request, item: ItemId, given: Answer, who: Visitor = Depends
 
 
 @router.post("/reopen/{label}")
-def reopen(request: Request, label: ItemId, who: Visitor = Depends(visitor)) -> dict[str, int]:
+def reopen(request: Request, label: ItemId, who: Visitor = _person) -> dict[str, int]:
     """Take an own answer back and get the task again with it as a draft."""
     config: Config = request.app.state.config
     with config.store.write() as session:
@@ -166,14 +165,14 @@ def reopen(request: Request, label: ItemId, who: Visitor = Depends(visitor)) -> 
 
 
 @router.get("/history")
-def history(request: Request, who: Visitor = Depends(visitor)) -> Response:
+def history(request: Request, who: Visitor = _person) -> Response:
     config: Config = request.app.state.config
     with config.store.read() as session:
         return page(request, "history.html", who, rows=labels.history(session, who.person), titles=TITLES)
 
 
 @router.get("/guideline")
-def guideline(request: Request, who: Visitor = Depends(visitor)) -> Response:
+def guideline(request: Request, who: Visitor = _person) -> Response:
     config: Config = request.app.state.config
     try:
         return page(request, "guideline.html", who, text=config.guideline())

@@ -124,6 +124,23 @@ def test_only_admins_manage(site: Any, role: str) -> None:
         assert client.post("/api/v1/tasks", json=[{"prompt": "p"}]).status_code == 403
 
 
+def test_a_machines_token_is_no_way_to_work_as_a_person(site: Any) -> None:
+    (item,) = site.add({"prompt": "p", "responses": ["x", "y"]})
+    bot = site.person("bot", "machine")
+    with site.config.store.write() as session:
+        token = new_token(session, "api", person=bot)
+    client = site.client()
+    client.headers["Authorization"] = f"Bearer {token}"
+    for path in ("/", "/work", "/history", "/figures", "/guideline", "/account", "/answered/1"):
+        assert client.get(path).status_code == 403, path
+    for path in (f"/work/{item}/heartbeat", f"/work/{item}/draft", "/reopen/1"):
+        assert client.post(path, json={}).status_code == 403, path
+    assert client.post("/account", data={"password": "long enough password"}).status_code == 403
+    assert client.get("/api/v1/tasks").status_code == 200
+    guess = {"name": "bot", "password": "long enough password"}
+    assert site.client().post("/signin", data=guess).status_code == 401
+
+
 def test_tasks_and_labels_of_others_are_out_of_reach(site: Any) -> None:
     (item,) = site.add({"prompt": "p", "responses": ["x", "y"]})
     ann, bob = site.signed_in("ann"), site.signed_in("bob")
