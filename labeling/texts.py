@@ -30,8 +30,11 @@ _RENDERERS = {breaks: _renderer(breaks) for breaks in (True, False)}
 
 
 def _columns(tokens: list[Token], table: int) -> int:
-    kinds = [token.type for token in tokens[table:]]
-    return kinds[: kinds.index("thead_close")].count("th_open")
+    count = 0
+    while tokens[table].type != "thead_close":  # not by slices: a text may be tables from end to end
+        count += tokens[table].type == "th_open"
+        table += 1
+    return count
 
 
 @lru_cache(maxsize=512)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -292,6 +293,22 @@ def test_names_and_texts_that_look_like_sql_are_texts(make_site: Callable[..., A
     assert client.get("/api/v1/records/rankings.jsonl", params={"guideline": "%"}).status_code == 422
     (row,) = site.records(labelers=[evil])
     assert row["prompt"] == evil and row["labeler"] == evil
+
+
+def test_what_no_database_can_look_for_is_nobody(make_site: Callable[..., Any], database: str) -> None:
+    site = make_site(database)
+    client = site.signed_in("ann", "admin")
+    assert site.client().post("/signin", data={"name": "a\0b", "password": "x"}).status_code == 401
+    for path in (f"/people/{10**30}/close", f"/people/{10**30}/role"):
+        assert client.post(path, data={"role": "labeler"}).status_code == 422
+    found = client.get("/api/v1/records/rankings.jsonl", params={"labeler": "a\0b"})
+    assert found.status_code == 422
+
+
+def test_a_text_that_is_tables_from_end_to_end_is_shown_soon() -> None:
+    begun = time.monotonic()
+    assert safe_html("a|b\n-|-\n\n" * 8000).count("<table>") == 8000
+    assert time.monotonic() - begun < 10  # it took 20 s when each table was told from all that follows
 
 
 def test_an_unknown_host_is_refused_on_loopback(site: Any) -> None:
