@@ -83,7 +83,9 @@ def set_password(person: Person, password: str) -> None:
 
 def check_password(session: Session, name: str, password: str) -> Person | None:
     """The person, if the password is theirs."""
-    person = session.scalar(select(Person).where(Person.name == " ".join(name.split())))
+    name = " ".join(name.split())
+    possible = name.isprintable()  # what no name is a database may refuse to look for
+    person = session.scalar(select(Person).where(Person.name == name)) if possible else None
     known = person.password if person and not person.disabled else None
     try:
         _HASHER.verify(known or _NOBODY, password)

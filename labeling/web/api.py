@@ -30,6 +30,7 @@ Machine = Annotated[Visitor, Depends(needs("admin", "machine"))]
 Reader = Annotated[Visitor, Depends(needs("admin", "reviewer", "machine"))]
 Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Version = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+Name = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Score = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 
 
@@ -191,7 +192,7 @@ def export(
     kind: Literal["prompts", "demonstrations", "rankings"],
     who: Machine,
     guideline: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,64}$")] = None,
-    labeler: Annotated[list[str], Query(max_length=100)] = [],  # noqa: B006
+    labeler: Annotated[list[Name], Query(max_length=100)] = [],  # noqa: B006
     agreement: Annotated[float | None, Query(gt=0, le=1)] = None,
     corrections: bool = False,
     until: Id | None = None,

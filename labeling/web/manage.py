@@ -16,6 +16,7 @@ from labeling.store.people import ROLES, add_person, disable, new_token
 from labeling.web.config import Config
 from labeling.web.pages import page
 from labeling.web.security import Visitor, form, form_needs, needs
+from labeling.web.work import ItemId
 
 router = APIRouter(include_in_schema=False)
 _admin, _form_admin = Depends(needs("admin")), Depends(form_needs("admin"))
@@ -78,7 +79,7 @@ def invite(request: Request, given: dict[str, str] = Depends(form), who: Visitor
 
 
 @router.post("/people/{person}/close")
-def close(request: Request, person: int, who: Visitor = _form_admin) -> Response:
+def close(request: Request, person: ItemId, who: Visitor = _form_admin) -> Response:
     config: Config = request.app.state.config
     if person == who.person.id:
         raise UserError("This is your own account: another admin can close it.")
@@ -93,7 +94,7 @@ def close(request: Request, person: int, who: Visitor = _form_admin) -> Response
 @router.post("/people/{person}/role")
 def change_role(
     request: Request,
-    person: int,
+    person: ItemId,
     given: dict[str, str] = Depends(form),
     who: Visitor = _form_admin,
 ) -> Response:
