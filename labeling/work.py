@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,6 +13,7 @@ from align.errors import UserError
 
 KINDS = ("rank", "demonstrate", "correct", "compare")
 TEXT_LIMIT = 100_000  # characters of what a person writes
+UNSTORABLE = "holds half a character, a NUL, a number without bounds, or is nested more than 50 deep"
 FLAGS = {
     "fails": "Fails the task",
     "inappropriate": "Inappropriate for a customer assistant",
@@ -173,6 +175,19 @@ def ranks_by_score(scores: Sequence[float]) -> list[int]:
     """Ranks by falling score: 1 is best, equal scores are tied."""
     places = {score: i + 1 for i, score in enumerate(sorted(set(scores), reverse=True))}
     return [places[score] for score in scores]
+
+
+def storable(value: Any, depth: int = 50) -> bool:
+    """Whether every database and every reader of JSON takes a value that came as JSON; see UNSTORABLE."""
+    if isinstance(value, str):
+        return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return depth > 0 and all(storable(k) and storable(part, depth - 1) for k, part in value.items())
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(storable(part, depth - 1) for part in value)
+    return True
 
 
 def _texts(value: Any) -> list[str]:

@@ -17,7 +17,7 @@ from align.errors import UserError
 from align.recipe_labeling import MAX_RESPONSES
 from align.records import Demonstration, Prompt, Ranking, RecordError
 from labeling.store.models import Item, Person, Response, Slot, in_turn
-from labeling.work import KINDS
+from labeling.work import KINDS, UNSTORABLE, storable
 
 _KEYS = ("prompt", "responses", "kind", "priority", "overlap", "gold", "meta")
 _RESPONSE_KEYS = ("text", "origin", "author")
@@ -120,6 +120,8 @@ def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
     meta = row.get("meta") or {}
     if not isinstance(meta, Mapping):
         raise RecordError("meta", "must be an object")
+    if not storable(meta):
+        raise RecordError("meta", UNSTORABLE)
     item.meta = dict(meta)
     if row.get("gold") is not None:
         gold = {"prompt": row["prompt"], "responses": [r.text for r in responses], "ranks": row["gold"]}

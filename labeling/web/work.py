@@ -113,7 +113,11 @@ def task_page(request: Request, who: Visitor, item: Item, *, adjudicates: bool, 
 @router.post("/work/{item}/draft")
 def draft(request: Request, item: ItemId, content: dict[str, Any], who: Visitor = _person) -> dict[str, bool]:
     config: Config = request.app.state.config
-    if len(json.dumps(content)) > labels.MAX_DRAFT:
+    try:
+        size = len(json.dumps(content, allow_nan=False))
+    except ValueError as error:
+        raise HTTPException(422, "The draft holds a number without bounds.") from error
+    if size > labels.MAX_DRAFT:
         raise HTTPException(413, "The draft is too large.")
     with config.store.write() as session:
         labels.save_draft(session, who.person, item, content)

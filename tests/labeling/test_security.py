@@ -305,6 +305,26 @@ def test_what_no_database_can_look_for_is_nobody(make_site: Callable[..., Any], 
     assert found.status_code == 422
 
 
+@pytest.mark.parametrize(
+    "value", ["NaN", "1e400", r'"\ud800"', r'"\u0000"', r'{"\ud800": 1}', "[" * 300 + "]" * 300], ids=range(6)
+)
+def test_what_cannot_be_stored_or_read_again_is_refused(
+    make_site: Callable[..., Any], database: str, value: str
+) -> None:
+    site = make_site(database)
+    client = site.signed_in("ann", "admin")
+    as_json = {"Content-Type": "application/json"}
+    task = f'[{{"prompt": "p", "responses": ["x", "y"], "meta": {{"x": {value}}}}}]'
+    assert client.post("/api/v1/tasks", content=task, headers=as_json).status_code == 422
+    assert client.get("/api/v1/tasks").json()["tasks"] == []
+    site.add({"prompt": "p", "responses": ["x", "y"]})
+    draft = f'{{"note": {value}}}'
+    path = f"/work/{site.taken(client)['item']}/draft"
+    is_number = value in ("NaN", "1e400")  # a draft may hold half of what somebody types
+    assert client.post(path, content=draft, headers=as_json).status_code == (422 if is_number else 200)
+    assert "note" not in site.taken(client)["draft"] or not is_number
+
+
 def test_a_text_that_is_tables_from_end_to_end_is_shown_soon() -> None:
     begun = time.monotonic()
     assert safe_html("a|b\n-|-\n\n" * 8000).count("<table>") == 8000
