@@ -10,6 +10,7 @@ import json
 import queue
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import IO, Any
@@ -82,6 +83,7 @@ class Companion:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
+            errors="replace",
             start_new_session=True,  # Ctrl-C is for the app; the end of its input is for the policy
         )
         assert self._process.stdout is not None
@@ -93,33 +95,58 @@ class Companion:
         if self._process is None or self._process.poll() is not None:
             self._start()
         if self._ready is None:
-            self._ready = self._line(_STARTS_WITHIN, "could not be started: the terminal of the app says why")
+            gone = "could not be started: the terminal of the app says why"
+            self._ready = self._line(("ready",), _STARTS_WITHIN, gone)
         return self._ready
 
     def _exchange(self, asked: dict[str, Any]) -> dict[str, Any]:
         gone = "has ended, and is started again when it is asked: try again"
         assert self._process is not None and self._process.stdin is not None
+        while not self._lines.empty():  # what was said before this was asked is no answer to it
+            if self._lines.get() is None:
+                self._kill()
+                raise Absent(f"The policy {gone}.")
+        watch = threading.Timer(_ANSWERS_WITHIN, self._process.kill)  # who does not read holds up who writes
+        watch.daemon = True
+        watch.start()
         try:
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
         except OSError as error:
+            self._kill()
             raise Absent(f"The policy {gone}.") from error
-        return self._line(_ANSWERS_WITHIN, gone)
+        finally:
+            watch.cancel()
+        return self._line(("text", "error"), _ANSWERS_WITHIN, gone)
 
-    def _line(self, seconds: float, gone: str) -> dict[str, Any]:
-        assert self._process is not None
-        try:
-            line = self._lines.get(timeout=seconds)
-        except queue.Empty:
+    def _line(self, wanted: Sequence[str], seconds: float, gone: str) -> dict[str, Any]:
+        """The next line that says one of these; what libraries print between them is passed over."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                self._kill()
+                raise Absent(f"The policy did not answer within {seconds:.0f} seconds.") from None
+            if line is None:
+                self._kill()
+                raise Absent(f"The policy {gone}.")
+            found = _object(line)
+            if any(key in found for key in wanted):
+                return found
+
+    def _kill(self) -> None:
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
-            raise Absent(f"The policy did not answer within {seconds:.0f} seconds.") from None
-        if line is None:
-            self._process.wait()
-            raise Absent(f"The policy {gone}.")
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
         found = json.loads(line)
-        assert isinstance(found, dict)
-        return found
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:

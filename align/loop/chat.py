@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -180,6 +181,8 @@ def serve_lines(partner: Partner, lines: TextIO, out: TextIO) -> None:
 def chat(partner: Partner, keeper: Callable[[], Keeper], as_json: bool) -> int:
     """On this process's own streams; the exit code."""
     if as_json:
-        serve_lines(partner, sys.stdin, sys.stdout)
+        out = sys.stdout
+        with redirect_stdout(sys.stderr):  # what libraries print is no answer
+            serve_lines(partner, sys.stdin, out)
         return 0
     return Chat(partner, keeper, sys.stdin, sys.stdout, sys.stderr).run()

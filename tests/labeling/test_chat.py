@@ -20,7 +20,8 @@ from labeling_app import Site  # noqa: E402
 from labeling import companion as module  # noqa: E402
 from labeling.companion import Absent, Companion  # noqa: E402
 
-# A policy that says what it is told to: `die` ends it, `wait` never answers, `long` refuses.
+# A policy that says what it is told to: `die` ends it, `wait` never answers, `long` refuses, `chatter` prints
+# what is no answer before and after its own, `deaf` reads no more, `mute` says no more.
 PRETENDER = """
 import json, os, sys, time
 print(json.dumps({"ready": "mine/ppo 12ab", "template": sys.argv[1]}), flush=True)
@@ -32,7 +33,16 @@ for line in sys.stdin:
     if word == "wait":
         time.sleep(600)
     answer = {"error": "begin a new conversation"} if word == "long" else {"text": f"{len(messages)}: {word}"}
+    if word == "chatter":
+        sys.stdout.buffer.write(b"Loading: 100%\\n\\xff\\xfe\\n[1]\\n{}\\n")
     print(json.dumps(answer), flush=True)
+    if word == "chatter":
+        print(json.dumps({"text": "of somebody else"}), "done", sep="\\n", flush=True)
+    if word == "deaf":
+        time.sleep(600)
+    if word == "mute":
+        os.close(1)
+        time.sleep(600)
 """
 ATTACK = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
@@ -128,6 +138,36 @@ def test_a_policy_that_does_not_answer_is_ended(
     monkeypatch.setattr(module, "_ANSWERS_WITHIN", 0.5)
     with pytest.raises(Absent, match="did not answer"):
         companion.answer([user("wait")], 0)
+    monkeypatch.undo()
+    assert companion.answer([user("hi")], 0)[0] == "1: hi"
+
+
+def test_what_is_printed_beside_the_answers_is_no_answer(policy: Callable[..., Companion]) -> None:
+    companion = policy()
+    assert companion.answer([user("chatter")], 0)[0] == "1: chatter"
+    time.sleep(0.5)
+    assert companion.answer([user("hi")], 0)[0] == "1: hi", "everybody gets the answer to what they asked"
+
+
+@pytest.mark.parametrize("word", ["deaf", "mute"])
+def test_a_policy_that_reads_or_says_no_more_is_ended(
+    policy: Callable[..., Companion], monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    companion = policy()
+    companion.answer([user(word)], 0)
+    monkeypatch.setattr(module, "_ANSWERS_WITHIN", 1.0)
+    failed: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            companion.answer([user("x" * 1_000_000)], 0)
+        except Absent as error:
+            failed.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(20)
+    assert len(failed) == 1, "who asks it waits for ever"
     monkeypatch.undo()
     assert companion.answer([user("hi")], 0)[0] == "1: hi"
 
