@@ -9,8 +9,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeling.store.items import add_items
-from labeling.store.labels import keep_guideline, last_on, reopen, submit
-from labeling.store.models import Draft, Item, Label, Person, now
+from labeling.store.labels import NotYours, keep_guideline, last_on, reopen, submit
+from labeling.store.models import Draft, Item, Label, Person, in_turn, now
 from labeling.store.queue import place_for
 
 
@@ -33,7 +33,10 @@ def keep_correction(
     second call with the same `submission` adds nothing. `guideline` is its text. Raises UserError where the
     prompt or the text is none.
     """
+    in_turn(session, "items")  # who comes second with the same submission sees the first one's label
     known = session.scalar(select(Label).where(Label.submission == submission))
+    if known is not None and known.person_id != person.id:
+        raise NotYours("This answer was given by somebody else.")
     if known is not None:
         return known
     responses = [{"text": answer, "origin": origin}] if answer.strip() else []
