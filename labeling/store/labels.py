@@ -14,13 +14,14 @@ from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
 from align.records import Ranking
-from labeling.store.models import Draft, Guideline, Item, Label, Person, now
+from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, now
 from labeling.store.people import add_person
 from labeling.store.queue import lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion
 from labeling.work import checked, drawn_order, in_item_order, in_shown_order
 
 MAX_DRAFT = 400_000  # characters of JSON
+_TOGETHER = 1000  # rows asked for at once
 
 
 class NotYours(UserError):
@@ -150,7 +151,8 @@ def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
 
     Who has no account here gets one that is closed. Later rankings of a person replace earlier ones.
     """
-    kept = 0
+    kept, said = 0, list(said)
+    _lock(session, {number for number, _ in said})
     people = {person.name: person for person in session.scalars(select(Person))}
     for number, ranking in said:
         item = session.get_one(Item, number)
@@ -185,6 +187,21 @@ def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
         session.flush()
         kept += 1
     return kept
+
+
+def _lock(session: Session, items: set[int]) -> None:
+    """Take what others hold while they wait to write a label: the tasks, then their places.
+
+    To be called before the first of several labels in a transaction: who has written one waits for nobody.
+    """
+    for start in range(0, len(items), _TOGETHER):
+        some = sorted(items)[start : start + _TOGETHER]
+        tasks = select(Item.id).where(Item.id.in_(some)).order_by(Item.id)
+        session.execute(tasks.with_for_update(key_share=True)).all()
+    for start in range(0, len(items), _TOGETHER):
+        some = sorted(items)[start : start + _TOGETHER]
+        places = select(Slot.id).where(Slot.item_id.in_(some)).order_by(Slot.id)
+        session.execute(places.with_for_update()).all()
 
 
 def last_own(session: Session, person: Person) -> Label | None:

@@ -112,3 +112,69 @@ def test_numbers_of_labels_are_committed_in_their_order(team: Any) -> None:
     with team.config.store.read() as session:
         assert session.scalars(select(Label.id).order_by(Label.id)).all() == [1, 2], "1 was there before 2"
     thread.join()
+
+
+def test_a_correction_that_comes_twice_at_once_is_kept(team: Any) -> None:
+    from labeling.store.corrections import keep_correction
+
+    ann = team.person("ann")
+    said = {"answer": "wrong", "text": "right", "origin": "mine/ppo", "guideline": "g", "seconds": 1.0}
+
+    def keep(submission: str, prompt: str) -> int:
+        with team.config.store.write() as session:
+            person = session.get_one(Person, ann.id)
+            more = {"secret": "s", "submission": submission, "prompt": prompt}
+            return keep_correction(session, person, **said, **more).id
+
+    for i in range(5):
+        found = at_once(*[partial(keep, secrets.token_hex(16), f"p{i}")] * 4)
+        assert len(set(found)) == 1, found
+        assert len(team.records("demonstrations")) == i + 1
+
+
+def test_an_import_and_a_reviewer_at_once_wait_for_each_other_only_once(
+    team: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align.records import Ranking
+    from labeling.store import labels
+
+    first, second = team.add(*({"prompt": f"p{i}", "responses": ["x", "y"]} for i in range(2)))
+    ann = team.signed_in("ann")
+    for _ in range(2):  # no place is free: a further one is made while the task is locked
+        assert team.answer(ann, PAIR).status_code == 200
+    said = [(task, Ranking("p", ("x", "y"), (1, 2), labeler="cat")) for task in (first, second)]
+    wrote, decides = threading.Event(), threading.Event()
+    checked, lock_item = labels.checked, labels.lock_item
+    calls: list[int] = []
+
+    def slow_checked(*given: Any) -> Any:
+        if len(given) == 3:
+            calls.append(1)
+        if len(calls) == 2 and not wrote.is_set():  # a label is written, a second one comes
+            wrote.set()
+            decides.wait(3)  # a reviewer has its task by then, if that can be
+        return checked(*given)
+
+    def told_lock(session: Any, item: int) -> bool:
+        wrote.wait(10)
+        found = lock_item(session, item)
+        decides.set()
+        return found
+
+    monkeypatch.setattr(labels, "checked", slow_checked)
+    monkeypatch.setattr(labels, "lock_item", told_lock)
+    eve = team.person("eve", "reviewer")
+
+    def bring() -> int:
+        with team.config.store.write() as session:
+            return labels.keep_rankings(session, said)
+
+    def decide() -> int:
+        with team.config.store.write() as session:
+            item, person = session.get_one(Item, second), session.get_one(Person, eve.id)
+            more = {"secret": "s", "guideline": None, "seconds": 1.0, "adjudicates": True}
+            submission = secrets.token_hex(16)
+            return submit(session, person, item, content=PAIR, submission=submission, **more).item_id
+
+    kept, decided = at_once(bring, decide)
+    assert (kept, decided) == (2, second)
