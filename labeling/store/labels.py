@@ -160,6 +160,8 @@ def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
         if item.gold is not None or not ordered or ranking.labeler is None:
             continue
         name = " ".join(ranking.labeler.split())
+        if name in people and people[name].role == "machine":
+            continue  # our own machine's labels, exported: no person said so
         if name not in people:
             people[name] = add_person(session, name, "labeler")
             people[name].disabled = now()

@@ -118,3 +118,13 @@ def test_a_bad_file_is_told_by_its_place_and_adds_nothing(
         assert reply.status_code == 422 and name in reply.text, reply.text
     assert admin.get("/api/v1/tasks").json()["tasks"] == []
     assert "No such file" in run(site, tmp_path / "none.jsonl").output
+
+
+def test_what_our_own_machine_said_comes_back_as_nobodys_label(site: Any, tmp_path: Path) -> None:
+    site.person("rm-bot", "machine")
+    row = {"prompt": "p", "responses": ["x", "y"], "ranks": [1, 2]}
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(json.dumps(row | {"labeler": name}) + "\n" for name in ("rm-bot", "ann")))
+    result = run(site, path, "--with-labels")
+    assert result.exit_code == 0 and "1 ranking kept as labels" in result.output.replace("\n", " ")
+    assert [record["labeler"] for record in site.records()] == ["ann"]
