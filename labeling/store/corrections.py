@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from labeling.store.items import add_items
 from labeling.store.labels import NotYours, keep_guideline, last_on, reopen, submit
 from labeling.store.models import Draft, Item, Label, Person, in_turn, now
-from labeling.store.queue import place_for
+from labeling.store.queue import PRIVATE, place_for
 
 
 def keep_correction(
@@ -40,7 +40,7 @@ def keep_correction(
     if known is not None:
         return known
     responses = [{"text": answer, "origin": origin}] if answer.strip() else []
-    row = {"prompt": prompt, "responses": responses, "overlap": 1, "meta": {"chat": origin}}
+    row = {"prompt": prompt, "responses": responses, "overlap": 1, "meta": {PRIVATE: origin}}
     added = add_items(session, [row], 1, person)
     item = session.get_one(Item, (added.ids or added.before)[0])
     slot = place_for(session, person, item.id)

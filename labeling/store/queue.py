@@ -14,6 +14,7 @@ from labeling.store.engine import Store
 from labeling.store.models import Draft, Item, Label, Person, Response, Slot, Suggestion, now
 
 _TRIES = 20
+PRIVATE = "private_conversation_with"  # in a task's meta: nobody gets it but who made it
 MANY = 100  # so many waiting tasks are counted for a page: a queue may be long
 
 
@@ -132,6 +133,7 @@ def _available(person: Person, rules: Rules) -> Select[Slot]:
         .where(
             or_(state == "free", and_(state == "leased", Slot.leased_until < now())),
             Item.gold.is_(None),
+            or_(Item.created_by == person.id, Item.meta[PRIVATE].as_string().is_(None)),
             ~exists().where(mine.item_id == Slot.item_id, mine.person_id == person.id),
             ~exists().where(Response.item_id == Slot.item_id, Response.author_id == person.id),
             ~skipped,

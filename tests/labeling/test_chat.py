@@ -104,6 +104,39 @@ def test_a_correction_is_the_persons_own_label(talking: Site) -> None:
     assert len(talking.records("demonstrations")) == 1
 
 
+def test_a_conversation_is_nobody_elses_task(make_site: Any, database: str) -> None:
+    """Also when the correction is taken back, which frees its place in the queue."""
+    from sqlalchemy import select
+
+    from labeling.store.corrections import keep_correction
+    from labeling.store.models import Person
+
+    site = make_site(database)
+    site.add({"prompt": "for all", "responses": ["x", "y"]})
+    mine, bob = site.signed_in("ann"), site.signed_in("bob")
+    with site.config.store.write() as session:
+        label = keep_correction(
+            session,
+            session.scalar(select(Person).where(Person.name == "ann")),
+            prompt=[user("a secret")],
+            answer="no",
+            text="yes",
+            origin="mine/sft a1",
+            guideline=site.config.guideline(),
+            seconds=1.0,
+            secret=site.config.secret,
+            submission="a" * 32,
+        ).id
+    item = mine.post(f"/reopen/{label}").json()["item"]
+    task = site.taken(mine)
+    assert task["item"] == item
+    assert site.answer(mine, {"reason": "expertise"}, task=task, skip=True).status_code == 200
+    task = site.taken(bob)
+    assert task["item"] != item and "a secret" not in bob.get("/work").text
+    site.answer(bob, {"reason": "expertise"}, task=task, skip=True)
+    assert "a secret" not in bob.get("/work").text
+
+
 def test_only_people_who_are_signed_in_talk(talking: Site) -> None:
     asked = {"messages": [user("hi")]}
     assert talking.client().post("/chat/answer", json=asked).status_code == 401
