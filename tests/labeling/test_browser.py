@@ -93,6 +93,18 @@ def test_moving_tying_and_undoing_by_keys(site: Any, visit: Any) -> None:
     assert record(site) == as_ranks(shown)
 
 
+def test_enter_submits_after_the_circles_were_pressed_with_the_mouse(site: Any, visit: Any) -> None:
+    site.add(FOUR)
+    page = visit(site, site.person("ann"))
+    page.goto("/work")
+    for _ in range(4):
+        page.locator(".card:not(.ranked) .rank").first.click()
+    shown = on_screen(page)
+    assert [rank for _, rank in shown] == ["1", "2", "3", "4"]
+    sent(page)
+    assert record(site) == as_ranks(shown)
+
+
 def test_dragging_with_the_mouse(site: Any, visit: Any) -> None:
     site.add(FOUR)
     page = visit(site, site.person("ann"))

@@ -140,7 +140,11 @@ function keys(event) {
 
 list.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do]");
-  if (button) ACTIONS[button.dataset.do](cards.indexOf(button.closest(".card")));
+  if (!button) return;
+  const place = cards.indexOf(button.closest(".card"));
+  ACTIONS[button.dataset.do](place);
+  // After a press of the mouse Enter submits: on the circle it would take the rank away again.
+  if (event.detail && button.dataset.do !== "edit") mark(place, false);
 });
 list.addEventListener("focusin", (event) => {
   const card = event.target.closest(".card");
