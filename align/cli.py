@@ -24,6 +24,7 @@ from align.cli_parts import (
     quiet_bars,
     run_stages,
 )
+from align.errors import UserError
 from align.failures import reported
 
 HELP = """Teach a language model what people prefer: three stages, one recipe file.
@@ -295,6 +296,8 @@ def label(
 
             print(read_guideline(None), end="")
             return
+        if with_labels and tasks is None:
+            raise UserError("--with-labels goes with --import FILE: it says what to keep of that file")
         labeling = labeling_app()
         if tasks is not None:
             labeling.import_tasks(loaded, tasks, with_labels)

@@ -81,6 +81,8 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
     if address and not address.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: it starts with http:// or https://")
     to_network = address is not None or not _is_loopback(host)
+    if chat is not None and not (chat / "recipe.yaml").is_file():  # before anything is printed or made
+        raise UserError(f"--chat {chat}: that is not the folder of a run that has begun")
     config = make_config(
         recipe, ("*",) if to_network else LOOPBACK, secure=bool(address and address.startswith("https://"))
     )

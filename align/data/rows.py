@@ -61,6 +61,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     kind = kind_of(path.name)
     if kind is None and path.is_dir():
         raise FileError("", "is a folder: name a file")
+    if kind is None and not path.exists():
+        raise FileError("", "no such file")
     if kind is None:
         raise FileError(
             "",

@@ -133,6 +133,9 @@ def test_wrong_starts_are_told_in_a_line(tmp_path: Path) -> None:
     assert "cannot be opened" in away and "secret" not in away
     assert "No such file" in said("--set", "labeling.guideline=nothing.md")
     assert "is a folder" in said("--import", str(tmp_path))
+    assert "no such file" in said("--import", str(tmp_path / "nothing"))
+    assert "goes with --import" in said("--with-labels")
+    assert "--chat" in said("--chat", str(tmp_path / "no-run"))
 
 
 def test_links_made_before_end_when_the_app_opens_to_the_network(site: Any) -> None:
