@@ -105,6 +105,16 @@ def test_enter_submits_after_the_circles_were_pressed_with_the_mouse(site: Any, 
     assert record(site) == as_ranks(shown)
 
 
+def test_enter_submits_after_a_choice_was_pressed_with_the_mouse(site: Any, visit: Any) -> None:
+    site.add({"prompt": "Which?", "responses": ["alpha", "beta"], "kind": "compare"})
+    page = visit(site, site.person("ann"))
+    page.goto("/work")
+    worse, better = (card.locator(".text").inner_text() for card in page.locator(".card").all())
+    page.locator(".verdict label").nth(1).click()
+    sent(page)
+    assert record(site) == {better: 1, worse: 2}
+
+
 def test_dragging_with_the_mouse(site: Any, visit: Any) -> None:
     site.add(FOUR)
     page = visit(site, site.person("ann"))

@@ -139,7 +139,7 @@ export function start({ empty, show, keys }) {
     if (own) return event.preventDefault();
     if (event.altKey) return;
     const common = { u: undo, s: task.adjudicates ? null : skip, "?": () => byId("help-dialog").showModal() };
-    if (event.key === "Enter" && !target.closest("button, a, summary, label")) common.Enter = () => submit();
+    if (event.key === "Enter" && !target.closest("button, a, summary")) common.Enter = () => submit();
     if (common[event.key]) {
       event.preventDefault();
       common[event.key]();
