@@ -20,6 +20,8 @@ from align.cli_parts import (
 )
 from align.failures import reported
 
+KEPT = "what came so far is kept; the same command goes on"
+
 
 class PolicyName(StrEnum):
     base = "base"
@@ -141,7 +143,7 @@ def generate(
     token_file: TokenFile = None,
 ) -> None:
     """Sample responses from a policy into the labeling queue; a rerun goes on and doubles nothing."""
-    with reported():
+    with reported() as context:
         from align.recipe_file import load_recipe
 
         loaded = load_recipe(recipe, overrides or ())
@@ -154,6 +156,7 @@ def generate(
         wanted = Wanted(stage.value, k, count, drawing, priority.value, models, to, url, token_file)
         check(wanted)
         quiet_bars()
+        context.kept = KEPT
         run(loaded, wanted)
 
 
@@ -166,9 +169,10 @@ def suggest(
     base: MovedBase = None,
 ) -> None:
     """Score an app's tasks with a run's reward model; labeling.suggestions says what people see of it."""
-    with reported():
+    with reported() as context:
         from align.serving.suggest import suggest as send
 
+        context.kept = KEPT
         send(run, url, token_file, base)
 
 

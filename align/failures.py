@@ -43,6 +43,7 @@ class Context:
 
     stage: str | None = None  # None: nothing that could go on
     folder: Path | None = None  # the stage's run folder, where the traceback of a bug goes
+    kept: str | None = None  # what to say where the command is interrupted, if not that nothing was changed
 
 
 @contextmanager
@@ -96,7 +97,7 @@ def _tell(error: BaseException, context: Context) -> int:
             ("stopped", TERMINATED) if isinstance(error, Terminated) else ("interrupted", INTERRUPTED)
         )
         if main and not _launched():  # the launching process says it once for all
-            say(GOES_ON if context.stage else "nothing was changed", title)
+            say(GOES_ON if context.stage else context.kept or "nothing was changed", title)
         return code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)

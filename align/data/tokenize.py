@@ -278,7 +278,8 @@ def _refuse_long(records: Sequence[R], lengths: NDArray[np.int64], limit: _Limit
         raise UserError(
             f"{limit.where}: {len(long)} of {len(lengths)} records have more than {limit.tokens} tokens. "
             f"The first is {_named(records, first)}, {lengths[first]} tokens. The longest has {longest}: "
-            f"raise `{limit.key}` to {longest}, or shorten or drop these records."
+            f"raise `{limit.key}` to {longest}, shorten or drop these records, or leave them out with "
+            "`on_bad_record: skip`."
         )
 
 
@@ -290,7 +291,8 @@ def _refuse_beyond(template: Template, longest: int, limit: _Limit) -> None:
     lower = ", or lower `ppo.max_response_tokens`" if limit.room else ""
     raise UserError(
         f"{limit.where}: the longest record has {longest} tokens{after}, and the base reads at most "
-        f"{template.positions}: shorten or drop the long records{lower}, or take another base"
+        f"{template.positions}: shorten or drop the long records, or leave them out with `on_bad_record: "
+        f"skip`{lower}, or take another base"
     )
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import typer
 from rich.console import Console
 
 from align.data.load import load
@@ -106,9 +107,12 @@ def iterate(
         if step.what in ("ask", "sample"):
             prompts_left = (loop.ask if step.what == "ask" else loop.sample)(step.count, number)
         elif step.what == "sft":
-            train("sft", loop.frozen("sft", loop.recipe))
+            with loop.frozen("sft", "sft", loop.recipe) as frozen:
+                train("sft", frozen)
         elif step.what in ("rm", "ppo"):
-            train("rm" if step.what == "rm" else "ppo", loop.frozen(f"round-{number}", loop.of_round(number)))
+            stage: Stage = "rm" if step.what == "rm" else "ppo"
+            with loop.frozen(f"round-{number}", f"round-{number}/{stage}", loop.of_round(number)) as frozen:
+                train(stage, frozen)
         else:
             break
     if step.what == "stuck":
@@ -186,8 +190,13 @@ class _Loop:
         rm, ppo = recipe.rm.model_copy(update=start), recipe.ppo.model_copy(update=start)
         return recipe.model_copy(update={"run": run, "rm": rm, "ppo": ppo})
 
-    def frozen(self, name: str, recipe: Recipe) -> Path:
-        """The recipe file of this name; at first it is written, with the labels that there are now."""
+    @contextmanager
+    def frozen(self, name: str, stage: str, recipe: Recipe) -> Iterator[Path]:
+        """The recipe file of this name; at first it is written, with the labels that there are now.
+
+        Where the stage is refused before it has done anything, the file goes again: what the person then
+        changes has to count.
+        """
         path = self._frozen(name)
         if not path.exists():
             until = self._progress(None).last_label
@@ -201,7 +210,12 @@ class _Loop:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, dump(recipe.model_copy(update={"data": data})))
             self.say(f"{path} has the recipe, with the labels up to number {until}")
-        return path
+        try:
+            yield path
+        except (UserError, typer.Exit) as error:
+            if error.exit_code == UserError.exit_code and not any(self.folder.glob(f"{stage}/checkpoints/*")):
+                path.unlink()
+            raise
 
     def _frozen(self, name: str) -> Path:
         return self.folder / "iterate" / f"{name}.yaml"
@@ -270,6 +284,8 @@ def _checked(recipe: Recipe) -> Recipe:
     if any(entry.format == LABELS for entry in source(recipe, "prompts", "iterate").entries):
         raise UserError("data.prompts: tasks are made of prompts, so these come from elsewhere than labels")
     for kind in ("demonstrations", "rankings"):
+        if any(entry.until is not None for entry in _of_labels(recipe, kind)):
+            raise UserError(f"data.{kind}: leave out until; iterate says for each round which labels are its")
         labels = {entry.path for entry in _of_labels(recipe, kind)}
         if labels - {database} or kind == "rankings" and not labels:
             raise UserError(

@@ -163,6 +163,7 @@ def test_prompts_that_run_out_are_told(
         ({"data": {"prompts": "p", "rankings": "rankings.jsonl"}}, "answers go"),
         ({"data": {"prompts": "p", "rankings": {"labels": "other.db"}}}, "answers go"),
         ({"data": {"template": "plain"}}, "names no data.prompts"),
+        ({"data": {"prompts": "p", "rankings": {"labels": "other.db", "until": 3}}}, "leave out until"),
     ],
 )
 def test_what_leaves_no_room_for_rounds_is_told(
@@ -173,3 +174,21 @@ def test_what_leaves_no_room_for_rounds_is_told(
         path.write_text(json.dumps({**json.loads(path.read_text()), "data": sections["data"]}))
     with pytest.raises(UserError, match=told):
         Round(path).go()
+
+
+def test_a_round_that_was_refused_takes_the_corrected_recipe(
+    tiny_recipe: Callable[..., Path], make_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    labels = str(tmp_path / "labels.db")
+    read = {"labels": labels, "held_out": 0.3}
+    data = {"demonstrations": read, "rankings": read, "prompts": {"train": "prompts.jsonl", "held_out": 0.2}}
+    fields = {"data": {**data, "template": "plain"}, "labeling": {"database": labels}}
+    work = Round(tiny_recipe(**fields, sft={"max_length": 2}))
+    work.go()
+    client = (site := make_site(labels)).signed_in("ann")
+    for _ in range(4):
+        assert site.answer(client, {"text": " bright and moving"}).status_code == 200
+    with pytest.raises(UserError, match="on_bad_record: skip"):
+        work.go()
+    work.path = tiny_recipe(**fields)
+    assert "0 of 5 rankings are there" in work.go()
