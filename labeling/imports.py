@@ -49,7 +49,7 @@ def import_file(
 
     def rows() -> Iterator[Any]:
         nonlocal place
-        for place, row in read_rows(path):  # noqa: B007
+        for place, row in read_rows(path):  # noqa: B007  the except below tells the place
             if isinstance(row, RecordError):
                 raise row
             yield row

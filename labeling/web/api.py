@@ -192,7 +192,7 @@ def export(
     kind: Literal["prompts", "demonstrations", "rankings"],
     who: Machine,
     guideline: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,64}$")] = None,
-    labeler: Annotated[list[Name], Query(max_length=100)] = [],  # noqa: B006
+    labeler: Annotated[list[Name], Query(max_length=100)] = [],  # noqa: B006  FastAPI copies it
     agreement: Annotated[float | None, Query(gt=0, le=1)] = None,
     corrections: bool = False,
     until: Id | None = None,

@@ -20,6 +20,7 @@ _NAME = 34  # characters of a row's name
 def chart(card: Card, number: int) -> Markup:
     """A card's chart; `number` tells it from the page's others."""
     draw = {Dots: _dots, Bars: _bars, Columns: _columns}[type(card.chart)]
+    # The dictionary pairs each kind with its function, which its type can't say.
     parts, height = draw(card.chart)  # type: ignore[operator]
     names = (
         f'<title id="c{number}t">{escape(card.title)}</title><desc id="c{number}d">{escape(card.note)}</desc>'
