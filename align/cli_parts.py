@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from align.errors import UserError
 from align.failures import ended, reported
 
 RecipeFile = Annotated[
@@ -99,15 +97,11 @@ def run_stages(
                 raise typer.Exit(code)
 
 
-def labeling_app() -> ModuleType:
+def labeling_app() -> Any:
     """The app, which needs libraries of its own."""
-    try:
-        return importlib.import_module("labeling.serve")
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"align label needs {error.name}, which is not installed. "
-            "What to do: pip install 'align-rlhf[labeling]'"
-        ) from error
+    from align.loop.queues import labeling_package
+
+    return labeling_package("labeling.serve")
 
 
 def quiet_bars() -> None:

@@ -129,5 +129,5 @@ def labeling_package(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"this needs {error.name}, which is not installed. What to do: pip install 'align-rlhf[labeling]'"
+            f"the labeling app needs {error.name}, which is not installed: pip install 'align-rlhf[labeling]'"
         ) from error
