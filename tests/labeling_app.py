@@ -212,6 +212,12 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+def arrived(found: Any) -> None:
+    """Wait for what stands on a page that was walked to, and for that page's script, which keys need."""
+    found.wait_for()
+    found.page.wait_for_load_state("load")
+
+
 @pytest.fixture
 def visit(browser: Any, served: Callable[[Site], str]) -> Iterator[Callable[..., Any]]:
     """A page of the browser, signed in; anything the page complains of fails the test."""

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
+from labeling_app import arrived  # noqa: E402
 from sqlalchemy import select  # noqa: E402
 
 from align.data.load import load  # noqa: E402
@@ -211,14 +212,14 @@ def test_all_bad_skip_and_reopen(site: Any, visit: Any) -> None:
     page.get_by_text("Rank at least two responses").wait_for()
     page.keyboard.press("b")
     page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Which response is better?").wait_for()
+    arrived(page.get_by_role("heading", name="Which response is better?"))
     assert site.records() == []
     page.get_by_role("button", name="Reopen my last answer").click()
-    page.get_by_role("heading", name="Rank the responses").wait_for()
+    arrived(page.get_by_role("heading", name="Rank the responses"))
     assert page.locator("#all-bad").is_checked(), "the answer is there as a draft"
     page.keyboard.press("s")
     page.get_by_role("button", name="I don't know enough to judge").click()
-    page.get_by_role("heading", name="Which response is better?").wait_for()
+    arrived(page.get_by_role("heading", name="Which response is better?"))
     page.keyboard.press("2")
     page.keyboard.press("u")
     page.keyboard.press("1")
@@ -287,7 +288,7 @@ def test_all_bad_with_ranks_trains_on_them_and_without_it_is_kept(site: Any, vis
     page.keyboard.press("b")
     with page.expect_navigation():
         page.keyboard.press("Enter")
-    page.get_by_text("two", exact=True).wait_for()
+    arrived(page.get_by_text("two", exact=True))
     for key in ("1", "j", "1", "j", "2", "b"):
         page.keyboard.press(key)
     shown = on_screen(page)

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
-from labeling_app import Site  # noqa: E402
+from labeling_app import Site, arrived  # noqa: E402
 
 from labeling import companion as module  # noqa: E402
 from labeling.companion import Absent, Companion  # noqa: E402
@@ -275,6 +275,7 @@ def test_the_policy_of_a_run_talks(finished_run: Path) -> None:
 def test_in_a_browser(talking: Site, visit: Callable[..., Any], look: dict[str, Any]) -> None:
     page = visit(talking, talking.person("ann"), **look)
     page.get_by_role("link", name="Talk").click()
+    arrived(page.get_by_label("Your message"))
     page.get_by_label("Your message").fill(f"first {ATTACK}")
     page.get_by_role("button", name="Send").click()
     said = page.locator(".message.assistant .said")

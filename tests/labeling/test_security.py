@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
+from labeling_app import arrived  # noqa: E402
 from sqlalchemy import select  # noqa: E402
 
 from labeling.store.models import Item, Person, Token, now  # noqa: E402
@@ -81,7 +82,7 @@ def test_stored_payloads_run_nowhere(make_site: Callable[..., Any], visit: Any, 
     page.keyboard.press("Escape")
     page.keyboard.press("b")
     page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Correct the response").wait_for()
+    arrived(page.get_by_role("heading", name="Correct the response"))
     assert page.locator("#text").input_value() == everything
     page.goto("/history")
     assert asked == [] and outside == []

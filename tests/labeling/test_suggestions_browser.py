@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
+from labeling_app import arrived  # noqa: E402
 from sqlalchemy import select  # noqa: E402
 
 from labeling.store.models import Label  # noqa: E402
@@ -55,7 +56,7 @@ def test_prefilled_cards_stand_in_the_machines_order(make_site: Any, visit: Any)
     assert {text: int(rank) for text, rank in shown} == BY_TEXT
     assert wrong(page) == []
     page.keyboard.press("Enter")
-    page.get_by_text("And here?").wait_for()
+    arrived(page.get_by_text("And here?"))
     assert (last_label(site).suggestion_shown, last_label(site).suggestion_taken) == ("prefilled", True)
     page.locator(".card", has_text="beta").locator(".rank").click()  # takes its rank away
     page.locator(".card", has_text="delta").get_by_role("button", name="Move").first.click()
@@ -91,15 +92,15 @@ def test_after_the_answer_both_orders_stand_side_by_side(make_site: Any, visit: 
         for row in page.locator("tbody tr").all()
     ]
     assert rows == [["beta", "1", "3"], ["alpha", "2", "2"], ["gamma", "3", "1"], ["delta", "–", "2"]]
-    page.get_by_text("agree on 0 of 3 pairs").wait_for()
+    arrived(page.get_by_text("agree on 0 of 3 pairs"))
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     assert wrong(page) == []
     page.get_by_role("button", name="Change my answer").click()
-    page.get_by_role("heading", name="Rank the responses").wait_for()
+    arrived(page.get_by_role("heading", name="Rank the responses"))
     assert [text for text, _ in on_screen(page)] == ["beta", "alpha", "gamma", "delta"]
     page.locator(".card", has_text="gamma").locator("[data-do=up]").click()
     page.get_by_role("button", name="Submit").click()
-    page.get_by_text("And here?").wait_for()
+    arrived(page.get_by_text("And here?"))
     assert last_label(site).suggestion_shown == "seen"
     page.keyboard.press("1")
     page.keyboard.press("j")
