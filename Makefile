@@ -63,7 +63,14 @@ $(VENV)/.oracles: $(VENV)/.dev tests/objectives/oracles.txt
 	  -r tests/objectives/oracles.txt
 	@touch $@
 
-oracles: $(VENV)/.oracles  ## torchtune and TRL's last PPO, for the tests that compare with them
+# DeepSpeed, for the tests of ZeRO-3: 13 MB, apart, since accelerate imports it wherever it finds it.
+$(VENV)/.deepspeed: $(VENV)/.dev tests/stages/deepspeed.txt
+	rm -rf $(VENV)/deepspeed
+	$(BIN)/python -m pip --disable-pip-version-check install --no-deps --no-compile --target $(VENV)/deepspeed \
+	  -r tests/stages/deepspeed.txt
+	@touch $@
+
+oracles: $(VENV)/.oracles $(VENV)/.deepspeed  ## torchtune, TRL's last PPO and DeepSpeed, for the tests that need them
 
 # One thread a process: busy torch processes that share cores slow each other down many times over.
 test: dev  ## run the tests (skipped ones are listed with their reason)

@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig
 from torch.distributed.tensor import DTensor
@@ -20,7 +21,8 @@ from align.models.roles import Roles
 from align.recipe import Base, Entry
 from align.rollouts.engine import Terms
 from align.rollouts.hf import sample
-from align.runtime import distributed
+from align.runtime import distributed, sharding
+from align.runtime.checkpoint import load_optimizer, optimizer_tensors
 from align.runtime.memory import size
 from align.stages import labels
 from align.stages.setup import Setup
@@ -44,17 +46,80 @@ def sharded(folder: str) -> None:
     print(
         json.dumps(
             {
-                "whole": sum(p.numel() for n, p in layers if "lora_" not in n),
-                "held": sum(p.to_local().numel() for _, p in layers if isinstance(p, DTensor)),
+                "whole": sum(
+                    p.numel() for n, p in whole.decoder.layers.named_parameters() if "lora_" not in n
+                ),
+                "held": sum(_here(p).numel() for n, p in layers if "lora_" not in n),
                 "lean": [one.lean for one in forward],
                 "bytes": [size(roles.held({})[0].parameters) for roles in found],
                 "adapters": sorted({type(p).__name__ for n, p in layers if "lora_" in n}),
                 "same": _sample(whole, accel.process_index) == _sample(parts, accel.process_index),
                 "lengths": [len(response) for response in _sample(parts, accel.process_index)],
-                "gradients": _gradients(forward[0]) == _gradients(forward[1]),
+                "gradients": _alike(_gradients(forward[0]), _gradients(forward[1])),
             }
         )
     )
+
+
+def _here(parameter: torch.Tensor) -> torch.Tensor:
+    """A process's part of a layer's weight: torch's, or DeepSpeed's."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter.ds_tensor  # type: ignore[attr-defined]
+
+
+def _alike(ours: list[list[float]], theirs: list[list[float]]) -> bool:
+    """To rounding, of the largest number: a weight elsewhere in memory is summed otherwise."""
+    return all(a == pytest.approx(b, abs=1e-6 * max(map(abs, a))) for a, b in zip(ours, theirs, strict=True))
+
+
+def shared_out() -> None:
+    """An AdamW whose states are shared out beside torch's: three steps, saved, taken up again, one more."""
+    accel = distributed.accelerator(60)
+
+    def optimizers() -> list[torch.optim.AdamW]:
+        """Two equal ones of four parameters, 12, 8, 3 and 1 numbers, in two groups."""
+        found = []
+        for _ in range(2):
+            sizes = torch.Generator().manual_seed(0)
+            some = [torch.nn.Parameter(torch.randn(n, generator=sizes)) for n in (12, 8, 3, 1)]
+            groups = [{"params": some[:2]}, {"params": some[2:], "weight_decay": 0.0}]
+            found.append(torch.optim.AdamW(groups, lr=0.1, weight_decay=0.1))
+        return [found[0], sharding.shared_out(found[1], accel)]
+
+    def step(pair: list[torch.optim.AdamW], seed: int) -> None:
+        for optimizer in pair:
+            draws = torch.Generator().manual_seed(seed)
+            for p in parameters(optimizer):
+                p.grad = torch.randn(p.shape, generator=draws)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def parameters(optimizer: torch.optim.AdamW) -> list[torch.nn.Parameter]:
+        return [p for group in optimizer.param_groups for p in group["params"]]
+
+    def same(pair: list[torch.optim.AdamW]) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(*map(parameters, pair), strict=True))
+
+    def kept(optimizer: torch.optim.AdamW) -> list[int]:
+        return [i for i, p in enumerate(parameters(optimizer)) if p in optimizer.state]
+
+    plain, shared = pair = optimizers()
+    for seed in range(3):
+        step(pair, seed)
+    saved = [optimizer_tensors(optimizer) for optimizer in pair]
+    told = {"kept": kept(shared), "same": same(pair)}
+    told["saved"] = saved[0].keys() == saved[1].keys() and all(
+        torch.equal(saved[0][name], saved[1][name]) for name in saved[0]
+    )
+    fresh = optimizers()
+    for optimizer, other in zip(fresh, (plain, shared), strict=True):
+        for p, theirs in zip(parameters(optimizer), parameters(other), strict=True):
+            p.data.copy_(theirs.data)
+        load_optimizer(optimizer, {name: tensor.clone() for name, tensor in saved[1].items()})
+    told["again"] = kept(fresh[1])
+    for each in (pair, fresh):
+        step(each, 3)
+    told["resumed"] = same(fresh) and same([plain, fresh[1]])
+    print(json.dumps(told))
 
 
 def _sample(roles: Roles, rank: int) -> list[list[int]]:

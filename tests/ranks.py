@@ -22,6 +22,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+# What accelerate's launcher says of a configuration. `make oracles` puts DeepSpeed into a folder of its own.
+DEEPSPEED = Path(os.environ.get("ALIGN_DEEPSPEED", Path(sys.prefix) / "deepspeed"))
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ZERO2, ZERO3 = (
+    {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage,
+        "PYTHONPATH": str(DEEPSPEED),
+    }
+    for stage in "23"
+)
+needs_deepspeed = pytest.mark.skipif(
+    not (DEEPSPEED / "deepspeed").is_dir(), reason=f"DeepSpeed is not in {DEEPSPEED} (make oracles)"
+)
+
 
 @dataclass
 class Ended:
@@ -152,6 +169,7 @@ def _be(rank: int, port: str, command: dict[str, Any], folder: Path) -> None:
             MASTER_PORT=port,
             **command["environment"],
         )
+        sys.path += command["environment"].get("PYTHONPATH", "").split(os.pathsep)
         if command["at"] and (name := command["do"].get(str(rank))):
             arm(*command["at"], signal.Signals[name])
         from align.cli import app

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from functools import cache
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
-from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch import Tensor
 
 from align.errors import UserError
+from align.runtime.sharding import sharding
 
 T = TypeVar("T")
-
-# What an accelerate configuration may ask for and can't have.
-_REFUSED = {
-    "DEEPSPEED": (
-        "DeepSpeed, whose engine owns one model with one optimizer, and ppo trains two roles on one base: "
-        "distributed_type FSDP with fsdp_version 2 shards the base as ZeRO-3 would"
-    ),
-    "MEGATRON_LM": "Megatron-LM, which has models of its own: use distributed_type MULTI_GPU",
-}
-
-
-def refuse(kind: str) -> None:
-    """Raise UserError where the stages cannot do this distributed_type."""
-    if kind in _REFUSED:
-        raise UserError(f"the accelerate configuration asks for {_REFUSED[kind]}")
 
 
 def accelerator(timeout: float) -> Accelerator:
@@ -42,52 +24,9 @@ def accelerator(timeout: float) -> Accelerator:
 
     Raises UserError where an accelerate configuration asks for what the stages cannot do.
     """
-    for kind in _REFUSED:
-        if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true":
-            refuse(kind)
     sharding()
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
     return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
-
-
-@cache
-def sharding() -> FullyShardedDataParallelPlugin | None:
-    """How an accelerate configuration wants the base sharded (FSDP2); None: each process has all of it.
-
-    The first call takes the wish out of the environment, so that accelerate and the Trainer leave the
-    sharding to `shard`: they know of one model that trains as a whole, not of roles on a frozen base.
-    """
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() != "true":
-        return None
-    if os.environ.get("FSDP_VERSION", "1") != "2":
-        raise UserError(
-            "the accelerate configuration asks for FSDP 1: set fsdp_version to 2 under its fsdp_config"
-        )
-    found = FullyShardedDataParallelPlugin()
-    if isinstance(found.cpu_offload, CPUOffloadPolicy):
-        raise UserError(
-            "the accelerate configuration asks for fsdp_offload_params: set it to false; a sharded base "
-            "stays on the devices"
-        )
-    del os.environ["ACCELERATE_USE_FSDP"]
-    return found
-
-
-def together(accel: Accelerator) -> Accelerator | None:
-    """The processes that one copy of the base is sharded among; None where each has all of it."""
-    return accel if accel.num_processes > 1 and sharding() else None
-
-
-def shard(layers: Iterable[nn.Module], accel: Accelerator) -> None:
-    """Leave each process its part of every layer's weights; a layer is whole only while it runs.
-
-    To be called before adapters are added: these stay whole on every process.
-    """
-    plugin = sharding()
-    assert plugin is not None
-    mesh = init_device_mesh(accel.device.type, (accel.num_processes,))
-    for layer in layers:
-        fully_shard(layer, mesh=mesh, reshard_after_forward=plugin.reshard_after_forward)
 
 
 def more_elsewhere(passes: int, sharers: Accelerator | None) -> int:

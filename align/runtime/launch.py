@@ -87,7 +87,7 @@ def _accelerate(arguments: list[str], count: int | None, config: Path | None) ->
     from accelerate.commands.config import load_config_from_file
     from accelerate.commands.launch import launch_command, launch_command_parser
 
-    from align.runtime.distributed import refuse
+    from align.runtime.sharding import refuse
 
     if config is not None:
         try:

@@ -35,7 +35,7 @@ class Held:
 
 def size(tensors: Iterable[Tensor]) -> int:
     """The bytes that this process has of them, which may be its part of a sharded base."""
-    here = [x.to_local() if isinstance(x, DTensor) else x for x in tensors]
+    here = [x.to_local() if isinstance(x, DTensor) else getattr(x, "ds_tensor", x) for x in tensors]
     return sum(x.numel() * x.element_size() for x in here)
 
 

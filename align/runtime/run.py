@@ -29,7 +29,7 @@ from torch import Tensor
 from align.errors import AlignError, Terminated, UserError
 from align.recipe import Recipe, Stage
 from align.recipe_file import dump
-from align.runtime import checkpoint, distributed, stopping
+from align.runtime import checkpoint, distributed, sharding, stopping
 from align.runtime.files import json_digest, sha256, sweep, to_json, whole_folder, write_text
 from align.runtime.lineage import LABELS, begun, keep_labels, now, stage_manifest
 from align.runtime.metrics import JsonLines
@@ -275,8 +275,8 @@ def open_stage(
             f"{stage}: its labels are those of {manifest['started_at']}, when it began; --restart takes what "
             "has come since"
         )
-    if distributed.together(accel):
-        run.say(f"{stage}: the base's layers are sharded among {accel.num_processes} processes")
+    if shared := sharding.told(accel):
+        run.say(f"{stage}: {shared}")
     try:
         yield run
     except UserError:

@@ -23,6 +23,7 @@ from align.runtime import checkpoint
 from align.runtime.memory import Held, itemised
 from align.runtime.progress import Bar
 from align.runtime.run import StageRun
+from align.runtime.sharding import shared_out
 
 
 class ResumableTrainer(Trainer):
@@ -104,6 +105,13 @@ class ResumableTrainer(Trainer):
                 )
         if self._bar is not None:
             self._bar.advance(dict(list(row.items())[:2]))
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's AdamW, its states shared out among the processes where that is asked for."""
+        optimizer = super().create_optimizer(model)
+        assert isinstance(optimizer, torch.optim.AdamW)
+        self.optimizer: torch.optim.Optimizer = shared_out(optimizer, self.accelerator)
+        return self.optimizer
 
     def _trainable(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}

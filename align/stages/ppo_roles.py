@@ -20,6 +20,7 @@ from align.rollouts.engine import Engine, open_engine
 from align.rollouts.rewards import Rewards, Source, load_rewards
 from align.runtime.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.runtime.run import StageRun
+from align.runtime.sharding import shared_out
 from align.stages.setup import Setup
 
 TRAINED = ("policy", "value")
@@ -89,8 +90,11 @@ def prepare(
         roles.add("guard", guard, trains=False)
         roles.add_head("guard", guard)
     optimizers: dict[str, torch.optim.Optimizer] = {
-        role: torch.optim.AdamW(
-            roles.parameters_of(role).values(), eps=_ADAM_EPS, weight_decay=recipe.ppo.weight_decay
+        role: shared_out(
+            torch.optim.AdamW(
+                roles.parameters_of(role).values(), eps=_ADAM_EPS, weight_decay=recipe.ppo.weight_decay
+            ),
+            setup.accel,
         )
         for role in TRAINED
     }

@@ -40,6 +40,7 @@ from align.runtime.lineage import parent
 from align.runtime.memory import itemised
 from align.runtime.run import StageRun, open_stage
 from align.runtime.schedule import learning_rate
+from align.runtime.sharding import shared_out
 from align.stages.labels import Labels
 from align.stages.rm_rows import EncodedRows, Row, Rows, best_alone, columns
 from align.stages.setup import Setup, set_up, source, write_skipped
@@ -136,7 +137,8 @@ def _train(
     """Optimizer steps from the newest checkpoint on."""
     cfg, seed, accel = recipe.rm, recipe.run.seed, stage.accel
     named = forward.roles.parameters_of("reward")
-    optimizer = torch.optim.AdamW(named.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
+    plain = torch.optim.AdamW(named.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
+    optimizer = shared_out(plain, accel)
     done = 0
     if (found := stage.newest()) is not None:
         load_into(named, found.tensors("reward"), str(found.path))

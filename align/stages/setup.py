@@ -17,7 +17,7 @@ from align.data.tokenize import Template
 from align.errors import UserError
 from align.models.base import Base, find_base
 from align.recipe import Recipe, Source
-from align.runtime import distributed
+from align.runtime import distributed, sharding
 from align.runtime.files import write_text
 from align.runtime.metrics import json_line
 from align.runtime.run import StageRun
@@ -39,7 +39,7 @@ class Setup:
     @property
     def together(self) -> Accelerator | None:
         """The processes that share one copy of the base; None where each has its own."""
-        return distributed.together(self.accel)
+        return sharding.together(self.accel)
 
     def load_model(self) -> PreTrainedModel:
         """The base on this process's device, or its part of it; raises UserError as Base.load_model does."""
@@ -47,7 +47,7 @@ class Setup:
             return self.base.load_model(self.accel.device)
         if self.base.spec.quantize:
             raise UserError(
-                "base.quantize: a base in four bits is not sharded (FSDP): give each process a copy "
+                "base.quantize: a base in four bits is not sharded: give each process a copy "
                 "(distributed_type MULTI_GPU), or take quantize out"
             )
         model = self.base.load_model(torch.device("cpu"))
@@ -57,7 +57,7 @@ class Setup:
                 f"base: {type(model).__name__} has no list of layers that could be sharded: use "
                 "distributed_type MULTI_GPU, or another base"
             )
-        distributed.shard(layers, self.accel)
+        sharding.shard(layers, self.accel)
         return model.to(self.accel.device)
 
 

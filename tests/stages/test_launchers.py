@@ -17,7 +17,7 @@ import pytest
 from accelerate.commands.config import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from conftest import ROOT, align, make_recipe
-from ranks import Ranks
+from ranks import FSDP2, ZERO2, ZERO3, Ranks, needs_deepspeed
 
 from align.errors import UserError
 from align.runtime import launch
@@ -41,26 +41,29 @@ def _port() -> str:
 def test_accelerate_reads_what_is_shipped(path: Path) -> None:
     args = launch_command_parser().parse_args(["--config_file", str(path), "-m", "align", "ppo", "r.yaml"])
     args, config, _ = _validate_launch_command(args)
-    assert config.distributed_type.value in ("MULTI_GPU", "FSDP")
+    assert config.distributed_type.value in ("MULTI_GPU", "FSDP", "DEEPSPEED")
     assert args.mixed_precision == "no"
     assert args.num_processes == config.num_processes > 1
     assert args.use_fsdp == (path.stem == "fsdp2")
     if args.use_fsdp:
         assert args.fsdp_version == 2
+    assert args.use_deepspeed == path.stem.startswith("zero")
+    if args.use_deepspeed:
+        assert f"zero{args.zero_stage}" == path.stem
     text = path.read_text()
     assert "# State: " in text  # what was run, and what not
     assert path.name in (ROOT / "docs" / "processes.md").read_text()
 
 
 def test_there_are_configurations() -> None:
-    assert {path.stem for path in CONFIGURATIONS} >= {"ddp", "fsdp2", "multi-node"}
+    assert {path.stem for path in CONFIGURATIONS} >= {"ddp", "fsdp2", "multi-node", "zero2", "zero3"}
     assert load_config_from_file(str(CONFIGURATIONS[0])).mixed_precision == "no"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3}\n", "asks for DeepSpeed"),
+        ("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3}\n", "not installed: pip install"),
         ("distributed_type: MEGATRON_LM\n", "asks for Megatron-LM"),
         ("distributed_type: [\n", "is no configuration of accelerate"),
         ("distributed_type: FSDP\nno_such_key: 1\n", "is no configuration of accelerate"),
@@ -79,7 +82,20 @@ def test_a_configuration_that_cannot_be_had_is_refused(tmp_path: Path, text: str
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed, which is not installed"),
+        pytest.param(
+            ZERO3 | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"},
+            "asks for offload_param_device cpu",
+            marks=needs_deepspeed,
+        ),
+        pytest.param(
+            ZERO3 | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"},
+            "names a deepspeed_config_file",
+            marks=needs_deepspeed,
+        ),
+        pytest.param(
+            ZERO3 | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "asks for zero_stage 0", marks=needs_deepspeed
+        ),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "asks for FSDP 1"),
         (
             {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
@@ -197,11 +213,19 @@ def test_two_machines_give_what_one_with_two_processes_gives(
 
 
 @pytest.mark.slow
-def test_the_shipped_configuration_shards(group: Ranks, tmp_path: Path, tiny_base: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["fsdp2", *(pytest.param(zero, marks=needs_deepspeed) for zero in ("zero2", "zero3"))]
+)
+def test_the_shipped_configurations_share_out(
+    group: Ranks, tmp_path: Path, tiny_base: Path, name: str
+) -> None:
     recipe, other = make_recipe(tmp_path / "1", tiny_base), make_recipe(tmp_path / "2", tiny_base)
-    config = ROOT / "recipes" / "accelerate" / "fsdp2.yaml"
-    done = align("sft", recipe, "--accelerate-config", config, "--num-processes", "2")
+    config = ROOT / "recipes" / "accelerate" / f"{name}.yaml"
+    said = {"fsdp2": FSDP2, "zero2": ZERO2, "zero3": ZERO3}[name]
+    paths = os.pathsep.join([str(ROOT), said.get("PYTHONPATH", "")])
+    asked = ["--accelerate-config", config, "--num-processes", "2"]
+    done = align("sft", recipe, *asked, PYTHONPATH=paths)
     assert done.returncode == 0, done.stderr
-    assert "sharded among 2 processes" in done.stdout
-    assert group.run("sft", other).codes == [0, 0]
+    assert "are shared out among 2 processes" in done.stdout
+    assert group.run("sft", other, **said).codes == [0, 0]
     assert _final(recipe, "sft") == _final(other, "sft")

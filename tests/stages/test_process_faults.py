@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 from conftest import make_recipe
-from ranks import Ranks
+from ranks import FSDP2, ZERO2, ZERO3, Ranks, needs_deepspeed
 from safetensors.torch import load_file
 
 STAGES = ("sft", "rm", "ppo")
-SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}  # what accelerate's launcher says
-KINDS: dict[str, dict[str, str]] = {"copies": {}, "shards": SHARDED}
+KINDS: dict[str, dict[str, str]] = {"copies": {}, "shards": FSDP2, "zero2": ZERO2, "zero3": ZERO3}
 
 # Where in each stage: the function, the call of it that matters, and whether before or after it.
 AT = {
@@ -78,7 +77,15 @@ def _distance(ours: Path, theirs: Path, stage: str) -> float:
     return float((change / sum(float(a[k].square().sum()) for k in a)) ** 0.5)
 
 
-@pytest.mark.parametrize("kind", ["copies", pytest.param("shards", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "copies",
+        pytest.param("shards", marks=pytest.mark.slow),
+        pytest.param("zero2", marks=needs_deepspeed),
+        pytest.param("zero3", marks=[pytest.mark.slow, needs_deepspeed]),
+    ],
+)
 @pytest.mark.parametrize("stage", STAGES)
 def test_all_killed_and_started_again_gives_the_same_bits(
     group: Ranks, whole: Callable[[str], Path], tmp_path: Path, stage: str, kind: str
@@ -109,7 +116,7 @@ def test_another_number_of_processes_goes_on(
         theirs = tmp_path / "one"
         alone = _before(stage, whole("copies"), theirs)
         assert group.run(stage, alone, *change, processes=1).codes == [0]
-    said: dict[int, dict[str, str]] = {1: {}, 2: SHARDED}
+    said: dict[int, dict[str, str]] = {1: {}, 2: FSDP2}
     kills = dict.fromkeys(range(begun), "SIGKILL")
     ended = group.run(stage, recipe, *change, processes=begun, at=AT[stage], do=kills, **said[begun])
     assert -9 in ended.codes, ended.output

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, align, make_recipe, write_jsonl
-from ranks import Ranks
+from ranks import DEEPSPEED, FSDP2, ZERO2, ZERO3, Ranks, needs_deepspeed
 from safetensors.torch import load_file
 from vllm_server import Fake, serving
 
@@ -20,8 +20,16 @@ STAGES = ("sft", "rm", "ppo")
 KINDS = {  # how the stages run: processes, and what accelerate's launcher says of its configuration
     "one": (1, {}),
     "copies": (2, {}),
-    "shards": (2, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}),
+    "shards": (2, FSDP2),
+    "zero2": (2, ZERO2),
+    "zero3": (2, ZERO3),
 }
+TWO = [
+    "copies",
+    "shards",
+    pytest.param("zero2", marks=needs_deepspeed),
+    pytest.param("zero3", marks=needs_deepspeed),
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +43,8 @@ def runs(
     """
     found = {}
     for kind, (processes, said) in KINDS.items():
+        if kind.startswith("zero") and not DEEPSPEED.is_dir():
+            continue
         folder = tmp_path_factory.mktemp(kind)
         recipe = make_recipe(
             folder,
@@ -81,7 +91,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kind", ["copies", "shards"])
+@pytest.mark.parametrize("kind", TWO)
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_processes_give_the_adapters_of_one(
     runs: dict[str, tuple[Path, str]], stage: str, kind: str
@@ -96,7 +106,7 @@ def test_two_processes_give_the_adapters_of_one(
     assert distance <= 1e-4 * size
 
 
-@pytest.mark.parametrize("kind", ["copies", "shards"])
+@pytest.mark.parametrize("kind", TWO)
 def test_they_sample_the_same_responses(runs: dict[str, tuple[Path, str]], kind: str) -> None:
     """All four of each of the 20 iterations, in their order."""
     one, two = (_rows(runs[name][0] / "ppo" / "samples.jsonl") for name in ("one", kind))
@@ -110,7 +120,7 @@ def test_they_sample_the_same_responses(runs: dict[str, tuple[Path, str]], kind:
     assert [[row[name] for name in texts] for row in one] == [[row[name] for name in texts] for row in two]
 
 
-@pytest.mark.parametrize("kind", ["copies", "shards"])
+@pytest.mark.parametrize("kind", TWO)
 @pytest.mark.parametrize("stage", STAGES)
 def test_metrics_are_those_of_the_whole_batch(
     runs: dict[str, tuple[Path, str]], stage: str, kind: str
@@ -130,16 +140,44 @@ def _same_metrics(one: Path, two: Path, clipped: float = 1e-4) -> None:
                 assert b[name] == pytest.approx(value, rel=2e-3, abs=close), (one.name, a["step"], name)
 
 
-def test_a_sharded_base_is_told(runs: dict[str, tuple[Path, str]]) -> None:
-    for kind in KINDS:
-        told = [line for line in runs[kind][1].splitlines() if "sharded" in line]
-        wanted = [f"{stage}: the base's layers are sharded among 2 processes" for stage in STAGES]
-        assert told == (wanted if kind == "shards" else [])
+def test_what_is_shared_out_is_told(runs: dict[str, tuple[Path, str]]) -> None:
+    states = "optimizers' states are shared out among 2 processes"
+    wanted = {
+        "shards": f"the base's layers (FSDP2) and the {states}",
+        "zero2": f"the {states}",
+        "zero3": f"the base's layers (DeepSpeed's ZeRO-3) and the {states}",
+    }
+    for kind, (_, said) in runs.items():
+        told = [line for line in said.splitlines() if "shared out" in line]
+        assert told == ([f"{stage}: {wanted[kind]}" for stage in STAGES] if kind in wanted else [])
 
 
-def test_a_process_holds_its_part_of_a_sharded_base(group: Ranks, tiny_base: Path) -> None:
+@needs_deepspeed
+@pytest.mark.parametrize("stage", STAGES)
+def test_optimizers_that_are_shared_out_give_the_same_bits(
+    runs: dict[str, tuple[Path, str]], stage: str
+) -> None:
+    ours, theirs = (runs[kind][0] / stage / "final" for kind in ("copies", "zero2"))
+    for path in ours.glob("*.safetensors"):
+        assert path.read_bytes() == (theirs / path.name).read_bytes(), path.name
+
+
+def test_a_process_keeps_the_states_of_its_parameters_only(group: Ranks) -> None:
+    """What it saves and takes up again are those of all parameters, as torch's own AdamW has them."""
+    ended = group.run("call", "rank_probes:shared_out", **FSDP2)
+    assert ended.codes == [0, 0], ended.output
+    found = [json.loads(output.splitlines()[-1]) for output in ended.output]
+    kept = [one["kept"] for one in found]
+    assert sorted(kept[0] + kept[1]) == [0, 1, 2, 3]
+    assert [sum([12, 8, 3, 1][i] for i in mine) for mine in kept] == [12, 12]
+    assert all(one["again"] == mine for one, mine in zip(found, kept, strict=True))
+    assert all(one["same"] and one["saved"] and one["resumed"] for one in found)
+
+
+@pytest.mark.parametrize("kind", ["shards", pytest.param("zero3", marks=needs_deepspeed)])
+def test_a_process_holds_its_part_of_a_sharded_base(group: Ranks, tiny_base: Path, kind: str) -> None:
     """It samples and learns as with the whole base, with more or fewer passes than the other process."""
-    ended = group.run("call", "rank_probes:sharded", tiny_base, **KINDS["shards"][1])
+    ended = group.run("call", "rank_probes:sharded", tiny_base, **KINDS[kind][1])
     assert ended.codes == [0, 0], ended.output
     found = [json.loads(output.splitlines()[-1]) for output in ended.output]
     for one in found:
@@ -196,7 +234,7 @@ def _from(run: Path, folder: Path, base: Path, **fields: object) -> Path:
     return recipe
 
 
-@pytest.mark.parametrize("kind", ["copies", "shards"])
+@pytest.mark.parametrize("kind", TWO)
 def test_ppos_details_are_of_all_processes(
     group: Ranks, runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path, kind: str
 ) -> None:
@@ -207,7 +245,7 @@ def test_ppos_details_are_of_all_processes(
     assert {"policy/ptx_loss", "policy/kl_loss", "guard/score", "reward/length"} <= rows[1].keys()
 
 
-@pytest.mark.parametrize("kind", ["copies", "shards"])
+@pytest.mark.parametrize("kind", TWO)
 def test_a_value_head_on_the_policys_adapter_is_of_all_processes(
     group: Ranks, runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path, kind: str
 ) -> None:
