@@ -170,7 +170,8 @@ def test_a_process_keeps_the_states_of_its_parameters_only(group: Ranks) -> None
     kept = [one["kept"] for one in found]
     assert sorted(kept[0] + kept[1]) == [0, 1, 2, 3]
     assert [sum([12, 8, 3, 1][i] for i in mine) for mine in kept] == [12, 12]
-    assert all(one["again"] == mine for one, mine in zip(found, kept, strict=True))
+    for one, mine in zip(found, kept, strict=True):
+        assert one["again"] == one["kept after saving"] == mine
     assert all(one["same"] and one["saved"] and one["resumed"] for one in found)
 
 
