@@ -21,11 +21,11 @@ from align.cli_parts import (
     RunFolder,
     TrustCode,
     labeling_app,
-    quiet_bars,
     run_stages,
 )
 from align.errors import UserError
 from align.failures import reported
+from align.runtime.hub import quiet_bars
 
 HELP = """Teach a language model what people prefer: three stages, one recipe file.
 

@@ -15,10 +15,10 @@ from align.cli_parts import (
     Processes,
     RecipeFile,
     RunFolder,
-    quiet_bars,
     run_stages,
 )
 from align.failures import reported
+from align.runtime.hub import quiet_bars
 
 KEPT = "what came so far is kept; the same command goes on"
 

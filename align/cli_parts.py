@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from align.failures import ended, reported
+from align.runtime.hub import quiet_bars
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
@@ -102,14 +102,3 @@ def labeling_app() -> Any:
     from align.loop.queues import labeling_package
 
     return labeling_package("labeling.serve")
-
-
-def quiet_bars() -> None:
-    """No bar for loading weights, which takes a second; downloads keep theirs."""
-    if "transformers" in sys.modules:
-        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
-        from transformers.utils import logging
-
-        if not are_progress_bars_disabled():
-            logging.disable_progress_bar()
-            enable_progress_bars()

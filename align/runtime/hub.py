@@ -1,8 +1,9 @@
-"""What the Hugging Face hub answers when it does not answer."""
+"""What the Hugging Face hub says when it does not answer, and the bars of its libraries."""
 
 from __future__ import annotations
 
 import errno
+import sys
 
 from align.errors import UserError
 
@@ -30,3 +31,14 @@ def refused(error: Exception, name: str, otherwise: str) -> UserError:
 def first_line(error: BaseException) -> str:
     """An error's first line; its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def quiet_bars() -> None:
+    """No bar for loading weights, which takes a second; downloads keep theirs."""
+    if "transformers" in sys.modules:
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+        from transformers.utils import logging
+
+        if not are_progress_bars_disabled():
+            logging.disable_progress_bar()
+            enable_progress_bars()

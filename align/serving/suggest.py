@@ -10,6 +10,7 @@ from rich.console import Console
 
 from align.errors import UserError
 from align.records import Prompt
+from align.runtime.hub import quiet_bars
 from align.runtime.lineage import ADAPTER
 from align.runtime.progress import Bar
 from align.runtime.trained import as_trained
@@ -56,6 +57,7 @@ def _score_and_send(
     from align.serving.run import open_run, reward_model
     from align.serving.score import encoded_pairs, scores_of
 
+    quiet_bars()
     trained = open_run(run, "rm", base)
     ready, problems = [], []
     for task in tasks:

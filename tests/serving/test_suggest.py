@@ -45,6 +45,20 @@ def kept(site: Any) -> list[Suggestion]:
         return list(session.scalars(select(Suggestion).order_by(Suggestion.item_id)))
 
 
+def test_the_command_as_a_machine_types_it(
+    finished_run: Path, tmp_path: Path, make_site: Any, served: Any
+) -> None:
+    site = make_site(suggestions="machine", audit=0.0)
+    site.add(ROW)
+    address = served(site)
+    (tmp_path / "token").write_text(token_of(site, "rm-bot"))
+    done = align("suggest", finished_run, "--url", address, "--token-file", tmp_path / "token")
+    assert (done.returncode, done.stdout) == (0, f"1 task scored by tiny/rm, sent to {address}\n"), (
+        done.stderr
+    )
+    assert "Loading weights" not in done.stderr
+
+
 def test_scores_arrive_for_every_task_once(
     finished_run: Path, tmp_path: Path, make_site: Any, served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
