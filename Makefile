@@ -88,6 +88,13 @@ format: dev  ## ruff: mend what it can
 types: dev  ## mypy
 	$(BIN)/mypy
 
-bench: dev  ## run every benchmark in benchmarks/
-	@set -e; for file in $(sort $(wildcard benchmarks/*.py)); do \
-	  echo "$$file"; $(BIN)/python $$file; done
+# PPO's peer needs an environment of its own, as benchmarks/ppo.py says; without it ours is measured alone.
+peer = $(if $(TRL),--trl-python $(TRL),--side $(1))
+BASE := .cache/quickstart/base
+BENCHMARKS := check.py checkpoint.py labeling.py chaos.py "against_trl.py sft" "against_trl.py rm" \
+  "reward_model.py --base $(BASE)" "ppo.py $(call peer,align)" \
+  "ppo_memory.py --base $(BASE) $(call peer,import sft align)"
+
+bench: quickstart dev  ## run the benchmarks: hours (TRL=PYTHON of an environment with TRL 1.12: PPO beside it)
+	@set -e; for each in $(BENCHMARKS); do \
+	  echo "benchmarks/$$each"; $(BIN)/python benchmarks/$$each; done
