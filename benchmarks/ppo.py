@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from floor import floor
 
 ROOT = Path(__file__).resolve().parents[1]
 LEARNING_RATE = 1e-5
@@ -85,6 +86,9 @@ def parse(
     parser.add_argument("--iterations", type=int, default=3, help="a turn; the first is not counted")
     parser.add_argument("--turns", type=int, default=2, help="of each side")
     parser.add_argument("--lora-layers", type=int, help="adapt only the last N layers; default: all")
+    parser.add_argument(
+        "--value-trunk", choices=["own", "policy"], default="own", help="of ours: ppo.value_trunk"
+    )
     parser.add_argument("--trl-value", choices=["lora", "full"], default=trl_value)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
@@ -190,6 +194,8 @@ def write_recipe(arguments: argparse.Namespace, work: Path, base: Path) -> Path:
             "learning_rate": LEARNING_RATE,
             "max_prompt_tokens": arguments.prompt_tokens,
             "max_response_tokens": arguments.response_tokens,
+            "value_init": "reward" if arguments.value_trunk == "own" else "policy",
+            "value_trunk": arguments.value_trunk,
         },
     }
     path = work / "recipe.yaml"
@@ -389,6 +395,7 @@ def command(arguments: argparse.Namespace, work: Path, side: str, script: str) -
     """A line that measures one side."""
     parts = [arguments.trl_python if side == "trl" else sys.executable, script]
     parts += ["--measure", side, "--work", work, "--trl-value", arguments.trl_value]
+    parts += ["--value-trunk", arguments.value_trunk]
     for name in ("batch", "minibatches", "epochs", "prompt_tokens", "response_tokens", "iterations"):
         parts += [f"--{name.replace('_', '-')}", getattr(arguments, name)]
     for name in ("base", "lora_layers"):
@@ -414,66 +421,6 @@ def _medians(turns: list[dict[str, Any]], batch: int) -> dict[str, float]:
     found["forward"] = min(turn["forward"] for turn in turns)
     found["responses"], found["rate"] = batch / found["cpu"], found["tokens"] / found["cpu"]
     return found
-
-
-@torch.no_grad()
-def floor(arguments: argparse.Namespace, work: Path) -> dict[str, float]:
-    """Seconds that the operations and bytes of one of our iterations need on this machine, by part."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(work / "sft", dtype=torch.float32)
-    config, head = model.config, model.get_output_embeddings().weight
-    blocks = [p for layer in model.model.layers for p in layer.parameters() if p.dim() == 2]
-    trunk = sum(p.numel() for p in blocks)
-    adapted = (arguments.lora_layers or config.num_hidden_layers) / config.num_hidden_layers
-    length = arguments.prompt_tokens + arguments.response_tokens
-    tokens, written = arguments.batch * length, arguments.batch * arguments.response_tokens
-    rate, bandwidth = _matrix_rate(max(blocks, key=lambda p: p.numel()), tokens), _bandwidth()
-    # Two operations a weight; attention over half the length on average, two products.
-    one = 2 * trunk + 2 * config.num_hidden_layers * config.hidden_size * length
-    logits = 2 * head.numel()
-    # The last layer's queries, output and MLP are needed only where its result is read.
-    attention = model.model.layers[-1].self_attn
-    spared = 2 * (trunk // config.num_hidden_layers - 2 * attention.k_proj.weight.numel())
-    prefill = arguments.batch * (arguments.prompt_tokens * (one - spared) + spared) / rate
-    step = max(
-        arguments.batch * (one + logits) / rate,
-        4 * (trunk + head.numel()) / bandwidth,
-    )
-    lower, upper = one * (1 - adapted), one * adapted
-    unread = (tokens - written) * spared
-    judged = tokens * (lower + 4 * upper) - 4 * unread + written * 2 * logits
-    # Forward, and backward to the inputs alone: the base is frozen.
-    updated = arguments.epochs * (tokens * 4 * upper - 4 * unread + written * 2 * logits)
-    parts = {
-        "sample": prefill + arguments.response_tokens * step,
-        "judge": judged / rate,
-        "update": updated / rate,
-    }
-    return {"cpu": sum(parts.values()), **parts, "gflops": rate / 1e9, "gbytes": bandwidth / 1e9}
-
-
-def _matrix_rate(weight: torch.Tensor, tokens: int) -> float:
-    """Operations a second of a product with one of the model's own matrices, best of several."""
-    x = torch.randn(tokens, weight.shape[1])
-    best = 0.0
-    for _ in range(20):
-        started = time.process_time()
-        for _ in range(5):
-            torch.nn.functional.linear(x, weight)
-        best = max(best, 5 * 2 * tokens * weight.numel() / (time.process_time() - started))
-    return best
-
-
-def _bandwidth() -> float:
-    """Bytes a second of reading a matrix that no cache holds."""
-    matrix, vector = torch.ones(8192, 8192), torch.ones(8192)
-    seconds = []
-    for _ in range(5):
-        started = time.process_time()
-        torch.mv(matrix, vector)
-        seconds.append(time.process_time() - started)
-    return 4 * matrix.numel() / min(seconds)
 
 
 def table(found: dict[str, dict[str, float]], bound: dict[str, float]) -> str:
