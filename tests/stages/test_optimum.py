@@ -223,7 +223,7 @@ def test_the_policy_arrives_at_the_optimum(tmp_path: Path, beta: float, seed: in
         f"beta {beta} seed {seed}: {share:.2%} of the way; KL to the optimum {to_best:.4f}, to the reference "
         f"{moved:.3f} (the optimum's: {far:.3f})"
     )
-    assert 0.3 <= far <= 4, "a problem whose optimum is the reference shows nothing"
+    assert 0.2 <= far <= 4, "a problem whose optimum is the reference shows nothing"
     assert share >= COVERED
 
 
