@@ -274,6 +274,11 @@ class RM(Supervised):
     centering_coef: NonNegativeFloat = Field(
         0.0, description="weight of the squared sum of a pair's scores, which keeps scores near zero"
     )
+    head_std: NonNegativeFloat | None = Field(
+        None,
+        description="standard deviation of the head's first weights; null: 1/sqrt(width + 1); 0: all scores "
+        "start equal, for few labels",
+    )
 
 
 class Run(Section):

@@ -15,14 +15,17 @@ _PENALTIES = [10.0**-k for k in range(11)]
 class ScalarHead(nn.Module):
     """A linear map [..., D] -> [...], computed in float32.
 
-    The weight starts with standard deviation 1/sqrt(D + 1) (Stiennon et al., arXiv 2009.01325), drawn
-    from `generator`. The reward has no bias, so that it is the head of a plain sequence-classification
+    The weight starts with standard deviation `std`, or 1/sqrt(D + 1) (Stiennon et al., arXiv 2009.01325),
+    drawn from `generator`. The reward has no bias, so that it is the head of a plain sequence-classification
     checkpoint; the value's starts at zero.
     """
 
-    def __init__(self, width: int, generator: torch.Generator, bias: bool = False) -> None:
+    def __init__(
+        self, width: int, generator: torch.Generator, bias: bool = False, std: float | None = None
+    ) -> None:
         super().__init__()
-        weight = torch.empty(width).normal_(std=1 / math.sqrt(width + 1), generator=generator)
+        std = 1 / math.sqrt(width + 1) if std is None else std
+        weight = torch.empty(width).normal_(std=std, generator=generator)
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(())) if bias else None
 

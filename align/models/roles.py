@@ -89,13 +89,15 @@ class Roles(nn.Module):
         """The adapter that a role reads: its own, or the one it shares."""
         return self._shared.get(role, role)
 
-    def add_head(self, role: str, source: Path | torch.Generator, bias: bool = False) -> None:
-        """Give a role a scalar head, loaded from a folder or drawn from a generator.
+    def add_head(
+        self, role: str, source: Path | torch.Generator, bias: bool = False, std: float | None = None
+    ) -> None:
+        """Give a role a scalar head, loaded from a folder or drawn from a generator (`std`: ScalarHead's).
 
         A bias that the folder's head does not have starts at 0.
         """
         drawn = source if isinstance(source, torch.Generator) else torch.Generator()
-        head = ScalarHead(self.base.config.hidden_size, drawn, bias)
+        head = ScalarHead(self.base.config.hidden_size, drawn, bias, std)
         if isinstance(source, Path):
             saved = read_tensors(source / HEAD)
             if bias:

@@ -90,7 +90,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
                 "data.rankings: no training ranking decides any comparison; all responses are tied"
             )
         zero = _centring_rows(demonstrations.train if demonstrations else None, train, recipe, setup)
-        forward = _model(setup, sft.final, recipe.run.seed)
+        forward = _model(setup, sft.final, recipe.run.seed, cfg.head_std)
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
         if cfg.share_prompt and (why := share_prompts(forward, "reward", longest)):
             stage.say(f"rm: each response goes through the model behind a prompt of its own: {why}")
@@ -322,11 +322,11 @@ def _prove_reload(
             )
 
 
-def _model(setup: Setup, adapter: Path, seed: int | None) -> Forward:
+def _model(setup: Setup, adapter: Path, seed: int | None, std: float | None = None) -> Forward:
     """A fresh base with the reward role: its head drawn from the seed, or loaded where there is none."""
     roles = Roles(setup.load_model(), setup.together)
     roles.add("reward", adapter, trains=True)
-    roles.add_head("reward", adapter if seed is None else generator(seed, "rm", "head"))
+    roles.add_head("reward", adapter if seed is None else generator(seed, "rm", "head"), std=std)
     return Forward(roles)
 
 

@@ -106,6 +106,12 @@ def test_heads_start_with_std_one_over_root_of_width_plus_one() -> None:
     assert [name for name, _ in head.named_parameters()] == ["weight"]
 
 
+def test_heads_start_with_another_std_where_one_is_given() -> None:
+    heads = [ScalarHead(40_000, torch.Generator().manual_seed(0), std=std) for std in (0.02, 0.0)]
+    assert float(heads[0].weight.detach().std()) == pytest.approx(0.02, rel=0.02)
+    assert not heads[1].weight.detach().any()
+
+
 def test_a_bias_starts_at_zero_and_is_added() -> None:
     head = ScalarHead(2, torch.Generator().manual_seed(0), bias=True)
     assert head.bias is not None and head.bias.item() == 0.0

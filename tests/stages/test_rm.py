@@ -44,6 +44,13 @@ def test_it_learns_what_the_rankings_say(after_sft: Path) -> None:
     assert metrics[0]["train/loss"] == pytest.approx(0.69, abs=0.35)  # about ln 2: it knows nothing yet
 
 
+def test_a_head_that_starts_at_zero_starts_without_an_opinion(after_sft: Path) -> None:
+    rm.run(load_recipe(after_sft, ["rm.head_std=0"]))
+    metrics = [json.loads(line) for line in (after_sft.parent / "runs/tiny/rm/metrics.jsonl").open()]
+    assert metrics[0]["train/loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert _results(after_sft)["eval/accuracy"] > 0.9
+
+
 def _plain_scores(path: Path, pairs: list[tuple[str, str]]) -> torch.Tensor:
     """Scores by transformers, peft and the head's weight alone."""
     final = path.parent / "runs" / "tiny" / "rm" / "final"
