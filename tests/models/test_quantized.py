@@ -19,7 +19,7 @@ from align.models import base as bases
 from align.models.base import find_base
 from align.recipe import Base
 from align.recipe_file import load_recipe
-from align.runtime import distributed
+from align.runtime import sharding
 from align.runtime.run import open_stage
 from align.serving.export import export
 from align.stages import ppo, rm, sft
@@ -61,7 +61,7 @@ def test_without_bitsandbytes_it_is_refused(tiny_base: Path, monkeypatch: pytest
 
 def test_it_is_not_sharded(tiny_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     setup = set_up(load_recipe(tiny_recipe(), ["base.quantize=4bit"]))
-    monkeypatch.setattr(distributed, "together", lambda accel: accel)
+    monkeypatch.setattr(sharding, "together", lambda accel: accel)
     with pytest.raises(UserError, match=r"base\.quantize: a base in four bits is not sharded"):
         setup.load_model()
 
