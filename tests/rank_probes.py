@@ -63,7 +63,7 @@ def sharded(folder: str) -> None:
 
 def _here(parameter: torch.Tensor) -> torch.Tensor:
     """A process's part of a layer's weight: torch's, or DeepSpeed's."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter.ds_tensor  # type: ignore[attr-defined]
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter.ds_tensor
 
 
 def _alike(ours: list[list[float]], theirs: list[list[float]]) -> bool:
