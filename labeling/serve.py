@@ -168,12 +168,16 @@ def _is_loopback(host: str) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, so that a port that is taken is told before anything is printed."""
+    """A socket that listens, so that a port that is taken is told before anything is printed.
+
+    Whoever follows the printed link before the app is ready waits for it, instead of being refused.
+    """
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(place)
+        listening.listen()
     except OSError as error:
         raise UserError(
             f"cannot listen at {host}, port {port}: {error.strerror}. "

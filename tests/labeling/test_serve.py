@@ -23,7 +23,7 @@ from typer.testing import CliRunner  # noqa: E402
 
 from align.cli import app  # noqa: E402
 from align.errors import UserError  # noqa: E402
-from labeling.serve import _reached_at, _way_in  # noqa: E402
+from labeling.serve import _listen, _reached_at, _way_in  # noqa: E402
 from labeling.store.engine import Store  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +68,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Served]]:
     for one in started:
         one.process.kill()
         one.process.wait()
+
+
+def test_whoever_comes_before_the_app_is_ready_is_not_refused() -> None:
+    with _listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname(), 5):
+        pass
 
 
 def test_a_network_gets_accounts_only(start: Callable[..., Served]) -> None:
