@@ -23,7 +23,6 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from align.data.batches import step_rows
 from align.data.load import load
 from align.data.tokenize import Encodings, Template, encode_demonstrations, encode_rankings
 from align.models.base import find_base
@@ -31,6 +30,7 @@ from align.objectives.bradley_terry import comparisons, pair_accuracy
 from align.recipe import Recipe
 from align.recipe_file import load_recipe
 from align.records import Demonstration, Ranking
+from align.seeds import step_rows
 from align.stages import rm, sft
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -32,9 +32,9 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from align.data.batches import step_rows
 from align.data.tokenize import Encoded
 from align.objectives.bradley_terry import Ranks, comparisons
+from align.seeds import step_rows
 
 # Rankings a step (so that one pass of ours holds as many sequences as one of TRL's), steps, held out.
 PLAN = {2: (4, 24, 128), 4: (2, 16, 48), 9: (1, 8, 16)}

@@ -28,12 +28,12 @@ ROOMS = [
     {"recipe", "yaml_text"},
     {"recipe_ppo", "recipe_labeling"},
     {"recipe_parts"},
-    {"records", "objectives"},
+    {"records", "objectives", "seeds"},
     {"errors", "__init__"},
 ]
 HEIGHT = {room: -i for i, rooms in enumerate(ROOMS) for room in rooms}
-# These stay usable alone: plain data, and mathematics over tensors.
-ALONE = {"records": {"errors"}, "objectives": set(), "errors": set(), "__init__": set()}
+# These stay usable alone: plain data, mathematics over tensors, and what a draw depends on.
+ALONE = {"records": {"errors"}, "objectives": set(), "seeds": set(), "errors": set(), "__init__": set()}
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors"}
 LIGHT = {
     "__main__",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from align.data.batches import generator
+from align.seeds import generator
 
 _RESAMPLES = 2000
 _TAIL = 0.025  # on each side of a 95% interval

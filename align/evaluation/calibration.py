@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from align.data.batches import generator
 from align.evaluation.bootstrap import NOTHING, Entry, Share, means
+from align.seeds import generator
 
 BINS = 15  # as in Guo et al. 2017
 _SMALLEST, _LARGEST = 0.01, 100.0  # root mean square of margin / T, between which T is looked for

@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 
-from align.data.batches import generator
 from align.models.roles import Roles
 from align.recipe import Recipe
 from align.rollouts.engine import Terms, terms
@@ -17,6 +16,7 @@ from align.rollouts.hf import sample
 from align.rollouts.narrow import narrowing
 from align.rollouts.rollout import Sampled
 from align.runtime.lineage import parent
+from align.seeds import generator
 from align.stages.setup import Setup, set_up
 
 PolicyStage = Literal["base", "sft", "ppo"]

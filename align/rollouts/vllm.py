@@ -18,12 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from align.data.batches import generator
 from align.errors import AlignError, UserError
 from align.models.export import save_adapter
 from align.models.roles import Roles
 from align.rollouts.engine import Terms
 from align.rollouts.rollout import Sampled
+from align.seeds import generator
 
 _SECONDS = 600.0  # that a request may take; the server queues what it cannot run at once
 _REQUESTS = 256  # under way at a time, from one process

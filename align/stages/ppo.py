@@ -17,7 +17,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from align.data.batches import step_rows
 from align.data.load import load
 from align.data.tokenize import encode_prompts
 from align.errors import UserError
@@ -38,6 +37,7 @@ from align.runtime.lineage import parent
 from align.runtime.memory import itemised
 from align.runtime.metrics import json_line
 from align.runtime.run import StageRun, open_stage
+from align.seeds import step_rows
 from align.stages.labels import Labels
 from align.stages.ppo_ptx import load_demonstrations, with_demonstrations
 from align.stages.ppo_roles import Context, prepare, resume, save

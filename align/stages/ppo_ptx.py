@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from align.data.batches import collate, microbatches, step_rows
+from align.data.batches import collate, microbatches
 from align.data.labels import Labels, read_labels
 from align.data.load import Split, load
 from align.data.tokenize import Encoded, encode_demonstrations
@@ -17,6 +17,7 @@ from align.objectives.masked import masked_sum
 from align.recipe import Recipe
 from align.records import Demonstration
 from align.runtime import distributed
+from align.seeds import step_rows
 from align.stages.ppo_roles import Context
 from align.stages.setup import source
 

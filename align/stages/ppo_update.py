@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.data.batches import generator, microbatches
+from align.data.batches import microbatches
 from align.models.forward import stack
 from align.objectives.kl import kl_loss
 from align.objectives.masked import masked_sum
@@ -16,6 +16,7 @@ from align.rollouts.rollout import Rollout
 from align.runtime import distributed
 from align.runtime.run import StageRun
 from align.runtime.schedule import learning_rate
+from align.seeds import generator
 from align.stages.ppo_ptx import ptx_backward
 from align.stages.ppo_roles import TRAINED, Context
 from align.stages.ppo_steer import bad_numbers, not_applied

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from align.data.batches import generator, microbatches, order, step_rows
+from align.data.batches import microbatches
 from align.data.load import load
 from align.data.tokenize import encode_demonstrations, encode_rankings
 from align.errors import AlignError, UserError
@@ -41,6 +41,7 @@ from align.runtime.memory import itemised
 from align.runtime.run import StageRun, open_stage
 from align.runtime.schedule import learning_rate
 from align.runtime.sharding import shared_out
+from align.seeds import generator, order, step_rows
 from align.stages.labels import Labels
 from align.stages.rm_rows import EncodedRows, Row, Rows, best_alone, columns
 from align.stages.setup import Setup, set_up, source, write_skipped

@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from align.data.batches import generator, step_rows
 from align.data.load import load
 from align.data.store import kept
 from align.data.tokenize import Encoded, encode_demonstrations
@@ -34,6 +33,7 @@ from align.report.page import refresh
 from align.runtime.distributed import check_divisible, more_elsewhere, share, total
 from align.runtime.run import open_stage
 from align.runtime.trainer import ResumableTrainer
+from align.seeds import generator, step_rows
 from align.stages.labels import Labels
 from align.stages.setup import set_up, source, write_skipped
 

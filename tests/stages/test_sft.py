@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from align.data.batches import step_rows
 from align.data.load import load
 from align.data.tokenize import Template, encode_demonstrations
 from align.errors import AlignError, UserError
@@ -29,6 +28,7 @@ from align.models.lora import lora_config
 from align.recipe import Recipe
 from align.recipe_file import load_recipe
 from align.records import Demonstration
+from align.seeds import step_rows
 from align.stages import sft
 
 MakeRecipe = Callable[..., Path]
