@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from align.errors import UserError
 from align.recipe import LABEL_KEYS, LABELS, Base, Entry, Recipe, Source, train_of_labels
 from align.recipe_mistakes import mistakes, recipe_schema
-from align.recipe_parts import Section, expand
+from align.recipe_parts import Section, by_new_names, expand
 from align.yaml_text import Document, Keys, Mistake, Place, read
 
 SMALLEST = """\
@@ -36,13 +36,14 @@ SIDES = ("train", "held_out")
 OVERRIDE_LINE = 10**9  # overrides are told after the file's lines
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, of_run: bool = False) -> Recipe:
     """Reads, overrides (`ppo.kl_coef=0.1`), checks and resolves a recipe.
 
     The paths under `data`, and `base.name` where it means a folder, become absolute against the recipe's
     folder; ids on the Hub stay. Raises UserError with all mistakes at once, each with its line and key.
+    of_run: a run wrote the file; keys and values that have been renamed since are read by their new names.
     """
-    recipe, _ = _load(path, overrides)
+    recipe, _ = _load(path, overrides, of_run)
     return _resolved(recipe, Path(os.path.abspath(path)).parent)
 
 
@@ -139,9 +140,12 @@ def _allow_labels(definitions: dict[str, Any]) -> None:
         definitions["Source"]["properties"][key] = definitions["Entry"]["properties"][key]
 
 
-def _load(path: Path, overrides: Sequence[str]) -> tuple[Recipe, Document]:
+def _load(path: Path, overrides: Sequence[str], of_run: bool = False) -> tuple[Recipe, Document]:
     document = _read_file(path)
     _normalise(document)
+    for name, info in Recipe.model_fields.items() if of_run else ():
+        if info.annotation and isinstance(document.values.get(name), dict):
+            document.values[name] = by_new_names(info.annotation, document.values[name])
     for override in overrides:
         _override(document, override)
         _normalise(document)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from align.recipe import Recipe
-from align.recipe_parts import RUN_NAME
+from align.recipe_parts import RUN_NAME, by_new_names, renamed
 from align.yaml_text import Document, Keys, Mistake, Place, dotted
 
 # Names that other trainers use for our keys.
@@ -86,7 +86,7 @@ def mistakes(error: ValidationError, document: Document) -> list[Mistake]:
             continue
         place = document.place(keys) or Place("the recipe", 0)
         if detail["type"] == "extra_forbidden":
-            message = _unknown(keys)
+            message = _renamed(keys, detail["input"]) or _unknown(keys)
         elif detail["type"] == "missing":
             message = _missing(keys)
         elif detail["type"] == "value_error":
@@ -240,6 +240,17 @@ def _hint(wanted: str, value: Any) -> str:
     elif isinstance(value, (int, float)) and wanted.startswith(("text", "a name of")):
         return "; put it in quotes"
     return ""
+
+
+def _renamed(keys: Keys, value: Any) -> str | None:
+    """What a key is called now that had another name in an earlier version."""
+    section = Recipe.model_fields[str(keys[0])].annotation if len(keys) == 2 else None
+    for key, was in renamed(section) if section else ():
+        if was.key == keys[-1]:
+            new = by_new_names(section, {was.key: value})[key]
+            say = f"; write `{key}: {new}`" if new != value else ""
+            return f"this key is now called {dotted((*keys[:-1], key))}{say}"
+    return None
 
 
 def _unknown(keys: Keys) -> str:

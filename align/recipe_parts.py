@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +15,14 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class Was:
+    """In a field's annotation: the key's name in earlier versions, and those of its values, {old: new}."""
+
+    key: str
+    values: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 class Section(BaseModel):
@@ -37,6 +47,24 @@ def expand(section: type[Section], value: Any) -> Any:
 def as_list(value: Any) -> Any:
     """`train: a.jsonl` means `train: [a.jsonl]`, and one mapping is a list of one."""
     return [value] if isinstance(value, (str, dict)) else value
+
+
+def renamed(section: type[BaseModel]) -> Iterator[tuple[str, Was]]:
+    """A section's keys that had another name, each with what it was."""
+    for key, info in section.model_fields.items():
+        for mark in info.metadata:
+            if isinstance(mark, Was):
+                yield key, mark
+
+
+def by_new_names(section: type[BaseModel], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A section that an earlier version wrote, with keys and values as they are called now."""
+    found = dict(fields)
+    for key, was in renamed(section):
+        if was.key in found:
+            value = found.pop(was.key)
+            found[key] = was.values.get(value, value) if isinstance(value, str) else value
+    return found
 
 
 class Training(Section):

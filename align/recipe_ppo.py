@@ -15,6 +15,7 @@ from align.recipe_parts import (
     PositiveInt,
     Section,
     Training,
+    Was,
     as_list,
 )
 
@@ -82,8 +83,10 @@ class PPO(Training):
     value_init: Literal["reward", "policy"] = Field(
         "reward", description="the value model starts as the reward model, or as the policy with value 0"
     )
-    value_trunk: Literal["own", "policy"] = Field(
-        "own", description="the value model has an adapter of its own, or only a head on the policy's"
+    value_model: Annotated[
+        Literal["separate", "shared"], Was("value_trunk", {"own": "separate", "policy": "shared"})
+    ] = Field(
+        "separate", description="the value model has an adapter of its own, or only a head on the policy's"
     )
     iterations: PositiveInt = Field(100, description="rollouts, each followed by ppo_epochs of updates")
     learning_rate: PositiveFloat = Field(1e-5, description="the policy's peak learning rate")
@@ -132,7 +135,7 @@ class PPO(Training):
     target_kl: PositiveFloat | None = Field(
         None, description="an iteration's updates end at this approximate KL, nats a token; null: never"
     )
-    critic_warmup: NonNegativeInt = Field(
+    value_warmup: Annotated[NonNegativeInt, Was("critic_warmup")] = Field(
         0, description="first iterations in which the value model alone is updated"
     )
     ptx_coef: NonNegativeFloat = Field(
@@ -232,7 +235,7 @@ class PPO(Training):
                 "the value model starts as the reward model, and none is among rewards: set "
                 "`value_init: policy`"
             )
-        if self.value_trunk == "policy" and self.value_init == "reward":
+        if self.value_model == "shared" and self.value_init == "reward":
             raise ValueError(
                 "a head on the policy's adapter cannot start as the reward model, whose adapter is another: "
                 "set `value_init: policy`"

@@ -36,7 +36,7 @@ def floor(arguments: argparse.Namespace, work: Path) -> dict[str, float]:
     lower, upper = one * (1 - adapted), one * adapted
     unread = (tokens - written) * spared
     # Policy, reference and reward, and the value where it does not read the policy's pass.
-    roles, trained = (4, 2) if arguments.value_trunk == "own" else (3, 1)
+    roles, trained = (4, 2) if arguments.value_model == "separate" else (3, 1)
     judged = tokens * (lower + roles * upper) - roles * unread + written * 2 * logits
     # Forward, and backward to the inputs alone: the base is frozen.
     updated = arguments.epochs * (2 * trained * (tokens * upper - unread) + written * 2 * logits)

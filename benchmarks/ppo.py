@@ -87,7 +87,10 @@ def parse(
     parser.add_argument("--turns", type=int, default=2, help="of each side")
     parser.add_argument("--lora-layers", type=int, help="adapt only the last N layers; default: all")
     parser.add_argument(
-        "--value-trunk", choices=["own", "policy"], default="own", help="of ours: ppo.value_trunk"
+        "--value-model",
+        choices=["separate", "shared"],
+        default="separate",
+        help="of ours: ppo.value_model",
     )
     parser.add_argument("--trl-value", choices=["lora", "full"], default=trl_value)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -194,8 +197,8 @@ def write_recipe(arguments: argparse.Namespace, work: Path, base: Path) -> Path:
             "learning_rate": LEARNING_RATE,
             "max_prompt_tokens": arguments.prompt_tokens,
             "max_response_tokens": arguments.response_tokens,
-            "value_init": "reward" if arguments.value_trunk == "own" else "policy",
-            "value_trunk": arguments.value_trunk,
+            "value_init": "reward" if arguments.value_model == "separate" else "policy",
+            "value_model": arguments.value_model,
         },
     }
     path = work / "recipe.yaml"
@@ -395,7 +398,7 @@ def command(arguments: argparse.Namespace, work: Path, side: str, script: str) -
     """A line that measures one side."""
     parts = [arguments.trl_python if side == "trl" else sys.executable, script]
     parts += ["--measure", side, "--work", work, "--trl-value", arguments.trl_value]
-    parts += ["--value-trunk", arguments.value_trunk]
+    parts += ["--value-model", arguments.value_model]
     for name in ("batch", "minibatches", "epochs", "prompt_tokens", "response_tokens", "iterations"):
         parts += [f"--{name.replace('_', '-')}", getattr(arguments, name)]
     for name in ("base", "lora_layers"):

@@ -364,6 +364,18 @@ def test_broken_yaml_and_a_missing_recipe(command: Commands, tmp_path: Path) -> 
     assert "did you mean" in done.err
 
 
+def test_a_key_by_its_earlier_name(command: Commands, tiny_recipe: MakeRecipe) -> None:
+    recipe = tiny_recipe(ppo={"value_trunk": "policy"})
+    (line,) = [i for i, text in enumerate(recipe.read_text().splitlines(), start=1) if "value_trunk" in text]
+    done = command("ppo", recipe)
+    assert done.code == 2
+    assert done.err.strip() == (
+        f"error: {recipe}:{line}: ppo.value_trunk: this key is now called ppo.value_model; "
+        "write `value_model: shared`"
+    )
+    assert not (recipe.parent / "runs/tiny").exists()
+
+
 def test_mistakes_that_show_late_are_mended_and_the_run_goes_its_way(
     command: Commands, tiny_recipe: MakeRecipe
 ) -> None:

@@ -169,6 +169,13 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("ppo: {kl_coeff: 1}", "ppo.kl_coeff: unknown key; did you mean kl_coef?"),
         ("sft: {kl_coef: 1}", "sft.kl_coef: unknown key; did you mean ppo.kl_coef?"),
         ("kl_coef: 1", "kl_coef: unknown key; did you mean ppo.kl_coef?"),
+        ("ppo: {critic_warmup: 2}", "ppo.critic_warmup: this key is now called ppo.value_warmup"),
+        (
+            "ppo: {value_trunk: own}",
+            "ppo.value_trunk: this key is now called ppo.value_model; write `value_model: separate`",
+        ),
+        ("ppo: {value_trunk: 3}", "ppo.value_trunk: this key is now called ppo.value_model"),
+        ("sft: {critic_warmup: 2}", "sft.critic_warmup: unknown key"),
         ("pppo: {}", "pppo: unknown key; did you mean ppo?"),
         ("lora: {r: 8}", "lora.r: unknown key; here it is called rank"),
         ("sft: {lr: 1}", "sft.lr: unknown key; here it is called learning_rate"),
@@ -332,6 +339,7 @@ def test_an_override_mends_what_the_file_has_wrong(write: Any) -> None:
     ("override", "says"),
     [
         ("ppo.kl_coeff=1", "ppo.kl_coeff: unknown key; did you mean kl_coef?"),
+        ("ppo.value_trunk=policy", "ppo.value_model; write `value_model: shared`"),
         ("kl_coef=1", "kl_coef: unknown key; did you mean ppo.kl_coef?"),
         ("pppo.kl_coef=1", "pppo: unknown key; did you mean ppo?"),
         ("ppo.kl_coef=x", 'ppo.kl_coef: expected a number of at least 0; got the text "x"'),
@@ -531,7 +539,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     for name, option in recipe_schema()["properties"].items():
         raw[name] = draw(section((name,), recipe_schema()["$defs"][option["$ref"].rsplit("/", 1)[1]]))
     together = ("rollout_batch_size", "responses_per_prompt", "min_response_tokens", "kl_target", "keep")
-    for key in (*together, "value_init", "value_trunk", "engine", "engine_url"):
+    for key in (*together, "value_init", "value_model", "engine", "engine_url"):
         raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
     raw["ppo"]["minibatch_size"] = draw(st.sampled_from([1, 2, 64, 128]))
     return raw
@@ -559,6 +567,16 @@ def test_a_dump_of_a_loaded_recipe_means_the_same_elsewhere(write: Any, tmp_path
     copy.parent.mkdir(parents=True)
     copy.write_text(dump(recipe))
     assert load_recipe(copy) == recipe
+
+
+def test_a_file_that_a_run_of_an_earlier_version_wrote_is_read(write: Any) -> None:
+    now = load_recipe(
+        write(MINIMAL), ["ppo.value_init=policy", "ppo.value_model=shared", "ppo.value_warmup=3"]
+    )
+    text = dump(now).replace("value_model: shared", "value_trunk: policy")
+    path = write(text.replace("value_warmup", "critic_warmup"))
+    assert load_recipe(path, of_run=True) == now
+    assert "ppo.value_warmup" in refusal(path)
 
 
 # JSON Schema

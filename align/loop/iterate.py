@@ -210,6 +210,8 @@ class _Loop:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, dump(recipe.model_copy(update={"data": data})))
             self.say(f"{path} has the recipe, with the labels up to number {until}")
+        else:  # an earlier version may have written it
+            write_text(path, dump(load_recipe(path, of_run=True)))
         try:
             yield path
         except (UserError, typer.Exit) as error:
@@ -226,7 +228,7 @@ class _Loop:
             recipe, folder = self.recipe, self.folder
             return recipe, "sft", "none", origin_of(recipe.run.name, "sft", _digest(folder / "sft"))
         name = f"round-{number - 1}"
-        recipe = load_recipe(self._frozen(name))
+        recipe = load_recipe(self._frozen(name), of_run=True)
         # Prompts may have been added since, and tasks are for the queue as it is now.
         now = {"data": self.recipe.data, "labeling": self.recipe.labeling}
         origin = origin_of(name, "ppo", _digest(self.folder / name / "ppo"))

@@ -26,7 +26,7 @@ def as_trained(
         raise UserError(f"{folder} is a stage's folder: name the run's, {folder.parent}")
     if not (folder / "recipe.yaml").is_file():
         raise UserError(f"{folder} holds no recipe.yaml: it is not a run's folder, such as runs/quickstart")
-    recipe = load_recipe(folder / "recipe.yaml")
+    recipe = load_recipe(folder / "recipe.yaml", of_run=True)
     manifest = _manifest(folder, stage, finished)
     try:
         return _with(recipe, manifest, base), manifest

@@ -217,7 +217,7 @@ def _finish(context: Context, stage: StageRun, answered: list[Answered], results
     def write(folder: Path) -> None:
         assert roles.peft is not None
         save_adapter(roles.peft, "policy", folder)
-        if context.cfg.value_trunk == "own":
+        if context.cfg.value_model == "separate":
             save_adapter(roles.peft, "value", folder / "value")
         save_head(roles.heads["value"], folder / "value")
         context.setup.base.tokenizer.save_pretrained(str(folder))

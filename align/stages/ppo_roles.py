@@ -118,7 +118,7 @@ def _add_value(
     """The value model: the first reward model of this base as it scores, or the policy with value 0."""
     models = [source for source in sources if source.adapter is not None]
     if cfg.value_init == "policy":
-        if cfg.value_trunk == "policy":
+        if cfg.value_model == "shared":
             roles.share("value", "policy", trains=True)
         else:
             roles.add("value", sft, trains=True)

@@ -54,7 +54,7 @@ def update(
     cfg, accel = context.cfg, context.accel
     lengths = distributed.gather_rows(rollout.response_mask.sum(1), accel)
     mine = {row: local for local, row in enumerate(distributed.share(list(range(len(lengths))), accel))}
-    roles = ("value",) if iteration < cfg.critic_warmup else TRAINED
+    roles = ("value",) if iteration < cfg.value_warmup else TRAINED
     rates = {
         role: learning_rate(peak, iteration, cfg.iterations, cfg.warmup, cfg.schedule)
         for role, peak in (
@@ -110,7 +110,7 @@ def _gradients(
     for group in groups:
         part = [rows[i] for i in group]
         trunk = stack([rollout.trunks[i] for i in part])
-        if cfg.value_trunk == "policy":
+        if cfg.value_model == "shared":
             logprobs, entropies, mask, values = forward.logprobs_and_values(
                 "policy", "value", trunk, cfg.temperature, entropy_gradient=bool(cfg.entropy_coef)
             )
@@ -134,7 +134,7 @@ def _gradients(
         error, parts = _value(context, work, part, forward.values("value", trunk), count)
         error.backward()
         sums += parts
-    passes = ["policy"] if cfg.value_trunk == "policy" else sorted(work.roles)
+    passes = ["policy"] if cfg.value_model == "shared" else sorted(work.roles)
     forward.idle(idle, passes, lower=False)
     for role in TRAINED:
         if role not in work.roles:  # a value head on the policy's adapter left it gradients

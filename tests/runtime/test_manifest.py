@@ -37,18 +37,28 @@ def _older(recipe: Path, stage: Stage, change: Change, *settings: str) -> None:
     (folder / "checkpoints" / "step-000001").mkdir(parents=True)
 
 
+def _rename(fields: dict[str, Any], new: str, old: str, value: object) -> None:
+    """What an earlier version wrote, in which the key had another name."""
+    del fields[new]
+    fields[old] = value
+
+
+SHARED = ["ppo.value_init=policy", "ppo.value_model=shared"]
 OLDER: list[tuple[Stage, Change, list[str]]] = [
     ("sft", lambda r: r["sft"].pop("packing"), []),
     ("rm", lambda r: r["rm"].pop("centering_coef"), []),
     ("rm", lambda r: r["lora"].pop("layers"), ["lora.layers=null"]),
     ("rm", lambda r: r["base"].pop("attention"), []),
-    ("ppo", lambda r: [r["ppo"].pop(key) for key in ("value_trunk", "keep", "kl_target", "rewards")], []),
+    ("ppo", lambda r: [r["ppo"].pop(key) for key in ("value_model", "keep", "kl_target", "rewards")], []),
     ("ppo", lambda r: [one.pop("timeout") for one in r["ppo"]["rewards"]], [REWARDS]),
+    ("ppo", lambda r: _rename(r["ppo"], "value_warmup", "critic_warmup", 3), ["ppo.value_warmup=3"]),
+    ("ppo", lambda r: _rename(r["ppo"], "value_model", "value_trunk", "own"), []),
+    ("ppo", lambda r: _rename(r["ppo"], "value_model", "value_trunk", "policy"), SHARED),
 ]
 
 
 @pytest.mark.parametrize(("stage", "change", "settings"), OLDER)
-def test_a_field_that_an_older_version_did_not_have_counts_as_its_default(
+def test_an_older_version_without_a_field_or_with_another_name_for_it_is_gone_on_from(
     tiny_recipe: Callable[..., Path], stage: Stage, change: Change, settings: list[str]
 ) -> None:
     recipe = tiny_recipe()
@@ -75,6 +85,12 @@ def test_a_field_that_an_older_version_did_not_have_counts_as_its_default(
             "ppo.rewards[1].weight: was 1.0, is 0.5",
         ),
         ("sft", lambda r: r["sft"].update(curriculum=3), [], "sft.curriculum: was 3, is not there"),
+        (
+            "ppo",
+            lambda r: _rename(r["ppo"], "value_model", "value_trunk", "policy"),
+            [],
+            'ppo.value_model: was "shared", is "separate"',
+        ),
     ],
 )
 def test_one_that_is_set_is_a_change_and_so_is_one_that_has_gone(

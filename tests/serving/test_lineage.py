@@ -15,6 +15,7 @@ from align.cli import app
 from align.errors import UserError
 from align.recipe_file import load_recipe
 from align.runtime.files import read_json, sha256, to_json
+from align.runtime.trained import as_trained
 from align.stages import ppo, rm
 
 
@@ -48,6 +49,15 @@ def test_the_tree_of_a_whole_run(run: Path, tiny_base: Path) -> None:
     assert out.count("torch 2.") == 3 and out.count("command  ") == 3
     files = sum(len(manifest["final"]) for manifest in manifests.values())
     assert lines[-1] == f"all {files} files are as they were written"
+
+
+def test_a_run_of_an_earlier_version_whose_keys_had_other_names(run: Path) -> None:
+    for path in (run / "recipe.yaml", run / "ppo" / "manifest.json"):
+        text = path.read_text().replace("value_model", "value_trunk").replace("value_warmup", "critic_warmup")
+        path.write_text(text.replace("separate", "own"))
+        assert "value_trunk" in path.read_text() and "own" in path.read_text()
+    assert _lineage(run)[0] == 0
+    assert as_trained(run, "ppo")[0].ppo.value_model == "separate"
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])

@@ -224,8 +224,8 @@ def test_target_kl_ends_the_inner_epochs(recipe_path: Path, tmp_path: Path) -> N
     assert stopped["policy/updates"] == 1
 
 
-def test_critic_warmup_leaves_the_policy_alone(recipe_path: Path, tmp_path: Path) -> None:
-    with opened(recipe_path, tmp_path, "ppo.critic_warmup=1", "ppo.warmup=0") as (context, stage):
+def test_value_warmup_leaves_the_policy_alone(recipe_path: Path, tmp_path: Path) -> None:
+    with opened(recipe_path, tmp_path, "ppo.value_warmup=1", "ppo.warmup=0") as (context, stage):
         policy, value = tensors(context, "policy"), tensors(context, "value")
         metrics = ppo._iteration(context, stage, PROMPTS, 0)
         assert not changed(context, "policy", policy)
@@ -315,7 +315,7 @@ EXPLODES = ["learning_rate=1e20", "warmup=0", "schedule=constant", "minibatch_si
 
 def test_weights_that_broke_are_in_no_good_checkpoint(recipe_path: Path, tmp_path: Path) -> None:
     """The update of iteration 2 breaks the policy, and iteration 3 sees it: what was saved before is good."""
-    fields = [*EXPLODES, "iterations=8", "critic_warmup=1"]
+    fields = [*EXPLODES, "iterations=8", "value_warmup=1"]
     fields += [f"sft={_run(recipe_path)}", f"rm={_run(recipe_path)}", "value_learning_rate=1e-5"]
     recipe = load_recipe(recipe_path, [f"run.folder={tmp_path}", *(f"ppo.{field}" for field in fields)])
     with pytest.raises(

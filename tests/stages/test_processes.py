@@ -205,7 +205,7 @@ DETAILS = {
     "ptx_coef": 0.1,
     "ptx_batch_size": 5,  # an uneven share
     "target_kl": 0.05,
-    "critic_warmup": 1,
+    "value_warmup": 1,
     "importance_cap": 2.0,
     "evaluate_every": 2,
     "keep": "best",
@@ -215,10 +215,10 @@ DETAILS = {
 
 TRUNK = {
     "value_init": "policy",
-    "value_trunk": "policy",
+    "value_model": "shared",
     "responses_per_prompt": 2,
     "min_response_tokens": 1,
-    "critic_warmup": 1,
+    "value_warmup": 1,
     "microbatch_tokens": 24,  # a row, or little more: processes have different numbers of microbatches
     "learning_rate": 3e-3,
 }

@@ -1,4 +1,4 @@
-"""ppo.value_trunk: policy. The value model is a head on the policy's adapter, and both share each pass."""
+"""ppo.value_model: shared. The value model is a head on the policy's adapter, and both share each pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from align.stages.ppo_roles import Context, prepare
 from align.stages.setup import set_up
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
-SHARED = ["ppo.value_init=policy", "ppo.value_trunk=policy"]
+SHARED = ["ppo.value_init=policy", "ppo.value_model=shared"]
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +102,10 @@ def test_the_adapter_gets_both_losses_gradients(
     assert max(float(g.abs().max()) for g in policy.values()) > 1e-4
 
 
-def test_critic_warmup_trains_the_head_alone_and_leaves_no_gradient_behind(
+def test_value_warmup_trains_the_head_alone_and_leaves_no_gradient_behind(
     recipe_path: Path, tmp_path: Path
 ) -> None:
-    recipe, context = prepared(recipe_path, tmp_path, "ppo.critic_warmup=1", "ppo.warmup=0")
+    recipe, context = prepared(recipe_path, tmp_path, "ppo.value_warmup=1", "ppo.warmup=0")
     draw_head(context)
     policy, value = copies(context, "policy"), copies(context, "value")
     with open_stage(recipe, "ppo", context.accel, lineage={}, data={}, restart=False) as stage:
