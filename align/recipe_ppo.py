@@ -72,6 +72,18 @@ class Reward(Section):
         return re.sub(r"^https?://([^/:?#]*).*$", r"\1", self.url or "", flags=re.DOTALL)
 
 
+_OF_VALUE_MODEL = (
+    "value_init",
+    "value_model",
+    "value_learning_rate",
+    "value_gae_lambda",
+    "value_clip_range",
+    "value_coef",
+    "value_warmup",
+    "gae_lambda",
+)
+
+
 class PPO(Training):
     """PPO against the reward model, with a KL penalty to the SFT policy."""
 
@@ -79,6 +91,11 @@ class PPO(Training):
     rm: str | None = Field(None, description="run folder of the reward model; null: this run")
     rewards: Annotated[list[Reward], BeforeValidator(as_list), Field(min_length=1)] | None = Field(
         None, description="what a response is worth, a weighted sum; null: what the reward model says"
+    )
+    advantage: Literal["gae", "rloo", "group", "reinforce++"] = Field(
+        "gae",
+        description="gae needs a value model; rloo and group compare the responses to a prompt; "
+        "reinforce++ takes the rewards that follow a token",
     )
     value_init: Literal["reward", "policy"] = Field(
         "reward", description="the value model starts as the reward model, or as the policy with value 0"
@@ -126,7 +143,13 @@ class PPO(Training):
     )
     gamma: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="discount a token")
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="GAE's lambda")
+    value_gae_lambda: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="lambda of the returns that the value model learns; null: gae_lambda"
+    )
     clip_range: PositiveFloat = Field(0.2, description="the policy ratio's clip range")
+    clip_range_high: PositiveFloat | None = Field(
+        None, description="the clip range above a ratio of 1; null: clip_range"
+    )
     value_clip_range: PositiveFloat | None = Field(
         0.2, description="the value's clip range, in units of score; null: no clipping"
     )
@@ -224,16 +247,35 @@ class PPO(Training):
         return self
 
     @model_validator(mode="after")
+    def _advantage(self) -> PPO:
+        if self.advantage in ("rloo", "group") and self.responses_per_prompt < 2:
+            raise ValueError(
+                f"advantage: {self.advantage} compares the responses to a prompt, and there is 1: set "
+                "responses_per_prompt to 2 or more"
+            )
+        unused = [] if self.has_value_model else [*_OF_VALUE_MODEL]
+        unused += ["gamma"] if self.advantage in ("rloo", "group") else []
+        fields = type(self).model_fields
+        if idle := [key for key in unused if getattr(self, key) != fields[key].default]:
+            raise ValueError(
+                f"{', '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing with advantage: "
+                f"{self.advantage}"
+                + ("" if idle == ["gamma"] else ", which has no value model")
+                + ": take it out, or choose `advantage: gae`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sources(self) -> PPO:
         labels = [reward.label for reward in self.rewards or ()]
         if double := [label for i, label in enumerate(labels) if label in labels[:i]]:
             raise ValueError(f"two of rewards are called {double[0]}: give them a name each (`name: …`)")
         if taken := [label for label in labels if label in ("score", "score_std", "total")]:
             raise ValueError(f"{taken[0]} is a metric of its own: give that source of rewards another name")
-        if self.value_init == "reward" and not self.judged_by_model:
+        if self.has_value_model and self.value_init == "reward" and not self.judged_by_model:
             raise ValueError(
                 "the value model starts as the reward model, and none is among rewards: set "
-                "`value_init: policy`"
+                "`value_init: policy`, or an `advantage` without a value model"
             )
         if self.value_model == "shared" and self.value_init == "reward":
             raise ValueError(
@@ -241,6 +283,11 @@ class PPO(Training):
                 "set `value_init: policy`"
             )
         return self
+
+    @property
+    def has_value_model(self) -> bool:
+        """Whether advantages are taken from a value model, which is then trained beside the policy."""
+        return self.advantage == "gae"
 
     @property
     def judged_by_model(self) -> bool:

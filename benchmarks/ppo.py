@@ -212,7 +212,7 @@ def ours(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     from align.stages import ppo
 
     iterations: list[dict[str, float]] = []
-    whole = ppo._iteration
+    whole = ppo.iterate
 
     def timed(context: Any, stage: Any, *rest: Any) -> dict[str, float]:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -226,7 +226,7 @@ def ours(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             raise _Done(parameters())
         return metrics
 
-    ppo.__dict__["_iteration"] = timed
+    ppo.__dict__["iterate"] = timed
     overrides = [f"run.name=ppo-{os.getpid()}", f"ppo.sft={work}/runs/run", f"ppo.rm={work}/runs/run"]
     try:
         ppo.run(load_recipe(work / "recipe.yaml", overrides))

@@ -189,12 +189,12 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
     clock = Clock()
     for step in range(steps):
         rows = [Row(*train[i]) for i in step_rows(arguments.seed, "rm", step, batch, len(train))]
-        sums = rm._gradients(forward, rows, cfg, accel, base.pad_id)
-        rm._apply(forward, optimizer, sums, LEARNING_RATE, cfg, accel)
+        sums = rm.gradients(forward, rows, cfg, accel)
+        rm.update(forward, optimizer, sums, LEARNING_RATE, cfg, accel)
         clock.tick()
     figures = clock.figures(batch) | {"tokens": tokens() / (steps * batch)}
     rows = [Row(*ranking) for ranking in held_out]
-    scores = rm._scores(forward, rows, 4096, base.pad_id)
+    scores = score_rankings(forward, "reward", [row.encoded for row in rows], 4096)
     return figures | _accuracy(scores, held_out)
 
 

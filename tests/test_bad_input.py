@@ -621,13 +621,13 @@ def _newest(stage_folder: Path) -> int:
 
 STUCK = """
 import time, align.stages.rm as rm
-update, calls = rm._apply, []
+update, calls = rm.update, []
 def stuck(*arguments):
     calls.append(1)
     if len(calls) == 2:
         time.sleep(60)
     return update(*arguments)
-rm._apply = stuck
+rm.update = stuck
 """
 
 

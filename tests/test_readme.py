@@ -219,7 +219,7 @@ def test_the_reward_snippet_gives_aligns_own_score(run: Path, tiny_base: Path, t
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from align.data.batches import collate
+    from align.models.batch import collate
     from align.models.forward import Forward
     from align.models.roles import Roles
 

@@ -11,14 +11,15 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from align.data.batches import collate, microbatches
 from align.models.base import Base
+from align.models.batch import collate
 from align.models.forward import Forward
+from align.models.passes import PAIRS, passes
 from align.recipe_ppo import PPO
 from align.rollouts.engine import terms
 from align.rollouts.hf import sample, uniforms
+from align.rollouts.params import Sampled
 from align.rollouts.rewards import Rewards, texts_of
-from align.rollouts.rollout import Sampled
 from align.rollouts.sources import Texts
 from align.runtime import distributed
 
@@ -79,7 +80,7 @@ def respond(
         terms(cfg, base),
     )
     texts = texts_of(rewards, sampled, prompts, rows, base) if rows else None
-    return _judge(forward, sampled, cfg, rewards, texts, base.pad_id, with_kl=role != "reference")
+    return _judge(forward, sampled, cfg, rewards, texts, with_kl=role != "reference")
 
 
 def compare(
@@ -149,31 +150,24 @@ def _judge(
     cfg: PPO,
     rewards: Rewards,
     texts: Texts | None,
-    pad_id: int,
     with_kl: bool,
 ) -> Answers:
     """Scores, and log p(policy) - log p(reference) summed over each response (0 without `with_kl`)."""
-    kl = [0.0] * len(sampled)
+    kl, guard = torch.zeros(len(sampled)), torch.zeros(len(sampled))
     said = {name: torch.zeros(len(sampled)) for name in rewards.roles}
-    guard = [0.0] * len(sampled) if "guard" in forward.roles.heads else None
-    sizes = [(1, len(s.prompt) + len(s.response)) for s in sampled]
-    groups = microbatches(sizes, cfg.microbatch_tokens)
-    idle = forward.more_elsewhere(len(groups))
-    for rows in groups:
-        trunk = forward.trunk(collate([(sampled[i].prompt, sampled[i].response) for i in rows], pad_id))
+    guarded = "guard" in forward.roles.heads
+    pairs = [(one.prompt, one.response) for one in sampled]
+    for part in passes(forward.roles, pairs, cfg.microbatch_tokens, PAIRS):
+        rows, trunk = part.rows, forward.trunk(collate(part.items))
         for name, found in rewards.adapters(forward, trunk).items():
-            said[name][rows] = found.cpu()
-        if guard is not None:
-            for row, score in zip(rows, forward.scores("guard", trunk).tolist(), strict=True):
-                guard[row] = score
+            said[name][rows] = found[: len(rows)].cpu()
+        if guarded:
+            guard[rows] = forward.scores("guard", trunk)[: len(rows)].cpu()
         if with_kl:
             policy, _, _ = forward.logprobs("policy", trunk, cfg.temperature)
             reference, _, _ = forward.logprobs("reference", trunk, cfg.temperature)
-            for row, nats in zip(rows, (policy - reference).sum(1).tolist(), strict=True):
-                kl[row] = nats
-    judges = [*rewards.roles.values(), *(["guard"] if guard is not None else [])]
-    forward.idle(idle, [*judges, *(["policy", "reference"] if with_kl else [])])
+            kl[rows] = (policy - reference).sum(1)[: len(rows)].cpu()
     if not sampled:
         return Answers([], [], [], None)
-    scores = rewards.all(said, texts, torch.device("cpu")).scores.tolist()
-    return Answers(sampled, scores, kl, guard)
+    scores = rewards.all(said, texts, torch.device("cpu")).scores
+    return Answers(sampled, scores.tolist(), kl.tolist(), guard.tolist() if guarded else None)

@@ -22,7 +22,7 @@ from align.loop.policy import Drawing, Policy, PolicyStage, open_policy
 from align.loop.queues import Queue, open_queue
 from align.recipe import Recipe
 from align.records import Demonstration, Prompt, RecordError, prompt_key
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 from align.runtime.progress import Bar
 from align.stages.setup import Setup, source
 

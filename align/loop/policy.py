@@ -14,7 +14,7 @@ from align.recipe import Recipe
 from align.rollouts.engine import Terms, terms
 from align.rollouts.hf import sample
 from align.rollouts.narrow import narrowing
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 from align.runtime.lineage import parent
 from align.seeds import generator
 from align.stages.setup import Setup, set_up

@@ -4,68 +4,22 @@ where a response token is predicted, and never as a [B, T, V] tensor that stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from align.data.batches import Batch
 from align.errors import UserError
 from align.models import lean
+from align.models.batch import Batch, Trunk, response_positions
 from align.models.packed import Packed
 from align.models.roles import Roles
 
 _CHUNK_ELEMENTS = 2**25  # logits computed at a time: 128 MiB in float32
 _LEAN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative to the hidden states' norm
 _LEAN_COARSE = 5e-2  # of half precision
-
-
-@dataclass
-class Trunk:
-    """What all roles have in common of a batch: the hidden states below the lowest adapter.
-
-    `hidden` is [B, L, D] where the lower layers could be run apart, else None and `input_ids` [B, L]
-    go through the whole model. `attention_mask` [B, L] is True at real tokens, which come first.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    prompt_lengths: Tensor
-    lengths: Tensor
-    hidden: Tensor | None
-
-    def rows(self) -> list[Trunk]:
-        """One trunk a row, without padding, to be collated anew by `stack`."""
-        return [
-            Trunk(
-                self.input_ids[i : i + 1, :n],
-                self.attention_mask[i : i + 1, :n],
-                self.prompt_lengths[i : i + 1],
-                self.lengths[i : i + 1],
-                None if self.hidden is None else self.hidden[i : i + 1, :n].clone(),
-            )
-            for i, n in enumerate(self.lengths.tolist())
-        ]
-
-
-def stack(rows: list[Trunk]) -> Trunk:
-    """Collate single-row trunks, right-padded to the longest."""
-
-    def padded(parts: list[Tensor]) -> Tensor:
-        return pad_sequence([p[0] for p in parts], batch_first=True)
-
-    hidden = [row.hidden for row in rows if row.hidden is not None]
-    return Trunk(
-        padded([row.input_ids for row in rows]),
-        padded([row.attention_mask for row in rows]),
-        torch.cat([row.prompt_lengths for row in rows]),
-        torch.cat([row.lengths for row in rows]),
-        padded(hidden) if hidden else None,
-    )
 
 
 class Forward:
@@ -184,30 +138,6 @@ class Forward:
         hidden = self._upper(role, ids, lower, **inputs)
         return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 
-    def more_elsewhere(self, microbatches: int) -> int:
-        """How many more microbatches than these some process has, to `idle` after them."""
-        return self.roles.more_elsewhere(microbatches)
-
-    def idle(self, microbatches: int, roles: Sequence[str], lower: bool = True) -> None:
-        """Go through microbatches that only other processes have, for a base sharded among them.
-
-        Each: the lower layers unless they are there already, then the upper ones for each role, with a
-        backward pass, which adds 0 to the gradients, where the role trains and gradients are on.
-        """
-        for _ in range(microbatches):
-            ids = torch.ones(1, 2, dtype=torch.int64, device=self.roles.base.device)
-            mask = torch.ones_like(ids, dtype=torch.bool)
-            hidden = None
-            if self.split:
-                with torch.no_grad():
-                    hidden = self.roles.base.get_input_embeddings()(ids)
-                    if lower:
-                        hidden = self._lower(ids, attention_mask=mask)
-            for role in roles:
-                last = self._upper(role, ids, hidden, attention_mask=mask)
-                if last.requires_grad:
-                    (0 * last.sum()).backward()
-
     def _last(self, role: str, trunk: Trunk) -> Tensor:
         return self.hidden(role, trunk, trunk.lengths[:, None] - 1)[:, 0]
 
@@ -270,15 +200,6 @@ class Forward:
             raise UserError(
                 f"base: {kind} scales or caps its logits, which is not supported; choose another base"
             )
-
-
-def response_positions(trunk: Trunk) -> tuple[Tensor, Tensor]:
-    """Where response tokens are predicted [B, T] (one place before they stand), and the response mask."""
-    counts = trunk.lengths - trunk.prompt_lengths
-    offsets = torch.arange(int(counts.max()), device=counts.device)
-    mask = offsets < counts.unsqueeze(1)
-    at = (trunk.prompt_lengths.unsqueeze(1) - 1 + offsets).clamp(max=trunk.input_ids.shape[1] - 1)
-    return at, mask
 
 
 def token_logprobs(

@@ -52,7 +52,7 @@ def decode(
 def take(x: Tensor, at: Tensor) -> Tensor:
     """The [B, T, D] of x [B, L, D] at positions [B, T]."""
     rows = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
-    return x.flatten(0, 1).index_select(0, (rows + at).flatten()).view(*at.shape, -1)
+    return x.flatten(0, 1).index_select(0, (rows + at).flatten()).view(*at.shape, x.shape[-1])
 
 
 def _layer(layer: Any, role: str, hidden: Tensor, cos: Tensor, sin: Tensor, at: Tensor | None) -> Tensor:
@@ -168,7 +168,7 @@ class _Linear(torch.autograd.Function):
                     of_a = narrow.t() @ x.reshape(-1, x.shape[-1]).to(a.dtype)
                     of_b = (wide.t() @ small).mul_(scale)
             of_parts += [None, None, of_a, of_b, None]
-        return None if of_x is None else of_x.view(*gradients[0].shape[:-1], -1), *of_parts
+        return None if of_x is None else of_x.view(*gradients[0].shape[:-1], of_x.shape[-1]), *of_parts
 
 
 class _RMSNorm(torch.autograd.Function):

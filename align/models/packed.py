@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from align.data.batches import Batch, collate
 from align.data.tokenize import Encoded
+from align.models.batch import Batch, collate
 
 if TYPE_CHECKING:
     from align.models.forward import Forward
@@ -64,7 +64,7 @@ class Packed:
         return {"attention_mask": mask.unsqueeze(1), "position_ids": self.positions.to(device)}
 
 
-def pack(rankings: Sequence[Encoded], pad_id: int) -> Packed:
+def pack(rankings: Sequence[Encoded]) -> Packed:
     """Lay each ranking out in a row; responses come in the rankings' order."""
     if not rankings:
         raise ValueError("pack needs at least one ranking")
@@ -84,7 +84,7 @@ def pack(rankings: Sequence[Encoded], pad_id: int) -> Packed:
         positions.append(torch.tensor(places))
         branches.append(torch.tensor(branch))
     return Packed(
-        pad_sequence(ids, batch_first=True, padding_value=pad_id),
+        pad_sequence(ids, batch_first=True),
         pad_sequence(positions, batch_first=True),
         pad_sequence(branches, batch_first=True, padding_value=-1),
         torch.tensor(rows),
@@ -92,9 +92,9 @@ def pack(rankings: Sequence[Encoded], pad_id: int) -> Packed:
     )
 
 
-def apart(rankings: Sequence[Encoded], pad_id: int) -> Batch:
+def apart(rankings: Sequence[Encoded]) -> Batch:
     """The same responses in the same order, each in a row of its own behind a prompt of its own."""
-    return collate([(r.prompt, response) for r in rankings for response in r.responses], pad_id)
+    return collate([(r.prompt, response) for r in rankings for response in r.responses])
 
 
 def size(ranking: Encoded, share_prompt: bool) -> tuple[int, int]:
@@ -134,11 +134,11 @@ def _disagreement(forward: Forward, role: str) -> str | None:
     second = Encoded([3, 1], [[2, 9, 4, 7], [5, 5]])
     other = Encoded(first.prompt, [[9, 9, 9], *first.responses[1:]])
     try:
-        packed = forward.ends(role, pack([first, second], 0))
-        changed = forward.ends(role, pack([other, second], 0))
+        packed = forward.ends(role, pack([first, second]))
+        changed = forward.ends(role, pack([other, second]))
     except _REFUSALS as error:
         return f"{name} takes no mask or positions of our own ({type(error).__name__})"
-    separate = forward.ends(role, apart([first, second], 0))
+    separate = forward.ends(role, apart([first, second]))
     norm = separate.float().norm()
     if not (packed - separate).float().norm() <= _TOLERANCE.get(packed.dtype, _COARSE) * norm:
         return f"with a mask and positions of our own {name} gives other numbers"

@@ -83,16 +83,23 @@ def token_rewards(
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float, count: int
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    count: int,
+    clip_range_high: float | None = None,
 ) -> tuple[Tensor, PolicyStats]:
     """Give the clipped surrogate loss, a scalar, and its statistics.
 
         ratio_t = exp(logprobs_t - old_logprobs_t)
-        loss    = sum_t max(-A_t ratio_t, -A_t clip(ratio_t, 1 - clip_range, 1 + clip_range)) / count
+        loss    = sum_t max(-A_t ratio_t, -A_t clip(ratio_t, 1 - clip_range, 1 + clip_range_high)) / count
 
-    All tensors [B, T]; only logprobs gets a gradient. Source: 1707.06347, equation 7, negated. Log
-    ratios above 20 are cut, so that none overflows. clip_fraction_sum counts the tokens whose gradient
-    the clip stopped; approx_kl_sum is k3 of KL(old || new).
+    clip_range_high is clip_range where it is None (an upper range of its own: DAPO's clip-higher,
+    2503.14476, equation 10). All tensors [B, T]; only logprobs gets a gradient. Source: 1707.06347,
+    equation 7, negated. Log ratios above 20 are cut, so that none overflows. clip_fraction_sum counts the
+    tokens whose gradient the clip stopped; approx_kl_sum is k3 of KL(old || new).
 
     Raises ValueError if shapes differ, the mask is not boolean, or count is not positive.
     """
@@ -102,7 +109,8 @@ def policy_loss(
     )
     ratio = (logprobs - old_logprobs).clamp(max=MAX_LOG_RATIO).exp()
     unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    high = clip_range if clip_range_high is None else clip_range_high
+    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + high)
     loss = torch.maximum(unclipped, clipped).sum() / count
     with torch.no_grad():
         stats = PolicyStats(

@@ -10,7 +10,7 @@ from align.errors import UserError
 from align.models.base import Base
 from align.models.roles import Roles
 from align.recipe_ppo import PPO
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from align.data.batches import microbatches
+from align.models.passes import microbatches
 from align.models.roles import Roles
 from align.rollouts.engine import Terms
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 from align.runtime.distributed import highest
 from align.seeds import generator
 

@@ -27,7 +27,7 @@ from align.errors import AlignError
 from align.models.roles import Roles
 from align.rollouts.engine import Terms
 from align.rollouts.hf import draw, uniforms
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 
 _PAGE = 16  # tokens of a page: responses are short beside the library's default of 256
 _PASS = 2048  # tokens of a forward pass: without flash attention its mask is as wide as the whole cache

@@ -20,12 +20,13 @@ from align.data import imports
 from align.data.tokenize import Encodings, Template
 from align.errors import UserError
 from align.models.base import Base, find_base
+from align.models.batch import Trunk
 from align.models.export import read_spread
-from align.models.forward import Forward, Trunk
+from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe import Recipe
 from align.recipe_ppo import PPO, Reward
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 from align.rollouts.sources import OwnModel, Texts, by_function, by_service
 from align.runtime import distributed
 from align.runtime.lineage import parent

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.data.batches import collate, microbatches
 from align.data.imports import last_line, place
 from align.data.tokenize import Template, opening
 from align.errors import AlignError, UserError
 from align.models.base import Base
 from align.models.forward import Forward
+from align.models.scoring import score_pairs
 from align.records import Messages
 
 TRIES = 3
@@ -144,18 +144,13 @@ class OwnModel:
     forward: Forward
     microbatch_tokens: int
 
-    @torch.no_grad()
     def scores(self, texts: Texts) -> Tensor:
         """Scores [B]; UserError where its template or its base refuses a text."""
         pairs = [
             self._encoded(prompt, response, ended)
             for prompt, response, ended in zip(texts.prompts, texts.responses, texts.ended, strict=True)
         ]
-        scores = torch.empty(len(pairs))
-        for rows in microbatches([(1, len(p) + len(r)) for p, r in pairs], self.microbatch_tokens):
-            trunk = self.forward.trunk(collate([pairs[i] for i in rows], self.base.pad_id))
-            scores[rows] = self.forward.scores("reward", trunk).float().cpu()
-        return scores
+        return score_pairs(self.forward, "reward", pairs, self.microbatch_tokens)
 
     def _encoded(self, prompt: str | Messages, response: str, ended: bool) -> tuple[list[int], list[int]]:
         try:

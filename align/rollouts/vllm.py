@@ -22,7 +22,7 @@ from align.errors import AlignError, UserError
 from align.models.export import save_adapter
 from align.models.roles import Roles
 from align.rollouts.engine import Terms
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 from align.seeds import generator
 
 _SECONDS = 600.0  # that a request may take; the server queues what it cannot run at once

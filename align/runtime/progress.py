@@ -42,9 +42,9 @@ class Bar:
         if self._rich:
             self._rich.stop()
 
-    def advance(self, metrics: Mapping[str, float] | None = None) -> None:
-        """One more step is done; `metrics` are shown beside the count, under the names they have here."""
-        self._done += 1
+    def advance(self, metrics: Mapping[str, float] | None = None, count: int = 1) -> None:
+        """`count` more steps are done; `metrics` are shown beside it, under the names they have here."""
+        self._done += count
         note = "  ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
         if self._rich:
             self._rich.update(self._task, completed=self._done, note=note)

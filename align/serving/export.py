@@ -18,17 +18,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from align.data.batches import collate, microbatches
 from align.data.formats import built_in
 from align.data.load import Located, scan, side
 from align.errors import AlignError, UserError
+from align.models.batch import Pair, collate
 from align.models.forward import Forward
 from align.models.merge import check_classifier, in_float32, merged_policy, merged_reward, set_padding
+from align.models.passes import PAIRS, microbatches, passes
 from align.models.roles import Roles
+from align.models.scoring import score_pairs
 from align.recipe import Recipe, Stage
 from align.records import Ranking
 from align.runtime.files import to_json, whole_folder, write_text
-from align.serving.run import Pair, Trained, open_run, reward_model, score_batch
+from align.serving.run import Trained, open_run, reward_model
 
 NOTE = "align_export.json"
 _PROBES = 64  # responses that both models score
@@ -170,19 +172,16 @@ def _rankings(recipe: Recipe) -> tuple[str, Iterator[Ranking]]:
 @torch.no_grad()
 def _own(run: Trained, pairs: list[Pair]) -> Tensor:
     """The run's own numbers, its adapter unmerged on the base in float32: see `_exported`."""
-    base, pad_id = in_float32(run.setup.base), run.setup.base.pad_id
-    parts = _in_batches(run, pairs)
+    base, tokens = in_float32(run.setup.base), run.recipe.rm.microbatch_tokens
     if run.stage == "rm":
-        forward = reward_model(run, base)
-        return _in_order([(part, score_batch(forward, [pairs[i] for i in part], pad_id)) for part in parts])
+        return score_pairs(reward_model(run, base), "reward", pairs, tokens)
     roles = Roles(base.load_model(run.setup.accel.device))
     roles.add("policy", run.final, trains=False)
     forward = Forward(roles)
     found = []
-    for part in parts:
-        trunk = forward.trunk(collate([pairs[i] for i in part], pad_id))
-        logprobs, _, mask = forward.logprobs("policy", trunk, 1.0)
-        found.append((part, [row[m].cpu() for row, m in zip(logprobs, mask, strict=True)]))
+    for part in passes(roles, pairs, tokens, PAIRS):
+        logprobs, _, mask = forward.logprobs("policy", forward.trunk(collate(part.items)), 1.0)
+        found.append((part.rows, [row[m].cpu() for row, m in zip(logprobs, mask, strict=True)]))
     return _in_order(found)
 
 
@@ -201,9 +200,9 @@ def _exported(run: Trained, pairs: list[Pair], folder: Path) -> Tensor:
     if wrong := sorted([*found["missing_keys"], *found["unexpected_keys"]]):
         raise AlignError(f"the export does not load as it was written ({wrong[0]}); nothing was kept")
     model = model.to(run.setup.accel.device).eval()
-    pad_id = model.config.pad_token_id if run.stage == "rm" else run.setup.base.pad_id
+    pad_id = model.config.pad_token_id if run.stage == "rm" else 0  # a classifier finds the end by its ids
     results = []
-    for part in _in_batches(run, pairs):
+    for part in microbatches([PAIRS.size(pair) for pair in pairs], run.recipe.rm.microbatch_tokens):
         batch = collate([pairs[i] for i in part], pad_id)
         ids, mask = batch.input_ids.to(model.device), batch.attention_mask.to(model.device)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().cpu()
@@ -214,11 +213,6 @@ def _exported(run: Trained, pairs: list[Pair], folder: Path) -> Tensor:
         ends = zip(logprobs, batch.prompt_lengths.tolist(), batch.lengths.tolist(), strict=True)
         results.append((part, [row[start - 1 : end - 1] for row, start, end in ends]))
     return _in_order(results)
-
-
-def _in_batches(run: Trained, pairs: list[Pair]) -> list[list[int]]:
-    sizes = [(1, len(prompt) + len(response)) for prompt, response in pairs]
-    return microbatches(sizes, run.recipe.rm.microbatch_tokens)
 
 
 def _in_order(results: list[tuple[list[int], Any]]) -> Tensor:

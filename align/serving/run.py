@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from align.data.batches import collate
 from align.errors import UserError
 from align.models.base import Base
 from align.models.forward import Forward
@@ -19,8 +14,6 @@ from align.recipe import Recipe, Stage
 from align.runtime.lineage import parent
 from align.runtime.trained import as_trained, refuse_code
 from align.stages.setup import Setup, set_up
-
-Pair = tuple[list[int], list[int]]  # the ids of a prompt and of a response
 
 
 @dataclass(frozen=True)
@@ -61,9 +54,3 @@ def reward_model(run: Trained, base: Base | None = None) -> Forward:
     roles.add("reward", run.final, trains=False)
     roles.add_head("reward", run.final)
     return Forward(roles)
-
-
-@torch.no_grad()
-def score_batch(forward: Forward, pairs: Sequence[Pair], pad_id: int, role: str = "reward") -> Tensor:
-    """Scores [B] of a batch, in float32 on the CPU."""
-    return forward.scores(role, forward.trunk(collate(pairs, pad_id))).float().cpu()

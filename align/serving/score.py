@@ -14,15 +14,16 @@ from typing import Any
 
 from rich.console import Console
 
-from align.data.batches import microbatches
 from align.data.tokenize import Template
 from align.errors import UserError
+from align.models.batch import Pair
 from align.models.forward import Forward
+from align.models.scoring import score_pairs
 from align.records import RecordError
 from align.runtime.files import whole_file
 from align.runtime.progress import Bar
 from align.serving.records import SCORE, Item, read_items
-from align.serving.run import Pair, Trained, open_run, reward_model, score_batch
+from align.serving.run import Trained, open_run, reward_model
 
 _SHOWN = 20  # problems that are printed one by one
 _WINDOW = 2048  # records that are sorted by length together: what lies in memory
@@ -129,24 +130,20 @@ def encoded_pairs(item: Item, template: Template) -> list[Pair]:
 
 def _scored(items: Iterator[Item], run: Trained, forward: Forward, bar: Bar) -> Iterator[dict[str, Any]]:
     """Rows with their scores in the items' order; within a window, batches are of like length."""
-    budget, pad_id = run.recipe.rm.microbatch_tokens, run.setup.base.pad_id
     while window := list(islice(items, _WINDOW)):
         encoded = [encoded_pairs(item, run.setup.template) for item in window]
-        scores = scores_of(forward, [pair for pairs in encoded for pair in pairs], budget, pad_id, bar)
+        scores = scores_of(forward, [pair for pairs in encoded for pair in pairs], run, bar)
         start = 0
         for item, pairs in zip(window, encoded, strict=True):
             mine, start = scores[start : start + len(pairs)], start + len(pairs)
             yield {**item.row, item.key: mine[0] if item.key == SCORE else mine}
 
 
-def scores_of(forward: Forward, pairs: Sequence[Pair], budget: int, pad_id: int, bar: Bar) -> list[float]:
-    found = [0.0] * len(pairs)
-    for batch in microbatches([(1, len(prompt) + len(response)) for prompt, response in pairs], budget):
-        scores = score_batch(forward, [pairs[i] for i in batch], pad_id).tolist()
-        for i, value in zip(batch, scores, strict=True):
-            found[i] = round(value, _DECIMALS)
-            bar.advance()
-    return found
+def scores_of(forward: Forward, pairs: Sequence[Pair], run: Trained, bar: Bar) -> list[float]:
+    """A score for each pair, in as many digits as float32 has."""
+    tokens = run.recipe.rm.microbatch_tokens
+    scores = score_pairs(forward, "reward", pairs, tokens, lambda done: bar.advance(count=done))
+    return [round(score, _DECIMALS) for score in scores.tolist()]
 
 
 @contextmanager

@@ -71,11 +71,10 @@ def _score_and_send(
     if not ready:
         return 0
     forward = reward_model(trained)
-    budget, pad_id = trained.recipe.rm.microbatch_tokens, trained.setup.base.pad_id
     rest = iter(ready)
     with Bar(console, "suggest", sum(len(pairs) for _, pairs in ready)) as bar:
         while window := list(islice(rest, _WINDOW)):
-            found = iter(scores_of(forward, [p for _, pairs in window for p in pairs], budget, pad_id, bar))
+            found = iter(scores_of(forward, [p for _, pairs in window for p in pairs], trained, bar))
             app.add_suggestions(
                 source, version, [(task, list(islice(found, len(pairs)))) for task, pairs in window]
             )

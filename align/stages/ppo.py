@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,15 +23,13 @@ from align.data.tokenize import encode_prompts
 from align.errors import UserError
 from align.evaluation.policy import Answered, summary
 from align.models.export import save_adapter, save_head
-from align.objectives.gae import gae
 from align.objectives.kl import reverse_k3
-from align.objectives.masked import masked_sum, mean_and_var, moments, whiten_with
+from align.objectives.masked import masked_sum, mean_and_var, moments
 from align.recipe import Recipe
 from align.records import Prompt
 from align.report.page import refresh
-from align.rollouts.assess import assess
 from align.rollouts.rewards import find_sources, part_metrics, texts_of
-from align.rollouts.rollout import Rollout
+from align.rollouts.rollout import Rollout, score_rollout
 from align.runtime import distributed
 from align.runtime.files import write_text
 from align.runtime.lineage import parent
@@ -39,16 +38,16 @@ from align.runtime.metrics import json_line
 from align.runtime.run import StageRun, open_stage
 from align.seeds import step_rows
 from align.stages.labels import Labels
+from align.stages.ppo_advantages import Estimate, estimate
 from align.stages.ppo_ptx import load_demonstrations, with_demonstrations
 from align.stages.ppo_roles import Context, prepare, resume, save
-from align.stages.ppo_steer import check_outcome, is_bad, kl_rewards, steer
+from align.stages.ppo_steer import check_outcome, is_bad, steer
 from align.stages.ppo_update import update
 from align.stages.ppo_watch import (
     HeldOut,
     consider,
     engine_metrics,
     guard_metrics,
-    importance,
     outcome,
     prune_best,
     watch,
@@ -104,7 +103,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
         judged = HeldOut(context, held_out)
-        clock = _Clock()
+        clock = Clock()
         with (
             closing(context.engine),
             stage.steps(cfg.iterations, done) as bar,
@@ -112,8 +111,9 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         ):
             for iteration in range(done, cfg.iterations):
                 stage.heed(iteration, partial(save, context, stage, iteration))
-                metrics = _iteration(context, stage, prompts, iteration)
-                last = iteration + 1 == cfg.iterations
+                done_now = iterate(context, stage, prompts, iteration)
+                metrics, last = done_now.metrics, iteration + 1 == cfg.iterations
+                write_samples(context, stage, done_now.rollout, iteration)
                 watch(context, stage, iteration + 1, metrics)
                 if cfg.evaluate_every and (iteration + 1) % cfg.evaluate_every == 0 and not last:
                     results = summary(judged.answered())
@@ -133,69 +133,72 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             refresh(recipe.run.path, stage.say)
 
 
-def _iteration(
-    context: Context, stage: StageRun, prompts: Sequence[list[int]], iteration: int
-) -> dict[str, float]:
-    """One turn of the algorithm: sample, judge, reward, advantages, update."""
+@dataclass(frozen=True)
+class Iteration:
+    """What one turn of the algorithm found."""
+
+    rollout: Rollout
+    estimate: Estimate
+    metrics: dict[str, float]
+
+
+def iterate(context: Context, stage: StageRun, prompts: Sequence[list[int]], iteration: int) -> Iteration:
+    """One turn of the algorithm: sample, score, rewards and advantages, update. It changes the trained roles.
+
+    prompts: token ids of all training prompts; which the iteration has is a function of (seed, iteration).
+    Raises AlignError at ppo.kl_limit and ppo.engine_gap_stop, and after too many bad steps.
+    """
     cfg, accel = context.cfg, context.accel
-    clock = _Clock()
-    rows = distributed.share(list(range(cfg.rollout_batch_size)), accel)
-    each = cfg.responses_per_prompt
-    drawn = step_rows(context.seed, "ppo", iteration, cfg.rollout_batch_size // each, len(prompts))
-    chosen = [row for row in drawn for _ in range(each)]
+    clock = Clock()
     with stage.unchanged(iteration, partial(save, context, stage, iteration)):
-        context.engine.update()
-        sampled = context.engine.sample([prompts[chosen[i]] for i in rows], rows, iteration)
-        clock("sample")
-        rollout = assess(
-            context.forward,
-            sampled,
-            context.rewards,
-            texts_of(context.rewards, sampled, prompts, [chosen[i] for i in rows], context.setup.base),
-            temperature=cfg.temperature,
-            eos_id=context.setup.template.eos_id,
-            pad_id=context.setup.base.pad_id,
-            microbatch_tokens=cfg.microbatch_tokens,
-        )
-        clock("judge")
-    mask = rollout.response_mask
-    rewards = kl_rewards(context, rollout)
+        rollout = roll_out(context, prompts, iteration, clock)
+    found = estimate(cfg, rollout, context.state.kl_coef, context.spread, accel)
     coef = steer(context, stage, rollout, iteration)
-    advantages, returns = gae(rewards, rollout.old_values, mask, cfg.gamma, cfg.gae_lambda)
-    if cfg.whiten_advantages:
-        mean, var = mean_and_var(*distributed.total(torch.stack(moments(advantages, mask)), accel))
-        advantages = whiten_with(advantages, mask, mean, var)
-    advantages = advantages * importance(context, rollout)
-    metrics = _rollout_metrics(rollout, rewards, returns, accel)
+    metrics = rollout_metrics(rollout, found, accel)
     metrics |= part_metrics(rollout.parts, cfg, accel)
     metrics |= engine_metrics(context, stage, rollout)
     metrics["kl/coef"] = coef
-    if not is_bad(context, stage, rollout, rewards, iteration):
+    if not is_bad(context, stage, rollout, found.rewards, iteration):
         loss_coef = coef if cfg.kl_in == "loss" else 0.0
-        metrics |= update(context, stage, rollout, advantages, returns, loss_coef, iteration)
+        metrics |= update(context, stage, rollout, found, loss_coef, iteration)
     clock("update")
     metrics |= guard_metrics(context, rollout)
-    write_samples(context, stage, rollout, sampled, rollout.scores, iteration)
-    return metrics | clock.metrics()
+    return Iteration(rollout, found, metrics | clock.metrics())
 
 
-def _rollout_metrics(
-    rollout: Rollout, rewards: Tensor, returns: Tensor, accel: Accelerator
-) -> dict[str, float]:
+def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clock: Clock) -> Rollout:
+    """This process's responses to the iteration's prompts, with what every role says of them."""
+    cfg = context.cfg
+    each = cfg.responses_per_prompt
+    drawn = step_rows(context.seed, "ppo", iteration, cfg.rollout_batch_size // each, len(prompts))
+    rows = distributed.share(list(range(cfg.rollout_batch_size)), context.accel)
+    chosen = [drawn[row // each] for row in rows]
+    context.engine.update()
+    sampled = context.engine.sample([prompts[i] for i in chosen], rows, iteration)
+    clock("sample")
+    rollout = score_rollout(
+        context.forward,
+        sampled,
+        context.rewards,
+        texts_of(context.rewards, sampled, prompts, chosen, context.setup.base),
+        temperature=cfg.temperature,
+        microbatch_tokens=cfg.microbatch_tokens,
+    )
+    clock("judge")
+    return rollout
+
+
+def rollout_metrics(rollout: Rollout, found: Estimate, accel: Accelerator) -> dict[str, float]:
     """Means over all processes' responses or tokens."""
     mask = rollout.response_mask
     kl = masked_sum(rollout.old_logprobs - rollout.ref_logprobs, mask, dim=1)
     reverse = masked_sum(reverse_k3(rollout.old_logprobs, rollout.ref_logprobs), mask, dim=1)
-    errors = returns - rollout.old_values
     scores = rollout.scores.double()
-    per_response = [scores, scores.square(), kl, reverse, rewards.sum(1), mask.sum(1), rollout.eos]
+    per_response = [scores, scores.square(), kl, reverse, found.rewards.sum(1), mask.sum(1), rollout.eos]
     sums = torch.stack([torch.ones_like(kl).sum(), *(x.double().sum() for x in per_response)]).double()
     tokens = torch.stack([masked_sum(x, mask) for x in (mask.float(), rollout.entropies)]).double()
-    spread = torch.stack([*moments(returns, mask), *moments(errors, mask)])
     rows, score, squares, forward, backward, reward, length, eos = distributed.total(sums, accel).tolist()
     count, entropy = distributed.total(tokens, accel).tolist()
-    spread = distributed.total(spread, accel)
-    var_returns, var_errors = (float(mean_and_var(*spread[i : i + 3])[1]) for i in (0, 3))
     return {
         "reward/score": score / rows,
         "reward/score_std": max(squares / rows - (score / rows) ** 2, 0.0) ** 0.5,
@@ -205,8 +208,19 @@ def _rollout_metrics(
         "response/length": length / rows,
         "response/eos": eos / rows,
         "policy/entropy": entropy / count,
-        "value/explained_variance": 1 - var_errors / var_returns if var_returns else float("nan"),
+        **_explained_variance(rollout, found.returns, accel),
     }
+
+
+def _explained_variance(rollout: Rollout, returns: Tensor | None, accel: Accelerator) -> dict[str, float]:
+    """How much of the returns' variance the values told, where there is a value model."""
+    if returns is None or rollout.old_values is None:
+        return {}
+    mask = rollout.response_mask
+    sums = torch.stack([*moments(returns, mask), *moments(returns - rollout.old_values, mask)])
+    sums = distributed.total(sums, accel)
+    var_returns, var_errors = (float(mean_and_var(*sums[i : i + 3])[1]) for i in (0, 3))
+    return {"value/explained_variance": 1 - var_errors / var_returns if var_returns else float("nan")}
 
 
 def _finish(context: Context, stage: StageRun, answered: list[Answered], results: dict[str, float]) -> None:
@@ -217,9 +231,10 @@ def _finish(context: Context, stage: StageRun, answered: list[Answered], results
     def write(folder: Path) -> None:
         assert roles.peft is not None
         save_adapter(roles.peft, "policy", folder)
-        if context.cfg.value_model == "separate":
-            save_adapter(roles.peft, "value", folder / "value")
-        save_head(roles.heads["value"], folder / "value")
+        if context.cfg.has_value_model:
+            if context.cfg.value_model == "separate":
+                save_adapter(roles.peft, "value", folder / "value")
+            save_head(roles.heads["value"], folder / "value")
         context.setup.base.tokenizer.save_pretrained(str(folder))
 
     stage.finish(write, results)
@@ -232,7 +247,7 @@ def _finish(context: Context, stage: StageRun, answered: list[Answered], results
         )
 
 
-class _Clock:
+class Clock:
     """Seconds by part."""
 
     def __init__(self) -> None:

@@ -8,11 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from align.data.batches import collate, microbatches
 from align.data.labels import Labels, read_labels
 from align.data.load import Split, load
 from align.data.tokenize import Encoded, encode_demonstrations
 from align.errors import UserError
+from align.models.batch import collate
+from align.models.passes import PAIRS, passes
 from align.objectives.masked import masked_sum
 from align.recipe import Recipe
 from align.records import Demonstration
@@ -60,15 +61,12 @@ def ptx_backward(context: Context, iteration: int, step: int) -> Tensor:
     count = sum(len(response) for _, response in drawn)
     mine = distributed.share(drawn, context.accel)
     result = torch.zeros((), dtype=torch.float64, device=context.forward.roles.base.device)
-    groups = microbatches([(1, len(p) + len(r)) for p, r in mine], cfg.microbatch_tokens)
-    idle = context.forward.more_elsewhere(len(groups))
-    for group in groups:
-        trunk = context.forward.trunk(collate([mine[i] for i in group], context.setup.base.pad_id))
+    for part in passes(context.forward.roles, mine, cfg.microbatch_tokens, PAIRS):
+        trunk = context.forward.trunk(collate(part.items))
         logprobs, _, mask = context.forward.logprobs("policy", trunk, 1.0, end_anywhere=True)
         loss = -masked_sum(logprobs, mask) / count
         (cfg.ptx_coef * loss).backward()
         result += loss.detach()
-    context.forward.idle(idle, ["policy"])
     return result
 
 

@@ -23,7 +23,6 @@ from align.runtime.run import StageRun
 from align.runtime.sharding import shared_out
 from align.stages.setup import Setup
 
-TRAINED = ("policy", "value")
 _ADAM_EPS = 1e-5  # as in 2403.17031: with 1e-8 the first updates are too large
 
 
@@ -69,23 +68,31 @@ class Context:
 
     @property
     def accel(self) -> Accelerator:
+        """The processes."""
         return self.setup.accel
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The roles that have an optimizer: the policy, and the value model where there is one."""
+        return tuple(self.optimizers)
 
 
 def prepare(
     recipe: Recipe, setup: Setup, sft: Path, rewards: Path | Sequence[Source], guard: Path | None = None
 ) -> Context:
-    """Four roles on one base: policy and frozen reference from SFT, reward and value from RM.
+    """The roles on one base: policy and frozen reference from SFT, reward from RM, and value from either.
 
     `rewards`: the sources of rewards, or the one reward model's final/. No role for a source that is no
-    model of this base. A fifth with a guard: another reward model, frozen, that judges and trains nobody.
+    model of this base, and no value model where the advantages need none. One more with a guard: another
+    reward model, frozen, that scores and trains nobody.
     """
     sources = [Source("model", 1.0, adapter=rewards, final=rewards)] if isinstance(rewards, Path) else rewards
     roles = Roles(setup.load_model(), setup.together)
     roles.add("policy", sft, trains=True)
     roles.add("reference", sft, trains=False)
     found, spread = load_rewards(sources, roles, setup.accel.device, recipe.ppo.scale_scores)
-    _add_value(roles, recipe.ppo, sft, sources, found.spreads, spread)
+    if recipe.ppo.has_value_model:
+        _add_value(roles, recipe.ppo, sft, sources, found.spreads, spread)
     if guard is not None:
         roles.add("guard", guard, trains=False)
         roles.add_head("guard", guard)
@@ -96,7 +103,7 @@ def prepare(
             ),
             setup.accel,
         )
-        for role in TRAINED
+        for role in (("policy", "value") if recipe.ppo.has_value_model else ("policy",))
     }
     folder = recipe.run.path / "ppo" / "engine" / str(setup.accel.process_index)
     return Context(
@@ -145,7 +152,7 @@ def resume(context: Context, stage: StageRun) -> int:
     found = stage.newest()
     if found is None:
         return 0
-    for role in TRAINED:
+    for role in context.trained:
         load_into(context.forward.roles.parameters_of(role), found.tensors(role), str(found.path))
         load_optimizer(context.optimizers[role], found.tensors(f"{role}_optimizer"))
     for name, value in found.document("state").items():
@@ -156,6 +163,6 @@ def resume(context: Context, stage: StageRun) -> int:
 
 def save(context: Context, stage: StageRun, iteration: int) -> None:
     """Write what the next start goes on from."""
-    tensors = {role: tensors_of(context.forward.roles, role) for role in TRAINED}
-    tensors |= {f"{role}_optimizer": optimizer_tensors(context.optimizers[role]) for role in TRAINED}
+    tensors = {role: tensors_of(context.forward.roles, role) for role in context.trained}
+    tensors |= {f"{role}_optimizer": optimizer_tensors(context.optimizers[role]) for role in context.trained}
     stage.save(iteration, tensors, {"state": asdict(context.state), "watched": asdict(context.watched)})

@@ -14,28 +14,12 @@ from torch import Tensor
 from align.errors import AlignError
 from align.objectives.kl import adaptive_coef, k1
 from align.objectives.masked import masked_sum
-from align.objectives.ppo import shaped_scores, token_rewards
 from align.rollouts.rollout import Rollout
 from align.runtime import checkpoint, distributed
 from align.runtime.run import BAD_STEPS, StageRun, share_object
 from align.stages.ppo_roles import Context, save
 
 BAD_IN_A_ROW = 3  # as many steps that could not be applied end the stage
-
-
-def kl_rewards(context: Context, rollout: Rollout) -> Tensor:
-    """Rewards [B, T]: shaped scores, and the KL penalty where it is part of the rewards."""
-    cfg, mask = context.cfg, rollout.response_mask
-    scores = shaped_scores(
-        rollout.scores / context.spread,
-        mask.sum(1),
-        rollout.eos,
-        clip=cfg.score_clip,
-        length_penalty=cfg.length_penalty,
-        missing_eos_penalty=cfg.missing_eos_penalty,
-    )
-    coef = context.state.kl_coef if cfg.kl_in == "reward" else 0.0
-    return token_rewards(scores, rollout.old_logprobs, rollout.ref_logprobs, mask, coef, cfg.kl_estimator)
 
 
 def steer(context: Context, stage: StageRun, rollout: Rollout, iteration: int) -> float:
@@ -60,9 +44,10 @@ def is_bad(context: Context, stage: StageRun, rollout: Rollout, rewards: Tensor,
         "score": rollout.scores[:, None],
         "log probability": rollout.old_logprobs.masked_fill(~mask, 0.0),
         "reference log probability": rollout.ref_logprobs.masked_fill(~mask, 0.0),
-        "value": rollout.old_values.masked_fill(~mask, 0.0),
         "reward": rewards.masked_fill(~mask, 0.0),
     }
+    if rollout.old_values is not None:
+        numbers["value"] = rollout.old_values.masked_fill(~mask, 0.0)
     bad = {name: ~x.isfinite().all(1) for name, x in numbers.items()}
     sums = distributed.total(torch.stack([x.sum() for x in bad.values()]), context.accel).tolist()
     counts = {name: count for name, count in zip(bad, sums, strict=True) if count}
@@ -113,9 +98,8 @@ def not_applied(
     tokenizer, accel = context.setup.base.tokenizer, context.accel
     mine = []
     for row in rows:
-        trunk = rollout.trunks[row]
-        ids, start = trunk.input_ids[0].tolist(), int(trunk.prompt_lengths)
-        texts = {"prompt": tokenizer.decode(ids[:start]), "response": tokenizer.decode(ids[start:])}
+        one = rollout.sampled[row]
+        texts = {"prompt": tokenizer.decode(one.prompt), "response": tokenizer.decode(one.response)}
         mine.append({"row": row * accel.num_processes + accel.process_index, **texts})
     batch = sorted(distributed.gather_lists(mine, accel), key=lambda one: int(one["row"]))
     path = stage.folder / BAD_STEPS

@@ -1,75 +1,93 @@
-"""What PPO does with one rollout: ppo_epochs passes of clipped policy and value updates."""
+"""What PPO does with one rollout: ppo_epochs passes of clipped policy and value updates.
+
+A loss is a list of named terms. To add one: a `Term` in `policy_terms` or `value_terms`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from align.data.batches import microbatches
-from align.models.forward import stack
+from align.models.batch import Trunk, stack
+from align.models.forward import Forward
+from align.models.optimizer import apply, clip, learning_rate
+from align.models.passes import Pass, passes, states
 from align.objectives.kl import kl_loss
 from align.objectives.masked import masked_sum
 from align.objectives.ppo import policy_loss, value_loss
+from align.recipe_ppo import PPO
 from align.rollouts.rollout import Rollout
 from align.runtime import distributed
 from align.runtime.run import StageRun
-from align.runtime.schedule import learning_rate
 from align.seeds import generator
+from align.stages.ppo_advantages import Estimate
 from align.stages.ppo_ptx import ptx_backward
-from align.stages.ppo_roles import TRAINED, Context
+from align.stages.ppo_roles import Context
 from align.stages.ppo_steer import bad_numbers, not_applied
 
-# What an update sums up, by metric; the last three are 0, and not logged, where their coefficient is 0.
-_SUMS = ("policy/loss", "policy/clip_fraction", "policy/approx_kl", "value/loss", "value/clip_fraction")
-_MORE = ("policy/kl_loss", "policy/entropy_bonus", "policy/ptx_loss")
+
+class Term(NamedTuple):
+    """A named part of a loss, which counts `weight` times; without a weight it is a statistic."""
+
+    metric: str
+    value: Tensor  # a scalar, divided by the minibatch's tokens over all processes
+    weight: float = 0.0
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What the updates of one iteration share."""
+class Minibatch:
+    """This process's responses of one update, b rows; `count` are the real tokens of all processes."""
 
-    rollout: Rollout
-    advantages: Tensor  # [B, T]
-    returns: Tensor  # [B, T]
-    kl_coef: float  # of the loss; 0 where the penalty is part of the rewards
-    roles: tuple[str, ...]  # that are trained
-    rates: dict[str, float]
+    trunks: list[Trunk]
+    response_mask: Tensor  # [b, T] bool
+    old_logprobs: Tensor  # [b, T]
+    ref_logprobs: Tensor  # [b, T]
+    advantages: Tensor  # [b, T]
+    old_values: Tensor | None  # [b, T]
+    returns: Tensor | None  # [b, T]
+    count: int
+    kl_coef: float  # of the KL term in the policy's loss; 0 where the penalty is part of the rewards
+
+    @classmethod
+    def of(cls, rollout: Rollout, found: Estimate, rows: list[int], count: int, kl_coef: float) -> Minibatch:
+        """These rows of this process's rollout."""
+        return cls(
+            [rollout.trunks[i] for i in rows],
+            rollout.response_mask[rows],
+            rollout.old_logprobs[rows],
+            rollout.ref_logprobs[rows],
+            found.advantages[rows],
+            None if rollout.old_values is None else rollout.old_values[rows],
+            None if found.returns is None else found.returns[rows],
+            count,
+            kl_coef,
+        )
 
 
 def update(
-    context: Context,
-    stage: StageRun,
-    rollout: Rollout,
-    advantages: Tensor,
-    returns: Tensor,
-    kl_coef: float,
-    iteration: int,
+    context: Context, stage: StageRun, rollout: Rollout, found: Estimate, kl_coef: float, iteration: int
 ) -> dict[str, float]:
-    """ppo_epochs passes over the rollout in minibatches drawn over all processes' rows.
+    """ppo_epochs passes over the rollout in minibatches drawn over all processes' rows; gives the metrics.
 
     kl_coef: of the KL term in the policy's loss. The passes end early at ppo.target_kl.
     """
     cfg, accel = context.cfg, context.accel
     lengths = distributed.gather_rows(rollout.response_mask.sum(1), accel)
     mine = {row: local for local, row in enumerate(distributed.share(list(range(len(lengths))), accel))}
-    roles = ("value",) if iteration < cfg.value_warmup else TRAINED
-    rates = {
-        role: learning_rate(peak, iteration, cfg.iterations, cfg.warmup, cfg.schedule)
-        for role, peak in (
-            ("policy", cfg.learning_rate),
-            ("value", cfg.value_learning_rate or cfg.learning_rate),
-        )
-    }
-    work = _Work(rollout, advantages, returns, kl_coef, roles, rates)
-    found: list[dict[str, float]] = []
+    trains = ("value",) if iteration < cfg.value_warmup else context.trained
+    rates = {role: _rate(cfg, role, iteration) for role in context.trained}
+    seen: list[dict[str, float]] = []
     applied = 0
-    for step, minibatch in enumerate(_minibatches(context, len(lengths), iteration)):
-        count = int(lengths[minibatch.to(lengths.device)].sum())
-        local = [mine[row] for row in minibatch.tolist() if row in mine]
-        metrics = _gradients(context, work, local, count, iteration, step)
-        found.append(metrics)
+    for step, rows in enumerate(_minibatches(context, len(lengths), iteration)):
+        local = [mine[row] for row in rows.tolist() if row in mine]
+        count = int(lengths[rows.to(lengths.device)].sum())
+        part = Minibatch.of(rollout, found, local, count, kl_coef)
+        metrics = gradients(context, part, trains, iteration, step)
+        seen.append(metrics)
         if what := bad_numbers(metrics):
             _forget(context)
             not_applied(context, stage, rollout, local, iteration, what)
@@ -77,13 +95,18 @@ def update(
         if cfg.target_kl is not None and metrics["policy/approx_kl"] > cfg.target_kl:
             _forget(context)
             break
-        for role in roles:
-            _apply(context, role, rates[role])
+        for role in trains:
+            apply(context.optimizers[role], rates[role])
         context.state.bad_in_a_row = 0
         applied += 1
-    means = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
-    rates = {f"{role}/learning_rate": rate if role in roles else 0.0 for role, rate in rates.items()}
-    return means | rates | {"policy/updates": float(applied)}
+    means = {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
+    used = {f"{role}/learning_rate": rate if role in trains else 0.0 for role, rate in rates.items()}
+    return means | used | {"policy/updates": float(applied)}
+
+
+def _rate(cfg: PPO, role: str, iteration: int) -> float:
+    peak = (cfg.value_learning_rate if role == "value" else None) or cfg.learning_rate
+    return learning_rate(peak, iteration, cfg.iterations, cfg.warmup, cfg.schedule)
 
 
 def _minibatches(context: Context, rows: int, iteration: int) -> list[Tensor]:
@@ -98,118 +121,87 @@ def _minibatches(context: Context, rows: int, iteration: int) -> list[Tensor]:
     ]
 
 
-def _gradients(
-    context: Context, work: _Work, rows: list[int], count: int, iteration: int, step: int
+def gradients(
+    context: Context, batch: Minibatch, trains: Sequence[str], iteration: int, step: int
 ) -> dict[str, float]:
-    """Fill the gradients of one update, each role's with its own adapter active; sums over all processes."""
-    cfg, forward, rollout = context.cfg, context.forward, work.rollout
-    sums = torch.zeros(len(_SUMS + _MORE), dtype=torch.float64, device=forward.roles.base.device)
-    sizes = [(1, int(rollout.trunks[i].lengths)) for i in rows]
-    groups = microbatches(sizes, cfg.microbatch_tokens)
-    idle = forward.more_elsewhere(len(groups))
-    for group in groups:
-        part = [rows[i] for i in group]
-        trunk = stack([rollout.trunks[i] for i in part])
-        if cfg.value_model == "shared":
-            logprobs, entropies, mask, values = forward.logprobs_and_values(
-                "policy", "value", trunk, cfg.temperature, entropy_gradient=bool(cfg.entropy_coef)
-            )
-            error, parts = _value(context, work, part, values, count)
-            if "policy" in work.roles:
-                loss, more = _policy(context, work, part, logprobs, entropies, mask, count)
-                error, parts = error + loss, parts + more
-            error.backward()
-            sums += parts
-            continue
-        if "policy" in work.roles:
-            loss, parts = _policy(
-                context,
-                work,
-                part,
-                *forward.logprobs("policy", trunk, cfg.temperature, entropy_gradient=bool(cfg.entropy_coef)),
-                count,
-            )
-            loss.backward()
-            sums += parts
-        error, parts = _value(context, work, part, forward.values("value", trunk), count)
-        error.backward()
-        sums += parts
-    passes = ["policy"] if cfg.value_model == "shared" else sorted(work.roles)
-    forward.idle(idle, passes, lower=False)
-    for role in TRAINED:
-        if role not in work.roles:  # a value head on the policy's adapter left it gradients
+    """Fill the gradients of one update, cut to ppo.max_grad_norm; gives its metrics over all processes."""
+    cfg, forward = context.cfg, context.forward
+    sums = {} if "policy" in trains else _silent(cfg, batch)
+    for part in passes(forward.roles, batch.trunks, cfg.microbatch_tokens, states(forward)):
+        for terms in _losses(cfg, forward, batch, part, trains):
+            torch.stack([term.weight * term.value for term in terms if term.weight]).sum().backward()
+            for term in terms:
+                sums[term.metric] = sums.get(term.metric, 0.0) + term.value.detach().double()
+    for role in context.trained:
+        if role not in trains:  # a value head on the policy's adapter left it gradients
             context.optimizers[role].zero_grad()
-    if "policy" in work.roles and cfg.ptx_coef:
-        sums[7] += ptx_backward(context, iteration, step)
-    totals = distributed.total(sums, context.accel).tolist()
-    wanted = (work.kl_coef, cfg.entropy_coef, cfg.ptx_coef)
-    metrics = dict(zip(_SUMS, totals, strict=False))
-    metrics |= {name: x for name, x, on in zip(_MORE, totals[len(_SUMS) :], wanted, strict=True) if on}
-    norms = {role: _clip(context, role) if role in work.roles else 0.0 for role in TRAINED}
-    return metrics | {f"{role}/gradient_norm": norm for role, norm in norms.items()}
+    if cfg.ptx_coef and "policy" in trains:
+        sums["policy/ptx_loss"] = ptx_backward(context, iteration, step)
+    totals = distributed.total(torch.stack(list(sums.values())), context.accel).tolist()
+    parameters = {role: context.forward.roles.parameters_of(role).values() for role in context.trained}
+    norms = {
+        f"{role}/gradient_norm": clip(own, cfg.max_grad_norm, context.accel) if role in trains else 0.0
+        for role, own in parameters.items()
+    }
+    return dict(zip(sums, totals, strict=True)) | norms
 
 
-def _policy(
-    context: Context,
-    work: _Work,
-    part: list[int],
-    logprobs: Tensor,
-    entropies: Tensor,
-    mask: Tensor,
-    count: int,
-) -> tuple[Tensor, Tensor]:
-    """The policy's loss on a microbatch, and its part of the sums."""
-    cfg, rollout = context.cfg, work.rollout
-    width = mask.shape[1]
-    old = rollout.old_logprobs[part, :width]
-    loss, stats = policy_loss(logprobs, old, work.advantages[part, :width], mask, cfg.clip_range, count)
-    zero = loss.new_zeros(())
-    kl = entropy = zero
-    whole = loss
-    if work.kl_coef:
-        per_token = kl_loss(logprobs, old, rollout.ref_logprobs[part, :width], cfg.kl_estimator)
-        kl = masked_sum(per_token, mask) / count
-        whole = whole + work.kl_coef * kl
+def _losses(
+    cfg: PPO, forward: Forward, batch: Minibatch, part: Pass[Trunk], trains: Sequence[str]
+) -> Iterator[list[Term]]:
+    """The terms of one backward pass after the other, each with its own adapter active."""
+    trunk, entropy = stack(part.items), bool(cfg.entropy_coef)
+    if cfg.value_model == "shared" and batch.returns is not None:
+        *tokens, values = forward.logprobs_and_values("policy", "value", trunk, cfg.temperature, entropy)
+        terms = value_terms(cfg, batch, part, values)
+        yield terms + (policy_terms(cfg, batch, part, *tokens) if "policy" in trains else [])
+        return
+    if "policy" in trains:
+        yield policy_terms(cfg, batch, part, *forward.logprobs("policy", trunk, cfg.temperature, entropy))
+    if "value" in trains:
+        yield value_terms(cfg, batch, part, forward.values("value", trunk))
+
+
+def policy_terms(
+    cfg: PPO, batch: Minibatch, part: Pass[Trunk], logprobs: Tensor, entropies: Tensor, mask: Tensor
+) -> list[Term]:
+    """The policy's loss on a microbatch: its surrogate, the KL term and the entropy bonus; [b, T] each."""
+    width, count = mask.shape[1], batch.count
+    old = part.take(batch.old_logprobs, width)
+    advantages = part.take(batch.advantages, width)
+    loss, stats = policy_loss(logprobs, old, advantages, mask, cfg.clip_range, count, cfg.clip_range_high)
+    terms = [
+        Term("policy/loss", loss, 1.0),
+        Term("policy/clip_fraction", stats.clip_fraction_sum / count),
+        Term("policy/approx_kl", stats.approx_kl_sum / count),
+    ]
+    if batch.kl_coef:
+        per_token = kl_loss(logprobs, old, part.take(batch.ref_logprobs, width), cfg.kl_estimator)
+        terms.append(Term("policy/kl_loss", masked_sum(per_token, mask) / count, batch.kl_coef))
     if cfg.entropy_coef:
-        entropy = masked_sum(entropies, mask) / count
-        whole = whole - cfg.entropy_coef * entropy
-    parts = [loss, stats.clip_fraction_sum / count, stats.approx_kl_sum / count, zero, zero]
-    return whole, torch.stack([*parts, kl, entropy, zero]).detach().double()
+        terms.append(Term("policy/entropy_bonus", masked_sum(entropies, mask) / count, -cfg.entropy_coef))
+    return terms
 
 
-def _value(
-    context: Context, work: _Work, part: list[int], values: Tensor, count: int
-) -> tuple[Tensor, Tensor]:
-    """The value model's loss on a microbatch, and its part of the sums."""
-    cfg, rollout, width = context.cfg, work.rollout, values.shape[1]
-    error, stats = value_loss(
-        values,
-        rollout.old_values[part, :width],
-        work.returns[part, :width],
-        rollout.response_mask[part, :width],
-        cfg.value_clip_range,
-        count,
-    )
-    zero = error.new_zeros(())
-    parts = [zero, zero, zero, error, stats.clip_fraction_sum / count, zero, zero, zero]
-    whole = error if cfg.value_coef == 1 else cfg.value_coef * error
-    return whole, torch.stack(parts).detach().double()
+def value_terms(cfg: PPO, batch: Minibatch, part: Pass[Trunk], values: Tensor) -> list[Term]:
+    """The value model's loss on a microbatch, values [b, T]."""
+    assert batch.old_values is not None and batch.returns is not None
+    width, count = values.shape[1], batch.count
+    old, returns = part.take(batch.old_values, width), part.take(batch.returns, width)
+    mask = part.take(batch.response_mask, width)
+    error, stats = value_loss(values, old, returns, mask, cfg.value_clip_range, count)
+    return [
+        Term("value/loss", error, cfg.value_coef),
+        Term("value/clip_fraction", stats.clip_fraction_sum / count),
+    ]
 
 
-def _clip(context: Context, role: str) -> float:
-    """Sum the processes' gradients and clip them; returns the norm before clipping."""
-    parameters = list(context.forward.roles.parameters_of(role).values())
-    distributed.sum_gradients(parameters, context.accel)
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, context.cfg.max_grad_norm))
-    return norm
-
-
-def _apply(context: Context, role: str, rate: float) -> None:
-    optimizer = context.optimizers[role]
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad()
+def _silent(cfg: PPO, batch: Minibatch) -> dict[str, Tensor]:
+    """The policy's metrics while the value model alone trains: 0, those of no token."""
+    none = batch.advantages.new_zeros(1, 0)
+    terms = policy_terms(cfg, batch, Pass([], []), none, none, none.bool())
+    names = [term.metric for term in terms] + (["policy/ptx_loss"] if cfg.ptx_coef else [])
+    return {name: none.sum().double() for name in names}
 
 
 def _forget(context: Context) -> None:

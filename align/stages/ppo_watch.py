@@ -10,24 +10,23 @@ from dataclasses import dataclass
 import torch
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
-from align.data.batches import microbatches
 from align.errors import AlignError
 from align.evaluation.overoptimisation import WINDOW, overoptimised
 from align.evaluation.policy import Answered, Answers, compare, respond, summary
-from align.models.forward import stack
 from align.models.roles import tensors_of
-from align.objectives.importance import truncated_weights
+from align.models.scoring import score_states
 from align.objectives.masked import masked_sum
 from align.report.read import clean
 from align.rollouts.engine import terms
 from align.rollouts.hf import sample, uniforms
-from align.rollouts.rollout import Rollout, Sampled
+from align.rollouts.params import Sampled
+from align.rollouts.rollout import Rollout
 from align.runtime import checkpoint, distributed
 from align.runtime.checkpoint import load_into
 from align.runtime.run import StageRun
-from align.stages.ppo_roles import TRAINED, Context
+from align.stages.ppo_advantages import importance
+from align.stages.ppo_roles import Context
 
 _SAMPLES = 4  # rows of samples.jsonl an iteration
 _SHOWN = 240  # characters of a text in the console's table
@@ -69,19 +68,12 @@ class HeldOut:
         )
 
 
-@torch.no_grad()
 def guard_metrics(context: Context, rollout: Rollout) -> dict[str, float]:
     """The rollout's mean score by the second reward model, over all processes."""
     if context.cfg.guard is None:
         return {}
-    sizes = [(1, int(trunk.lengths)) for trunk in rollout.trunks]
-    sums = torch.zeros(2, dtype=torch.float64, device=rollout.scores.device)
-    groups = microbatches(sizes, context.cfg.microbatch_tokens)
-    idle = context.forward.more_elsewhere(len(groups))
-    for rows in groups:
-        scores = context.forward.scores("guard", stack([rollout.trunks[i] for i in rows]))
-        sums += torch.stack([scores.double().sum(), torch.tensor(float(len(rows))).to(sums)])
-    context.forward.idle(idle, ["guard"], lower=False)
+    scores = score_states(context.forward, "guard", rollout.trunks, context.cfg.microbatch_tokens).double()
+    sums = torch.stack([scores.sum(), torch.ones_like(scores).sum()]).to(context.accel.device)
     total, count = distributed.total(sums, context.accel).tolist()
     return {"guard/score": total / count}
 
@@ -111,20 +103,12 @@ def engine_metrics(context: Context, stage: StageRun, rollout: Rollout) -> dict[
         _warn(context, stage, "engine", f"warning: {said}{cure}")
     metrics = {"engine/logprob_gap": gap}
     if cfg.importance_cap:
-        weights = importance(context, rollout)
+        weights = importance(cfg, rollout)
         capped = weights >= cfg.importance_cap  # at padding they are 0
         found = torch.stack([masked_sum(weights, mask).double(), capped.sum().double()])
         mean, share = (distributed.total(found, context.accel) / count).tolist()
         metrics |= {"engine/weight": mean, "engine/capped": share}
     return metrics
-
-
-def importance(context: Context, rollout: Rollout) -> Tensor:
-    """Factors of the advantages [B, T] that correct for the engine's probabilities; 1 without a cap."""
-    cap = context.cfg.importance_cap
-    if cap is None:
-        return torch.ones_like(rollout.old_logprobs)
-    return truncated_weights(rollout.old_logprobs, rollout.engine_logprobs, rollout.response_mask, cap)
 
 
 def watch(context: Context, stage: StageRun, iteration: int, metrics: dict[str, float]) -> None:
@@ -174,7 +158,7 @@ def consider(context: Context, stage: StageRun, iteration: int, results: dict[st
         return
     context.watched.best = (iteration, value)
     if iteration < context.cfg.iterations and stage.main:
-        tensors = {role: tensors_of(context.forward.roles, role) for role in TRAINED}
+        tensors = {role: tensors_of(context.forward.roles, role) for role in context.trained}
         folder, keep = stage.checkpoints / _BEST, context.cfg.iterations
         checkpoint.save(folder, iteration, tensors, {}, keep, stage.identity)
 
@@ -194,7 +178,7 @@ def restore_best(context: Context, stage: StageRun) -> int:
     if best is None or best[0] == last:
         return last
     found = checkpoint.at(stage.checkpoints / _BEST, best[0], stage.identity)
-    for role in TRAINED:
+    for role in context.trained:
         load_into(context.forward.roles.parameters_of(role), found.tensors(role), str(found.path))
     stage.say(
         f"final/ is iteration {best[0]} of {last}: its held-out score was the best of all evaluations, "
@@ -226,15 +210,13 @@ def write_samples(
     context: Context,
     stage: StageRun,
     rollout: Rollout,
-    sampled: list[Sampled],
-    scores: Tensor,
     iteration: int,
 ) -> None:
     """The rollout's first few responses, as text, with score and KL.
 
     Every ppo.samples_every iterations the reference answers the same prompts too, and all is shown.
     """
-    tokenizer, accel = context.setup.base.tokenizer, context.accel
+    tokenizer, accel, sampled = context.setup.base.tokenizer, context.accel, rollout.sampled
     numbers = distributed.share(range(min(_SAMPLES, len(sampled) * accel.num_processes)), accel)
     kl = masked_sum(rollout.old_logprobs - rollout.ref_logprobs, rollout.response_mask, dim=1)
     show = (iteration + 1) % context.cfg.samples_every == 0
@@ -244,7 +226,7 @@ def write_samples(
         row: dict[str, object] = {
             "prompt": tokenizer.decode(one.prompt, skip_special_tokens=True),
             "response": tokenizer.decode(one.response, skip_special_tokens=True),
-            "score": float(scores[i]),
+            "score": float(rollout.scores[i]),
             "kl": float(kl[i]),
         }
         if show:

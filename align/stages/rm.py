@@ -18,7 +18,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from align.data.batches import microbatches
 from align.data.load import load
 from align.data.tokenize import encode_demonstrations, encode_rankings
 from align.errors import AlignError, UserError
@@ -27,8 +26,11 @@ from align.evaluation.reward import Evaluation, Judged, evaluate, evaluate_quick
 from align.models.export import save_adapter, save_head, save_score
 from align.models.forward import Forward
 from align.models.heads import ScalarHead, centre, difference_rms
-from align.models.packed import apart, pack, share_prompts, size
+from align.models.optimizer import apply, clip, learning_rate
+from align.models.packed import share_prompts
+from align.models.passes import Layout, passes, rankings
 from align.models.roles import Roles, tensors_of
+from align.models.scoring import last_states, ranking_scores, score_rankings
 from align.objectives.bradley_terry import batch_loss, comparisons, has_pair, pair_accuracy
 from align.recipe import RM, Recipe
 from align.records import Demonstration, Ranking
@@ -39,7 +41,6 @@ from align.runtime.files import to_json, write_text
 from align.runtime.lineage import parent
 from align.runtime.memory import itemised
 from align.runtime.run import StageRun, open_stage
-from align.runtime.schedule import learning_rate
 from align.runtime.sharding import shared_out
 from align.seeds import generator, order, step_rows
 from align.stages.labels import Labels
@@ -96,11 +97,11 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         if cfg.share_prompt and (why := share_prompts(forward, "reward", longest)):
             stage.say(f"rm: each response goes through the model behind a prompt of its own: {why}")
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
-        _train(recipe, forward, train, held_out, steps, stage, setup.base.pad_id)
+        _train(recipe, forward, train, held_out, steps, stage)
         probes = (held_out or train)[:_PROBES]
         score, before = _centre(forward, zero, probes, cfg, setup)
         score["centred_on"] = "demonstrations" if demonstrations else "best-ranked responses"
-        scores = _held_out_scores(forward, held_out, cfg, accel, setup.base.pad_id)
+        scores = _held_out_scores(forward, held_out, cfg, accel)
         judged = judge(*columns(held_out), scores, encoded[1].records)
         lengths = fit_length_model(
             ([len(response) for response in row.encoded.responses] for row in train),
@@ -133,7 +134,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
 
 
 def _train(
-    recipe: Recipe, forward: Forward, train: Rows, held_out: Rows, steps: int, stage: StageRun, pad_id: int
+    recipe: Recipe, forward: Forward, train: Rows, held_out: Rows, steps: int, stage: StageRun
 ) -> None:
     """Optimizer steps from the newest checkpoint on."""
     cfg, seed, accel = recipe.rm, recipe.run.seed, stage.accel
@@ -160,11 +161,11 @@ def _train(
             rows = [train[i] for i in step_rows(seed, "rm", step, cfg.batch_size, len(train))]
             rate = learning_rate(cfg.learning_rate, step, steps, cfg.warmup, cfg.schedule)
             with stage.unchanged(step, keep):
-                sums = _gradients(forward, rows, cfg, accel, pad_id)
-            metrics = _apply(forward, optimizer, sums, rate, cfg, accel)
+                sums = gradients(forward, rows, cfg, accel)
+            metrics = update(forward, optimizer, sums, rate, cfg, accel)
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
-                scores = _held_out_scores(forward, held_out, cfg, accel, pad_id)
+                scores = _held_out_scores(forward, held_out, cfg, accel)
                 metrics |= evaluate_quickly(judge(*columns(held_out), scores), seed).metrics()
             stage.metrics.append(step + 1, metrics)
             if (step + 1) % cfg.checkpoint_every == 0 or last:
@@ -172,92 +173,60 @@ def _train(
             bar.advance({"loss": metrics["train/loss"], "accuracy": metrics["train/accuracy"]})
 
 
-def _gradients(forward: Forward, rows: Rows, cfg: RM, accel: Accelerator, pad_id: int) -> Tensor:
+def gradients(forward: Forward, rows: Rows, cfg: RM, accel: Accelerator) -> Tensor:
     """Add up the gradients of this process's share of a global batch of rankings.
 
     Returns the sums [3] of loss, correct comparisons and comparisons.
     """
-    device = forward.roles.base.device
     count = sum(has_pair(row.ranks, cfg.ties) for row in rows)
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    sums = torch.zeros(3, dtype=torch.float64, device=forward.roles.base.device)
     mine = distributed.share(rows, accel)
-    parts = _microbatches(forward, mine, cfg.microbatch_tokens)
-    idle = forward.more_elsewhere(len(parts))
-    for part in parts:
-        scores = _score_rankings(forward, [mine[i] for i in part], pad_id)
-        ranks = [mine[i].ranks for i in part]
-        margins = [cfg.margin * mine[i].strength for i in part]
+    for part in passes(forward.roles, mine, cfg.microbatch_tokens, _rows(forward)):
+        scores = ranking_scores(forward, "reward", [row.encoded for row in part.items])
+        ranks = [row.ranks for row in part.items]
+        margins = [cfg.margin * row.strength for row in part.items]
         loss = batch_loss(scores, ranks, cfg.ties, cfg.centering_coef, margins, count)
         loss.backward()
         counted = [pair_accuracy(s.detach(), r) for s, r in zip(scores, ranks, strict=True)]
         sums += torch.tensor(
             [float(loss.detach()), sum(c for c, _ in counted), sum(n for _, n in counted)]
         ).to(sums)
-    forward.idle(idle, ["reward"])
     return sums
 
 
-def _apply(
+def _rows(forward: Forward) -> Layout[Row]:
+    """Rankings with their ranks; a response alone has no comparison."""
+    layout = rankings(forward.share_prompt)
+    return Layout(lambda row: layout.size(row.encoded), Row(layout.empty, (1,)))
+
+
+def update(
     forward: Forward, optimizer: torch.optim.Optimizer, sums: Tensor, rate: float, cfg: RM, accel: Accelerator
 ) -> dict[str, float]:
-    """One update by all processes' gradients, and its metrics."""
-    parameters = list(forward.roles.parameters_of("reward").values())
-    distributed.sum_gradients(parameters, accel)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, cfg.max_grad_norm)
-    if not torch.isfinite(norm):
+    """One update by all processes' gradients, and its metrics; AlignError where a gradient is not finite."""
+    norm = clip(forward.roles.parameters_of("reward").values(), cfg.max_grad_norm, accel)
+    if not math.isfinite(norm):
         raise AlignError(
-            f"rm: the gradient is {float(norm)}; lower rm.learning_rate. Nothing was changed by this step"
+            f"rm: the gradient is {norm}; lower rm.learning_rate. Nothing was changed by this step"
         )
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad()
+    apply(optimizer, rate)
     loss_sum, correct, total = distributed.total(sums, accel).tolist()
     return {
         "train/loss": loss_sum,
         "train/accuracy": correct / total if total else float("nan"),
-        "train/gradient_norm": float(norm),
+        "train/gradient_norm": norm,
         "train/learning_rate": rate,
     }
 
 
-def _microbatches(forward: Forward, rows: Rows, tokens: int) -> list[list[int]]:
-    """Indices of the rankings that go through the model together, rankings of like length each time."""
-    return microbatches([size(row.encoded, forward.share_prompt) for row in rows], tokens)
-
-
-def _score_rankings(forward: Forward, part: Rows, pad_id: int) -> list[Tensor]:
-    """A [K] tensor of scores for each ranking; all responses go through the model in one batch."""
-    scores: Tensor = forward.roles.heads["reward"](_ends(forward, part, pad_id))
-    return list(scores.split([len(row.encoded.responses) for row in part]))
-
-
-def _ends(forward: Forward, part: Rows, pad_id: int) -> Tensor:
-    """The last hidden states [N, D] of all responses of the rankings."""
-    rankings = [row.encoded for row in part]
-    batch = pack(rankings, pad_id) if forward.share_prompt else apart(rankings, pad_id)
-    return forward.ends("reward", batch)
-
-
-@torch.no_grad()
-def _scores(forward: Forward, rows: Rows, microbatch_tokens: int, pad_id: int) -> list[Tensor]:
-    """Scores of all rankings, on the CPU."""
-    found: dict[int, Tensor] = {}
-    parts = _microbatches(forward, rows, microbatch_tokens)
-    idle = forward.more_elsewhere(len(parts))
-    for part in parts:
-        scores = _score_rankings(forward, [rows[i] for i in part], pad_id)
-        found |= {i: s.cpu() for i, s in zip(part, scores, strict=True)}
-    forward.idle(idle, ["reward"])
-    return [found[i] for i in range(len(rows))]
-
-
-def _held_out_scores(
-    forward: Forward, held_out: Rows, cfg: RM, accel: Accelerator, pad_id: int
-) -> list[Tensor]:
+def _held_out_scores(forward: Forward, held_out: Rows, cfg: RM, accel: Accelerator) -> list[Tensor]:
     """A [K] tensor of scores for each held-out ranking; each process scores its share."""
-    mine = _scores(forward, distributed.share(held_out, accel), cfg.microbatch_tokens, pad_id)
+    mine = _scores(forward, distributed.share(held_out, accel), cfg)
     return distributed.gather_lists(mine, accel)
+
+
+def _scores(forward: Forward, rows: Rows, cfg: RM) -> list[Tensor]:
+    return score_rankings(forward, "reward", [row.encoded for row in rows], cfg.microbatch_tokens)
 
 
 def _write_misjudged(
@@ -284,17 +253,17 @@ def _centre(
 
     The error is measured on the probes, which the constant direction was not fitted to.
     """
-    head, pad_id = forward.roles.heads["reward"], setup.base.pad_id
+    head = forward.roles.heads["reward"]
     assert isinstance(head, ScalarHead)
-    mine = distributed.share(rows, setup.accel)
-    parts = _microbatches(forward, mine, cfg.microbatch_tokens)
-    idle = forward.more_elsewhere(len(parts))
-    ends = [_ends(forward, [mine[i] for i in part], pad_id).cpu() for part in parts]
-    forward.idle(idle, ["reward"])
+    mine = [row.encoded for row in distributed.share(rows, setup.accel)]
+    ends: list[Tensor] = []
+    for part in passes(forward.roles, mine, cfg.microbatch_tokens, rankings(forward.share_prompt)):
+        states = last_states(forward, "reward", part.items).cpu()
+        ends += [states] if part.rows else []
     hidden = torch.cat(distributed.gather_lists(ends, setup.accel))
-    before = _scores(forward, probes, cfg.microbatch_tokens, pad_id)
+    before = _scores(forward, probes, cfg)
     shift = centre(head, hidden)
-    after = _scores(forward, probes, cfg.microbatch_tokens, pad_id)
+    after = _scores(forward, probes, cfg)
     scores = head(hidden.to(head.weight.device)).double()
     std = float(scores.std(unbiased=False))
     moved = difference_rms([new - old for new, old in zip(after, before, strict=True)])
@@ -314,7 +283,7 @@ def _prove_reload(
     """Load what was saved on a fresh base and score the probes again; AlignError unless nothing changed."""
     fresh = _model(setup, folder, seed=None)
     fresh.share_prompt = share_prompt
-    after = _scores(fresh, probes, cfg.microbatch_tokens, setup.base.pad_id)
+    after = _scores(fresh, probes, cfg)
     for number, (old, new) in enumerate(zip(before, after, strict=True)):
         if not torch.allclose(old, new, rtol=_RELOAD_TOLERANCE, atol=_RELOAD_TOLERANCE):
             raise AlignError(

@@ -20,7 +20,7 @@ from align.loop.policy import Drawing, open_policy
 from align.loop.priority import margin
 from align.recipe import Recipe
 from align.recipe_file import load_recipe
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 from align.serving.score import score
 
 QUIET = Console(quiet=True)

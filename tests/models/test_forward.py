@@ -18,8 +18,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from align.data.batches import collate
-from align.models.forward import Forward, response_positions, stack, token_logprobs
+from align.models.batch import collate, response_positions, stack
+from align.models.forward import Forward, token_logprobs
 from align.models.lora import lora_config
 from align.models.roles import Roles
 from align.recipe import Lora

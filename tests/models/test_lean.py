@@ -20,8 +20,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from align.data.batches import collate
 from align.models import lean
+from align.models.batch import collate
 from align.models.forward import Forward, response_positions
 from align.models.lora import lora_config
 from align.models.roles import Roles

@@ -21,9 +21,9 @@ from transformers import (
 )
 from transformers.models.auto import AutoModelForCausalLM
 
-from align.data.batches import collate
 from align.errors import UserError
 from align.models.base import Base, find_base
+from align.models.batch import collate
 from align.models.export import save_adapter, save_head
 from align.models.forward import Forward
 from align.models.merge import NEW_PAD, check_classifier, merged_policy, merged_reward, set_padding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,7 +125,7 @@ def test_scores_and_gradients_are_those_of_one_response_at_a_time(kind: str, att
     expected = one_by_one(forward)
     expected_gradients = gradients(forward, expected)
     assert expected.std() > 0.1
-    for batch in (pack(RANKINGS, pad_id=1), apart(RANKINGS, pad_id=1)):
+    for batch in (pack(RANKINGS), apart(RANKINGS)):
         scores = scores_of(forward, batch)
         torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
         found = gradients(forward, scores)
@@ -140,7 +141,7 @@ def test_scores_and_gradients_are_those_of_one_response_at_a_time(kind: str, att
 def test_half_precision_is_near(attention: str) -> None:
     forward = with_reward(model("llama", attention).bfloat16())
     assert share_prompts(forward, "reward", 64) is None
-    packed, expected = scores_of(forward, pack(RANKINGS, 1)), one_by_one(forward)
+    packed, expected = scores_of(forward, pack(RANKINGS)), one_by_one(forward)
     assert packed.dtype == torch.float32
     assert (packed - expected).norm() < 0.05 * expected.norm()
     assert all(g.isfinite().all() for g in gradients(forward, packed).values())
@@ -152,13 +153,13 @@ def test_the_layers_below_the_lowest_adapter_run_once_and_without_a_graph() -> N
     seen: list[tuple[int, bool]] = []
     for number, layer in enumerate(forward.roles.decoder.layers):
         layer.register_forward_hook(lambda _m, _i, out, n=number: seen.append((n, out.requires_grad)))
-    scores = scores_of(forward, pack(RANKINGS, 1))
+    scores = scores_of(forward, pack(RANKINGS))
     assert seen == [(0, False), (1, False), (2, False), (3, True)]
     torch.testing.assert_close(scores, one_by_one(forward), rtol=1e-5, atol=1e-5)
 
 
 def test_a_ranking_is_laid_out_by_hand() -> None:
-    packed = pack([Encoded([5, 6], [[7, 1], [8, 9, 1]]), Encoded([5], [[1]])], pad_id=0)
+    packed = pack([Encoded([5, 6], [[7, 1], [8, 9, 1]]), Encoded([5], [[1]])])
     assert packed.input_ids.tolist() == [[5, 6, 7, 1, 8, 9, 1], [5, 1, 0, 0, 0, 0, 0]]
     assert packed.positions[0].tolist() == [0, 1, 2, 3, 2, 3, 4]
     assert list(zip(packed.rows.tolist(), packed.columns.tolist(), strict=True)) == [(0, 3), (0, 6), (1, 1)]
@@ -170,15 +171,14 @@ def test_a_ranking_is_laid_out_by_hand() -> None:
 
 def test_padding_is_seen_by_nobody_and_gives_no_nan() -> None:
     forward = with_reward(model("llama", "eager"))
-    packed = pack(RANKINGS, pad_id=0)
+    packed = pack(RANKINGS)
     assert (packed.branch == -1).any()
     inputs = packed.inputs(torch.device("cpu"), torch.float32)
     assert (inputs["attention_mask"] == 0).any(-1).all()  # every row of every softmax has something
     hidden = forward._upper("reward", packed.input_ids, forward._lower(packed.input_ids, **inputs), **inputs)
     assert hidden.isfinite().all()
-    torch.testing.assert_close(
-        scores_of(forward, packed), scores_of(forward, pack(RANKINGS, pad_id=49)), rtol=0, atol=0
-    )
+    other = replace(packed, input_ids=packed.input_ids.masked_fill(packed.branch == -1, 49))
+    torch.testing.assert_close(scores_of(forward, packed), scores_of(forward, other), rtol=0, atol=0)
 
 
 def test_what_a_ranking_takes() -> None:
@@ -199,7 +199,7 @@ def test_a_window_shorter_than_a_response_with_its_prompt_is_found_out() -> None
     assert "see 12 tokens back" in (share_prompts(forward, "reward", 13) or "")
     assert share_prompts(forward, "reward", 12) is None
     torch.testing.assert_close(  # rows are longer than the window, and no single sequence is
-        scores_of(forward, pack(RANKINGS, 1)), one_by_one(forward), rtol=1e-5, atol=1e-5
+        scores_of(forward, pack(RANKINGS)), one_by_one(forward), rtol=1e-5, atol=1e-5
     )
 
 

@@ -95,7 +95,7 @@ def test_a_run_trains_adapters_on_four_bits_and_nothing_else(tiny_recipe: Callab
     assert sum(p.dtype == torch.uint8 for p in named.values()) == 4 * 7  # four layers' matrices
     before = {name: p.detach().clone() for name, p in named.items()}
     with open_stage(recipe, "ppo", setup.accel, lineage={}, data={}, restart=False) as stage:
-        metrics = ppo._iteration(context, stage, [[5, 6, 7], [8, 9]], 0)
+        metrics = ppo.iterate(context, stage, [[5, 6, 7], [8, 9]], 0).metrics
     changed = {name for name, p in named.items() if not torch.equal(p, before[name])}
     own = {id(p) for role in ("policy", "value") for p in roles.parameters_of(role).values()}
     assert changed == {name for name, p in named.items() if id(p) in own}

@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from align.data.batches import collate
+from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles
 from align.recipe import Lora
 from align.rollouts.engine import Terms
 from align.rollouts.hf import draw, sample, uniforms
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15], [16, 17, 18]]
 

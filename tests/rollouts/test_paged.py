@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from align.data.batches import collate
 from align.errors import AlignError
+from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles

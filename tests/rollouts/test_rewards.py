@@ -265,6 +265,7 @@ def _prepared(recipe_path: Path, overrides: list[str]) -> Any:
 
 def _rollout(context: Any, setup: Any) -> Any:
     from align.rollouts.assess import assess
+
     from align.rollouts.rewards import texts_of
 
     prompts = [setup.template.prompt_ids(text) for text in ("the film is", "the a was")]

@@ -11,14 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM
 from vllm_server import Fake, Refusal, serving
 
-from align.data.batches import collate
 from align.errors import AlignError, UserError
+from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles
 from align.recipe import Lora
 from align.rollouts.engine import Terms
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 from align.rollouts.vllm import Vllm
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6, 7]]

@@ -65,17 +65,17 @@ def test_every_stage_shows_its_metrics(tiny_recipe: Callable[..., Path], monkeyp
     recipe = load_recipe(path, fields)
     sft.run(recipe)
     rm.run(recipe)
-    original = ppo._iteration
+    original = ppo.iterate
 
     def stops(context: Any, stage: Any, prompts: Any, iteration: int) -> Any:
         if iteration == 3:
             raise OSError("stopped")
         return original(context, stage, prompts, iteration)
 
-    monkeypatch.setattr(ppo, "_iteration", stops)
+    monkeypatch.setattr(ppo, "iterate", stops)
     with pytest.raises(OSError, match="stopped"):
         ppo.run(recipe)
-    monkeypatch.setattr(ppo, "_iteration", original)
+    monkeypatch.setattr(ppo, "iterate", original)
     ppo.run(recipe)
     for stage in ("sft", "rm", "ppo"):
         folder = path.parent / "runs" / "tiny" / stage

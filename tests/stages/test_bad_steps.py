@@ -22,10 +22,10 @@ def test_lines_of_steps_that_are_done_again_are_not_doubled(
     """The second iteration has a bad score, so nothing is saved after it."""
     fields = [f"ppo.sft={finished_run}", f"ppo.rm={finished_run}", "ppo.iterations=3"]
     recipe = load_recipe(finished_run.parents[1] / "recipe.yaml", [f"run.folder={tmp_path}", *fields])
-    iteration, assess, ended = ppo._iteration, ppo.assess, False
+    iteration, assess, ended = ppo.iterate, ppo.score_rollout, False
     at = 0
 
-    def counted(context: Context, stage: StageRun, prompts: Any, number: int) -> dict[str, float]:
+    def counted(context: Context, stage: StageRun, prompts: Any, number: int) -> Any:
         nonlocal at
         at = number
         if number == 2 and not ended:
@@ -36,8 +36,8 @@ def test_lines_of_steps_that_are_done_again_are_not_doubled(
         rollout = assess(*arguments, **keywords)
         return replace(rollout, scores=rollout.scores * math.nan) if at == 1 else rollout
 
-    monkeypatch.setattr(ppo, "_iteration", counted)
-    monkeypatch.setattr(ppo, "assess", broken)
+    monkeypatch.setattr(ppo, "iterate", counted)
+    monkeypatch.setattr(ppo, "score_rollout", broken)
     with pytest.raises(MemoryError):
         ppo.run(recipe)
     path = recipe.run.path / "ppo" / "bad-steps.jsonl"

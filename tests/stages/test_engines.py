@@ -26,7 +26,7 @@ def iterations(finished: Path, folder: Path, *overrides: str) -> tuple[list[dict
     setup = set_up(recipe)
     context = prepare(recipe, setup, finished / "sft" / "final", finished / "rm" / "final")
     with open_stage(recipe, "ppo", setup.accel, lineage={}, data={}, restart=False) as stage:
-        metrics = [ppo._iteration(context, stage, PROMPTS, i) for i in range(2)]
+        metrics = [ppo.iterate(context, stage, PROMPTS, i).metrics for i in range(2)]
         context.engine.close()
     return metrics, [p.detach() for p in context.forward.roles.parameters_of("policy").values()]
 

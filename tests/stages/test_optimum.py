@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from align.data.batches import collate
+from align.models.batch import collate
 from align.models.export import save_adapter
 from align.models.lora import lora_config
 from align.models.roles import Roles
@@ -187,7 +187,7 @@ def train(bandit: Bandit) -> None:
     context = bandit.context
     with open_stage(recipe, "ppo", context.accel, lineage={}, data={}, restart=False) as stage:
         for iteration in range(context.cfg.iterations):
-            metrics = ppo._iteration(context, stage, bandit.prompts, iteration)
+            metrics = ppo.iterate(context, stage, bandit.prompts, iteration).metrics
             if iteration % 20 == 0 and "-v" in sys.argv:
                 print(iteration, {k: round(v, 4) for k, v in metrics.items() if "seconds" not in k})
 

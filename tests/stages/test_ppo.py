@@ -45,7 +45,7 @@ def test_one_iteration_changes_exactly_policy_and_value(recipe_path: Path) -> No
     roles = context.forward.roles
     before = {name: p.detach().clone() for name, p in roles.named_parameters()}
     with open_stage(recipe, "ppo", setup.accel, lineage={}, data={}, restart=False) as stage:
-        ppo._iteration(context, stage, [[5, 6, 7], [8, 9]], 0)
+        ppo.iterate(context, stage, [[5, 6, 7], [8, 9]], 0)
     changed = {name for name, p in roles.named_parameters() if not torch.equal(p, before[name])}
     own = {id(p): role for role in ("policy", "value") for p in roles.parameters_of(role).values()}
     named = dict(roles.named_parameters())
@@ -78,7 +78,7 @@ def test_held_out_answers_and_samples_are_readable(recipe_path: Path) -> None:
     assert {row["step"] for row in samples} == set(range(1, PPO["iterations"] + 1))
 
 
-def test_the_penalty_and_the_kl_reach_the_rewards(recipe_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_penalty_and_the_kl_reach_the_rewards(recipe_path: Path) -> None:
     """Sum of a response's rewards = score - penalty without EOS - kl_coef * (its log ratio): by hand."""
     recipe = load_recipe(recipe_path, ["run.name=rewards", "ppo.missing_eos_penalty=5.0", "ppo.kl_coef=0.5"])
     setup = set_up(recipe)
@@ -86,25 +86,16 @@ def test_the_penalty_and_the_kl_reach_the_rewards(recipe_path: Path, monkeypatch
     with torch.no_grad():  # a policy that differs from its reference
         for parameter in context.forward.roles.parameters_of("policy").values():
             parameter.add_(0.05)
-    seen = {}
-
-    def spy(rollout, rewards, returns, accel):  # type: ignore[no-untyped-def]
-        seen.update(rollout=rollout, rewards=rewards)
-        return {}
-
-    monkeypatch.setattr(ppo, "_rollout_metrics", spy)
     with open_stage(recipe, "ppo", setup.accel, lineage={}, data={}, restart=False) as stage:
-        ppo._iteration(context, stage, [[5, 6, 7], [8, 9]], 0)
-    rollout = seen["rollout"]
+        found = ppo.iterate(context, stage, [[5, 6, 7], [8, 9]], 0)
+    rollout = found.rollout
     log_ratio = ((rollout.old_logprobs - rollout.ref_logprobs) * rollout.response_mask).sum(1)
     expected = rollout.scores - 5.0 * (~rollout.eos).float() - 0.5 * log_ratio
-    torch.testing.assert_close(seen["rewards"].sum(1), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.estimate.rewards.sum(1), expected, rtol=1e-5, atol=1e-5)
     assert log_ratio.abs().max() > 0.01
 
 
-def test_scaled_scores_are_divided_by_the_reward_models_spread(
-    recipe_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scaled_scores_are_divided_by_the_reward_models_spread(recipe_path: Path) -> None:
     """The penalty stays in units of the scaled score, and values start where the scaled scores are."""
     recipe = load_recipe(recipe_path, ["run.name=scaled", "ppo.scale_scores=true", "ppo.kl_coef=0.0"])
     spread = json.loads((_final(recipe_path, "rm") / "score.json").read_text())["std"]
@@ -115,16 +106,9 @@ def test_scaled_scores_are_divided_by_the_reward_models_spread(
     reward = context.forward.roles.parameters_of("reward")
     torch.testing.assert_close(head["head.weight"] * spread, reward["head.weight"])
     assert head["head.bias"].item() == 0.0
-    seen = {}
-
-    def spy(rollout, rewards, returns, accel):  # type: ignore[no-untyped-def]
-        seen.update(rollout=rollout, rewards=rewards)
-        return {}
-
-    monkeypatch.setattr(ppo, "_rollout_metrics", spy)
     with open_stage(recipe, "ppo", setup.accel, lineage={}, data={}, restart=False) as stage:
-        ppo._iteration(context, stage, [[5, 6, 7], [8, 9]], 0)
-    rollout = seen["rollout"]
+        found = ppo.iterate(context, stage, [[5, 6, 7], [8, 9]], 0)
+    rollout = found.rollout
     expected = rollout.scores / spread - (~rollout.eos).float()
-    torch.testing.assert_close(seen["rewards"].sum(1), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.estimate.rewards.sum(1), expected, rtol=1e-5, atol=1e-5)
     assert head["head.bias"].item() != 0.0

@@ -16,7 +16,7 @@ from torch import Tensor
 from align.recipe_file import load_recipe
 from align.rollouts.rewards import find_sources
 from align.runtime.run import StageRun, open_stage
-from align.stages import ppo, ppo_update
+from align.stages import ppo
 from align.stages.ppo_ptx import load_demonstrations, ptx_rows, with_demonstrations
 from align.stages.ppo_roles import Context, prepare
 from align.stages.setup import set_up
@@ -128,45 +128,48 @@ class ByHand:
         return found
 
 
-def spied(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """An iteration's rollout and rewards, and the gradients of its second update beside those by hand."""
+def watched(context: Context) -> dict[str, Any]:
+    """The gradients and rates of the last update of each role, and those by hand of the second."""
     seen: dict[str, Any] = {"steps": 0}
-    measure, apply = ppo._rollout_metrics, ppo_update._apply
 
-    def rollout_metrics(rollout: Any, rewards: Any, returns: Any, accel: Any) -> dict[str, float]:
-        seen.update(rollout=rollout, rewards=rewards, returns=returns)
-        seen["hand"] = ByHand(seen["context"], rollout)
-        return measure(rollout, rewards, returns, accel)
+    def before(role: str) -> Any:
+        def hook(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            if role == "policy":
+                seen["steps"] += 1
+                if seen["steps"] == 2:
+                    seen["expected"] = seen["hand"].gradients(context)
+            own = context.forward.roles.parameters_of(role).values()
+            seen[role] = [p.grad.clone() for p in own if p.grad is not None]
+            seen[f"{role}_rate"] = optimizer.param_groups[0]["lr"]
 
-    def applied(context: Context, role: str, rate: float) -> None:
-        if role == "policy":
-            seen["steps"] += 1
-            if seen["steps"] == 2:
-                seen["expected"] = seen["hand"].gradients(context)
-        own = context.forward.roles.parameters_of(role).values()
-        seen[role] = [p.grad.clone() for p in own if p.grad is not None]
-        apply(context, role, rate)
-        seen[f"{role}_rate"] = context.optimizers[role].param_groups[0]["lr"]
+        return hook
 
-    monkeypatch.setattr(ppo, "_rollout_metrics", rollout_metrics)
-    monkeypatch.setattr(ppo_update, "_apply", applied)
+    for role, optimizer in context.optimizers.items():
+        optimizer.register_step_pre_hook(before(role))
     return seen
 
 
 def test_an_iteration_is_what_the_papers_say(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = spied(monkeypatch)
     with opened(finished_run, tmp_path, **FIELDS) as (context, stage):
-        seen["context"] = context
-        metrics = ppo._iteration(context, stage, PROMPTS, 0)
-    hand, rollout = seen["hand"], seen["rollout"]
+        seen = watched(context)
+        score = ppo.score_rollout
+
+        def scored(*arguments: Any, **options: Any) -> Any:
+            rollout = score(*arguments, **options)
+            seen["hand"] = ByHand(context, rollout)  # before the update changes the roles
+            return rollout
+
+        monkeypatch.setattr(ppo, "score_rollout", scored)
+        found = ppo.iterate(context, stage, PROMPTS, 0)
+    hand, rollout, metrics = seen["hand"], found.rollout, found.metrics
     for i, rewards in enumerate(hand.rewards):
         n = len(rewards)
         torch.testing.assert_close(rollout.old_logprobs[i, :n], hand.old[i], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(seen["rewards"][i, :n], rewards, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(seen["returns"][i, :n], hand.returns[i], rtol=1e-4, atol=1e-4)
-        assert not seen["rewards"][i, n:].any()
+        torch.testing.assert_close(found.estimate.rewards[i, :n], rewards, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.estimate.returns[i, :n], hand.returns[i], rtol=1e-4, atol=1e-4)
+        assert not found.estimate.rewards[i, n:].any()
     for role, expected in seen["expected"].items():
         ours, theirs = (torch.cat([g.flatten() for g in part]) for part in (seen[role], expected))
         assert float((ours - theirs).norm()) < 2e-3 * 0.05, role
@@ -192,30 +195,21 @@ def test_an_iteration_is_what_the_papers_say(
         assert metrics[name] == pytest.approx(float(expected), rel=1e-3, abs=1e-4), name
 
 
-def test_a_steered_coefficient_is_what_the_next_rollout_pays(
-    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_steered_coefficient_is_what_the_next_rollout_pays(finished_run: Path, tmp_path: Path) -> None:
     """The KL is near its target, where Ziegler's rule is not cut."""
-    seen: list[tuple[Any, Any]] = []
-    measure = ppo._rollout_metrics
-
-    def spy(rollout: Any, rewards: Any, *others: Any) -> dict[str, float]:
-        seen.append((rollout, rewards))
-        return measure(rollout, rewards, *others)
-
-    monkeypatch.setattr(ppo, "_rollout_metrics", spy)
     fields = {"kl_coef": 0.5, "kl_horizon": 10, "missing_eos_penalty": 0.0, "learning_rate": 1e-9}
     with opened(finished_run, tmp_path / "probe", **fields) as (context, stage):
-        kls = [ppo._iteration(context, stage, PROMPTS, i)["kl/reference"] for i in range(4)]
+        kls = [ppo.iterate(context, stage, PROMPTS, i).metrics["kl/reference"] for i in range(4)]
     start = kls.index(max(kls))
     target = kls[start] / 1.1
     assert target > 0.01
     with opened(finished_run, tmp_path / "run", **fields, kl_target=target) as (context, stage):
-        rows = [ppo._iteration(context, stage, PROMPTS, start + i) for i in range(2)]
+        found = [ppo.iterate(context, stage, PROMPTS, start + i) for i in range(2)]
+    rows = [one.metrics for one in found]
     expected = 0.5 * (1 + (rows[0]["kl/reference"] / target - 1) * 8 / 10)
     assert expected == pytest.approx(0.54, abs=1e-3)
     assert rows[1]["kl/coef"] == pytest.approx(expected, rel=1e-6)
-    rollout, rewards = seen[-1]
+    rollout, rewards = found[-1].rollout, found[-1].estimate.rewards
     log_ratio = (rollout.old_logprobs - rollout.ref_logprobs).sum(1)
     torch.testing.assert_close(rewards.sum(1), rollout.scores - expected * log_ratio, rtol=1e-4, atol=1e-4)
 
@@ -233,7 +227,7 @@ def test_each_update_has_demonstrations_of_its_own(finished_run: Path, tmp_path:
                 total -= float(whole.gather(1, ids[0, len(prompt) :, None]).sum())
                 count += len(response)
             losses.append(total / count)
-        rows = [ppo._iteration(context, stage, PROMPTS, i) for i in range(2)]
+        rows = [ppo.iterate(context, stage, PROMPTS, i).metrics for i in range(2)]
     assert len({round(loss, 4) for loss in losses}) == 4
     for i, row in enumerate(rows):
         assert row["policy/ptx_loss"] == pytest.approx(sum(losses[2 * i : 2 * i + 2]) / 2, rel=1e-4)
@@ -250,6 +244,6 @@ def test_several_sources_are_scaled_each_by_its_spread(finished_run: Path, tmp_p
         assert context.spread == 1.0
         own = [context.forward.roles.parameters_of(role)["head.weight"] for role in ("value", "reward")]
         torch.testing.assert_close(own[0], own[1] * -2.0 / spread)
-        metrics = ppo._iteration(context, stage, PROMPTS, 0)
+        metrics = ppo.iterate(context, stage, PROMPTS, 0).metrics
     assert metrics["reward/count"] == 7.0
     assert metrics["reward/score"] == pytest.approx(0.5 * 7 - 2 * metrics["reward/model"] / spread, rel=1e-4)

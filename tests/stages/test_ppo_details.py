@@ -66,46 +66,29 @@ def changed(context: Context, role: str, before: dict[str, torch.Tensor]) -> boo
     return any(not torch.equal(after[name], before[name]) for name in before)
 
 
-def spied(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The rollout and rewards of the next iteration."""
-    seen: dict[str, Any] = {}
-    original = ppo._rollout_metrics
-
-    def spy(rollout: Any, rewards: Any, *others: Any) -> dict[str, float]:
-        seen.update(rollout=rollout, rewards=rewards)
-        return original(rollout, rewards, *others)
-
-    monkeypatch.setattr(ppo, "_rollout_metrics", spy)
-    return seen
-
-
-def test_scores_are_cut_then_penalised(
-    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = spied(monkeypatch)
+def test_scores_are_cut_then_penalised(recipe_path: Path, tmp_path: Path) -> None:
     fields = ["score_clip=0.01", "length_penalty=0.25", "missing_eos_penalty=2.0", "kl_coef=0.0"]
     with opened(recipe_path, tmp_path, *(f"ppo.{field}" for field in fields)) as (context, stage):
-        ppo._iteration(context, stage, PROMPTS, 0)
-    rollout = seen["rollout"]
+        found = ppo.iterate(context, stage, PROMPTS, 0)
+    rollout, paid = found.rollout, found.estimate.rewards
     assert rollout.scores.abs().max() > 0.01
     for i, score in enumerate(rollout.scores.tolist()):
         by_hand = max(-0.01, min(0.01, score)) - 0.25 * int(rollout.response_mask[i].sum())
         by_hand -= 0.0 if rollout.eos[i] else 2.0
-        assert seen["rewards"][i].sum().item() == pytest.approx(by_hand, abs=1e-5)
+        assert paid[i].sum().item() == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_a_minimum_length_holds_in_sampling_training_and_on_held_out_prompts(
-    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_path: Path, tmp_path: Path
 ) -> None:
-    seen = spied(monkeypatch)
     fields = ["min_response_tokens=6", "max_response_tokens=8", "entropy_coef=0.01", "importance_cap=2.0"]
     fields += ["rollout_batch_size=32", "minibatch_size=32", "ppo_epochs=1", "clip_range=0.001"]
     with opened(recipe_path, tmp_path, *(f"ppo.{field}" for field in fields)) as (context, stage):
         ends_soon(context)
-        metrics = ppo._iteration(context, stage, PROMPTS, 0)
+        found = ppo.iterate(context, stage, PROMPTS, 0)
         judged = ppo.HeldOut(context, PROMPTS * 8).answered()
-        lengths = seen["rollout"].response_mask.sum(1)
-    assert lengths.min() >= 7 and seen["rollout"].eos.float().mean() > 0.5
+    metrics, lengths = found.metrics, found.rollout.response_mask.sum(1)
+    assert lengths.min() >= 7 and found.rollout.eos.float().mean() > 0.5
     assert metrics["engine/logprob_gap"] < 1e-5
     assert metrics["policy/clip_fraction"] == 0  # the updates' log probabilities are the rollout's
     assert metrics["policy/entropy"] < 7
@@ -118,20 +101,17 @@ def test_a_minimum_length_leaves_demonstrations_alone(recipe_path: Path, tmp_pat
         fields = [f"min_response_tokens={least}", "ptx_coef=1.0", "ppo_epochs=1", "minibatch_size=8"]
         folder = tmp_path / str(least)
         with opened(recipe_path, folder, *(f"ppo.{field}" for field in fields)) as (context, stage):
-            losses.append(ppo._iteration(context, stage, PROMPTS, 0)["policy/ptx_loss"])
+            losses.append(ppo.iterate(context, stage, PROMPTS, 0).metrics["policy/ptx_loss"])
     assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
-def test_the_estimator_is_what_the_rewards_pay(
-    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, estimator: str
-) -> None:
-    seen = spied(monkeypatch)
+def test_the_estimator_is_what_the_rewards_pay(recipe_path: Path, tmp_path: Path, estimator: str) -> None:
     fields = [f"kl_estimator={estimator}", "kl_coef=0.5", "missing_eos_penalty=0.0"]
     with opened(recipe_path, tmp_path, *(f"ppo.{field}" for field in fields)) as (context, stage):
         move(context)
-        ppo._iteration(context, stage, PROMPTS, 0)
-    rollout, paid = seen["rollout"], seen["rewards"]
+        found = ppo.iterate(context, stage, PROMPTS, 0)
+    rollout, paid = found.rollout, found.estimate.rewards
     x = rollout.old_logprobs - rollout.ref_logprobs
     by_hand = {"k1": x, "k2": x * x / 2, "k3": (-x).exp() - 1 + x}[estimator]
     paid = paid.sum(1) - rollout.scores
@@ -140,9 +120,8 @@ def test_the_estimator_is_what_the_rewards_pay(
 
 
 def test_a_kl_loss_leaves_the_rewards_alone_and_moves_the_policy_to_its_reference(
-    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe_path: Path, tmp_path: Path
 ) -> None:
-    seen = spied(monkeypatch)
     fields = ["kl_in=loss", "kl_estimator=k3", "missing_eos_penalty=0.0", "learning_rate=0.01", "warmup=0"]
     fields += ["schedule=constant", "rollout_batch_size=16", "minibatch_size=16"]
     ends: dict[int, float] = {}
@@ -150,8 +129,9 @@ def test_a_kl_loss_leaves_the_rewards_alone_and_moves_the_policy_to_its_referenc
         chosen = [f"ppo.{field}" for field in [*fields, f"kl_coef={coef}"]]
         with opened(recipe_path, tmp_path / str(coef), *chosen) as (context, stage):
             move(context, 0.2)
-            rows = [ppo._iteration(context, stage, PROMPTS, i) for i in range(12)]
-        torch.testing.assert_close(seen["rewards"].sum(1), seen["rollout"].scores)
+            found = [ppo.iterate(context, stage, PROMPTS, i) for i in range(12)]
+        torch.testing.assert_close(found[-1].estimate.rewards.sum(1), found[-1].rollout.scores)
+        rows = [one.metrics for one in found]
         assert ("policy/kl_loss" in rows[0]) == (coef > 0)
         kls = [row["kl/reverse"] for row in rows]
         assert kls[0] > 0.1
@@ -165,7 +145,7 @@ def test_kl_target_moves_the_coefficient_by_zieglers_rule_and_survives_a_restart
 ) -> None:
     fields = ["ppo.kl_coef=0.1", "ppo.kl_target=50", "ppo.kl_horizon=16"]
     with opened(recipe_path, tmp_path, *fields) as (context, stage):
-        rows = [ppo._iteration(context, stage, PROMPTS, i) for i in range(2)]
+        rows = [ppo.iterate(context, stage, PROMPTS, i).metrics for i in range(2)]
         ppo.save(context, stage, 2)
     # far below the target: the error is cut at -0.2, and 8 responses of a horizon of 16 are half of it
     assert [row["kl/coef"] for row in rows] == pytest.approx([0.1, 0.1 * 0.9])
@@ -204,7 +184,7 @@ def test_an_entropy_bonus_raises_the_entropy(recipe_path: Path, tmp_path: Path) 
         fields = [f"ppo.entropy_coef={coef}", "ppo.warmup=0", "ppo.schedule=constant"]
         fields += ["ppo.learning_rate=0.003"]
         with opened(recipe_path, tmp_path / str(coef), *fields) as (context, stage):
-            rows = [ppo._iteration(context, stage, PROMPTS, i) for i in range(6)]
+            rows = [ppo.iterate(context, stage, PROMPTS, i).metrics for i in range(6)]
         entropies[coef] = [row["policy/entropy"] for row in rows]
         assert ("policy/entropy_bonus" in rows[0]) == (coef > 0)
     assert entropies[0.0][0] == entropies[10.0][0]
@@ -214,11 +194,11 @@ def test_an_entropy_bonus_raises_the_entropy(recipe_path: Path, tmp_path: Path) 
 def test_target_kl_ends_the_inner_epochs(recipe_path: Path, tmp_path: Path) -> None:
     fields = ["ppo.ppo_epochs=4", "ppo.warmup=0"]
     with opened(recipe_path, tmp_path / "a", *fields) as (context, stage):
-        whole = ppo._iteration(context, stage, PROMPTS, 0)
+        whole = ppo.iterate(context, stage, PROMPTS, 0).metrics
     assert whole["policy/updates"] == 4 * 2
     with opened(recipe_path, tmp_path / "b", *fields, "ppo.target_kl=1e-9") as (context, stage):
         before = tensors(context, "policy")
-        stopped = ppo._iteration(context, stage, PROMPTS, 0)
+        stopped = ppo.iterate(context, stage, PROMPTS, 0).metrics
         assert changed(context, "policy", before)
     # the first update starts at KL 0 and is applied; the second sees a policy that has moved
     assert stopped["policy/updates"] == 1
@@ -227,11 +207,11 @@ def test_target_kl_ends_the_inner_epochs(recipe_path: Path, tmp_path: Path) -> N
 def test_value_warmup_leaves_the_policy_alone(recipe_path: Path, tmp_path: Path) -> None:
     with opened(recipe_path, tmp_path, "ppo.value_warmup=1", "ppo.warmup=0") as (context, stage):
         policy, value = tensors(context, "policy"), tensors(context, "value")
-        metrics = ppo._iteration(context, stage, PROMPTS, 0)
+        metrics = ppo.iterate(context, stage, PROMPTS, 0).metrics
         assert not changed(context, "policy", policy)
         assert changed(context, "value", value)
         assert metrics["policy/learning_rate"] == metrics["policy/approx_kl"] == 0
-        ppo._iteration(context, stage, PROMPTS, 1)
+        ppo.iterate(context, stage, PROMPTS, 1)
         assert changed(context, "policy", policy)
 
 
@@ -240,20 +220,16 @@ def test_value_coef_scales_the_values_gradient(recipe_path: Path, tmp_path: Path
     for coef in (1.0, 0.125):
         fields = [f"ppo.value_coef={coef}", "ppo.ppo_epochs=1", "ppo.minibatch_size=8"]
         with opened(recipe_path, tmp_path / str(coef), *fields) as (context, stage):
-            metrics = ppo._iteration(context, stage, PROMPTS, 0)
+            metrics = ppo.iterate(context, stage, PROMPTS, 0).metrics
         norms.append(metrics["value/gradient_norm"])
         losses.append(metrics["value/loss"])
     assert norms[1] == pytest.approx(norms[0] / 8, rel=1e-5)
     assert losses[0] == losses[1]  # what is logged is in units of the score whatever it counts for
 
 
-def test_several_responses_to_a_prompt(
-    recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = spied(monkeypatch)
+def test_several_responses_to_a_prompt(recipe_path: Path, tmp_path: Path) -> None:
     with opened(recipe_path, tmp_path, "ppo.responses_per_prompt=4") as (context, stage):
-        ppo._iteration(context, stage, PROMPTS, 0)
-    trunks = seen["rollout"].trunks
+        trunks = ppo.iterate(context, stage, PROMPTS, 0).rollout.trunks
     prompts = [tuple(t.input_ids[0, : int(t.prompt_lengths)].tolist()) for t in trunks]
     assert len(prompts) == 8
     assert len(set(prompts)) == 2 and len(set(prompts[:4])) == len(set(prompts[4:])) == 1
@@ -273,14 +249,14 @@ def test_ptx_is_the_demonstrations_negative_log_likelihood(recipe_path: Path, tm
             with torch.no_grad():
                 total += base(input_ids=ids, labels=labels).loss.item() * len(response)  # transformers' own
             count += len(response)
-        metrics = ppo._iteration(context, stage, PROMPTS, 0)
+        metrics = ppo.iterate(context, stage, PROMPTS, 0).metrics
     assert metrics["policy/ptx_loss"] == pytest.approx(total / count, rel=1e-5)
 
 
 def test_ptx_keeps_the_demonstrations_likely(recipe_path: Path, tmp_path: Path) -> None:
     fields = ["ppo.ptx_coef=10", "ppo.warmup=0", "ppo.schedule=constant", "ppo.learning_rate=0.003"]
     with opened(recipe_path, tmp_path, *fields) as (context, stage):
-        losses = [ppo._iteration(context, stage, PROMPTS, i)["policy/ptx_loss"] for i in range(10)]
+        losses = [ppo.iterate(context, stage, PROMPTS, i).metrics["policy/ptx_loss"] for i in range(10)]
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
@@ -297,10 +273,10 @@ def test_a_loss_that_is_not_finite_is_not_applied_and_the_third_stops(
     with opened(recipe_path, tmp_path, "ppo.ppo_epochs=1", "ppo.warmup=0") as (context, stage):
         monkeypatch.setattr(ppo_update, f"{role}_loss", broken)
         before = {r: tensors(context, r) for r in ("policy", "value")}
-        metrics = ppo._iteration(context, stage, PROMPTS, 0)  # two steps
+        metrics = ppo.iterate(context, stage, PROMPTS, 0).metrics  # two steps
         assert metrics["policy/updates"] == 0
         with pytest.raises(AlignError, match=f"3 steps in a row.*{name}.*no checkpoint") as caught:
-            ppo._iteration(context, stage, PROMPTS, 1)
+            ppo.iterate(context, stage, PROMPTS, 1)
         assert caught.value.exit_code == 1
         assert not any(changed(context, r, before[r]) for r in before)
         rows = [json.loads(line) for line in (stage.folder / "bad-steps.jsonl").open()]
@@ -355,14 +331,14 @@ def test_a_good_step_between_bad_ones_starts_the_count_again(
     with opened(recipe_path, tmp_path, *fields) as (context, stage):
         monkeypatch.setattr(ppo_update, "policy_loss", sometimes)
         for i in range(3):
-            ppo._iteration(context, stage, PROMPTS, i)
+            ppo.iterate(context, stage, PROMPTS, i)
     assert len((stage.folder / "bad-steps.jsonl").read_text().splitlines()) == 4
 
 
 def test_a_score_that_is_not_finite_skips_the_rollouts_update(
     recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = ppo.assess
+    original = ppo.score_rollout
 
     def broken(*arguments: Any, **keywords: Any) -> Any:
         rollout = original(*arguments, **keywords)
@@ -372,8 +348,8 @@ def test_a_score_that_is_not_finite_skips_the_rollouts_update(
 
     with opened(recipe_path, tmp_path, "ppo.kl_target=1") as (context, stage):
         before = {r: tensors(context, r) for r in ("policy", "value")}
-        monkeypatch.setattr(ppo, "assess", broken)
-        ppo._iteration(context, stage, PROMPTS, 0)
+        monkeypatch.setattr(ppo, "score_rollout", broken)
+        ppo.iterate(context, stage, PROMPTS, 0)
         assert not any(changed(context, r, before[r]) for r in before)
         assert math.isfinite(context.state.kl_coef)
         (row,) = [json.loads(line) for line in (stage.folder / "bad-steps.jsonl").open()]

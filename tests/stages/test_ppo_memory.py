@@ -36,7 +36,7 @@ def test_four_roles_hold_one_copy_of_the_base(finished_run: Path, tmp_path: Path
     before = _held()
     context = prepare(recipe, setup, finished_run / "sft" / "final", finished_run / "rm" / "final")
     with open_stage(recipe, "ppo", setup.accel, lineage={}, data={}, restart=False) as stage:
-        ppo._iteration(context, stage, [[5, 6, 7], [8, 9]], 0)
+        ppo.iterate(context, stage, [[5, 6, 7], [8, 9]], 0)
     roles = context.forward.roles
     own = {role: sum(p.numel() for p in roles.parameters_of(role).values()) for role in ROLES}
     config = roles.base.config

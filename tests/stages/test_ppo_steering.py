@@ -14,10 +14,12 @@ import torch
 
 from align.errors import AlignError
 from align.recipe_ppo import PPO
+from align.rollouts.params import Sampled
 from align.rollouts.rollout import Rollout
 from align.runtime.metrics import JsonLines
 from align.runtime.run import BAD_STEPS
 from align.stages import ppo_steer
+from align.stages.ppo_advantages import kl_rewards
 from align.stages.ppo_roles import State
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
@@ -27,7 +29,8 @@ def rollout() -> Rollout:
     """KL of the two responses: 3 and 1 nats; the first one ended by itself."""
     zero = torch.zeros(2, 3)
     return Rollout(
-        trunks=[SimpleNamespace(input_ids=torch.tensor([[5, 6, 7, 8]]), prompt_lengths=2)] * 2,  # type: ignore[list-item]
+        sampled=[Sampled([5, 6], [7, 8], [-1.0, -1.0])] * 2,
+        trunks=[],
         response_mask=MASK,
         old_logprobs=torch.tensor([[-1.0, -2.0, -3.0], [-1.0, 0.0, 0.0]]),
         ref_logprobs=torch.tensor([[-2.0, -2.0, -5.0], [-2.0, 0.0, 0.0]]),
@@ -68,9 +71,9 @@ def test_rewards_by_hand() -> None:
     """4 / 2 for the one that ended, -6 / 2 - 1 for the other, minus half of each token's log ratio."""
     given = context(missing_eos_penalty=1.0)
     paid = torch.tensor([[-0.5, 0.0, 2.0 - 1.0], [-4.0 - 0.5, 0.0, 0.0]])
-    assert torch.equal(ppo_steer.kl_rewards(given, rollout()), paid)
+    assert torch.equal(kl_rewards(given.cfg, rollout(), 0.5, 2.0), paid)
     given = context(missing_eos_penalty=1.0, kl_in="loss")
-    assert ppo_steer.kl_rewards(given, rollout()).tolist() == [[0, 0, 2], [-4, 0, 0]]
+    assert kl_rewards(given.cfg, rollout(), 0.5, 2.0).tolist() == [[0, 0, 2], [-4, 0, 0]]
 
 
 def test_the_coefficient_by_hand(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,13 @@ def make_context(parents: Path, name: str, **fields: Any) -> tuple[Any, Context]
     return recipe, prepare(recipe, setup, final / "sft" / "final", final / "rm" / "final")
 
 
-def iterate(recipe: Any, context: Context) -> dict[str, float]:
+def whole_iteration(recipe: Any, context: Context) -> ppo.Iteration:
     with open_stage(recipe, "ppo", context.accel, lineage={}, data={}, restart=False) as stage:
-        return ppo._iteration(context, stage, [[5, 6, 7], [8, 9]], 0)
+        return ppo.iterate(context, stage, [[5, 6, 7], [8, 9]], 0)
+
+
+def iterate(recipe: Any, context: Context) -> dict[str, float]:
+    return whole_iteration(recipe, context).metrics
 
 
 def test_it_warns_once_when_the_guard_falls_and_the_reward_rises(parents: Path) -> None:
@@ -122,14 +127,13 @@ def test_it_warns_once_when_the_guard_falls_and_the_reward_rises(parents: Path) 
 
 def disagree(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
     """Let the engine report log probabilities that are lower by this much."""
-    original = ppo.assess
+    original = ppo.score_rollout
 
     def wrong(*arguments: Any, **options: Any) -> Any:
         rollout = original(*arguments, **options)
-        rollout.engine_logprobs = (rollout.old_logprobs - by) * rollout.response_mask
-        return rollout
+        return replace(rollout, engine_logprobs=(rollout.old_logprobs - by) * rollout.response_mask)
 
-    monkeypatch.setattr(ppo, "assess", wrong)
+    monkeypatch.setattr(ppo, "score_rollout", wrong)
 
 
 def test_an_engine_far_off_stops_the_stage_before_the_update(
@@ -157,22 +161,12 @@ def test_an_engine_a_little_off_warns_once(parents: Path, monkeypatch: pytest.Mo
 def test_importance_weights_reach_the_policy_and_not_the_value(
     parents: Path, monkeypatch: pytest.MonkeyPatch, cap: float, weight: float, capped: float
 ) -> None:
-    seen: dict[str, list[Any]] = {"advantages": [], "returns": []}
-    original = ppo.update
-
-    def spy(context: Context, stage: Any, rollout: Any, advantages: Any, returns: Any, *rest: Any) -> Any:
-        seen["advantages"].append(advantages)
-        seen["returns"].append(returns)
-        return original(context, stage, rollout, advantages, returns, *rest)
-
-    monkeypatch.setattr(ppo, "update", spy)
     disagree(monkeypatch, 0.2)
-    recipe, context = make_context(parents, f"plain-{cap}")
-    iterate(recipe, context)
-    recipe, context = make_context(parents, f"weighted-{cap}", importance_cap=cap)
-    metrics = iterate(recipe, context)
-    torch.testing.assert_close(seen["advantages"][1], seen["advantages"][0] * weight, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(seen["returns"][1], seen["returns"][0])
+    plain = whole_iteration(*make_context(parents, f"plain-{cap}")).estimate
+    weighted = whole_iteration(*make_context(parents, f"weighted-{cap}", importance_cap=cap))
+    found, metrics = weighted.estimate, weighted.metrics
+    torch.testing.assert_close(found.advantages, plain.advantages * weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.returns, plain.returns)
     assert metrics["engine/weight"] == pytest.approx(weight, rel=1e-4)
     assert metrics["engine/capped"] == capped
 
@@ -234,20 +228,20 @@ def test_the_best_survives_a_stop_and_pruning(parents: Path, monkeypatch: pytest
     """Stopped after iteration 3 with iteration 1 the best, and one checkpoint kept."""
     chosen = [*settings(parents, "stopped", **BEST), "run.keep=1"]
     policies = judged(monkeypatch, [9, 1, 1, 1])
-    original = ppo._iteration
+    original = ppo.iterate
 
     def stop(context: Any, stage: Any, prompts: Any, iteration: int) -> Any:
         if iteration == 3:
             raise KeyboardInterrupt
         return original(context, stage, prompts, iteration)
 
-    monkeypatch.setattr(ppo, "_iteration", stop)
+    monkeypatch.setattr(ppo, "iterate", stop)
     with pytest.raises(KeyboardInterrupt):
         ppo.run(load_recipe(parents, chosen))
     folder = parents.parent / "runs" / "stopped" / "ppo"
     assert [p.name for p in folder.glob("checkpoints/**/step-*")] != []
     assert [p.name for p in (folder / "checkpoints" / "best").iterdir()] == ["step-000001"]
-    monkeypatch.setattr(ppo, "_iteration", original)
+    monkeypatch.setattr(ppo, "iterate", original)
     ppo.run(load_recipe(parents, chosen))
     final = load_file(folder / "final" / "adapter_model.safetensors")
     total = sum(float(t.double().sum()) for t in final.values())
@@ -319,7 +313,7 @@ def test_a_terminal_gets_a_table_whatever_the_texts_hold(
 
 def test_the_parts_of_the_time_add_up(parents: Path) -> None:
     recipe, context = make_context(parents, "clock")
-    clock = ppo._Clock()
+    clock = ppo.Clock()
     metrics = iterate(recipe, context)
     parts = metrics | clock.other(metrics)
     assert {"sample", "judge", "update", "other"} == {

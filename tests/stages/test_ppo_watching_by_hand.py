@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from align.recipe_ppo import PPO
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 from align.stages import ppo_watch
 from align.stages.ppo_roles import Watched
 
@@ -24,6 +24,7 @@ def context(**fields: Any) -> Any:
         cfg=PPO(**fields),
         seed=7,
         watched=Watched(),
+        trained=("policy", "value"),
         accel=SimpleNamespace(num_processes=1, process_index=0),
     )
 
@@ -136,8 +137,10 @@ def test_samples_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ppo_watch, "terms", lambda *_: None)
     monkeypatch.setattr(ppo_watch, "sample", answer)
     sampled = [Sampled([1], [2, 3, 4], []), Sampled([5], [6], [])]
+    asked_of = rollout()
+    asked_of.sampled, asked_of.scores = sampled, torch.tensor([0.5, -2.0])
     for iteration in (0, 1):
-        ppo_watch.write_samples(given, here, rollout(), sampled, torch.tensor([0.5, -2.0]), iteration)
+        ppo_watch.write_samples(given, here, asked_of, iteration)
     plain = [
         {"prompt": "[1]", "response": "[2, 3, 4]", "score": 0.5, "kl": 1.5},
         {"prompt": "[5]", "response": "[6]", "score": -2.0, "kl": -0.75},

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.data.batches import collate, microbatches
+from align.models.batch import collate
+from align.models.passes import microbatches
 
 quick = settings(deadline=None, max_examples=60)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from align.runtime.schedule import learning_rate
+from align.models.optimizer import learning_rate
 
 
 @pytest.mark.parametrize(

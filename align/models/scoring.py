@@ -1,0 +1,65 @@
+"""Scores of responses by a role with a scalar head, whoever asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from align.data.tokenize import Encoded
+from align.models.batch import Pair, Trunk, collate, stack
+from align.models.forward import Forward
+from align.models.packed import apart, pack
+from align.models.passes import PAIRS, passes, rankings, states
+
+
+@torch.no_grad()
+def score_pairs(
+    forward: Forward,
+    role: str,
+    pairs: Sequence[Pair],
+    tokens: int,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Tensor:
+    """The score [N] of each (prompt, response), float32 on the CPU; `tokens` go through the model at a time.
+
+    `advance` is told how many are done after each pass. Every process calls it together.
+    """
+    scores = torch.empty(len(pairs))
+    for part in passes(forward.roles, pairs, tokens, PAIRS):
+        found = forward.scores(role, forward.trunk(collate(part.items)))
+        scores[part.rows] = found[: len(part.rows)].float().cpu()
+        advance(len(part.rows))
+    return scores
+
+
+@torch.no_grad()
+def score_states(forward: Forward, role: str, rows: Sequence[Trunk], tokens: int) -> Tensor:
+    """The same of rows whose lower layers have run."""
+    scores = torch.empty(len(rows))
+    for part in passes(forward.roles, rows, tokens, states(forward)):
+        found = forward.scores(role, stack(part.items))
+        scores[part.rows] = found[: len(part.rows)].float().cpu()
+    return scores
+
+
+def last_states(forward: Forward, role: str, part: Sequence[Encoded]) -> Tensor:
+    """A role's last hidden states [N, D] at the end of each response of these rankings."""
+    return forward.ends(role, pack(part) if forward.share_prompt else apart(part))
+
+
+def ranking_scores(forward: Forward, role: str, part: Sequence[Encoded]) -> list[Tensor]:
+    """A [K] tensor of scores for each ranking; all responses go through the model in one pass."""
+    scores: Tensor = forward.roles.heads[role](last_states(forward, role, part))
+    return list(scores.split([len(ranking.responses) for ranking in part]))
+
+
+@torch.no_grad()
+def score_rankings(forward: Forward, role: str, encoded: Sequence[Encoded], tokens: int) -> list[Tensor]:
+    """A [K] tensor of scores for each of all rankings, on the CPU. Every process calls it together."""
+    found: dict[int, Tensor] = {}
+    for part in passes(forward.roles, encoded, tokens, rankings(forward.share_prompt)):
+        scores = ranking_scores(forward, role, part.items)
+        found.update(zip(part.rows, (s.cpu() for s in scores), strict=False))
+    return [found[i] for i in range(len(encoded))]
