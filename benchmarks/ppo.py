@@ -214,17 +214,18 @@ def ours(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     iterations: list[dict[str, float]] = []
     whole = ppo.iterate
 
-    def timed(context: Any, stage: Any, *rest: Any) -> dict[str, float]:
+    def timed(context: Any, stage: Any, *rest: Any) -> ppo.Iteration:
         wall, cpu = time.perf_counter(), time.process_time()
-        metrics: dict[str, float] = whole(context, stage, *rest)
+        found = whole(context, stage, *rest)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        metrics = found.metrics
         parts = {name: metrics[f"seconds/{name}"] for name in ("sample", "judge", "update")}
         parts["other"] = wall - sum(parts.values())
         tokens = metrics["response/length"] * arguments.batch
         iterations.append({"wall": wall, "cpu": cpu, "tokens": tokens, **parts})
         if len(iterations) == arguments.iterations:
             raise _Done(parameters())
-        return metrics
+        return found
 
     ppo.__dict__["iterate"] = timed
     overrides = [f"run.name=ppo-{os.getpid()}", f"ppo.sft={work}/runs/run", f"ppo.rm={work}/runs/run"]

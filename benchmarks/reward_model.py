@@ -166,6 +166,7 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
     from align.models.forward import Forward
     from align.models.packed import share_prompts
     from align.models.roles import Roles
+    from align.models.scoring import score_rankings
     from align.recipe import RM, Base
     from align.runtime import distributed
     from align.stages import rm

@@ -40,7 +40,9 @@ def test_leave_one_out_is_the_mean_of_the_others(rows: list[list[float]]) -> Non
 
 @quick
 @given(groups, st.floats(-20, 20), st.floats(0.5, 20))
-def test_standardised_knows_neither_offset_nor_scale(rows: list[list[float]], by: float, times: float) -> None:
+def test_standardised_knows_neither_offset_nor_scale(
+    rows: list[list[float]], by: float, times: float
+) -> None:
     rewards = torch.tensor(rows, dtype=torch.float64)
     spread = rewards.std(1) > 0.1
     found, other = standardised(rewards), standardised(rewards * times + by)

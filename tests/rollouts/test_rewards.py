@@ -264,16 +264,14 @@ def _prepared(recipe_path: Path, overrides: list[str]) -> Any:
 
 
 def _rollout(context: Any, setup: Any) -> Any:
-    from align.rollouts.assess import assess
-
     from align.rollouts.rewards import texts_of
+    from align.rollouts.rollout import score_rollout
 
     prompts = [setup.template.prompt_ids(text) for text in ("the film is", "the a was")]
     sampled = context.engine.sample(prompts, [0, 1], 0)
     texts = texts_of(context.rewards, sampled, prompts, [0, 1], setup.base)
-    eos, pad = setup.template.eos_id, setup.base.pad_id
-    kwargs = {"temperature": 1.0, "eos_id": eos, "pad_id": pad, "microbatch_tokens": 64}
-    return assess(context.forward, sampled, context.rewards, texts, **kwargs), sampled
+    kwargs: Any = {"temperature": 1.0, "microbatch_tokens": 64}
+    return score_rollout(context.forward, sampled, context.rewards, texts, **kwargs), sampled
 
 
 def test_the_score_is_the_weighted_sum(finished_run: Path, tmp_path: Path) -> None:
@@ -295,7 +293,8 @@ def test_the_score_is_the_weighted_sum(finished_run: Path, tmp_path: Path) -> No
 
 def test_a_reward_model_may_have_another_base_and_tokenizer(finished_run: Path, tmp_path: Path) -> None:
     """Its scores are those that `align score` gives to the text."""
-    from align.serving.run import open_run, reward_model, score_batch
+    from align.models.scoring import score_pairs
+    from align.serving.run import open_run, reward_model
 
     other = _other_base(tmp_path / "other")
     lora = {"rank": 2, "alpha": 4, "targets": ["q_proj"]}
@@ -325,7 +324,7 @@ def test_a_reward_model_may_have_another_base_and_tokenizer(finished_run: Path, 
         ended = one.response[-1] == setup.template.eos_id
         ids = template.response_ids(text)
         pairs.append((template.prompt_ids(asked), ids if ended or len(ids) == 1 else ids[:-1]))
-    expected = score_batch(reward_model(trained), pairs, trained.setup.base.pad_id)
+    expected = score_pairs(reward_model(trained), "reward", pairs, 64)
     torch.testing.assert_close(rollout.scores, expected)
 
 

@@ -71,7 +71,8 @@ def own_model(seen: list[list[int]]) -> OwnModel:
         return 10.0 * batch.lengths + batch.prompt_lengths
 
     base: Any = SimpleNamespace(pad_id=1, tokenizer=SimpleNamespace(eos_token="#"))
-    forward: Any = SimpleNamespace(trunk=lambda batch: batch, scores=scores)
+    roles = SimpleNamespace(more_elsewhere=lambda own: 0)
+    forward: Any = SimpleNamespace(roles=roles, trunk=lambda batch: batch, scores=scores)
     return OwnModel("the judge", base, _Letters(), forward, 6)  # type: ignore[arg-type]
 
 

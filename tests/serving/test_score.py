@@ -172,17 +172,17 @@ def test_an_interrupt_leaves_no_half_file(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments: Any) -> Any:
-        if len(calls) == 2:
+        if calls:
             # The first window is written, beside the target, when the second is interrupted.
             aside = [p for p in tmp_path.iterdir() if p.name not in ("in.jsonl", "out.jsonl")]
             assert aside
             raise KeyboardInterrupt
         calls.append(1)
-        return score_batch(*arguments)
+        return score_pairs(*arguments)
 
     calls: list[int] = []
-    score_batch = module.score_batch
-    monkeypatch.setattr(module, "score_batch", interrupted)
+    score_pairs = module.score_pairs
+    monkeypatch.setattr(module, "score_pairs", interrupted)
     monkeypatch.setattr(module, "_WINDOW", 4)
     source = write_jsonl(tmp_path / "in.jsonl", ROWS)
     (tmp_path / "out.jsonl").write_text("before\n")
