@@ -602,6 +602,33 @@ def test_two_commands_on_one_folder_and_a_stale_lock(command: Commands, tiny_rec
     assert f"process {first} " not in lock.read_text()
 
 
+NEVER_KEPT = """
+import time, align.data.store as store
+def stuck(path, *rest):
+    path.touch()
+    time.sleep(600)
+store._write = stuck
+"""
+
+
+def test_a_run_killed_while_it_fills_a_shared_cache_blocks_no_other(
+    command: Commands, tiny_recipe: MakeRecipe, finished: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "shared"
+    recipes = [tiny_recipe(tmp_path / name, data={"cache": str(cache)}) for name in ("one", "two")]
+    first = command.start("sft", recipes[0], before=NEVER_KEPT)
+    while not list(cache.rglob("*.part-*")):
+        time.sleep(0.01)
+    second = command.start("sft", recipes[1])
+    time.sleep(3)
+    os.kill(first, signal.SIGKILL)
+    assert command.wait(first).code == -signal.SIGKILL
+    done = command.wait(second)
+    assert done.code == 0, done.err
+    assert list(cache.rglob("*.part-*")) == []
+    assert final(tmp_path / "two/runs/tiny", "sft") == final(finished, "sft")
+
+
 # The middle of a run
 
 

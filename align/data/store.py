@@ -6,20 +6,20 @@ for one another where the disk can lock, and write it twice, with the same conte
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from align.errors import UserError
@@ -51,11 +51,15 @@ def kept(
     found = _found(path, schema)
     if found is not None:
         return found
-    with in_cache(path), _locked(path) as alone:
+    # Its file stays when it is released: whoever opened a file that is removed would hold another lock.
+    lock = FileLock(path.with_name(path.name + ".lock"), fallback_to_soft=False)
+    with in_cache(path), ExitStack() as held:
+        with suppress(OSError):  # a disk without locks, or a lock of another account
+            held.enter_context(lock)
         found = _found(path, schema)
         if found is not None:
             return found
-        if alone:
+        if lock.is_locked:
             for left in path.parent.glob(f"{path.name}{_PART}*"):
                 left.unlink(missing_ok=True)
         aside = path.with_name(f"{path.name}{_PART}{os.getpid()}-{secrets.token_hex(4)}")
@@ -140,20 +144,3 @@ def _write(path: Path, schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> None
                 size = 0
         if columns[0]:
             flush()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold a file's lock, if the disk has locks: whether it does."""
-    lock = path.with_name(path.name + ".lock")
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)

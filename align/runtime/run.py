@@ -9,7 +9,6 @@ runs/<name>/<stage>/manifest.json      recipe, lineage, data, versions, results
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
@@ -23,6 +22,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
+from filelock import FileLock, Timeout
 from rich.console import Console
 from torch import Tensor
 
@@ -251,7 +251,7 @@ def open_stage(
             manifest = stage_manifest(recipe, stage, lineage, data, folder, labels)
             _begin(recipe, folder, manifest, labels or {})
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
     manifest = share_object(manifest, accel)
     main = accel.is_main_process
@@ -286,7 +286,7 @@ def open_stage(
     finally:
         run.close()
         if lock is not None:
-            os.close(lock)
+            lock.release()
 
 
 def _begin(recipe: Recipe, folder: Path, manifest: Mapping[str, Any], labels: Mapping[str, bytes]) -> None:
@@ -345,31 +345,32 @@ def _writable(folder: Path) -> None:
         ) from error
 
 
-def _lock(folder: Path) -> int:
-    """Hold the run folder until the descriptor is closed or the process ends, however it ends.
+def _lock(folder: Path) -> FileLock:
+    """Hold the run folder until the lock is released or the process ends, however it ends.
 
-    A link is not followed: the file is overwritten, and whoever made the folder chose where a link leads.
+    Its file says who holds it. A link is not followed: whoever made the folder chose where it leads.
+    Raises UserError where another process holds it, or the disk has no locks.
     """
+    path = folder / ".lock"
+    lock = FileLock(path, blocking=False, on_acquired=_sign)
     try:
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise UserError(f"{folder / '.lock'} cannot be opened ({error.strerror}): remove it") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(descriptor, 1000).decode(errors="replace") or "a process that gave no name"
-        os.close(descriptor)
+        lock.acquire()
+    except Timeout:
+        owner = path.read_text(errors="replace") or "a process that gave no name"
         raise UserError(
             f"{folder} is in use by {owner}: wait for it, or give this run another name"
         ) from None
     except OSError as error:
-        os.close(descriptor)
         raise UserError(
-            f"{folder} cannot be locked ({error.strerror}): choose a disk that can by run.folder"
+            f"{path} cannot be opened and locked ({error.strerror}): remove it, or choose another disk by "
+            "run.folder"
         ) from error
+    return lock
+
+
+def _sign(descriptor: int) -> None:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now()}".encode())
-    return descriptor
 
 
 def _set_aside(folder: Path) -> Path:

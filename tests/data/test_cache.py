@@ -1,9 +1,13 @@
 """What is kept between starts: found by content, never torn, never in the way."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,10 @@ def write(path: Path, *numbers: int, response: str = "response") -> str:
 
 
 def files(cache: Path) -> list[str]:
-    return sorted(p.relative_to(cache).as_posix() for p in cache.rglob("*") if p.is_file())
+    """What is kept, without the locks, which are empty files that stay."""
+    found = [p for p in cache.rglob("*") if p.is_file()]
+    assert not any(p.stat().st_size for p in found if p.suffix == ".lock")
+    return sorted(p.relative_to(cache).as_posix() for p in found if p.suffix != ".lock")
 
 
 @pytest.fixture
@@ -181,6 +188,88 @@ def test_two_processes_that_start_together_write_one_file(tmp_path: Path) -> Non
     said = {process.communicate(timeout=120)[0] for process in started}
     assert len(said) == 1 and said.pop().split()[0].isdigit()
     assert len(files(cache)) == 1
+
+
+HAMMER = """
+import random, sys, time
+from pathlib import Path
+from align.data import store
+from align.data.table import SCHEMA
+folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+draw = random.Random(seed)
+
+def rows():
+    with (folder / "held").open("x"):  # fails where another process is in here
+        time.sleep(draw.random() / 500)
+        yield "text", *(bytes(32),) * 3, ":1", None
+        (folder / "held").unlink()
+    if draw.random() < 0.7:
+        raise ValueError("this reader fails")
+
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    try:
+        store.kept(folder, "records/a.arrow", SCHEMA, rows)
+    except ValueError as error:
+        assert str(error) == "this reader fails"
+    else:
+        (folder / "records/a.arrow").unlink(missing_ok=True)
+"""
+
+
+def test_a_file_has_never_two_writers_though_readers_fail(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", HAMMER, str(tmp_path), str(seed)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in range(5)
+    ]
+    assert [process.communicate(timeout=120)[1] for process in started] == [""] * 5
+
+
+def test_a_reader_that_fails_leaves_those_that_wait_going(tmp_path: Path) -> None:
+    """The first fails, the second writes, and a third that comes meanwhile waits for what it writes."""
+    row = ("text", *(bytes(32),) * 3, ":1", None)
+    fail, finish, writing = threading.Event(), threading.Event(), threading.Event()
+
+    def broken() -> Any:
+        fail.wait(60)
+        raise ValueError("this reader fails")
+        yield
+
+    def slow() -> Any:
+        writing.set()
+        finish.wait(60)
+        yield row
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(store.kept, tmp_path, "a.arrow", SCHEMA, broken)
+        time.sleep(0.2)
+        second = pool.submit(store.kept, tmp_path, "a.arrow", SCHEMA, slow)
+        time.sleep(0.2)
+        fail.set()
+        assert isinstance(first.exception(60), ValueError)
+        assert writing.wait(60)
+        third = pool.submit(store.kept, tmp_path, "a.arrow", SCHEMA, broken)
+        time.sleep(0.2)
+        finish.set()
+        assert second.result(60) == third.result(60)
+
+
+def test_a_disk_without_locks_keeps_files_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[str]
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    path = write(tmp_path / "a.jsonl", *range(30))
+    assert read(tmp_path / "cache", path) == read(tmp_path / "cache", path)
+    assert reads == ["a.jsonl"]
 
 
 def test_large_rows_make_many_batches_and_keep_their_order(tmp_path: Path) -> None:
