@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, align, make_recipe
+from conftest import ROOT, align, make_recipe, write_jsonl
 
 DRIVER = """
 import json, os, signal, sys, tempfile
@@ -458,6 +458,101 @@ def test_a_base_that_cannot_be_used(
     assert done.code == 2
     assert says in done.err
     assert not (recipe.parent / "runs/tiny/sft").exists()
+
+
+def _add_token(base: Path, *, pad: str | None = None, eos: str | None = None, prompt: str = "") -> None:
+    """Give the tokenizer a special token, and the embedding table no row for it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if name := pad or eos:
+        tokenizer.add_special_tokens({"pad_token" if pad else "eos_token": name})
+    elif prompt:
+        tokenizer.add_tokens(prompt, special_tokens=True)
+        tokenizer.chat_template = f"{prompt}{tokenizer.chat_template}"
+    tokenizer.save_pretrained(base)
+
+
+@pytest.mark.parametrize("in_config", [False, True])
+def test_padding_that_the_base_has_no_embedding_for_changes_no_result(
+    command: Commands,
+    tiny_recipe: MakeRecipe,
+    tiny_base: Path,
+    finished: Path,
+    tmp_path: Path,
+    in_config: bool,
+) -> None:
+    base, recipe = tmp_path / "base", tiny_recipe()
+    shutil.copytree(tiny_base, base)
+    _add_token(base, pad="[PAD]")
+    config = json.loads((base / "config.json").read_text())
+    if in_config:
+        _edit_config(base, pad_token_id=config["vocab_size"])
+    done = command("run", recipe, *sets(f"base.name={base}"))
+    assert done.code == 0, done.err
+    run = recipe.parent / "runs/tiny"
+    for stage in ("sft", "rm", "ppo"):
+        mine, theirs = final(run, stage), final(finished, stage)
+        weights = [name for name in theirs if name.endswith(".safetensors")]
+        assert weights and {name: mine[name] for name in weights} == {name: theirs[name] for name in weights}
+    for stage in ("sft", "rm"):
+        done = command("export", run, "--stage", stage, "--to", tmp_path / stage)
+        assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("token", "kind", "name"),
+    [
+        ({"eos": "<|end|>"}, "plain", "<|end|>"),
+        ({"eos": "<|end|>"}, "chat", "<|end|>"),
+        ({"prompt": "<|start|>"}, "chat", "<|start|>"),
+    ],
+)
+def test_a_token_that_the_base_has_no_embedding_for_is_found_before_anything_runs(
+    command: Commands,
+    tiny_recipe: MakeRecipe,
+    tiny_base: Path,
+    tmp_path: Path,
+    token: dict[str, str],
+    kind: str,
+    name: str,
+) -> None:
+    base, recipe = tmp_path / "base", tiny_recipe()
+    shutil.copytree(tiny_base, base)
+    _add_token(base, **token)
+    rows = json.loads((base / "config.json").read_text())["vocab_size"]
+    says = f"base.name: {name!r} is token {rows}, and the base has embeddings for {rows} tokens"
+    arguments = sets(f"base.name={base}", f"data.template={kind}")
+    done = command("sft", recipe, *arguments)
+    assert done.code == 2
+    assert says in done.err
+    assert not (recipe.parent / "runs").exists()
+    done = command("check", recipe, *arguments)
+    assert done.code == 2
+    assert says in " ".join(done.out.split())
+
+
+def test_a_record_with_a_token_that_the_base_has_no_embedding_for_is_named(
+    command: Commands, tiny_recipe: MakeRecipe, tiny_base: Path, tmp_path: Path
+) -> None:
+    base, recipe = tmp_path / "base", tiny_recipe()
+    shutil.copytree(tiny_base, base)
+    _add_token(base, prompt="<|start|>")
+    data = recipe.parent / "demonstrations.jsonl"
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    rows[0]["response"] = rows[1]["prompt"] = "a <|start|> b"
+    write_jsonl(data, rows)
+    all_rows = sets(f"base.name={base}", "data.demonstrations.held_out=0.0")
+    done = command("sft", recipe, *all_rows)
+    assert done.code == 2
+    assert "data.demonstrations: record 1 (" in done.err and "'<|start|>' is token 3" in done.err
+    assert not (recipe.parent / "runs/tiny/sft").exists()
+    done = command("sft", recipe, *all_rows, *sets("data.demonstrations.on_bad_record=skip"))
+    assert done.code == 0, done.err
+    assert "2 records are left out" in done.out
+    done = command("check", recipe, *all_rows)
+    assert done.code == 2
+    assert "'<|start|>' is token 3" in " ".join(done.out.split())
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "a b", "a" * 300])

@@ -137,7 +137,7 @@ def _template(recipe: Recipe) -> tuple[Base | None, Template | None, list[Findin
         after = "; lengths are counted in characters, and limits are not checked"
         return None, None, [Finding("error", "base", "base", f"{error}{after}")]
     try:
-        return base, Template(base.tokenizer, recipe.data.template, base.positions), []
+        return base, base.template(recipe.data.template), []
     except UserError as error:
         return base, None, [Finding("error", "template", "data.template", str(error))]
 

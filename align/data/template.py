@@ -32,8 +32,10 @@ class Template:
 
     chat: the tokenizer's chat template with the generation prompt; a text is one user message.
     plain: the prompt's text, with a BOS where the tokenizer adds one; the response follows verbatim.
-    `positions`: how many tokens the base can read, None where nothing says so.
-    Raises UserError when the tokenizer has no EOS, or no chat template where one is needed.
+    `positions`: how many tokens the base can read, None where nothing says so. `rows`: how many tokens have
+    a row in its embedding table, None where nothing says so; a text that needs another is refused.
+    Raises UserError when the tokenizer has no EOS, or no chat template where one is needed, or when EOS or
+    what stands around every prompt needs a token that has no row.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Template:
         tokenizer: PreTrainedTokenizerBase,
         kind: Literal["chat", "plain"],
         positions: int | None = None,
+        rows: int | None = None,
     ) -> None:
         if not isinstance(tokenizer.eos_token_id, int):
             raise UserError(
@@ -52,6 +55,21 @@ class Template:
         self.chat_template = _chat_template(tokenizer) if kind == "chat" else None
         self.eos_id: int = tokenizer.eos_token_id
         self.positions = positions
+        self.rows = rows
+        if rows is not None:
+            self._check_rows(rows)
+
+    def _check_rows(self, rows: int) -> None:
+        chat = self._kind == "chat"
+        text = self._chat("a") if chat else "a"
+        always = self._ids([text], special=not chat)[0] if isinstance(text, str) else []
+        wrong = self._embedded([self.eos_id, *always])
+        if isinstance(wrong, UserError):
+            plain = ", or `data.template: plain`" if chat and self.eos_id < rows else ""
+            raise UserError(
+                f"base.name: {wrong}. Take the tokenizer that belongs to this base, or a base that was "
+                f"trained with that token{plain}"
+            )
 
     @cached_property
     def hash(self) -> str:
@@ -92,7 +110,7 @@ class Template:
             "remove it from the text, it is added to every response"
         )
         return [
-            UserError(wrong) if self.eos_id in ids else [*ids, self.eos_id]
+            UserError(wrong) if self.eos_id in ids else self._embedded([*ids, self.eos_id])
             for ids in self._ids(texts, special=False)
         ]
 
@@ -114,7 +132,17 @@ class Template:
         # Some tokenizers close every text with an EOS; behind a prompt it would say that all is said.
         while self._kind == "plain" and len(ids) > 1 and ids[-1] == self.eos_id:
             ids.pop()
-        return ids or UserError("the prompt has no tokens: the tokenizer drops all of its text")
+        if not ids:
+            return UserError("the prompt has no tokens: the tokenizer drops all of its text")
+        return self._embedded(ids)
+
+    def _embedded(self, ids: list[int]) -> list[int] | UserError:
+        """The ids, or what is wrong where the base has no embedding for one of them."""
+        largest = max(ids)
+        if self.rows is None or largest < self.rows:
+            return ids
+        token = self._tokenizer.convert_ids_to_tokens(largest)
+        return UserError(f"{token!r} is token {largest}, and the base has embeddings for {self.rows} tokens")
 
     def _ids(self, texts: Sequence[str], special: bool) -> list[list[int]]:
         if not texts:

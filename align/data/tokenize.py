@@ -195,6 +195,7 @@ def _encode(
     key = content_key(
         code=code_of(*_CODE),
         template=template.hash,
+        rows=template.rows,
         records=known,
         of=limit.key,
     )

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from align.data.template import Template
 from align.errors import UserError
 from align.recipe import Base as BaseSpec
 from align.runtime.files import read_json
@@ -37,6 +41,7 @@ class Base:
 
     spec: BaseSpec
     folder: Path
+    config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
 
@@ -51,6 +56,7 @@ class Base:
             model: PreTrainedModel
             model, found = AutoModelForCausalLM.from_pretrained(
                 self.folder,
+                config=self.config,
                 dtype=dtype,
                 attn_implementation=self.spec.attention,
                 trust_remote_code=self.spec.trust_remote_code,
@@ -85,12 +91,21 @@ class Base:
         return found if isinstance(found, int) and found > 0 else None
 
     @property
+    def rows(self) -> int | None:
+        """How many tokens its embedding table has rows for; None where its config does not say it."""
+        return getattr(self.config.get_text_config(), "vocab_size", None)
+
+    @property
     def pad_id(self) -> int:
-        """An id to fill batches with; masks, never ids, tell what is padding."""
+        """A token with an embedding to fill batches with; masks, never ids, tell what is padding."""
         for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if isinstance(token_id, int):
+            if isinstance(token_id, int) and (self.rows is None or token_id < self.rows):
                 return token_id
         return 0
+
+    def template(self, kind: Literal["chat", "plain"]) -> Template:
+        """How text becomes tokens for this base; raises UserError as Template does."""
+        return Template(self.tokenizer, kind, self.positions, self.rows)
 
 
 def find_base(spec: BaseSpec) -> Base:
@@ -112,10 +127,10 @@ def find_base(spec: BaseSpec) -> Base:
         raise UserError(f"base {folder} holds no config.json: it is not a transformers checkpoint")
     if not list(folder.glob("*.safetensors")):
         raise UserError(f"base {folder} holds no .safetensors file; weights in other formats are not loaded")
+    given: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code, "local_files_only": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
-        )
+        config = AutoConfig.from_pretrained(folder, **given)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **given)
     except _BROKEN as error:
         raise UserError(
             f"base {spec.name}: its config or tokenizer files are missing or broken: {first_line(error)}"
@@ -124,9 +139,12 @@ def find_base(spec: BaseSpec) -> Base:
         raise UserError(
             f"the tokenizer of base {spec.name} has no EOS token, and responses must end with one"
         )
+    text = config.get_text_config()
+    if isinstance(text.pad_token_id, int) and text.pad_token_id >= getattr(text, "vocab_size", math.inf):
+        text.pad_token_id = None  # transformers could not build the model; nothing here pads by it
     # An adapter made up for what four bits lost, so with whole weights it is another model.
     kind = f"+{spec.quantize}" if spec.quantize else ""
-    return Base(spec, folder, tokenizer, fingerprint(folder) + kind)
+    return Base(spec, folder, config, tokenizer, fingerprint(folder) + kind)
 
 
 def fingerprint(folder: Path) -> str:

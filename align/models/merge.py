@@ -14,7 +14,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -55,7 +54,6 @@ def merged_reward(base: Base, final: Path, tokenizer: PreTrainedTokenizerBase) -
     config.num_labels = 1
     config.id2label, config.label2id = {0: "score"}, {"score": 0}
     config.problem_type = "regression"  # so that a pipeline gives the score itself, not its sigmoid
-    config.pad_token_id = config.get_text_config().pad_token_id = tokenizer.pad_token_id
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
     name, trunk, head = model.base_model_prefix, causal.base_model, getattr(model, "score", None)
@@ -76,18 +74,16 @@ def merged_reward(base: Base, final: Path, tokenizer: PreTrainedTokenizerBase) -
         )
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return model.eval()
 
 
 def check_classifier(base: Base) -> None:
     """Raise UserError unless transformers has a sequence classifier of the base's architecture."""
-    config = AutoConfig.from_pretrained(
-        base.folder, trust_remote_code=base.spec.trust_remote_code, local_files_only=True
-    )
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    if type(base.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise UserError(
-            f"transformers has no sequence classifier for {config.model_type} models, so this reward model "
-            "cannot be exported; `align score` scores with it"
+            f"transformers has no sequence classifier for {base.config.model_type} models, so this reward "
+            "model cannot be exported; `align score` scores with it"
         )
 
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from align.data import imports
-from align.data.tokenize import Encodings, Template
+from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.base import Base, find_base
 from align.models.batch import Trunk
@@ -199,7 +199,7 @@ def _own_model(source: Source, device: torch.device) -> OwnModel:
     assert recipe is not None and final is not None
     who = f"ppo.rewards: the reward model {source.name}"
     base = find_base(recipe.base)
-    template = Template(base.tokenizer, recipe.data.template, base.positions)
+    template = base.template(recipe.data.template)
     found = {"base": base.fingerprint, "template": template.hash}
     if changed := [part for part, mine in found.items() if source.trained_on.get(part) != mine]:
         raise UserError(f"{who} was trained with another {' and '.join(changed)} than lies there now")

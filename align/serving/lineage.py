@@ -124,7 +124,6 @@ def _files(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
 def _bases(nodes: dict[tuple[Path, str], Node], moved: Path | None, trusted: bool) -> dict[str, list[str]]:
     """The bases by name and fingerprint, and what is wrong with each."""
     # Imported here: transformers brings torch along, which takes seconds.
-    from align.data.tokenize import Template
     from align.models.base import find_base
 
     found: dict[str, list[str]] = {}
@@ -137,7 +136,7 @@ def _bases(nodes: dict[tuple[Path, str], Node], moved: Path | None, trusted: boo
             recipe, _ = as_trained(node.run, node.stage, moved, finished=False)
             refuse_code(recipe, node.run, trusted)
             base = find_base(recipe.base)
-            template = Template(base.tokenizer, recipe.data.template, base.positions)
+            template = base.template(recipe.data.template)
         except UserError as error:
             faults.append(f"it is not verified: {error}. Where it lies elsewhere now, name it with --base")
             continue

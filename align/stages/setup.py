@@ -71,7 +71,7 @@ def set_up(recipe: Recipe) -> Setup:
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     base = find_base(recipe.base)
     accel = distributed.accelerator(recipe.run.timeout)
-    return Setup(accel, base, Template(base.tokenizer, recipe.data.template, base.positions))
+    return Setup(accel, base, base.template(recipe.data.template))
 
 
 def source(recipe: Recipe, kind: str, stage: str) -> Source:

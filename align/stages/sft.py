@@ -25,6 +25,7 @@ from align.data.load import load
 from align.data.store import kept
 from align.data.tokenize import Encoded, encode_demonstrations
 from align.errors import UserError
+from align.models.base import Base
 from align.models.export import save_adapter
 from align.models.lora import lora_config
 from align.recipe import SFT, Recipe
@@ -101,7 +102,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             peft_config=lora_config(recipe.lora, model),
             processing_class=base.tokenizer,
             train_dataset=_on_disk(train).select(rows),
-            args=_arguments(recipe, str(stage.folder), accel.device, steps, microbatch, accumulation),
+            args=_arguments(recipe, base, str(stage.folder), accel.device, steps, microbatch, accumulation),
         )
         if base.spec.quantize:  # then TRL makes adapters bfloat16, too coarse for small steps
             for parameter in trainer.model.parameters():
@@ -209,7 +210,13 @@ def _microbatches(cfg: SFT, accel: Accelerator) -> tuple[int, int]:
 
 
 def _arguments(
-    recipe: Recipe, folder: str, device: torch.device, steps: int, microbatch: int, accumulation: int
+    recipe: Recipe,
+    base: Base,
+    folder: str,
+    device: torch.device,
+    steps: int,
+    microbatch: int,
+    accumulation: int,
 ) -> SFTConfig:
     """The recipe in TRL's words; what TRL would do by default and must not is switched off."""
     cfg = recipe.sft
@@ -231,6 +238,7 @@ def _arguments(
         train_sampling_strategy="sequential",
         padding_free=cfg.packing,
         max_length=None,
+        pad_token=base.tokenizer.convert_ids_to_tokens(base.pad_id),
         # Devices and processes as accelerate found them; precision is the base's own.
         use_cpu=device.type == "cpu",
         bf16=False,

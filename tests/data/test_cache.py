@@ -346,6 +346,19 @@ def test_another_template_and_other_records_have_other_tokens(
     assert len([name for name in files(cache) if name.startswith("tokens/")]) == 3
 
 
+def test_a_base_with_fewer_embeddings_does_not_find_the_tokens_of_one_with_more(
+    tmp_path: Path, template: Template
+) -> None:
+    cache = tmp_path / "cache"
+    split = read(cache, write(tmp_path / "a.jsonl", *range(9), response="the film"))
+    found = encode_demonstrations(template, split.train, 100, "here", cache)
+    largest = max(token for one in found for token in one.responses[0])
+    assert largest > max(template.prompt_ids("a"))
+    fewer = Template(template._tokenizer, "plain", rows=largest)
+    with pytest.raises(UserError, match=rf"here: record 1 .* is token .* has embeddings for {largest}"):
+        encode_demonstrations(fewer, split.train, 100, "here", cache)
+
+
 def test_records_with_weight_are_tokenised_once(
     tmp_path: Path, template: Template, tokenised: list[int]
 ) -> None:

@@ -11,6 +11,7 @@ from peft import LoraConfig, TaskType
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    CodeGenConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -176,8 +177,10 @@ def test_the_most_obscure_special_token_becomes_padding(
 
 
 def test_an_architecture_without_a_classifier_is_refused(tmp_path: Path, tiny_base: Path) -> None:
-    config = {"model_type": "codegen", "n_embd": 32, "n_layer": 1, "n_head": 2}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    base = Base(BaseSpec(name=str(tmp_path)), tmp_path, AutoTokenizer.from_pretrained(tiny_base), "")
+    config, tokenizer = (
+        CodeGenConfig(n_embd=32, n_layer=1, n_head=2),
+        AutoTokenizer.from_pretrained(tiny_base),
+    )
+    base = Base(BaseSpec(name=str(tmp_path)), tmp_path, config, tokenizer, "")
     with pytest.raises(UserError, match="no sequence classifier for codegen models"):
         check_classifier(base)

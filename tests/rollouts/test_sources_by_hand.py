@@ -91,9 +91,8 @@ def test_a_model_of_another_base_reads_what_was_written_and_scores_stay_in_their
 
 
 def test_another_base_than_the_one_it_was_trained_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = SimpleNamespace(fingerprint="new", tokenizer=None, positions=None)
+    there = SimpleNamespace(fingerprint="new", template=lambda kind: SimpleNamespace(hash="same"))
     monkeypatch.setattr(rewards, "find_base", lambda spec: there)
-    monkeypatch.setattr(rewards, "Template", lambda *_: SimpleNamespace(hash="same"))
     recipe: Any = SimpleNamespace(base=None, data=SimpleNamespace(template="plain"))
     trained_on = {"base": "old", "template": "same"}
     source = Source("judge", 1.0, foreign=recipe, final=Path("final"), trained_on=trained_on)
