@@ -25,7 +25,6 @@ from align.data.load import load
 from align.data.store import kept
 from align.data.tokenize import Encoded, encode_demonstrations
 from align.errors import UserError
-from align.models.base import Base
 from align.models.export import save_adapter
 from align.models.lora import lora_config
 from align.recipe import SFT, Recipe
@@ -84,6 +83,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         rows = step_rows(seed, "sft", 0, steps * cfg.batch_size, len(train))  # of step 0, of step 1, …
 
         model = setup.load_model()
+        base.tokenizer.pad_token = base.tokenizer.convert_ids_to_tokens(base.pad_id)  # what TRL pads with
         if cfg.packing:
             _check_packing(model, _rows([train[i] for i in train.lengths.argsort()[:2].tolist()]))
 
@@ -102,7 +102,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             peft_config=lora_config(recipe.lora, model),
             processing_class=base.tokenizer,
             train_dataset=_on_disk(train).select(rows),
-            args=_arguments(recipe, base, str(stage.folder), accel.device, steps, microbatch, accumulation),
+            args=_arguments(recipe, str(stage.folder), accel.device, steps, microbatch, accumulation),
         )
         if base.spec.quantize:  # then TRL makes adapters bfloat16, too coarse for small steps
             for parameter in trainer.model.parameters():
@@ -210,13 +210,7 @@ def _microbatches(cfg: SFT, accel: Accelerator) -> tuple[int, int]:
 
 
 def _arguments(
-    recipe: Recipe,
-    base: Base,
-    folder: str,
-    device: torch.device,
-    steps: int,
-    microbatch: int,
-    accumulation: int,
+    recipe: Recipe, folder: str, device: torch.device, steps: int, microbatch: int, accumulation: int
 ) -> SFTConfig:
     """The recipe in TRL's words; what TRL would do by default and must not is switched off."""
     cfg = recipe.sft
@@ -238,7 +232,6 @@ def _arguments(
         train_sampling_strategy="sequential",
         padding_free=cfg.packing,
         max_length=None,
-        pad_token=base.tokenizer.convert_ids_to_tokens(base.pad_id),
         # Devices and processes as accelerate found them; precision is the base's own.
         use_cpu=device.type == "cpu",
         bf16=False,
