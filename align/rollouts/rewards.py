@@ -27,7 +27,7 @@ from align.models.roles import Roles
 from align.recipe import Recipe
 from align.recipe_ppo import PPO, Reward
 from align.rollouts.params import Sampled
-from align.rollouts.sources import OwnModel, Texts, by_function, by_service
+from align.rollouts.sources import OwnModel, Service, Texts, by_function
 from align.runtime import distributed
 from align.runtime.lineage import parent
 from align.runtime.trained import as_trained
@@ -94,8 +94,7 @@ def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Source
             judge=lambda texts: by_function(given, function, texts),
             lineage={key: imports.digest(given, function)},
         )
-    url, timeout = str(reward.url), reward.timeout
-    return Source(name, weight, judge=lambda texts: by_service(url, timeout, texts))
+    return Source(name, weight, judge=Service(str(reward.url), reward.timeout).scores)
 
 
 def _function(name: str) -> Callable[..., Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import numbers
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import httpx2
 import torch
 from torch import Tensor
 
@@ -54,48 +53,49 @@ def by_function(name: str, function: Callable[..., Any], texts: Texts) -> Tensor
     return _numbers(given, texts, who, UserError)
 
 
-def by_service(url: str, timeout: float, texts: Texts) -> Tensor:
-    """Scores [B] of a service; AlignError where it is not there, fails, or answers something else."""
-    who = f"ppo.rewards: {url}"
-    body = json.dumps({"prompts": texts.plain(), "responses": list(texts.responses)}).encode()
-    raw = _post(url, body, timeout, who)
-    try:
-        answer = json.loads(raw)
-        given = answer["scores"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        start = " ".join(raw[:200].decode(errors="replace").split())[:60]
-        raise AlignError(f'{who} answered {start!r}, not {{"scores": [numbers]}}. {_GOOD}') from None
-    return _numbers(given, texts, who, AlignError)
-
-
 _GOOD = "The last checkpoint is good, and the same command goes on from it"
 
 
-def _post(url: str, body: bytes, timeout: float, who: str) -> bytes:
-    """The service's answer; what may pass (no connection, too slow, busy, 5xx) is tried again."""
-    headers = {"Content-Type": "application/json", "Accept": "application/json"}
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(PAUSE * 4 ** (attempt - 1))
-        request = urllib.request.Request(url, body, headers, method="POST")
+@dataclass(frozen=True)
+class Service:
+    """A service that scores texts; `timeout`: seconds that it may take to answer."""
+
+    url: str
+    timeout: float
+
+    @cached_property
+    def _http(self) -> httpx2.Client:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        return httpx2.Client(timeout=self.timeout, headers=headers, follow_redirects=True)
+
+    def scores(self, texts: Texts) -> Tensor:
+        """Scores [B]; AlignError where it is not there, fails, or answers something else."""
+        who = f"ppo.rewards: {self.url}"
+        raw = self._post(json.dumps({"prompts": texts.plain(), "responses": list(texts.responses)}), who)
         try:
-            with urllib.request.urlopen(request, timeout=timeout) as response:
-                answer: bytes = response.read(_MOST_BYTES)
-                return answer
-        except urllib.error.HTTPError as error:
-            wrong = f"answered {error.code} ({error.reason})"
-            error.close()
-            if error.code < 500 and error.code not in (408, 429):
-                raise AlignError(f"{who} {wrong}. {_GOOD}") from error
-        except TimeoutError:
-            wrong = f"did not answer within {timeout:g} s (`timeout` of the source)"
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            if isinstance(reason, TimeoutError):
-                wrong = f"did not answer within {timeout:g} s (`timeout` of the source)"
-            else:
-                wrong = f"cannot be reached: {getattr(reason, 'strerror', None) or reason}"
-    raise AlignError(f"{who} {wrong}, {TRIES} times. {_GOOD}")
+            given = json.loads(raw)["scores"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            start = " ".join(raw[:200].decode(errors="replace").split())[:60]
+            raise AlignError(f'{who} answered {start!r}, not {{"scores": [numbers]}}. {_GOOD}') from None
+        return _numbers(given, texts, who, AlignError)
+
+    def _post(self, body: str, who: str) -> bytes:
+        """The service's answer; what may pass (no connection, too slow, busy, 5xx) is tried again."""
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(PAUSE * 4 ** (attempt - 1))
+            try:
+                with self._http.stream("POST", self.url, content=body) as reply:
+                    if reply.is_success:
+                        return next(reply.iter_bytes(_MOST_BYTES), b"")
+                wrong = f"answered {reply.status_code} ({reply.reason_phrase})"
+                if reply.status_code < 500 and reply.status_code not in (408, 429):
+                    raise AlignError(f"{who} {wrong}. {_GOOD}")
+            except httpx2.TimeoutException:
+                wrong = f"did not answer within {self.timeout:g} s (`timeout` of the source)"
+            except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, ImportError) as error:
+                wrong = f"cannot be reached: {str(error).rpartition('] ')[2] or type(error).__name__}"
+        raise AlignError(f"{who} {wrong}, {TRIES} times. {_GOOD}")
 
 
 def _numbers(given: Any, texts: Texts, who: str, error: type[AlignError]) -> Tensor:

@@ -20,7 +20,7 @@ from align.errors import AlignError, UserError
 from align.recipe_file import load_recipe
 from align.rollouts import sources
 from align.rollouts.rewards import find_sources
-from align.rollouts.sources import Texts, by_function, by_service
+from align.rollouts.sources import Service, Texts, by_function
 from align.stages import rm, sft
 from align.stages.ppo_roles import prepare
 from align.stages.setup import set_up
@@ -94,14 +94,19 @@ def test_a_function_that_raises_is_told_by_its_last_line() -> None:
 class _Service(BaseHTTPRequestHandler):
     answers: list[tuple[int, bytes]] = []
     asked: list[Any] = []
+    callers: list[Any] = []
+    paths: list[str] = []
     wait = 0.0
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.asked.append(json.loads(body))
+        self.callers.append(self.client_address)
+        self.paths.append(self.path)
         time.sleep(self.wait)
         code, answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.send_response(code)
+        self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
 
@@ -116,6 +121,8 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Servic
     class Handler(_Service):
         answers: list[tuple[int, bytes]] = []
         asked: list[Any] = []
+        callers: list[Any] = []
+        paths: list[str] = []
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -127,14 +134,14 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Servic
 def test_a_service_is_asked_in_json(service: tuple[str, type[_Service]]) -> None:
     url, handler = service
     handler.answers.append((200, b'{"scores": [0.5, -1]}'))
-    assert by_service(url, 5, TEXTS).tolist() == [0.5, -1]
+    assert Service(url, 5).scores(TEXTS).tolist() == [0.5, -1]
     assert handler.asked == [{"prompts": ASKED, "responses": ["is good", ""]}]
 
 
 def test_a_service_that_stumbles_is_asked_again(service: tuple[str, type[_Service]]) -> None:
     url, handler = service
     handler.answers += [(500, b""), (503, b""), (200, b'{"scores": [1, 2]}')]
-    assert by_service(url, 5, TEXTS).tolist() == [1, 2]
+    assert Service(url, 5).scores(TEXTS).tolist() == [1, 2]
     assert len(handler.asked) == 3
 
 
@@ -157,7 +164,7 @@ def test_what_a_service_does_wrong_is_told_in_one_line(
     url, handler = service
     handler.answers.append((code, answer))
     with pytest.raises(AlignError, match=message) as caught:
-        by_service(url, 5, TEXTS)
+        Service(url, 5).scores(TEXTS)
     assert caught.value.exit_code == 1
     assert str(caught.value).startswith(f"ppo.rewards: {url} ")
     assert len(handler.asked) == tries
@@ -168,9 +175,44 @@ def test_a_service_that_is_slow_or_away(service: tuple[str, type[_Service]]) -> 
     handler.answers.append((200, b'{"scores": [1, 2]}'))
     handler.wait = 0.5
     with pytest.raises(AlignError, match=r"did not answer within 0.1 s .*3 times"):
-        by_service(url, 0.1, TEXTS)
+        Service(url, 0.1).scores(TEXTS)
     with pytest.raises(AlignError, match=r"cannot be reached: .*3 times.*last checkpoint is good"):
-        by_service("http://127.0.0.1:9/score", 1, TEXTS)
+        Service("http://127.0.0.1:9/score", 1).scores(TEXTS)
+
+
+def test_calls_share_a_connection(service: tuple[str, type[_Service]]) -> None:
+    url, handler = service
+    handler.answers.append((200, b'{"scores": [1, 2]}'))
+    handler.protocol_version = "HTTP/1.1"
+    judge = Service(url, 5)
+    for _ in range(3):
+        assert judge.scores(TEXTS).tolist() == [1, 2]
+    assert len(handler.asked) == 3
+    assert len(set(handler.callers)) == 1
+
+
+def test_a_service_is_asked_through_the_environments_proxy(
+    service: tuple[str, type[_Service]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = service
+    handler.answers.append((200, b'{"scores": [1, 2]}'))
+    monkeypatch.setenv("http_proxy", url.removesuffix("/score"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert Service("http://judge.invalid/score", 5).scores(TEXTS).tolist() == [1, 2]
+    assert handler.paths == ["http://judge.invalid/score"]
+
+
+def test_an_answer_without_end_is_cut(
+    service: tuple[str, type[_Service]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = service
+    handler.answers.append((200, b'{"scores": [1, 2]}' + b" " * 2**20 + b"x"))
+    monkeypatch.setattr(sources, "_MOST_BYTES", 1000)
+    assert Service(url, 5).scores(TEXTS).tolist() == [1, 2]
+    monkeypatch.setattr(sources, "_MOST_BYTES", 10)
+    with pytest.raises(AlignError, match=r"answered '\{\"scores\":', not"):
+        Service(url, 5).scores(TEXTS)
 
 
 # In the stage

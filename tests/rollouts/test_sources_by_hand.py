@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import urllib.error
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 import torch
 
@@ -16,38 +17,39 @@ from align.records import Prompt
 from align.rollouts import rewards, sources
 from align.rollouts.params import Sampled
 from align.rollouts.rewards import Rewards, Source, load_rewards, texts_of
-from align.rollouts.sources import OwnModel, Texts, by_service
+from align.rollouts.sources import OwnModel, Service, Texts
 
 CPU = torch.device("cpu")
 ONE = Texts(["a"], ["b"], [True])
 
 
-def _refused(code: int) -> Any:
-    return urllib.error.HTTPError("http://x", code, "why", None, None)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
-    ("error", "pauses"),
+    ("wrong", "pauses"),
     [
-        (urllib.error.URLError("down"), [1, 4]),
-        (_refused(500), [1, 4]),
-        (_refused(429), [1, 4]),
-        (_refused(408), [1, 4]),
-        (_refused(499), []),
+        (httpx2.ConnectError("down"), [1, 4]),
+        (httpx2.ReadTimeout("slow"), [1, 4]),
+        (httpx2.RemoteProtocolError("gone"), [1, 4]),
+        (500, [1, 4]),
+        (429, [1, 4]),
+        (408, [1, 4]),
+        (499, []),
     ],
 )
 def test_what_may_pass_is_tried_again_after_a_second_and_four(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, pauses: list[float]
+    monkeypatch: pytest.MonkeyPatch, wrong: Exception | int, pauses: list[float]
 ) -> None:
-    def urlopen(request: Any, timeout: float) -> Any:
-        assert timeout == 5
-        raise error
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        assert set(request.extensions["timeout"].values()) == {5}
+        if isinstance(wrong, Exception):
+            raise wrong
+        return httpx2.Response(wrong)
 
     slept: list[float] = []
-    monkeypatch.setattr(sources.urllib.request, "urlopen", urlopen)
+    client = partial(httpx2.Client, transport=httpx2.MockTransport(answer))
+    monkeypatch.setattr(sources.httpx2, "Client", client)
     monkeypatch.setattr(sources.time, "sleep", slept.append)
     with pytest.raises(AlignError):
-        by_service("http://x", 5, ONE)
+        Service("http://x", 5).scores(ONE)
     assert slept == pauses
 
 
