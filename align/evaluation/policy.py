@@ -42,6 +42,7 @@ class Answered:
     policy_guard: float | None = None
 
     def row(self) -> dict[str, object]:
+        """Its line of samples.jsonl, without what is not known."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

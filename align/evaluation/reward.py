@@ -97,6 +97,7 @@ class Quick:
     kendall_tau: Share
 
     def metrics(self) -> dict[str, float]:
+        """The numbers by their names in metrics.jsonl."""
         return {
             "eval/accuracy": self.accuracy.value,
             "eval/accuracy_low": self.accuracy.low,

@@ -30,6 +30,7 @@ class ScalarHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(())) if bias else None
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Scalars [...] in float32 from hidden states [..., D]."""
         scalars = hidden.float() @ self.weight
         return scalars if self.bias is None else scalars + self.bias
 

@@ -52,6 +52,7 @@ class Parent:
 
     @property
     def adapter_hash(self) -> str:
+        """The sha256 of its adapter's weights, as its manifest has it."""
         return str(self.manifest["final"][ADAPTER])
 
     @property

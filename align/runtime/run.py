@@ -61,10 +61,12 @@ class StageRun:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
         return self.folder / "checkpoints"
 
     @property
     def final(self) -> Path:
+        """The folder that the next stage reads."""
         return self.folder / "final"
 
     @property
@@ -79,10 +81,12 @@ class StageRun:
 
     @property
     def finished(self) -> bool:
+        """Whether its manifest says so and its result is there."""
         return bool(self.manifest.get("finished")) and self.final.is_dir()
 
     @property
     def main(self) -> bool:
+        """Whether this process writes the files and speaks."""
         return self.accel.is_main_process
 
     def say(self, text: str) -> None:

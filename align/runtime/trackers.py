@@ -26,11 +26,14 @@ Row = Mapping[str, object]
 class Tracker(Protocol):
     """Something that takes numbers, and now and then a table of samples, by step."""
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send the numbers of a step."""
 
-    def table(self, step: int, rows: Sequence[Row]) -> None: ...
+    def table(self, step: int, rows: Sequence[Row]) -> None:
+        """Send samples of a step as a table."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Send what is left and end."""
 
 
 class TensorBoard:
@@ -49,15 +52,18 @@ class TensorBoard:
         self._writer.flush()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send the numbers of a step."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def table(self, step: int, rows: Sequence[Row]) -> None:
+        """Send samples of a step as a table."""
         cells = [[_cell(row[name]) for name in _COLUMNS] for row in rows]
         lines = [_COLUMNS, ["---"] * len(_COLUMNS), *cells]
         self._writer.add_text(_TABLE, "\n".join(f"| {' | '.join(line)} |" for line in lines), step)
 
     def close(self) -> None:
+        """Send what is left and end."""
         self._writer.close()
 
 
@@ -98,15 +104,18 @@ class WandB:
         _tell(self, written, samples, self._run.starting_step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send the numbers of a step."""
         self._run.log(dict(metrics), step=step)
 
     def table(self, step: int, rows: Sequence[Row]) -> None:
+        """Send samples of a step as a table."""
         import wandb
 
         data = [[row[name] for name in _COLUMNS] for row in rows]
         self._run.log({_TABLE: wandb.Table(columns=list(_COLUMNS), data=data)}, step=step)
 
     def close(self) -> None:
+        """Send what is left and end."""
         self._run.finish()
 
 

@@ -31,6 +31,7 @@ class Node:
 
     @property
     def finished(self) -> bool:
+        """Whether the stage had finished when its manifest was written."""
         return bool(self.manifest["finished"])
 
 
