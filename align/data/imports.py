@@ -1,4 +1,4 @@
-"""A person's own function, named in a recipe, found and called without showing our inner workings."""
+"""A function that a recipe names: found, and its errors told without frames of align."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def kind_of(name: str) -> str | None:
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a file with their places; a row that is broken comes as a RecordError.
 
-    Raises FileError where the file as a whole is no good, or cannot be read on.
+    Raises FileError where the file as a whole cannot be used, or cannot be read further.
     """
     kind = kind_of(path.name)
     if kind is None and path.is_dir():
@@ -99,7 +99,7 @@ def _open(path: Path) -> io.BufferedReader:
 
 
 def _check_opening(stream: io.BufferedReader, kind: str) -> None:
-    """Raise FileError for what is no text in UTF-8 at first sight; skip a byte order mark."""
+    """Raise FileError where the first bytes are not text in UTF-8; skip a byte order mark."""
     opening = stream.peek(4)
     for magic, advice in (
         (b"\x1f\x8b", f"is compressed with gzip: name it {kind}.gz"),
@@ -178,12 +178,12 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise RecordError(repr(twice[:60])[1:-1], "stands twice in one object")
+        raise RecordError(repr(twice[:60])[1:-1], "appears twice in one object")
     return row
 
 
 def _no_such_number(text: str) -> Any:
-    raise RecordError("", f"{text} is not a number that JSON has")
+    raise RecordError("", f"{text} is not a number in JSON")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once, parse_constant=_no_such_number)
@@ -345,7 +345,7 @@ def _header(cells: list[str]) -> list[str]:
     columns = [cell.strip() for cell in cells]
     for i, name in enumerate(columns):
         if name and name in columns[:i]:
-            raise FileError(":1", f"the column {name[:60]!r} stands twice in the header")
+            raise FileError(":1", f"the column {name[:60]!r} appears twice in the header")
     return columns
 
 

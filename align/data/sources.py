@@ -52,7 +52,7 @@ def files_of(entry: Entry, cache: Path | None = None) -> list[File]:
     if not found and entry.may_be_hub_id:
         return _from_hub(entry, cache)
     if not found:
-        raise FileError("", "no file is called so" if glob.has_magic(str(path)) else _missing(path))
+        raise FileError("", "no file has this name" if glob.has_magic(str(path)) else _missing(path))
     _no_revision(entry)
     if entry.split is not None or entry.subset is not None:
         raise FileError("", "`split` and `subset` choose among the files of a folder or a Hub data set")
@@ -164,7 +164,7 @@ def _from_hub(entry: Entry, cache: Path | None) -> list[File]:
     except FileError:
         raise
     except HFValidationError as error:
-        raise FileError("", "no such file or folder, and no name that a data set can have") from error
+        raise FileError("", "no such file or folder, and not a valid id of a data set") from error
     except Exception as error:
         raise FileError("", str(refused(error, name, otherwise))) from error
 

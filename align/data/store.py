@@ -51,7 +51,7 @@ def kept(
     found = _found(path, schema)
     if found is not None:
         return found
-    # Its file stays when it is released: whoever opened a file that is removed would hold another lock.
+    # The lock's empty file stays: were it removed, two processes could hold locks on files of one name.
     lock = FileLock(path.with_name(path.name + ".lock"), fallback_to_soft=False)
     with in_cache(path), ExitStack() as held:
         with suppress(OSError):  # a disk without locks, or a lock of another account

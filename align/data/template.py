@@ -129,7 +129,7 @@ class Template:
             return UserError(f"the base's chat template refuses the prompt: {error}")
 
     def _prompt(self, ids: list[int]) -> list[int] | UserError:
-        # Some tokenizers close every text with an EOS; behind a prompt it would say that all is said.
+        # Some tokenizers close every text with an EOS; behind a prompt it would end the response at once.
         while self._kind == "plain" and len(ids) > 1 and ids[-1] == self.eos_id:
             ids.pop()
         if not ids:

@@ -48,7 +48,7 @@ class Base:
     def load_model(self, device: torch.device) -> PreTrainedModel:
         """The causal language model, frozen, in eval mode (dropout off), on the device.
 
-        Raises UserError where transformers cannot load it, or would make up weights that it lacks.
+        Raises UserError where transformers cannot load it, or would initialise weights that it lacks.
         """
         dtype = _dtype(self.spec.dtype, device)
         quantized = {} if self.spec.quantize is None else _in_four_bits(dtype, device)
@@ -114,7 +114,7 @@ def find_base(spec: BaseSpec) -> Base:
     Raises UserError at once where it is not there, or where there is no network to fetch it.
     """
     folder = Path(spec.name).expanduser()
-    if not os.path.isdir(folder):  # unlike Path.is_dir it bears any name
+    if not os.path.isdir(folder):  # unlike Path.is_dir it raises for no name
         if os.path.isfile(folder):
             raise UserError(f"base {spec.name} is a file: name the folder of a transformers checkpoint")
         if folder.is_absolute() or spec.name.startswith((".", "~")) or spec.name.count("/") > 1:
@@ -142,7 +142,7 @@ def find_base(spec: BaseSpec) -> Base:
     text = config.get_text_config()
     if isinstance(text.pad_token_id, int) and text.pad_token_id >= getattr(text, "vocab_size", math.inf):
         text.pad_token_id = None  # transformers could not build the model; nothing here pads by it
-    # An adapter made up for what four bits lost, so with whole weights it is another model.
+    # An adapter is trained around the rounding of four bits: on whole weights it is another model.
     kind = f"+{spec.quantize}" if spec.quantize else ""
     return Base(spec, folder, config, tokenizer, fingerprint(folder) + kind)
 
@@ -179,7 +179,7 @@ def _from_hub(spec: BaseSpec) -> Path:
         if _complete(cached):
             return cached
     except HFValidationError as error:
-        raise UserError(f"base {spec.name}: no such folder, and no name that a model can have") from error
+        raise UserError(f"base {spec.name}: no such folder, and not a valid id of a model") from error
     except (LocalEntryNotFoundError, OSError, ValueError):
         pass
     try:

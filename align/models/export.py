@@ -114,12 +114,12 @@ def read_spread(folder: Path) -> float:
         spread = float(read_json(path)["std"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path} does not say how far scores spread ({error}): train rm again, or set "
+            f"{path} does not give the standard deviation of scores ({error}): train rm again, or set "
             "`ppo.scale_scores: false`"
         ) from error
     if not 0 < spread < float("inf"):
         raise UserError(
-            f"{path} says that scores have a standard deviation of {spread}, which nothing can be divided "
-            "by: set `ppo.scale_scores: false`"
+            f"{path} says that scores have a standard deviation of {spread}, by which they cannot be "
+            "divided: set `ppo.scale_scores: false`"
         )
     return spread

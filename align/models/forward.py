@@ -286,7 +286,7 @@ def _splittable(decoder: nn.Module) -> bool:
 
 
 class _Skipped(nn.Module):
-    """Stands where a layer is left out."""
+    """Takes the place of a layer that is left out."""
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
         return hidden

@@ -117,11 +117,11 @@ def set_padding(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _bias_free(final: Path) -> Tensor:
-    """The reward head's weight [D]; a classifier's head has no place for more."""
+    """The reward head's weight [D]; a classifier's head has no bias."""
     tensors = read_tensors(final / HEAD)
     if "bias" in tensors and float(tensors["bias"]):
         raise UserError(
-            f"{final / HEAD} has a bias, and a sequence classifier has no place for one: train rm again "
+            f"{final / HEAD} has a bias, which a sequence classifier cannot have: train rm again "
             "(`align rm RECIPE --restart`)"
         )
     return tensors["weight"].float()

@@ -120,7 +120,7 @@ def _unsuitable(config: Any, longest: int) -> str | None:
     config = config.get_text_config()
     kernel = str(getattr(config, "_attn_implementation", ""))
     if "flash" in kernel:
-        return f"{kernel} attention takes no mask of our own (base.attention: sdpa does)"
+        return f"{kernel} attention accepts no custom mask (base.attention: sdpa does)"
     windows = [w for name in _WINDOWS if isinstance(w := getattr(config, name, None), int)]
     if windows and min(windows) < longest:
         return f"some layers see {min(windows)} tokens back, and a sequence may have {longest} (max_length)"
@@ -137,11 +137,11 @@ def _disagreement(forward: Forward, role: str) -> str | None:
         packed = forward.ends(role, pack([first, second]))
         changed = forward.ends(role, pack([other, second]))
     except _REFUSALS as error:
-        return f"{name} takes no mask or positions of our own ({type(error).__name__})"
+        return f"{name} accepts no custom mask or positions ({type(error).__name__})"
     separate = forward.ends(role, apart([first, second]))
     norm = separate.float().norm()
     if not (packed - separate).float().norm() <= _TOLERANCE.get(packed.dtype, _COARSE) * norm:
-        return f"with a mask and positions of our own {name} gives other numbers"
+        return f"with a custom mask and positions {name} gives other numbers"
     if not (packed - changed)[1:].float().norm() <= _ISOLATION * norm:
         return f"{name} lets one response see another"
     return None

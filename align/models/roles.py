@@ -29,7 +29,7 @@ from align.runtime.memory import Held
 
 
 class Roles(nn.Module):
-    """A frozen base with one adapter a role; `add` gives roles, `activate` chooses who answers.
+    """A frozen base with one adapter a role; `add` gives roles, `activate` chooses the one that passes use.
 
     `together`: the processes that the base is sharded among. Each pass of one is then a pass of all.
     """
@@ -107,7 +107,7 @@ class Roles(nn.Module):
         self.heads[role] = head.to(self.base.device)
 
     def activate(self, role: str) -> None:
-        """Let this role's adapter answer from now on, and restore every role's requires_grad."""
+        """Use this role's adapter from now on, and restore every role's requires_grad."""
         if role == self._active:
             return
         for layer in self._lora_layers:
@@ -133,7 +133,7 @@ class Roles(nn.Module):
 
     @property
     def active(self) -> str | None:
-        """The role that answers."""
+        """The active role."""
         return self._active
 
     def more_elsewhere(self, passes: int) -> int:
@@ -146,12 +146,12 @@ class Roles(nn.Module):
             return 0
         for module in self.base.modules():
             if isinstance(module, FSDPModule):
-                module.reset_iter_state()  # it notes every pass until a backward one, which may never come
+                module.reset_iter_state()  # it counts passes until a backward pass, and there may be none
         return more_elsewhere(passes, self.together)
 
     @torch.no_grad()
     def idle(self) -> None:
-        """A pass through all layers for the sake of a process that makes one."""
+        """A pass through all layers, its result unused, because another process makes one."""
         self.decoder(input_ids=torch.ones(1, 1, dtype=torch.int64, device=self.base.device), use_cache=False)
 
     @property

@@ -99,7 +99,7 @@ def at(folder: Path, step: int, of: Mapping[str, str] | None = None) -> Checkpoi
 def newest(
     folder: Path, say: Callable[[str], None], of: Mapping[str, str] | None = None
 ) -> Checkpoint | None:
-    """The newest checkpoint whose files are what was written; `say` hears of each that is not."""
+    """The newest checkpoint whose files are what was written; `say` is called for each that is not."""
     for step, path in reversed(_found(folder)):
         fault = _fault(path, step, of or {})
         if fault is None:
@@ -129,7 +129,7 @@ def _fault(path: Path, step: int, of: Mapping[str, str]) -> str | None:
         files: dict[str, Any] = listing["files"]
         for name, expected in files.items():
             if Path(name).name != name or (path / name).is_symlink():
-                return f"it lists a file outside itself: {name}"
+                return f"it lists a file outside its folder: {name}"
             if not (path / name).is_file():
                 return f"{name} is missing"
             if (path / name).stat().st_size != expected["bytes"]:
@@ -173,7 +173,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
             )
         state.setdefault(number, {})[name] = value
     if half := [number for number, entry in state.items() if len(entry) != len(_ADAMW)]:
-        raise AlignError(f"the checkpoint's optimizer state of parameter {half[0]} is not whole")
+        raise AlignError(f"the checkpoint's optimizer state of parameter {half[0]} is incomplete")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 

@@ -109,7 +109,7 @@ def whole_folder(final: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process had written aside here; only for who has the folder alone."""
+    """Remove what a killed process had written aside here; nobody else may be writing there."""
     if folder.is_dir():
         for path in folder.iterdir():
             if _ASIDE.fullmatch(path.name):
@@ -117,7 +117,7 @@ def sweep(folder: Path) -> None:
 
 
 def _mode(path: Path) -> int:
-    """What the person's umask says of new files; safetensors and temporary folders are stricter."""
+    """The mode that the umask gives new files; safetensors and temporary folders are stricter."""
     mask = os.umask(0)
     os.umask(mask)
     return (0o777 if path.is_dir() else 0o666) & ~mask

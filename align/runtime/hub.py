@@ -1,4 +1,4 @@
-"""What the Hugging Face hub says when it does not answer, and the bars of its libraries."""
+"""Messages where the Hugging Face hub does not answer, and its libraries' progress bars."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from align.errors import UserError
 def refused(error: Exception, name: str, otherwise: str) -> UserError:
     """One message for a failed request: `name` is what was asked for, `otherwise` what was tried before.
 
-    Raises the error itself where this machine's disk is to blame.
+    Raises the error itself where the cause is this machine's disk.
     """
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if isinstance(error, HfHubHTTPError):
-        return UserError(f"{name} is not on the hub, or not for you: {first_line(error)}")
+        return UserError(f"{name} is not on the hub, or you have no access to it: {first_line(error)}")
     # httpx, proxies and offline mode each raise their own.
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
         raise error  # the cache's disk, not the hub
     offline = isinstance(error, OfflineModeIsEnabled)
-    why = "must not be asked (HF_HUB_OFFLINE)" if offline else f"cannot be reached ({type(error).__name__})"
+    why = "is switched off (HF_HUB_OFFLINE)" if offline else f"cannot be reached ({type(error).__name__})"
     return UserError(
         f"{name} is {otherwise} on this machine, and the hub {why}: download it where there is a network, "
         "and name the folder"

@@ -95,7 +95,7 @@ def _accelerate(arguments: list[str], count: int | None, config: Path | None) ->
         except Exception as error:  # accelerate checks little, so it may be of any kind
             said = " ".join(str(error).split())
             raise UserError(
-                f"--accelerate-config {config} is no configuration of accelerate: {said}"
+                f"--accelerate-config {config} is not an accelerate configuration: {said}"
             ) from error
         refuse(kind)
     flags = [] if config is None else ["--config_file", str(config)]
@@ -152,7 +152,9 @@ def _died(error: BaseException) -> str:
     failures = getattr(error, "failures", {})
     first = min(failures.values(), key=lambda failure: failure.timestamp, default=None)
     if first is None:
-        return f"a process ended without a word ({error}); the same command goes on from the last checkpoint"
+        return (
+            f"a process ended without a message ({error}); the same command goes on from the last checkpoint"
+        )
     how = first.signal_name() if first.exitcode < 0 else f"exit code {first.exitcode}"
     hint = ", most often because memory ran out" if how == "SIGKILL" else ""
     rank = next(rank for rank, failure in failures.items() if failure is first)

@@ -94,7 +94,7 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
     if differing := [k for k in mine if k != "dropout" and theirs.get(k) != mine[k]]:
         what = ", ".join(f"lora.{k} {theirs.get(k)} (here {mine[k]})" for k in differing)
         raise UserError(
-            f"{folder} was trained with {what}. Roles start from its adapter: say the same in this recipe"
+            f"{folder} was trained with {what}. Roles start from its adapter: set the same in this recipe"
         )
     for name, expected in manifest["final"].items():
         file = folder / "final" / name
@@ -178,7 +178,7 @@ def _places(recipe: Recipe, stage: Stage) -> dict[str, str]:
 
 
 def begun(folder: Path) -> bool:
-    """Whether a stage has left anything in its folder that could be gone on from or used."""
+    """Whether a stage has left anything in its folder that could be resumed or used."""
     return any((folder / "checkpoints").glob("step-*")) or (folder / "final").exists()
 
 

@@ -59,6 +59,6 @@ class JsonLines:
 
 
 def json_line(row: Mapping[str, object]) -> str:
-    """One line of JSON; floats that are no numbers become null."""
+    """One line of JSON; floats that are not finite become null."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(clean, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""How a long piece of work shows itself: a bar on a terminal, plain lines elsewhere, nothing in helpers."""
+"""Progress of long work: a bar on a terminal, plain lines elsewhere, nothing but in the main process."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Bar:
 
 
 def _span(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 7 min, 2 h 05 min."""
+    """Seconds in readable units: 42 s, 7 min, 2 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

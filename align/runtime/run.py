@@ -86,22 +86,22 @@ class StageRun:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes the files and speaks."""
+        """Whether this process writes the files and prints."""
         return self.accel.is_main_process
 
     def say(self, text: str) -> None:
-        """A line for the person who watches; only the main process speaks."""
+        """Print a line; only the main process does."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def steps(self, total: int, done: int) -> Iterator[Bar]:
-        """Around the loop of steps: their bar, and told to stop they end as `stopping` says."""
+        """Around the loop of steps: their progress bar, and signals handled as `stopping` says."""
         speaks = self.main and "ALIGN_EXIT_FILE" not in os.environ
         with stopping.heeded(self.grace, speaks), Bar(self.console, self.stage, total, done) as bar:
             yield bar
 
     def heed(self, step: int, save: Callable[[], None]) -> None:
-        """Where `step` steps are done and none has begun: if a process was told to stop, save and stop.
+        """Between two steps, `step` of them done: if a process was told to stop, save and stop.
 
         All processes call it together, since all of them stop at the same step.
         """
@@ -111,9 +111,9 @@ class StageRun:
 
     @contextmanager
     def unchanged(self, step: int, save: Callable[[], None]) -> Iterator[None]:
-        """A part of a step that changes nothing of what `save` writes: told to stop, it is given up at once.
+        """A part of a step that changes nothing of what `save` writes: a signal ends it at once.
 
-        With several processes it is not, because the others could not know of it.
+        With several processes it waits for the step to end, as the others would not know of it.
         """
         if self.accel.num_processes > 1:
             yield
@@ -131,7 +131,7 @@ class StageRun:
             self.say(f"{self.stage} stops after step {step}, which is saved")
 
     def newest(self) -> checkpoint.Checkpoint | None:
-        """The checkpoint to go on from, the same one on every process; lines after it are forgotten."""
+        """The checkpoint to go on from, the same one on every process; log lines after it are cut."""
         found = checkpoint.newest(self.checkpoints, self.say, self.identity) if self.main else None
         found = share_object(found, self.accel)
         sizes = found.document(_SIZES) if found else {}
@@ -166,7 +166,7 @@ class StageRun:
             tracker.table(step, rows)
 
     def close(self) -> None:
-        """Let the trackers write what they hold."""
+        """Let the trackers send what they hold."""
         for tracker in self._opened:
             tracker.close()
 
@@ -294,7 +294,7 @@ def open_stage(
 
 
 def _begin(recipe: Recipe, folder: Path, manifest: Mapping[str, Any], labels: Mapping[str, bytes]) -> None:
-    """Make the stage's folder what it is at the start; UserError where something is in the way."""
+    """Create the stage's folder with recipe and manifest; UserError where something is in the way."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for place in (folder, folder / LABELS, folder / "checkpoints", folder / "checkpoints" / "best"):
@@ -360,7 +360,7 @@ def _lock(folder: Path) -> FileLock:
     try:
         lock.acquire()
     except Timeout:
-        owner = path.read_text(errors="replace") or "a process that gave no name"
+        owner = path.read_text(errors="replace") or "an unknown process"
         raise UserError(
             f"{folder} is in use by {owner}: wait for it, or give this run another name"
         ) from None

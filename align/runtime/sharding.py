@@ -1,4 +1,4 @@
-"""What several processes hold a part of each, where an accelerate configuration asks for it.
+"""Weights and optimizer states sharded among processes, where an accelerate configuration says so.
 
 The states of the optimizers are shared out by parameter (ZeRO's first stage, arXiv 1910.02054, section 5.1):
 a parameter's owner steps it and sends the others the result, which has the same bits as if all had stepped
@@ -39,7 +39,7 @@ class Sharding:
 def sharding() -> Sharding | None:
     """What the accelerate configuration asks for; None: each process has all of everything.
 
-    The first call takes the wish out of the environment, so that accelerate and the Trainer leave it to
+    The first call removes these settings from the environment, so that accelerate and the Trainer leave it to
     `shard` and `shared_out`: they know of one model that trains as a whole, not of roles on a frozen base.
 
     Raises UserError where the configuration asks for what the stages cannot do.
@@ -91,7 +91,7 @@ def _fsdp() -> Sharding:
 
 
 def _deepspeed() -> Sharding:
-    """Of DeepSpeed's many wishes its stage is taken; what else would change the training is the recipe's."""
+    """Only DeepSpeed's stage is used; UserError for settings that would change the training otherwise."""
     if os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") != "none":
         raise UserError(
             "the accelerate configuration names a deepspeed_config_file: take it out and write zero_stage "
@@ -120,7 +120,7 @@ def together(accel: Accelerator) -> Accelerator | None:
 
 
 def told(accel: Accelerator) -> str | None:
-    """What is shared among the processes, for people; None where nothing is."""
+    """A line about what is shared among the processes; None where nothing is."""
     wish = sharding()
     if wish is None or accel.num_processes == 1:
         return None

@@ -1,7 +1,7 @@
-"""Told to stop (SIGTERM, SIGINT) while it takes steps: a stage saves what is done, and ends in time.
+"""SIGTERM and SIGINT while a stage trains: it saves what is done, and ends in time.
 
 A first signal is noted. Where nothing changes that a checkpoint holds it is acted on at once, elsewhere
-between two steps. A thread hears the signals too, because Python's handlers wait for the main thread, and
+between two steps. A thread receives the signals too, because Python's handlers wait for the main thread, and
 that may hang in a collective: it ends the process when the time is over, and at a second signal.
 """
 
@@ -20,12 +20,12 @@ from typing import NoReturn
 from align.errors import Terminated
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_NOTICE = 1.0  # seconds; who ends sooner need not say that it will
+_NOTICE = 1.0  # seconds; a stage that ends sooner prints nothing
 _ECHO = 2.0  # seconds in which a launcher hands on the signal that the whole process group has had already
 
 
 class _Told:
-    """What this process has heard."""
+    """The signals that this process has received."""
 
     number = 0  # the first signal
     raises = False  # whether one may be acted on at once
@@ -40,7 +40,7 @@ def told() -> int:
 
 
 def stop(number: int) -> NoReturn:
-    """Raise what the signal's exit code is made of."""
+    """Raise the exception that gives the signal's exit code."""
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
@@ -55,7 +55,7 @@ def heeded(grace: float, speaks: bool) -> Iterator[None]:
         yield
         return
     _told.number, _told.raises = 0, False
-    # Who starts a program with `nohup … &` wants it to hear no SIGINT.
+    # A program started with `nohup … &` ignores SIGINT, and so does this.
     heard = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
     before = {one: signal.signal(one, _note) for one in heard}
     ours, theirs = socket.socketpair()
@@ -118,7 +118,7 @@ def _watch(signals: socket.socket, grace: float, speaks: bool) -> None:
         if not number:
             number, first = int(read[0]), time.monotonic()
         elif not launched or time.monotonic() > first + _ECHO:
-            _end(number, "told twice, so at once", speaks)
+            _end(number, "a second signal came", speaks)
 
 
 def _end(number: int, why: str, speaks: bool) -> NoReturn:

@@ -24,7 +24,7 @@ Row = Mapping[str, object]
 
 
 class Tracker(Protocol):
-    """Something that takes numbers, and now and then a table of samples, by step."""
+    """Where the metrics of steps, and tables of samples, are sent."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send the numbers of a step."""
@@ -169,7 +169,7 @@ def _cell(value: object) -> str:
 
 
 def numbers(metrics: Mapping[str, object]) -> dict[str, float]:
-    """The finite numbers: what is none has no place in a chart."""
+    """The finite numbers: a chart has no other."""
     return {
         name: float(value)
         for name, value in metrics.items()

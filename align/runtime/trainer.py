@@ -91,7 +91,7 @@ class ResumableTrainer(Trainer):
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write a step's metrics; raises AlignError at a loss or gradient that is no number."""
+        """Write a step's metrics; raises AlignError at a loss or gradient that is not finite."""
         super().log(logs, start_time)  # adds TRL's own metrics to `logs`
         row = {ours: logs[theirs] for theirs, ours in self._metric_names.items() if theirs in logs}
         if not row:

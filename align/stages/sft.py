@@ -134,7 +134,7 @@ class _Trainer(ResumableTrainer, SFTTrainer):
         self._held_out = share(by_length, self.accelerator)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
-        """DDP's for the adapter, which is all that trains; a sharded base is not its matter."""
+        """DDP's for the adapter, which is all that trains; a sharded base's frozen weights are left out."""
         if self._together is None or not training:
             wrapped: nn.Module = super()._wrap_model(model, training, dataloader)
             return wrapped

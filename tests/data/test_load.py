@@ -63,8 +63,8 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
     [
         (b'{"prompt": "Hi", "response": \n', ":3: broken JSON at column 30"),
         (b'{"prompt": "Hi"}\n', ":3: `response` is missing"),
-        (b'{"prompt": "Hi", "response": "a", "response": "b"}\n', ":3: `response` stands twice"),
-        (b'{"prompt": "Hi", "response": NaN}\n', ":3: NaN is not a number that JSON has"),
+        (b'{"prompt": "Hi", "response": "a", "response": "b"}\n', ":3: `response` appears twice"),
+        (b'{"prompt": "Hi", "response": NaN}\n', ":3: NaN is not a number in JSON"),
         (b'{"prompt": "Hi", "response": ' + b"9" * 5000 + b"}\n", ":3: broken JSON"),
         (b"[" * 100_000 + b"\n", ":3: is nested too deeply"),
         (b'["Hi", "a"]\n', ":3: a demonstration is an object with keys, not a list"),
@@ -353,7 +353,7 @@ def test_what_is_wrong_with_an_entry_is_told_with_all_the_rest(tmp_path: Path) -
             "`promt` is no part of a record",
             "choose among the files of a folder",
             "`revision` is for data sets on the Hub",
-            "no file is called so",
+            "no file has this name",
         ],
         strict=True,
     ):

@@ -95,7 +95,7 @@ def test_places_in_json(tmp_path: Path) -> None:
         ":6 (item 5)",
     ]
     assert found[2][1] == {"a": 3}
-    assert str(found[3][1]) == "`b` stands twice in one object"
+    assert str(found[3][1]) == "`b` appears twice in one object"
     assert found[4][1] == 7
 
 
@@ -165,7 +165,7 @@ def test_bad_rows_of_a_csv_do_not_hide_the_good_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b"a,b,a\n1,2,3\n", ":1: the column 'a' stands twice in the header"),
+        (b"a,b,a\n1,2,3\n", ":1: the column 'a' appears twice in the header"),
         (b'a,b\n1,"2\n3,4\n', ":2: broken CSV: unexpected end of data"),
         (b"a,b\r1,2\r", ":1: broken CSV: new-line character"),
     ],

@@ -81,7 +81,7 @@ def test_what_is_not_there_is_told_with_what_may_be_meant(tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     assert refusal(tmp_path, "ranking.jsonl") == "no such file; did you mean rankings.jsonl?"
     assert refusal(tmp_path, "x/y.jsonl") == "no such file"
-    assert refusal(tmp_path, "*.csv") == "no file is called so"
+    assert refusal(tmp_path, "*.csv") == "no file has this name"
     assert refusal(tmp_path, "empty") == "holds no .jsonl, .json, .csv or .parquet file"
     assert "File name too long" in refusal(tmp_path, "a" * 300)
     assert refusal(tmp_path, "a\0b") == "no such file"
@@ -162,7 +162,7 @@ def test_without_a_network_that_is_said_at_once(hub: Hub, tmp_path: Path) -> Non
         load(Prompt, Source(train=["owner/name"]), "prompts", tmp_path / "cache")
     assert str(caught.value).splitlines()[1] == (
         "  owner/name: no such file or folder, and the data set owner/name is not complete in the cache on "
-        "this machine, and the hub must not be asked (HF_HUB_OFFLINE): download it where there is a network, "
+        "this machine, and the hub is switched off (HF_HUB_OFFLINE): download it where there is a network, "
         "and name the folder"
     )
     assert not (tmp_path / "cache").exists()
@@ -183,7 +183,7 @@ def test_a_local_folder_comes_before_the_hub(hub: Hub, tmp_path: Path) -> None:
 
 def test_a_name_that_no_data_set_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileError, match="no such file or folder, and no name that a data set can have"):
+    with pytest.raises(FileError, match="no such file or folder, and not a valid id of a data set"):
         files_of(Entry(path="owner/na--me.git"))
 
 

@@ -275,7 +275,7 @@ def _listed(folder: Path, name: str) -> None:
         ("optimizer", lambda t, k: {**t, "__class__.x": t[k] + 1}, "state __class__.x does not fit"),
         ("optimizer", lambda t, k: {**t, "0.momentum_buffer": t[k] + 1}, "state 0.momentum_buffer does not"),
         ("optimizer", lambda t, k: {**t, k: torch.zeros(())}, "does not fit the parameters"),
-        ("optimizer", lambda t, k: {n: x for n, x in t.items() if n != k}, "of parameter 0 is not whole"),
+        ("optimizer", lambda t, k: {n: x for n, x in t.items() if n != k}, "of parameter 0 is incomplete"),
     ],
 )
 def test_tensors_with_other_names_or_shapes_are_refused(

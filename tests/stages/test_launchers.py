@@ -65,8 +65,8 @@ def test_there_are_configurations() -> None:
     [
         ("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3}\n", "not installed: pip install"),
         ("distributed_type: MEGATRON_LM\n", "asks for Megatron-LM"),
-        ("distributed_type: [\n", "is no configuration of accelerate"),
-        ("distributed_type: FSDP\nno_such_key: 1\n", "is no configuration of accelerate"),
+        ("distributed_type: [\n", "is not an accelerate configuration"),
+        ("distributed_type: FSDP\nno_such_key: 1\n", "is not an accelerate configuration"),
     ],
 )
 def test_a_configuration_that_cannot_be_had_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -129,7 +129,7 @@ def optional_number(row: Any, *path: str) -> float | None:
 
 
 def label(value: Any, field: str) -> str | None:
-    """Who or what, as text; numbers (ids) become their digits; raises RecordError."""
+    """A name or an id as text; numbers (ids) become their digits; raises RecordError."""
     if value is None or isinstance(value, str):
         return value or None
     if isinstance(value, int) and not isinstance(value, bool):

@@ -104,7 +104,7 @@ def _flat(row: Row) -> list[Record]:
         name = text(message, "message_id")
         at = f"message {name[:40]!r}"
         if name in seen:
-            raise RecordError(f"{at}.message_id", "stands twice in its tree")
+            raise RecordError(f"{at}.message_id", "appears twice in its tree")
         seen.add(name)
         if message.get("parent_id") is None:
             roots.append((at, message))

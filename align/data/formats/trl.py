@@ -101,7 +101,7 @@ def _detect_preference(row: Row) -> bool:
 
 
 def _binarized(row: Row) -> list[Record]:
-    """Equal scores are a tie: which of the two is called chosen was then a coin's choice."""
+    """Equal scores are a tie: which of the two is called chosen is then arbitrary."""
     gap = number(row, "score_chosen") - number(row, "score_rejected")
     if gap < 0:
         raise RecordError("score_chosen", "is lower than `score_rejected`")
