@@ -26,12 +26,13 @@ from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 from align.data.load import load
 from align.data.tokenize import Encodings, Template, encode_demonstrations, encode_rankings
 from align.models.base import find_base
-from align.objectives.bradley_terry import comparisons, pair_accuracy
+from align.objectives.bradley_terry import pair_accuracy
 from align.recipe import Recipe
 from align.recipe_file import load_recipe
 from align.records import Demonstration, Ranking
 from align.seeds import step_rows
 from align.stages import rm, sft
+from align.stats.rankings import comparisons
 
 ROOT = Path(__file__).resolve().parents[1]
 _TRL_PAIRS = 4  # that go through TRL's model together: less padding and less memory than all of an update

@@ -33,8 +33,8 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from align.data.tokenize import Encoded
-from align.objectives.bradley_terry import Ranks, comparisons
 from align.seeds import step_rows
+from align.stats.rankings import Ranks, comparisons
 
 # Rankings a step (so that one pass of ours holds as many sequences as one of TRL's), steps, held out.
 PLAN = {2: (4, 24, 128), 4: (2, 16, 48), 9: (1, 8, 16)}

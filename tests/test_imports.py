@@ -28,12 +28,21 @@ ROOMS = [
     {"recipe", "yaml_text"},
     {"recipe_ppo", "recipe_labeling"},
     {"recipe_parts"},
-    {"records", "objectives", "seeds"},
+    {"objectives"},
+    {"records", "stats", "seeds"},
     {"errors", "__init__"},
 ]
 HEIGHT = {room: -i for i, rooms in enumerate(ROOMS) for room in rooms}
-# These stay usable alone: plain data, mathematics over tensors, and what a draw depends on.
-ALONE = {"records": {"errors"}, "objectives": set(), "seeds": set(), "errors": set(), "__init__": set()}
+# These stay usable alone: plain data, numbers over labels, mathematics over tensors, what a draw depends on.
+# Which pairs a ranking has is one idea, the loss's and every count's: objectives take it from stats.
+ALONE = {
+    "records": {"errors"},
+    "objectives": {"stats"},
+    "stats": set(),
+    "seeds": set(),
+    "errors": set(),
+    "__init__": set(),
+}
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors"}
 LIGHT = {
     "__main__",
@@ -48,7 +57,7 @@ LIGHT = {
     "recipe_ppo",
     "recipe_labeling",
 }
-LIGHT |= {"recipe_parts", "yaml_text", "records", "errors", "report", "__init__"}
+LIGHT |= {"recipe_parts", "yaml_text", "records", "errors", "report", "stats", "__init__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -112,10 +121,17 @@ def test_the_command_line_and_recipes_start_without_heavy_libraries(path: Path) 
     assert {module.split(".")[0] for module in modules} & HEAVY == set()
 
 
-def test_recipes_never_import_torch_not_even_later() -> None:
-    for name in ("recipe.py", "recipe_file.py", "recipe_mistakes.py", "yaml_text.py", "records.py"):
-        modules = imported(ast.parse((PACKAGE / name).read_text(encoding="utf-8")))
+def test_recipes_and_statistics_never_import_torch_not_even_later() -> None:
+    names = ("recipe.py", "recipe_file.py", "recipe_mistakes.py", "yaml_text.py", "records.py")
+    for path in (*(PACKAGE / name for name in names), *(PACKAGE / "stats").glob("*.py")):
+        modules = imported(ast.parse(path.read_text(encoding="utf-8")))
         assert {module.split(".")[0] for module in modules} & HEAVY == set()
+
+
+def test_of_statistics_objectives_take_the_pairs_of_a_ranking_only() -> None:
+    for path in (PACKAGE / "objectives").glob("*.py"):
+        modules = set(imported(ast.parse(path.read_text(encoding="utf-8"))))
+        assert {name for name in modules if name.startswith("align.stats")} <= {"align.stats.rankings"}
 
 
 @pytest.mark.parametrize(
@@ -124,6 +140,7 @@ def test_recipes_never_import_torch_not_even_later() -> None:
         ("data", "from align.models.base import Base", ["models"]),
         ("runtime", "def f():\n    import align.stages.sft", ["stages"]),
         ("objectives", "from align.errors import UserError", ["errors"]),
+        ("stats", "from align.records import Ranking", ["records"]),
         ("records", "from align import recipe", ["recipe"]),
         ("records", "from align.errors import UserError", []),
         ("stages", "from align.rollouts import hf", []),
@@ -138,6 +155,13 @@ def test_a_wrong_arrow_is_seen(room: str, line: str, wrong: list[str]) -> None:
 def test_the_labeling_app_needs_records_recipes_files_and_formats_and_no_torch(path: Path) -> None:
     modules = list(imported(ast.parse(path.read_text(encoding="utf-8"))))
     ours = {module for module in modules if module.split(".")[0] == "align"}
-    allowed = ("align.records", "align.errors", "align.recipe", "align.data.formats", "align.data.rows")
+    allowed = (
+        "align.records",
+        "align.errors",
+        "align.recipe",
+        "align.stats",
+        "align.data.formats",
+        "align.data.rows",
+    )
     assert {module for module in ours if not module.startswith(allowed)} == set()
     assert {module.split(".")[0] for module in modules} & HEAVY == set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from align.check.gather import Gathered, Row
-from align.check.measures import Conflict, Consistency, LengthBias
 from align.check.result import (
     EXAMPLES,
     KINDS,
@@ -18,6 +17,8 @@ from align.check.result import (
     WrongRecords,
 )
 from align.recipe import Recipe
+from align.stats.consistency import Conflict, Consistency
+from align.stats.rankings import LengthBias
 
 _STAGES = {"demonstrations": "sft", "rankings": "rm", "prompts": "ppo"}
 _MUCH = 0.05  # from this share of the records on, what is odd about them is a warning

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from align.check.measures import LengthBias, Spread
 from align.check.texts import Repeats
+from align.stats.rankings import LengthBias
 
 Severity = Literal["error", "warning", "note"]
 Side = Literal["train", "held_out"]
@@ -25,6 +26,27 @@ class Finding:
     where: str  # the recipe's key, such as data.rankings.train
     message: str
     examples: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a number is distributed; a share p of the values is at or below its quantile."""
+
+    median: int
+    p95: int
+    max: int
+
+
+def spread(values: Iterable[int]) -> Spread | None:
+    """The quantiles of values, each a value that occurs; None without values."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+
+    def quantile(percent: int) -> int:
+        return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
+
+    return Spread(quantile(50), quantile(95), ordered[-1])
 
 
 @dataclass(frozen=True)

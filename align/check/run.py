@@ -14,7 +14,6 @@ from rich.console import Console
 from align import __version__
 from align.check import judge, summary, template
 from align.check.gather import Gathered, Reader, gather
-from align.check.measures import LengthBias
 from align.check.result import KINDS, SEVERITIES, Agreement, Finding, Report, Set, WrongRecords
 from align.check.show import show
 from align.data.formats import built_in
@@ -23,6 +22,7 @@ from align.errors import AlignError, UserError
 from align.recipe import LABELS, Recipe
 from align.runtime.files import to_json, write_text
 from align.runtime.trained import as_trained
+from align.stats.rankings import LengthBias
 
 if TYPE_CHECKING:
     from align.models.base import Base

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from align.check.judge import number, percent
-from align.check.measures import Spread
-from align.check.result import SEVERITIES, Finding, Labels, Report, Set
+from align.check.result import SEVERITIES, Finding, Labels, Report, Set, Spread
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _INDENT = 22  # of what stands beside a fact's name

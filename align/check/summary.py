@@ -6,21 +6,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from align.check.gather import Gathered, Row
-from align.check.measures import (
-    Consistency,
-    Judgement,
-    LengthBias,
-    Wins,
-    consistency,
-    decided,
-    length_bias,
-    length_wins,
+from align.check.result import (
+    EXAMPLES,
+    Agreement,
+    Labels,
+    Leak,
+    Lengths,
+    Limit,
+    Set,
+    Side,
+    WrongRecords,
     spread,
-    tied,
 )
-from align.check.result import EXAMPLES, Agreement, Labels, Leak, Lengths, Limit, Set, Side, WrongRecords
 from align.check.texts import Repeats, repeats
 from align.recipe import Recipe
+from align.stats.consistency import Consistency, Judgement, consistency
+from align.stats.rankings import LengthBias, Wins, comparisons, length_bias, length_wins, ties
 
 SIDES: tuple[Side, ...] = ("train", "held_out")
 _NAMED = 10  # labelers, and pairs of them, in the report
@@ -75,11 +76,11 @@ def _lengths(rows: Sequence[Row], limits: Sequence[tuple[str, int]], unit: str) 
 def _labels(rows: Sequence[Row]) -> Labels:
     who = Counter(row.labeler for row in rows)
     unnamed = who.pop(None, 0)
-    compared = [len(decided(row.ranks)) for row in rows]
+    compared = [len(comparisons(row.ranks)) for row in rows]
     return Labels(
         k=dict(sorted(Counter(len(row.ranks) for row in rows).items())),
         comparisons=sum(compared),
-        ties=sum(len(tied(row.ranks)) for row in rows),
+        ties=sum(len(ties(row.ranks)) for row in rows),
         all_tied=compared.count(0),
         unranked=sum(rank is None for row in rows for rank in row.ranks),
         labelers=len(who),

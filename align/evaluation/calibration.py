@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from align.evaluation.bootstrap import NOTHING, Entry, Share, means
+from align.evaluation.draws import SeededDraws, known
 from align.seeds import generator
+from align.stats.bootstrap import Entry, means
+from align.stats.estimate import Estimate
 
 BINS = 15  # as in Guo et al. 2017
 _SMALLEST, _LARGEST = 0.01, 100.0  # root mean square of margin / T, between which T is looked for
@@ -40,8 +42,8 @@ class Bin:
 class Fit:
     """How well probabilities fit what people preferred."""
 
-    log_loss: Share  # nats a comparison; ln 2 for guessing
-    brier: Share  # mean of (1 - p)^2; 0.25 for guessing
+    log_loss: Estimate  # nats a comparison; ln 2 for guessing
+    brier: Estimate  # mean of (1 - p)^2; 0.25 for guessing
     ece: float
     bins: tuple[Bin, ...]
 
@@ -81,13 +83,13 @@ def fit(z: Tensor, prompts: Sequence[int], seed: int) -> Fit:
     losses, squares = softplus(-z).tolist(), torch.sigmoid(-z).square().tolist()
     entries = [Entry(p, "log loss", value) for p, value in zip(prompts, losses, strict=True)]
     entries += [Entry(p, "brier", value) for p, value in zip(prompts, squares, strict=True)]
-    found = means(entries, count, seed, bounds=None)
+    found = means(entries, count, SeededDraws(seed), bounds=None)
     bins = reliability(z, prompts, seed)
     total = sum(b.count for b in bins)
     ece = sum(b.count * abs(b.probability - b.observed) for b in bins if b.count)
     return Fit(
-        found.get("log loss", NOTHING),
-        found.get("brier", NOTHING),
+        found.get("log loss", Estimate()),
+        found.get("brier", Estimate()),
         ece / total if total else float("nan"),
         bins,
     )
@@ -107,15 +109,17 @@ def reliability(z: Tensor, prompts: Sequence[int], seed: int) -> tuple[Bin, ...]
     said = p.tolist()
     both = [(prompt, b, x, 1.0) for prompt, b, x in zip(prompts, at, said, strict=True)]
     both += [(prompt, BINS - 1 - b, 1 - x, 0.0) for prompt, b, x, _ in both]
-    outcomes = means([Entry(row, b, o) for row, b, _, o in both], max(prompts, default=-1) + 1, seed)
+    entries = [Entry(row, b, o) for row, b, _, o in both]
+    outcomes = means(entries, max(prompts, default=-1) + 1, SeededDraws(seed))
     sums = [0.0] * BINS
     for _, b, x, _ in both:
         sums[b] += x
     bins = []
     for b, total in enumerate(sums):
-        seen = outcomes.get(b, NOTHING)
+        seen = outcomes.get(b, Estimate())
         mean = total / seen.count if seen.count else float("nan")
-        bins.append(Bin(b / BINS, (b + 1) / BINS, seen.count, mean, seen.value, seen.low, seen.high))
+        people = (known(number) for number in (seen.value, seen.low, seen.high))
+        bins.append(Bin(b / BINS, (b + 1) / BINS, seen.count, mean, *people))
     return tuple(bins)
 
 

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from align.data.tokenize import Encoded
 from align.errors import AlignError
-from align.evaluation.agreement import LengthModel, People, Verdict, agreement, kendall_tau_b
-from align.evaluation.bootstrap import NOTHING, Entry, Share, means
 from align.evaluation.calibration import Calibration, calibrate
-from align.objectives.bradley_terry import Ranks, comparisons, ties
+from align.evaluation.draws import SeededDraws, known
 from align.records import Ranking
+from align.stats.agreement import People, Verdict, agreement
+from align.stats.bootstrap import Draws, Entry, means
+from align.stats.estimate import Estimate
+from align.stats.rankings import LengthModel, Ranks, comparisons, kendall_tau_b, ties
 
 _LABELERS = 20  # those with the most comparisons stand by name
 _STRENGTHS = 8  # more different ones are put into quarters
@@ -64,9 +66,9 @@ class Named:
     """The figures of one group, by its name."""
 
     name: str
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
     count: int
     prompts: int
 
@@ -75,36 +77,36 @@ class Named:
 class LengthOnly:
     """What a model reaches that only knows which response is longer."""
 
-    accuracy: Share
+    accuracy: Estimate
     longer_wins: bool
-    training: float
+    training: float | None
 
 
 @dataclass(frozen=True)
 class Preferred:
     """How often the longer of two responses of unequal length is preferred."""
 
-    people: Share
-    model: Share
+    people: Estimate
+    model: Estimate
 
 
 @dataclass(frozen=True)
 class Quick:
     """What is worth knowing while the reward model trains."""
 
-    accuracy: Share
-    log_loss: Share
-    kendall_tau: Share
+    accuracy: Estimate
+    log_loss: Estimate
+    kendall_tau: Estimate
 
     def metrics(self) -> dict[str, float]:
-        """The numbers by their names in metrics.jsonl."""
+        """The scalars of metrics.jsonl; nan where nothing is known."""
         return {
-            "eval/accuracy": self.accuracy.value,
-            "eval/accuracy_low": self.accuracy.low,
-            "eval/accuracy_high": self.accuracy.high,
+            "eval/accuracy": known(self.accuracy.value),
+            "eval/accuracy_low": known(self.accuracy.low),
+            "eval/accuracy_high": known(self.accuracy.high),
             "eval/comparisons": self.accuracy.count,
-            "eval/log_loss": self.log_loss.value,
-            "eval/kendall_tau": self.kendall_tau.value,
+            "eval/log_loss": known(self.log_loss.value),
+            "eval/kendall_tau": known(self.kendall_tau.value),
         }
 
 
@@ -116,7 +118,7 @@ class Evaluation:
     rankings: int
     comparisons: int
     ties: int
-    accuracy: Share
+    accuracy: Estimate
     by_rank_gap: tuple[Named, ...]
     by_strength: tuple[Named, ...]
     by_labeler: tuple[Named, ...]
@@ -124,7 +126,7 @@ class Evaluation:
     length_only: LengthOnly
     longer_preferred: Preferred
     people: People | None
-    kendall_tau: Share
+    kendall_tau: Estimate
     calibration: Calibration
 
     def metrics(self) -> dict[str, float]:
@@ -133,14 +135,14 @@ class Evaluation:
         nan = float("nan")
         quick = Quick(self.accuracy, raw.log_loss, self.kendall_tau)
         return quick.metrics() | {
-            "eval/length_only": self.length_only.accuracy.value,
-            "eval/people": people.agreement.value if people else nan,
-            "eval/people_model": people.model.value if people else nan,
-            "eval/brier": raw.brier.value,
+            "eval/length_only": known(self.length_only.accuracy.value),
+            "eval/people": known(people.agreement.value) if people else nan,
+            "eval/people_model": known(people.model.value) if people else nan,
+            "eval/brier": known(raw.brier.value),
             "eval/ece": raw.ece,
             "eval/temperature": self.calibration.temperature,
-            "eval/log_loss_scaled": scaled.log_loss.value if scaled else nan,
-            "eval/brier_scaled": scaled.brier.value if scaled else nan,
+            "eval/log_loss_scaled": known(scaled.log_loss.value) if scaled else nan,
+            "eval/brier_scaled": known(scaled.brier.value) if scaled else nan,
             "eval/ece_scaled": scaled.ece if scaled else nan,
         }
 
@@ -210,18 +212,18 @@ def evaluate_quickly(judged: Sequence[Judged], seed: int) -> Quick:
     pairs = flatten(judged)
     entries = [Entry(c.prompt, "accuracy", c.right) for c in pairs]
     losses = [Entry(c.prompt, "log loss", _log_loss(c.margin)) for c in pairs]
-    count = len(_prompt_numbers(judged))
+    count, draws = len(_prompt_numbers(judged)), SeededDraws(seed)
     return Quick(
-        means(entries, count, seed).get("accuracy", NOTHING),
-        means(losses, count, seed, bounds=None).get("log loss", NOTHING),
-        _kendall_tau(judged, seed),
+        means(entries, count, draws).get("accuracy", Estimate()),
+        means(losses, count, draws, bounds=None).get("log loss", Estimate()),
+        _kendall_tau(judged, draws),
     )
 
 
 def evaluate(judged: Sequence[Judged], length: LengthModel, seed: int) -> Evaluation:
     """Everything; `length`: the length-only model that was fitted on the training rankings."""
     pairs = flatten(judged)
-    prompts = len(_prompt_numbers(judged))
+    prompts, draws = len(_prompt_numbers(judged)), SeededDraws(seed)
     strength, labeler = _strength_names(judged, pairs), _labeler_names(judged, pairs)
     unequal = [c for c in pairs if c.longer]
     entries = [Entry(c.prompt, "accuracy", c.right) for c in pairs]
@@ -232,7 +234,7 @@ def evaluate(judged: Sequence[Judged], length: LengthModel, seed: int) -> Evalua
     entries += [Entry(c.prompt, "length only", length.says(c.longer)) for c in pairs]
     entries += [Entry(c.prompt, "people prefer longer", float(c.longer > 0)) for c in unequal]
     entries += [Entry(c.prompt, "model prefers longer", _prefers_longer(c)) for c in unequal]
-    found = means(entries, prompts, seed)
+    found = means(entries, prompts, draws)
 
     def group(kind: str, names: dict[Any, str]) -> tuple[Named, ...]:
         known = [(name, found[kind, key]) for key, name in names.items() if (kind, key) in found]
@@ -244,17 +246,17 @@ def evaluate(judged: Sequence[Judged], length: LengthModel, seed: int) -> Evalua
         rankings=len(judged),
         comparisons=len(pairs),
         ties=sum(len(ties(one.ranks)) for one in judged),
-        accuracy=found.get("accuracy", NOTHING),
+        accuracy=found.get("accuracy", Estimate()),
         by_rank_gap=group("gap", {gap: str(gap) for gap in gaps}),
         by_strength=group("strength", _in_order(strength)),
         by_labeler=group("labeler", _in_order(labeler)),
         by_length_difference=group("length", dict(enumerate(_bucket_names()))),
-        length_only=LengthOnly(found.get("length only", NOTHING), length.longer_wins, length.training),
+        length_only=LengthOnly(found.get("length only", Estimate()), length.longer_wins, length.training),
         longer_preferred=Preferred(
-            found.get("people prefer longer", NOTHING), found.get("model prefers longer", NOTHING)
+            found.get("people prefer longer", Estimate()), found.get("model prefers longer", Estimate())
         ),
-        people=_people(judged, pairs, prompts, seed),
-        kendall_tau=_kendall_tau(judged, seed),
+        people=_people(judged, pairs, prompts, draws),
+        kendall_tau=_kendall_tau(judged, draws),
         calibration=calibrate([c.margin for c in pairs], [c.prompt for c in pairs], seed),
     )
 
@@ -288,14 +290,16 @@ def _prefers_longer(c: Comparison) -> float:
     return c.right if c.longer > 0 else 1 - c.right
 
 
-def _kendall_tau(judged: Sequence[Judged], seed: int) -> Share:
+def _kendall_tau(judged: Sequence[Judged], draws: Draws) -> Estimate:
     numbers = _prompt_numbers(judged)
     taus = [(numbers[one.prompt], kendall_tau_b(one.scores, one.ranks)) for one in judged]
     entries = [Entry(prompt, "tau", tau) for prompt, tau in taus if not math.isnan(tau)]
-    return means(entries, len(numbers), seed, bounds=(-1.0, 1.0)).get("tau", NOTHING)
+    return means(entries, len(numbers), draws, bounds=(-1.0, 1.0)).get("tau", Estimate())
 
 
-def _people(judged: Sequence[Judged], pairs: Sequence[Comparison], prompts: int, seed: int) -> People | None:
+def _people(
+    judged: Sequence[Judged], pairs: Sequence[Comparison], prompts: int, draws: Draws
+) -> People | None:
     """Rankings without a labeler's name may all be one person's, and are left out."""
     verdicts = []
     for c in pairs:
@@ -303,7 +307,7 @@ def _people(judged: Sequence[Judged], pairs: Sequence[Comparison], prompts: int,
         if one.labeler is not None:
             better, worse = one.responses[c.better], one.responses[c.worse]
             verdicts.append(Verdict(c.prompt, one.labeler, better, worse, c.right))
-    return agreement(verdicts, prompts, seed)
+    return agreement(verdicts, prompts, draws)
 
 
 def _bucket(longer: int) -> int:

@@ -11,7 +11,6 @@ Ranks: 1 is best, equal numbers are ties, None is unranked and takes no part.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Literal
 
 import torch
@@ -19,21 +18,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from align.objectives.masked import at_least_float32
+from align.stats.rankings import Ranks, comparisons, ties
 
-Ranks = Sequence[int | None]
 Ties = Literal["ignore", "half"]
-
-
-def comparisons(ranks: Ranks) -> list[tuple[int, int]]:
-    """List the index pairs (better, worse) that the ranks decide."""
-    ranked = [(rank, index) for index, rank in enumerate(ranks) if rank is not None]
-    return [(i, j) if a < b else (j, i) for (a, i), (b, j) in combinations(ranked, 2) if a != b]
-
-
-def ties(ranks: Ranks) -> list[tuple[int, int]]:
-    """List the index pairs (i, j), i < j, that have the same rank."""
-    ranked = [(rank, index) for index, rank in enumerate(ranks) if rank is not None]
-    return [(i, j) for (a, i), (b, j) in combinations(ranked, 2) if a == b]
 
 
 def _pairs(ranks: Ranks, mode: Ties) -> tuple[list[tuple[int, int]], int]:

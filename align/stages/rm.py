@@ -21,7 +21,6 @@ from torch import Tensor
 from align.data.load import load
 from align.data.tokenize import encode_demonstrations, encode_rankings
 from align.errors import AlignError, UserError
-from align.evaluation.agreement import fit_length_model
 from align.evaluation.reward import Evaluation, Judged, evaluate, evaluate_quickly, judge, misjudged, plain
 from align.models.export import save_adapter, save_head, save_score
 from align.models.forward import Forward
@@ -31,7 +30,7 @@ from align.models.packed import share_prompts
 from align.models.passes import Layout, passes, rankings
 from align.models.roles import Roles, tensors_of
 from align.models.scoring import last_states, ranking_scores, score_rankings
-from align.objectives.bradley_terry import batch_loss, comparisons, has_pair, pair_accuracy
+from align.objectives.bradley_terry import batch_loss, has_pair, pair_accuracy
 from align.recipe import RM, Recipe
 from align.records import Demonstration, Ranking
 from align.report.page import refresh
@@ -46,6 +45,7 @@ from align.seeds import generator, order, step_rows
 from align.stages.labels import Labels
 from align.stages.rm_rows import EncodedRows, Row, Rows, best_alone, columns
 from align.stages.setup import Setup, set_up, source, write_skipped
+from align.stats.rankings import comparisons, fit_length_model, length_wins
 
 _CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16
 _MISJUDGED = 20  # comparisons in samples.jsonl
@@ -103,11 +103,8 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         score["centred_on"] = "demonstrations" if demonstrations else "best-ranked responses"
         scores = _held_out_scores(forward, held_out, cfg, accel)
         judged = judge(*columns(held_out), scores, encoded[1].records)
-        lengths = fit_length_model(
-            ([len(response) for response in row.encoded.responses] for row in train),
-            (row.ranks for row in train),
-        )
-        evaluation = evaluate(judged, lengths, recipe.run.seed)
+        lengths = ((row.ranks, [len(response) for response in row.encoded.responses]) for row in train)
+        evaluation = evaluate(judged, fit_length_model(length_wins(lengths)), recipe.run.seed)
         results = evaluation.metrics()
         results |= {f"score/{name}": score[name] for name in ("shift", "std", "centring_error")}
         stage.metrics.append(steps, results)
@@ -324,7 +321,7 @@ def _summary(stage: StageRun, evaluation: Evaluation) -> str:
     done, accuracy = f"rm is finished: {stage.final}", evaluation.accuracy
     if not evaluation.comparisons:
         return f"{done}; no held-out comparison to measure it on"
-    interval = f" (95% {accuracy.low:.3f} to {accuracy.high:.3f})" if math.isfinite(accuracy.low) else ""
+    interval = f" (95% {accuracy.low:.3f} to {accuracy.high:.3f})" if accuracy.low is not None else ""
     length = evaluation.length_only
     said = (
         f"{done}; it agrees with people on {accuracy.value:.3f}{interval} of {accuracy.count} held-out "

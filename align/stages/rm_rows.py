@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, overload
 
 from align.data.tokenize import Encoded, Encodings
-from align.objectives.bradley_terry import Ranks
 from align.records import Ranking
+from align.stats.rankings import Ranks
 
 
 class Row(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from labeling.figures.shapes import Estimate, Figures, OwnFigures, PersonFigures, Spread
+from align.stats.estimate import Estimate
+from labeling.figures.shapes import Figures, OwnFigures, PersonFigures, Spread
 
 INSTRUCTGPT = (0.726, 0.711, 0.741)  # Ouyang et al. 2022, section 3.4: 72.6 ± 1.5%
 _KINDS = {"rank": "Rank", "demonstrate": "Write", "correct": "Correct", "compare": "Compare"}

@@ -10,7 +10,8 @@ from datetime import date, timedelta
 import numpy as np
 from sqlalchemy.orm import Session
 
-from labeling.figures.bootstrap import Tally
+from align.stats.bootstrap import NumpyDraws, Tally
+from align.stats.estimate import Estimate
 from labeling.figures.gather import Answer, Material, gather, own_answers
 from labeling.figures.rankings import (
     Ranking,
@@ -24,7 +25,6 @@ from labeling.figures.rankings import (
 from labeling.figures.shapes import (
     Agreement,
     Day,
-    Estimate,
     Figures,
     OwnFigures,
     PersonFigures,
@@ -129,7 +129,7 @@ def _estimates(material: Material, rankings: Sequence[Ranking]) -> Estimates:
         add_pairwise(tally, kind, couples(r for r in plain if material.tasks[r.task].kind == kind))
     add_leave_one_out(tally, plain)
     add_gold(tally, rankings, gold)
-    return tally.estimates()
+    return tally.estimates(NumpyDraws())
 
 
 def _people(material: Material, estimates: Estimates) -> list[PersonFigures]:

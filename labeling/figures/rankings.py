@@ -11,9 +11,8 @@ import krippendorff
 import numpy as np
 from numpy.typing import NDArray
 
-from labeling.figures.bootstrap import Numbers, Tally
-
-Ranks = Sequence[int | None]
+from align.stats.bootstrap import Numbers, Tally
+from align.stats.rankings import Ranks
 
 
 class Ranking(NamedTuple):

@@ -13,8 +13,9 @@ import pandas as pd
 from evalica import Winner, bradley_terry
 from numpy.typing import NDArray
 
-from labeling.figures.bootstrap import TAIL, Numbers, Tally, draws
-from labeling.figures.shapes import Estimate, Pairing, Policies, Policy
+from align.stats.bootstrap import TAIL, Numbers, NumpyDraws, Tally
+from align.stats.estimate import Estimate
+from labeling.figures.shapes import Pairing, Policies, Policy
 
 _RESAMPLES = 500  # ratings are solved anew for each
 _VALUES = {"first": 1.0, "second": 0.0, "tie": 0.5, "both_bad": 0.5}
@@ -79,7 +80,7 @@ def _win_rates(comparisons: Sequence[Comparison], prompts: int) -> dict[Hashable
     for group, found in parts.items():
         at = np.array([prompt for prompt, _ in found])
         tally.add(group, at, np.array([value for _, value in found]), np.ones(len(found)), len(found))
-    return tally.estimates()
+    return tally.estimates(NumpyDraws())
 
 
 def ratings(
@@ -104,7 +105,8 @@ def ratings(
     values = _solve(matches, counts.sum(0), len(names))
     if values is None:
         return nothing, "some policies are not linked to all others by wins and losses both ways yet"
-    drawn = [_solve(matches, row, len(names)) for part in draws(prompts, _RESAMPLES) for row in part @ counts]
+    parts = NumpyDraws(_RESAMPLES).parts(prompts)
+    drawn = [_solve(matches, row, len(names)) for draw in parts for row in draw(counts)]
     known = np.array([row for row in drawn if row is not None])
     sure = len(known) >= (1 - TAIL) * _RESAMPLES and (counts.sum(1) > 0).sum() > 1
     low, high = np.quantile(known, (TAIL, 1 - TAIL), axis=0) if sure else (None, None)

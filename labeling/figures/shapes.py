@@ -6,17 +6,8 @@ from datetime import date
 
 from pydantic import BaseModel
 
+from align.stats.estimate import Estimate
 from labeling.sway import Sway
-
-
-class Estimate(BaseModel):
-    """A number with its 95% interval over prompts, from `count` single judgements on `prompts` prompts."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    count: int = 0
-    prompts: int = 0
 
 
 class Spread(BaseModel):

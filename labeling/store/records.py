@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
-from labeling.agreement import disagreement
+from align.stats.rankings import disagreement
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
 from labeling.store.suggestions import MACHINE, by_people

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, aliased
 
 from align.recipe_labeling import Labeling
 from align.records import RecordError
-from labeling.agreement import disagreement
+from align.stats.rankings import disagreement
 from labeling.store.models import Draft, Item, Label, Person, Suggestion
 from labeling.work import checked, ranks_by_score, ranks_of
 

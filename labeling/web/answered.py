@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from labeling.agreement import disagreement
+from align.stats.rankings import disagreement
 from labeling.store.labels import NotYours
 from labeling.store.models import Item, Label, Suggestion
 from labeling.store.suggestions import AFTER, SEEN

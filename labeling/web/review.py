@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from labeling.agreement import disagreement
+from align.stats.rankings import disagreement
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
 from labeling.store.suggestions import by_people

@@ -11,7 +11,7 @@ pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
 from sqlalchemy import func, select  # noqa: E402
 
-from labeling.agreement import disagreement  # noqa: E402
+from align.stats.rankings import disagreement  # noqa: E402
 from labeling.store.models import Label  # noqa: E402
 from labeling.work import drawn_order  # noqa: E402
 

@@ -9,15 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.objectives.bradley_terry import (
-    Ranks,
     Ties,
     batch_loss,
-    comparisons,
     has_pair,
     pair_accuracy,
     ranking_loss,
-    ties,
 )
+from align.stats.rankings import Ranks, comparisons, ties
 
 LN2 = math.log(2)
 rankings = st.lists(

@@ -1,105 +1,12 @@
-"""What rankings say before anything trains: pure functions over ranks, lengths and keys of texts."""
+"""Whether rankings of one prompt contradict each other: pairs ordered both ways, orders in a circle."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
-Ranks = Sequence[int | None]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How a number is distributed; a share p of the values is at or below its quantile."""
-
-    median: int
-    p95: int
-    max: int
-
-
-def spread(values: Iterable[int]) -> Spread | None:
-    """None without values."""
-    ordered = sorted(values)
-    if not ordered:
-        return None
-
-    def quantile(percent: int) -> int:
-        return ordered[max(0, -(-percent * len(ordered) // 100) - 1)]
-
-    return Spread(quantile(50), quantile(95), ordered[-1])
-
-
-# One ranking
-
-
-def decided(ranks: Ranks) -> list[tuple[int, int]]:
-    """The comparisons (better, worse), as indices."""
-    ranked = [(rank, i) for i, rank in enumerate(ranks) if rank is not None]
-    return [(i, j) if a < b else (j, i) for (a, i), (b, j) in combinations(ranked, 2) if a != b]
-
-
-def tied(ranks: Ranks) -> list[tuple[int, int]]:
-    """The tied pairs (i, j), i < j, as indices."""
-    ranked = [(rank, i) for i, rank in enumerate(ranks) if rank is not None]
-    return [(i, j) for (a, i), (b, j) in combinations(ranked, 2) if a == b]
-
-
-@dataclass(frozen=True)
-class Wins:
-    """In how many comparisons the longer, or the shorter, response was preferred; equal: equally long."""
-
-    longer: int = 0
-    shorter: int = 0
-    equal: int = 0
-
-    @property
-    def comparisons(self) -> int:
-        return self.longer + self.shorter + self.equal
-
-    def accuracy(self, rule: str) -> float | None:
-        """Of always saying "longer" or "shorter"; equal lengths count one half, None without comparisons."""
-        if not self.comparisons:
-            return None
-        right = self.longer if rule == "longer" else self.shorter
-        return (right + 0.5 * self.equal) / self.comparisons
-
-
-def length_wins(rankings: Iterable[tuple[Ranks, Sequence[int]]]) -> Wins:
-    """Count over rankings given as (ranks, lengths of the responses)."""
-    longer = shorter = equal = 0
-    for ranks, lengths in rankings:
-        for better, worse in decided(ranks):
-            longer += lengths[better] > lengths[worse]
-            shorter += lengths[better] < lengths[worse]
-            equal += lengths[better] == lengths[worse]
-    return Wins(longer, shorter, equal)
-
-
-@dataclass(frozen=True)
-class LengthBias:
-    """How far a response's length alone predicts the label."""
-
-    unit: str  # "tokens", or "characters" where there is no tokenizer
-    train: Wins
-    held_out: Wins
-    rule: str  # "longer" or "shorter": what won more often in training
-    accuracy: float | None  # of the rule, on held-out comparisons, or where there are none on training ones
-    measured_on: str  # "held_out" or "train"
-
-
-def length_bias(train: Wins, held_out: Wins, unit: str = "tokens") -> LengthBias | None:
-    """Fit the rule on training comparisons and measure it on held-out ones; None without comparisons."""
-    if not (train.comparisons or held_out.comparisons):
-        return None
-    fit = train if train.comparisons else held_out
-    rule = "longer" if fit.longer >= fit.shorter else "shorter"
-    side, wins = ("held_out", held_out) if held_out.comparisons else ("train", train)
-    return LengthBias(unit, train, held_out, rule, wins.accuracy(rule), side)
-
-
-# Several rankings of one prompt
+from align.stats.rankings import comparisons, ties
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +84,8 @@ def _votes(group: Sequence[Judgement]) -> dict[tuple[int, int], list[Vote]]:
     votes: dict[tuple[int, int], list[Vote]] = {}
     for judgement in group:
         keys, who, place = judgement.responses, judgement.labeler, judgement.place
-        pairs = [(i, j, 1) for i, j in decided(judgement.ranks)]
-        for i, j, sign in pairs + [(i, j, 0) for i, j in tied(judgement.ranks)]:
+        pairs = [(i, j, 1) for i, j in comparisons(judgement.ranks)]
+        for i, j, sign in pairs + [(i, j, 0) for i, j in ties(judgement.ranks)]:
             a, b = keys[i], keys[j]
             if a != b:
                 pair, said = ((a, b), sign) if a < b else ((b, a), -sign)

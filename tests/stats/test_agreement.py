@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 
-from align.evaluation.agreement import LengthModel, Verdict, agreement, fit_length_model, kendall_tau_b
+from align.stats.agreement import Verdict, agreement
+from align.stats.bootstrap import NumpyDraws
+from align.stats.rankings import LengthModel, Ranks, fit_length_model, kendall_tau_b, length_wins
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ def test_people_and_the_model_on_the_same_pairs_by_hand() -> None:
         Verdict(5, "x", "e", "e", 0.5),
         Verdict(5, "y", "e", "e", 0.5),  # the same text twice
     ]
-    found = agreement(verdicts, 6, seed=0)
+    found = agreement(verdicts, 6, NumpyDraws())
     assert found is not None
     assert found.agreement.value == pytest.approx((1 / 3 + 1) / 2)
     assert found.model.value == pytest.approx((2 / 3 + 0) / 2)
@@ -69,24 +72,28 @@ def test_a_person_who_judged_twice_is_coupled_with_others_only() -> None:
         Verdict(0, "x", "b", "a", 0.0),
         Verdict(0, "y", "a", "b", 1.0),
     ]
-    found = agreement(verdicts, 1, seed=0)
+    found = agreement(verdicts, 1, NumpyDraws())
     assert found is not None and found.agreement.value == 0.5  # y with x's first, y with x's second
 
 
 def test_without_several_labelers_nothing_is_known() -> None:
-    assert agreement([Verdict(0, "x", "a", "b", 1.0)], 1, seed=0) is None
-    assert agreement([], 0, seed=0) is None
+    assert agreement([Verdict(0, "x", "a", "b", 1.0)], 1, NumpyDraws()) is None
+    assert agreement([], 0, NumpyDraws()) is None
+
+
+def fitted(lengths: Sequence[Sequence[int]], ranks: Sequence[Ranks]) -> LengthModel:
+    return fit_length_model(length_wins(zip(ranks, lengths, strict=True)))
 
 
 def test_the_length_model_takes_the_direction_of_the_training_rankings() -> None:
-    longer = fit_length_model([(5, 3, 3), (2, 7)], [(1, 2, 3), (1, 2)])
+    longer = fitted([(5, 3, 3), (2, 7)], [(1, 2, 3), (1, 2)])
     # 5 > 3 twice, 3 = 3 is half, 2 < 7 is wrong: 2.5 of 4.
     assert longer == LengthModel(longer_wins=True, training=0.625)
     assert [longer.says(d) for d in (4, 0, -1)] == [1.0, 0.5, 0.0]
-    shorter = fit_length_model([(1, 3), (2, 7), (4, 1)], [(1, 2)] * 3)
+    shorter = fitted([(1, 3), (2, 7), (4, 1)], [(1, 2)] * 3)
     assert shorter == LengthModel(longer_wins=False, training=pytest.approx(2 / 3))
     assert [shorter.says(d) for d in (4, 0, -1)] == [0.0, 0.5, 1.0]
 
 
 def test_without_training_comparisons_its_accuracy_is_unknown() -> None:
-    assert math.isnan(fit_length_model([(1, 2)], [(1, 1)]).training)
+    assert fitted([(1, 2)], [(1, 1)]).training is None

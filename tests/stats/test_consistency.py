@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import random
-from itertools import product
 
 import pytest
 
-from align.check.measures import (
-    Judgement,
-    Spread,
-    Wins,
-    consistency,
-    decided,
-    find_cycle,
-    length_bias,
-    length_wins,
-    spread,
-    tied,
-)
+from align.check.result import Spread, spread
+from align.stats.consistency import Judgement, consistency, find_cycle
+from align.stats.rankings import Wins, length_bias, length_wins
 
 
 def said(ranks: list[int | None], who: str | None = None, place: str = "f:1", prompt: int = 1) -> Judgement:
     """A ranking of responses 10, 11, 12, …"""
     return Judgement(prompt, tuple(range(10, 10 + len(ranks))), tuple(ranks), who, place)
-
-
-def test_comparisons_and_ties_are_those_that_the_loss_uses() -> None:
-    from align.objectives import bradley_terry
-
-    for ranks in product((None, 1, 2, 3), repeat=4):
-        assert decided(ranks) == bradley_terry.comparisons(ranks)
-        assert tied(ranks) == bradley_terry.ties(ranks)
 
 
 def test_quantiles_are_values_that_occur() -> None:
