@@ -22,6 +22,7 @@ import typer
 
 from align import __version__
 from align.errors import AlignError, Terminated, ran_out_of_memory
+from align.text import printable
 
 GOES_ON = "the same command goes on from the last checkpoint"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -70,7 +71,7 @@ def say(message: str, title: str = "error") -> None:
     from rich.text import Text
 
     console = Console(stderr=True, highlight=False)
-    lines = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in message).split("\n")
+    lines = printable(message, keep="\n").split("\n")
     if console.is_terminal:
         lines = [
             _wrapped(line, console.width, len(title) + 2 if i == 0 else 0) for i, line in enumerate(lines)

@@ -28,8 +28,8 @@ ROOMS = [
     {"recipe", "yaml_text"},
     {"recipe_ppo", "recipe_labeling"},
     {"recipe_parts"},
-    {"objectives"},
-    {"records", "stats", "seeds"},
+    {"objectives", "svg"},
+    {"records", "stats", "seeds", "text"},
     {"errors", "__init__"},
 ]
 HEIGHT = {room: -i for i, rooms in enumerate(ROOMS) for room in rooms}
@@ -40,6 +40,7 @@ ALONE = {
     "objectives": {"stats"},
     "stats": set(),
     "seeds": set(),
+    "text": set(),
     "errors": set(),
     "__init__": set(),
 }
@@ -57,7 +58,7 @@ LIGHT = {
     "recipe_ppo",
     "recipe_labeling",
 }
-LIGHT |= {"recipe_parts", "yaml_text", "records", "errors", "report", "stats", "__init__"}
+LIGHT |= {"recipe_parts", "yaml_text", "records", "errors", "report", "stats", "svg", "text", "__init__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -160,6 +161,8 @@ def test_the_labeling_app_needs_records_recipes_files_and_formats_and_no_torch(p
         "align.errors",
         "align.recipe",
         "align.stats",
+        "align.svg",
+        "align.text",
         "align.data.formats",
         "align.data.rows",
     )

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from align.check.judge import number, percent
 from align.check.result import SEVERITIES, Finding, Labels, Report, Set, Spread
+from align.text import printable
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _INDENT = 22  # of what stands beside a fact's name
@@ -25,7 +26,7 @@ def show(report: Report, written: str, console: Console) -> None:
     written: where the report lies, or why it does not.
     """
     for line in lines(report, written, console.width if console.is_terminal else None):
-        text = Text.assemble(*((_printable(part), style) for part, style in line))
+        text = Text.assemble(*((printable(part), style) for part, style in line))
         console.print(text, soft_wrap=True, highlight=False)
 
 
@@ -184,8 +185,3 @@ def _wrapped(text: str, width: int | None, indent: int) -> list[str]:
 def _path(text: str) -> str:
     """Places in the working directory, said from there."""
     return text.replace(os.getcwd() + os.sep, "")
-
-
-def _printable(text: str) -> str:
-    """Names and openings come from strangers' files and may hold terminal codes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from align.report.charts import number, percent
 from align.report.read import numbers
+from align.text import number, percent
 
 _SEVERITIES = ("error", "warning", "note")
 _EXAMPLES = 3

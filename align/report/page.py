@@ -1,6 +1,6 @@
 """runs/<name>/report.html: one page without scripts that shows what a run is and what came out.
 
-Every text of the run folder is a stranger's: the template escapes all of it, `align.report.read` makes
+Every text of the run folder is a stranger's: the template escapes all of it, `align.text.clean` makes
 control characters visible, and the page forbids itself to load or run anything.
 """
 
@@ -18,13 +18,13 @@ from ruamel.yaml.error import YAMLError
 
 from align import __version__
 from align.errors import UserError
-from align.report.charts import number
 from align.report.data import data_view
 from align.report.policy import ppo_view, sft_view
-from align.report.read import RunFiles, Stage, clean, read_run
+from align.report.read import RunFiles, Stage, read_run
 from align.report.reward import rm_view
 from align.report.summary import figures, warnings
 from align.runtime.files import write_text
+from align.text import clean, number
 
 PAGE = "report.html"
 _TITLES = {"sft": "Supervised fine-tuning", "rm": "Reward model", "ppo": "PPO"}

@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from align.report.charts import Series, line_chart, number, percent, whisker
 from align.report.read import numbers
+from align.svg import Series, line_chart, whisker
+from align.text import number, percent
 
 
 @dataclass(frozen=True)

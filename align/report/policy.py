@@ -5,9 +5,10 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-from align.report.charts import Series, histogram, number, percent, two
 from align.report.parts import Chart, chart
 from align.report.read import Stage, numbers
+from align.svg import Series, histogram
+from align.text import number, percent, two
 
 _EACH = 4  # answers of each kind
 

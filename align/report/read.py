@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align.text import clean
+
 _STAGES = ("sft", "rm", "ppo")
-_OVERRIDES = "\u202d\u202e"  # they turn the text that follows around
-_TEXT = 4000  # characters of one text that the page shows
 
 
 @dataclass(frozen=True)
@@ -84,25 +83,6 @@ def numbers(row: Any) -> dict[str, float]:
         for key, value in row.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     }
-
-
-def clean(value: Any, limit: int = _TEXT) -> Any:
-    """A JSON value whose texts can be shown: not endless, control characters and lone surrogates visible."""
-    if isinstance(value, dict):
-        return {clean(str(key), 200): clean(part, limit) for key, part in value.items()}
-    if isinstance(value, list):
-        return [clean(part, limit) for part in value]
-    if not isinstance(value, str):
-        return value
-    rest = f"… ({len(value) - limit:,} more characters)" if len(value) > limit else ""
-    return "".join(_visible(c) for c in value[:limit]) + rest
-
-
-def _visible(character: str) -> str:
-    hidden = unicodedata.category(character) in ("Cc", "Cs") or character in _OVERRIDES
-    if character in "\n\t" or not hidden:
-        return character
-    return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from align.report.charts import Series, number, percent, reliability
 from align.report.parts import Bar, Chart, bar, chart
 from align.report.read import Stage, numbers
+from align.svg import Series, reliability
+from align.text import number, percent
 
 _SHOWN = 20  # misjudged comparisons
 _ROWS = 30  # of one breakdown

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from align.report.charts import number, percent, two
 from align.report.parts import Figure
 from align.report.read import RunFiles, Stage, numbers
 from align.report.reward import agreement
+from align.text import number, percent, two
 
 
 def figures(run: RunFiles) -> list[Figure]:

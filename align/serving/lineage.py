@@ -10,10 +10,10 @@ from typing import Any
 
 from align.errors import UserError
 from align.recipe import STAGES, Stage
-from align.report.read import clean
 from align.runtime.files import sha256
 from align.runtime.lineage import ADAPTER, read_manifest
 from align.runtime.trained import as_trained, refuse_code
+from align.text import clean
 
 _HEAD = "head.safetensors"
 _SHOWN = 16  # characters of a hash

@@ -17,7 +17,6 @@ from align.evaluation.policy import Answered, Answers, compare, respond, summary
 from align.models.roles import tensors_of
 from align.models.scoring import score_states
 from align.objectives.masked import masked_sum
-from align.report.read import clean
 from align.rollouts.engine import terms
 from align.rollouts.hf import sample, uniforms
 from align.rollouts.params import Sampled
@@ -27,6 +26,7 @@ from align.runtime.checkpoint import load_into
 from align.runtime.run import StageRun
 from align.stages.ppo_advantages import importance
 from align.stages.ppo_roles import Context
+from align.text import clean
 
 _SAMPLES = 4  # rows of samples.jsonl an iteration
 _SHOWN = 240  # characters of a text in the console's table

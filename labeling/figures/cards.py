@@ -6,51 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from align.stats.estimate import Estimate
+from align.svg import Bars, Columns, Dots, Mark
 from labeling.figures.shapes import Figures, OwnFigures, PersonFigures, Spread
 
 INSTRUCTGPT = (0.726, 0.711, 0.741)  # Ouyang et al. 2022, section 3.4: 72.6 ± 1.5%
 _KINDS = {"rank": "Rank", "demonstrate": "Write", "correct": "Correct", "compare": "Compare"}
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A row of a chart of dots: a value with what lies around it."""
-
-    name: str
-    text: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Dots:
-    """Dots with whiskers on a common scale; `reference` is a level with its interval and its name."""
-
-    rows: Sequence[Mark]
-    span: tuple[float, float]
-    tick: Callable[[float], str]
-    reference: tuple[float, float | None, float | None, str] | None = None
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Rows of bars: a name, a text, and parts in tones "a" to "e".
-
-    `most` fills the width; None: every bar does. `rates` stand below the bars: a share with its interval,
-    where the whole width is 1, and a mark at one half.
-    """
-
-    rows: Sequence[tuple[str, str, Sequence[tuple[str, float]]]]
-    most: float | None = None
-    rates: Sequence[Estimate] = ()
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Counts of consecutive days."""
-
-    days: Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True)

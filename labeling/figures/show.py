@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from align.text import printable
 from labeling.figures.cards import headline, sections
 from labeling.figures.shapes import Figures
 
@@ -34,4 +35,4 @@ def show(figures: Figures, console: Console) -> None:
 
 def _text(text: str, style: str = "") -> Text:
     """Names come from strangers and may hold terminal codes or markup: they are shown as text."""
-    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), style)
+    return Text(printable(text), style)

@@ -10,9 +10,9 @@ from fastapi import Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
+from align import svg
 from labeling.store.queue import MANY
 from labeling.texts import safe_html
-from labeling.web.charts import chart
 from labeling.web.config import Config
 from labeling.web.security import Visitor
 
@@ -27,7 +27,7 @@ _TEMPLATES.filters["markdown"] = safe_html
 _TEMPLATES.filters["document"] = lambda text: safe_html(text, breaks=False)
 _TEMPLATES.filters["many"] = lambda number: f"{number}{'+' if number >= MANY else ''}"
 _TEMPLATES.filters["letter"] = lambda number: "ABCDEFGHI"[number]
-_TEMPLATES.filters["chart"] = chart
+_TEMPLATES.filters["chart"] = svg.chart
 
 
 def _date(moment: datetime | None) -> str:

@@ -15,7 +15,7 @@ from statistics import fmean
 
 import gold
 from align.errors import AlignError
-from align.report.charts import Series, line_chart
+from align.svg import Series, line_chart
 from table import Row, read_jsonl
 
 WIDTH, HEIGHT, TOP = 360, 200, 26

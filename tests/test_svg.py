@@ -10,16 +10,8 @@ from statistics import pstdev
 
 import pytest
 
-from align.report.charts import (
-    Series,
-    axis,
-    histogram,
-    line_chart,
-    number,
-    percent,
-    reliability,
-    whisker,
-)
+from align.svg import Bars, Dots, Mark, Series, axis, chart, histogram, line_chart, reliability, whisker
+from align.text import number, percent
 
 
 def points(svg: str, number: int = 0) -> list[tuple[float, float]]:
@@ -91,9 +83,9 @@ def test_reliability_puts_a_perfect_bin_on_the_diagonal() -> None:
         },
     ]
     svg = reliability("t", bins)
-    diagonal = re.search(r'class="reference" x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="([\d.]+)"', svg)
+    diagonal = re.search(r'class="reference" x1="([\d.]+)" x2="([\d.]+)" y1="([\d.]+)" y2="([\d.]+)"', svg)
     assert diagonal
-    x1, y1, x2, y2 = map(float, diagonal.groups())
+    x1, x2, y1, y2 = map(float, diagonal.groups())
     dots = [
         (float(x), float(y)) for x, y in re.findall(r'<circle class="dot a" cx="([\d.]+)" cy="([\d.]+)"', svg)
     ]
@@ -144,3 +136,17 @@ def test_numbers_as_a_reader_wants_them(value: float, text: str) -> None:
 
 def test_percentages_have_one_decimal() -> None:
     assert [percent(x) for x in (0.7422, 0.93, 1.0, 0.0)] == ["74.2%", "93.0%", "100%", "0%"]
+
+
+def test_charts_in_rows_stay_inside_and_escape_their_texts() -> None:
+    rows = [Mark("<b>", "50 %", 0.5, 0.4, 0.6), Mark("far out", "700 %", 7.0)]
+    dots = chart(Dots(rows, (0.0, 1.0), percent, (0.7, None, None, "&")), "t<", "n<", 3)
+    ET.fromstring(dots)
+    assert "&lt;b&gt;" in dots and 'id="c3t">t&lt;' in dots and "<b>" not in dots
+    places = [float(x) for x in re.findall(r'<circle class="dot" cx="([\d.]+)"', dots)]
+    assert places == [170.0, 334.0]  # the middle of 340, and the end of the scale
+    bars = chart(Bars([("a", "3", [("a", 1), ("d", 2)])]), "t", "n", 1)
+    assert re.findall(r'class="tone-(\w)" x="([\d.]+)" width="([\d.]+)"', bars) == [
+        ("a", "0", "113.3"),
+        ("d", "113.3", "226.7"),
+    ]

@@ -1,6 +1,6 @@
 """Charts as inline SVG: pure functions from numbers to markup; colours come from the page's CSS.
 
-Text is escaped here. Coordinates are those of a viewBox about as wide as a phone, so that text keeps
+Every text is escaped here. Coordinates are those of a viewBox about as wide as a phone, so that text keeps
 its size on any screen.
 """
 
@@ -12,12 +12,20 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
+from align.stats.estimate import Estimate
+from align.text import number
+
 Point = tuple[float, float]
 
 _WIDTH, _HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 12, 32
 _SMOOTH_FROM = 40  # points
 _POINTS = 240  # of a line; a longer one is shown by means of neighbours
+# Of charts in rows:
+_ACROSS = 340
+_EDGE = 6  # room for a dot at a scale's end
+_ROW = 40
+_NAME = 34  # characters of a row's name
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,52 @@ class Axis:
     start: float
     end: float
     ticks: list[float] = field(default_factory=list)
+    digits: int = 2  # of a place
 
     def __call__(self, value: float) -> float:
-        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
+        place = (value - self.low) / (self.high - self.low) * (self.end - self.start)
+        return round(self.start + place, self.digits)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A row of a chart of dots: a value with what lies around it."""
+
+    name: str
+    text: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Dots with whiskers on a common scale; `reference` is a level with its interval and its name."""
+
+    rows: Sequence[Mark]
+    span: tuple[float, float]
+    tick: Callable[[float], str]
+    reference: tuple[float, float | None, float | None, str] | None = None
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Rows of bars: a name, a text, and parts in tones "a" to "e".
+
+    `most` fills the width; None: every bar does. `rates` stand below the bars: a share with its interval,
+    where the whole width is 1, and a mark at one half.
+    """
+
+    rows: Sequence[tuple[str, str, Sequence[tuple[str, float]]]]
+    most: float | None = None
+    rates: Sequence[Estimate] = ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Counts of consecutive days."""
+
+    days: Sequence[tuple[str, int]]
 
 
 def line_chart(
@@ -67,10 +118,7 @@ def line_chart(
     up = axis(min(ys), max(ys), _HEIGHT - _BOTTOM, _TOP)
     parts = _grid(across, up, x)
     if reference is not None:
-        parts.append(
-            f'<line class="reference" x1="{across.start}" x2="{across.end}" '
-            f'y1="{up(reference)}" y2="{up(reference)}"/>'
-        )
+        parts.append(_line("reference", across.start, across.end, up(reference), up(reference)))
     for s in shown:
         places = [(across(px), up(py)) for px, py in s.points]
         if not s.dots and len(places) > 1:
@@ -79,7 +127,7 @@ def line_chart(
                 parts.append(_polyline(places, f"faint {s.tone}"))
             parts.append(_polyline(smooth or places, s.tone))
         else:
-            parts += [f'<circle class="dot {s.tone}" cx="{px:g}" cy="{py:g}" r="3.2"/>' for px, py in places]
+            parts += [_dot(f"dot {s.tone}", px, py, 3.2) for px, py in places]
     return _svg(title, parts, _WIDTH, _HEIGHT)
 
 
@@ -96,23 +144,19 @@ def reliability(title: str, bins: Sequence[dict[str, float]]) -> Markup:
     across = Axis(0, 1, _LEFT, _WIDTH - _RIGHT, [0, 0.2, 0.4, 0.6, 0.8, 1])
     up = Axis(0, 1, height - _BOTTOM - base, _TOP, [0, 0.2, 0.4, 0.6, 0.8, 1])
     parts = _grid(across, up, "")
-    parts.append(f'<line class="reference" x1="{across(0)}" y1="{up(0)}" x2="{across(1)}" y2="{up(1)}"/>')
+    parts.append(_line("reference", across(0), across(1), up(0), up(1)))
     most = max(b["count"] for b in filled)
     foot = height - _BOTTOM
     for b in filled:
         px, py = across(b["probability"]), up(b["observed"])
         if _numbers(b, "observed_low", "observed_high"):
-            parts.append(
-                f'<line class="whisker a" x1="{px}" x2="{px}" '
-                f'y1="{up(b["observed_low"])}" y2="{up(b["observed_high"])}"/>'
-            )
-        parts.append(f'<circle class="dot a" cx="{px}" cy="{py}" r="3.6"/>')
+            parts.append(_line("whisker a", px, px, up(b["observed_low"]), up(b["observed_high"])))
+        parts.append(_dot("dot a", px, py, 3.6))
         if _numbers(b, "low", "high"):
             left, right = across(b["low"]) + 0.8, across(b["high"]) - 0.8
             tall = round(max(1.0, 34 * b["count"] / most), 2)
-            place = f'x="{left:g}" width="{right - left:.2f}" y="{foot - tall:g}" height="{tall}"'
-            parts.append(f'<rect class="bar a" {place}><title>{b["count"]:g}</title></rect>')
-    parts.append(f'<line class="axis" x1="{across.start}" x2="{across.end}" y1="{foot}" y2="{foot}"/>')
+            parts.append(_rect("bar a", left, round(right - left, 2), foot - tall, tall, f"{b['count']:g}"))
+    parts.append(_line("axis", across.start, across.end, foot, foot))
     parts.append(_text(_WIDTH - _RIGHT, height - 8, "what the model says, and how often", "end"))
     return _svg(title, parts, _WIDTH, height)
 
@@ -139,10 +183,8 @@ def histogram(title: str, before: Sequence[float], after: Sequence[float], x: st
         for i, share in enumerate(part):
             if share:
                 left, right = across(across.low + i * width), across(across.low + (i + 1) * width)
-                parts.append(
-                    f'<rect class="bar {tone}" x="{left + 0.5:g}" width="{right - left - 1:.2f}" '
-                    f'y="{up(share):g}" height="{up(0) - up(share):.2f}"/>'
-                )
+                tall = round(up(0) - up(share), 2)
+                parts.append(_rect(f"bar {tone}", left + 0.5, round(right - left - 1, 2), up(share), tall))
     return _svg(title, parts, _WIDTH, _HEIGHT)
 
 
@@ -163,7 +205,96 @@ def whisker(value: float, low: float | None, high: float | None, span: Point, to
     return Markup('<svg class="row" height="18" aria-hidden="true">' + "".join(parts) + "</svg>")
 
 
-def axis(low: float, high: float, start: float, end: float, whole: bool = False) -> Axis:
+def chart(of: Dots | Bars | Columns, title: str, note: str, place: int) -> Markup:
+    """A chart in rows or columns; `note` says how to read it, `place` tells it from the page's others."""
+    if isinstance(of, Dots):
+        parts, height = _dots(of)
+    else:
+        parts, height = _bars(of) if isinstance(of, Bars) else _columns(of)
+    names = f'<title id="c{place}t">{escape(title)}</title><desc id="c{place}d">{escape(note)}</desc>'
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {_ACROSS} {height}" role="img" '
+        f'aria-labelledby="c{place}t c{place}d">{names}{"".join(parts)}</svg>'
+    )
+
+
+def _dots(of: Dots) -> tuple[list[str], float]:
+    """The chart's parts and its height."""
+    scale = axis(*of.span, _EDGE, _ACROSS - _EDGE, digits=1)
+
+    def at(value: float) -> float:
+        return scale(min(scale.high, max(scale.low, value)))
+
+    top = 20 if of.reference else 2
+    foot = top + _ROW * len(of.rows)
+    parts = []
+    for value in scale.ticks:
+        anchor = {scale.ticks[0]: "start", scale.ticks[-1]: "end"}.get(value, "middle")
+        parts.append(_line("grid", at(value), at(value), foot, foot + 4))
+        place = {"start": 0.0, "end": float(_ACROSS)}.get(anchor, at(value))
+        parts.append(_text(place, foot + 17, of.tick(value), anchor, "tick"))
+    for i, row in enumerate(of.rows):
+        y = top + _ROW * i
+        parts += _names(y, row.name, row.text)
+        parts.append(_line("axis", _EDGE, _ACROSS - _EDGE, y + 27, y + 27))
+        if of.reference:
+            value, start, end, _ = of.reference
+            if start is not None and end is not None:
+                parts.append(_rect("band", at(start), round(at(end) - at(start), 1), y + 19, 16))
+            parts.append(_line("reference", at(value), at(value), y + 19, y + 35))
+        if row.low is not None and row.high is not None:
+            parts.append(_line("whisker", at(row.low), at(row.high), y + 27, y + 27))
+        parts.append(_dot("dot", at(row.value), y + 27, 5))
+    if of.reference:
+        x, name = at(of.reference[0]), of.reference[3]
+        parts.append(_line("reference", x, x, 3, 15))
+        end_side = x > _ACROSS / 2
+        parts.append(_text(x - 5 if end_side else x + 5, 13, name, "end" if end_side else "start", "tick"))
+    return parts, foot + 22
+
+
+def _bars(of: Bars) -> tuple[list[str], float]:
+    """The chart's parts and its height."""
+    parts = []
+    row = _ROW + 12 if of.rates else _ROW
+    for i, (name, text, sizes) in enumerate(of.rows):
+        y = row * i
+        parts += _names(y, name, text)
+        x = 0.0
+        for tone, size in sizes:
+            width = size / (of.most or sum(part for _, part in sizes)) * _ACROSS
+            if width:
+                parts.append(_rect(f"tone-{tone}", round(x, 1), round(width, 1), y + 20, 12))
+            x += width
+    for i, rate in enumerate(of.rates):
+        y = row * i + 40
+        parts.append(_line("axis", 0, _ACROSS, y, y))
+        parts.append(_line("reference", _ACROSS / 2, _ACROSS / 2, y - 23, y + 6))
+        if rate.low is not None and rate.high is not None:
+            parts.append(_line("whisker", rate.low * _ACROSS, rate.high * _ACROSS, y, y))
+        parts.append(_dot("dot", (rate.value or 0.0) * _ACROSS, y, 5))
+    return parts, row * len(of.rows)
+
+
+def _columns(of: Columns) -> tuple[list[str], float]:
+    """The chart's parts and its height."""
+    top, foot = 16, 116
+    most = max(count for _, count in of.days) or 1
+    width = min(28.0, _ACROSS / len(of.days))
+    parts = [_line("grid", 0, _ACROSS, top, top), _text(0, top - 4, f"{most:,}", "start", "tick")]
+    for i, (_, count) in enumerate(of.days):
+        tall = (foot - top) * count / most
+        if count:
+            place = (i * width + 1, width - 2, foot - tall, tall)
+            parts.append(_rect("tone-a", *(round(part, 1) for part in place)))
+    parts.append(_line("axis", 0, _ACROSS, foot, foot))
+    parts.append(_text(0, foot + 15, of.days[0][0], "start", "tick"))
+    if len(of.days) * width > 2 * _ACROSS / 3:
+        parts.append(_text(_ACROSS, foot + 15, of.days[-1][0], "end", "tick"))
+    return parts, foot + 20
+
+
+def axis(low: float, high: float, start: float, end: float, whole: bool = False, digits: int = 2) -> Axis:
     """An axis with two to seven round ticks that covers low to high."""
     if high - low < 1e-12 * max(1.0, abs(high)):
         middle = abs(low) * 0.1 or 1.0
@@ -176,40 +307,14 @@ def axis(low: float, high: float, start: float, end: float, whole: bool = False)
     else:
         low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return Axis(low, high, start, end, [i * step for i in range(first, last + 1)])
-
-
-def number(value: float) -> str:
-    """A number as a reader wants it: four figures at most, thousands set apart, a real minus sign."""
-    if value != value or math.isinf(value):
-        return "–"
-    size = abs(value)
-    if size >= 1000 or value == round(value):
-        text = f"{value:,.0f}"
-    elif size >= 0.001:
-        text = f"{value:.{max(0, 2 - math.floor(math.log10(size)))}f}"
-        text = text.rstrip("0").rstrip(".") if size < 1 else text
-    else:
-        text = f"{value:.1e}"
-    return text.replace("-", "−")
-
-
-def two(value: float) -> str:
-    """With two decimals at most: enough for a score."""
-    return number(round(value, 2)) if math.isfinite(value) else number(value)
-
-
-def percent(value: float) -> str:
-    text = f"{100 * value:.1f}"
-    return (text.removesuffix(".0") if text in ("0.0", "100.0") else text).replace("-", "−") + "%"
+    return Axis(low, high, start, end, [i * step for i in range(first, last + 1)], digits)
 
 
 def _grid(across: Axis, up: Axis, x: str, label: Callable[[float], str] | None = None) -> list[str]:
     label = label or _tick(up)
     parts = []
     for tick in up.ticks:
-        ends = f'x1="{across.start}" x2="{across.end}" y1="{up(tick)}" y2="{up(tick)}"'
-        parts.append(f'<line class="grid" {ends}/>')
+        parts.append(_line("grid", across.start, across.end, up(tick), up(tick)))
         parts.append(_text(across.start - 6, up(tick) + 3.5, label(tick), "end"))
     for tick in across.ticks:
         parts.append(_text(across(tick), up.start + 15, _tick(across)(tick), "middle"))
@@ -227,8 +332,27 @@ def _tick(of: Axis) -> Callable[[float], str]:
     return lambda value: f"{value + 0.0:,.{decimals}f}".replace("-", "−")
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text)}</text>'
+def _names(y: float, name: str, text: str) -> list[str]:
+    shown = name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+    return [_text(0, y + 14, shown, "start", "name"), _text(_ACROSS, y + 14, text, "end", "value")]
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
+    kind = f'class="{kind}" ' if kind else ""
+    return f'<text {kind}x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _line(kind: str, x1: float, x2: float, y1: float, y2: float) -> str:
+    return f'<line class="{kind}" x1="{x1:g}" x2="{x2:g}" y1="{y1:g}" y2="{y2:g}"/>'
+
+
+def _rect(kind: str, x: float, width: float, y: float, height: float, title: str = "") -> str:
+    end = f"><title>{title}</title></rect>" if title else "/>"
+    return f'<rect class="{kind}" x="{x:g}" width="{width:g}" y="{y:g}" height="{height:g}"{end}'
+
+
+def _dot(kind: str, x: float, y: float, radius: float) -> str:
+    return f'<circle class="{kind}" cx="{x:g}" cy="{y:g}" r="{radius:g}"/>'
 
 
 def _svg(title: str, parts: Sequence[str], width: int, height: int) -> Markup:

@@ -1,0 +1,60 @@
+"""Texts and numbers as people read them; a stranger's text shows what it hides."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Any
+
+_OVERRIDES = "\u202d\u202e"  # they turn the text that follows around
+_LIMIT = 4000  # characters of one text that a page shows
+
+
+def clean(value: Any, limit: int = _LIMIT) -> Any:
+    """A JSON value whose texts can be shown: not endless, control characters and lone surrogates visible."""
+    if isinstance(value, dict):
+        return {clean(str(key), 200): clean(part, limit) for key, part in value.items()}
+    if isinstance(value, list):
+        return [clean(part, limit) for part in value]
+    if not isinstance(value, str):
+        return value
+    rest = f"… ({len(value) - limit:,} more characters)" if len(value) > limit else ""
+    return "".join(_visible(c) for c in value[:limit]) + rest
+
+
+def _visible(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cs") or character in _OVERRIDES
+    if character in "\n\t" or not hidden:
+        return character
+    return f"\\x{ord(character):02x}" if ord(character) < 256 else f"\\u{ord(character):04x}"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text for a terminal, which obeys codes in it: what does not print, but for `keep`, is escaped."""
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def number(value: float) -> str:
+    """A number as a reader wants it: four figures at most, thousands set apart, a real minus sign."""
+    if value != value or math.isinf(value):
+        return "–"
+    size = abs(value)
+    if size >= 1000 or value == round(value):
+        text = f"{value:,.0f}"
+    elif size >= 0.001:
+        text = f"{value:.{max(0, 2 - math.floor(math.log10(size)))}f}"
+        text = text.rstrip("0").rstrip(".") if size < 1 else text
+    else:
+        text = f"{value:.1e}"
+    return text.replace("-", "−")
+
+
+def two(value: float) -> str:
+    """A number with two decimals at most: enough for a score."""
+    return number(round(value, 2)) if math.isfinite(value) else number(value)
+
+
+def percent(value: float) -> str:
+    """A share in percent, with one decimal but for 0 and 100."""
+    text = f"{100 * value:.1f}"
+    return (text.removesuffix(".0") if text in ("0.0", "100.0") else text).replace("-", "−") + "%"
