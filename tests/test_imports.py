@@ -2,11 +2,13 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "align"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE, APP = ROOT / "align", ROOT / "labeling"
 
 # From the top down; a room imports from itself and from what stands below it.
 ROOMS = [
@@ -17,6 +19,12 @@ ROOMS = [
     {"doctor", "failures"},
     {"loop"},
     {"serving"},
+    {"labeling.serve"},
+    {"labeling.web"},
+    {"labeling.figures", "labeling.imports"},
+    {"labeling.store"},
+    {"labeling.work", "labeling.sway"},
+    {"labeling.client", "labeling.companion", "labeling.guideline", "labeling.texts", "labeling.__init__"},
     {"stages"},
     {"evaluation", "check"},
     {"rollouts"},
@@ -44,6 +52,11 @@ ALONE = {
     "errors": set(),
     "__init__": set(),
 }
+# What the labeling app may use of align: no training, no models, no run folder. Of data, see below.
+OF_ALIGN = {"records", "errors", "recipe", "recipe_labeling", "stats", "svg", "text", "data"}
+# Imports inside functions or for types only that lead back; nothing else may close a circle of modules.
+BACK = {("align.models.packed", "align.models.forward")}
+BACK |= {("align.rollouts.engine", f"align.rollouts.{name}") for name in ("hf", "paged", "vllm")}
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors"}
 LIGHT = {
     "__main__",
@@ -60,16 +73,22 @@ LIGHT = {
 }
 LIGHT |= {"recipe_parts", "yaml_text", "records", "errors", "report", "stats", "svg", "text", "__init__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
+APP_FILES = sorted(APP.rglob("*.py"))
 
 
 def room_of(module: str) -> str:
-    """`align.data.load` is in the room data; `align` itself is __init__."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+    """`align.data.load` is in the room data, `labeling.web.app` in labeling.web; packages are __init__."""
+    package, *parts = module.split(".")
+    room = parts[0] if parts else "__init__"
+    return room if package == "align" else f"{package}.{room}"
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def own_room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return room_of(module_of(path))
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -79,20 +98,17 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide the room: write align.…"
-            if node.module == "align":
-                yield from (
-                    f"align.{alias.name}"
-                    if (PACKAGE / alias.name).is_dir() or (PACKAGE / f"{alias.name}.py").exists()
-                    else "align"
-                    for alias in node.names
-                )
-            else:
-                yield node.module or ""
+            folder = ROOT / (node.module or "").replace(".", "/")
+            for alias in node.names:
+                whole = (folder / alias.name).is_dir() or (folder / f"{alias.name}.py").exists()
+                yield f"{node.module}.{alias.name}" if whole else node.module or ""
 
 
 def wrong_arrows(room: str, modules: Iterator[str]) -> list[str]:
-    ours = {room_of(module) for module in modules if module.split(".")[0] == "align"} - {room}
+    ours = {room_of(m) for m in modules if m.split(".")[0] in ("align", "labeling")} - {room}
     allowed = ALONE.get(room, {other for other in HEIGHT if HEIGHT[other] < HEIGHT[room]})
+    if room.startswith("labeling."):
+        allowed = OF_ALIGN | {other for other in allowed if other.startswith("labeling.")}
     return sorted(ours - allowed)
 
 
@@ -107,7 +123,7 @@ def at_import(tree: ast.Module) -> Iterator[str]:
             pending += ast.iter_child_nodes(node)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", [*FILES, *APP_FILES], ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_down(path: Path) -> None:
     room = own_room(path)
     assert room in HEIGHT, f"say in this test where {room} stands"
@@ -135,6 +151,28 @@ def test_of_statistics_objectives_take_the_pairs_of_a_ranking_only() -> None:
         assert {name for name in modules if name.startswith("align.stats")} <= {"align.stats.rankings"}
 
 
+def circle(modules: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle; empty where there is none."""
+    try:
+        TopologicalSorter(modules).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    found = {
+        module_of(path): set(imported(ast.parse(path.read_text(encoding="utf-8"))))
+        for path in (*FILES, *APP_FILES)
+    }
+    graph = {
+        name: {m for m in needed & found.keys() - {name} if (name, m) not in BACK}
+        for name, needed in found.items()
+    }
+    assert circle(graph) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) != []
+
+
 @pytest.mark.parametrize(
     ("room", "line", "wrong"),
     [
@@ -146,25 +184,22 @@ def test_of_statistics_objectives_take_the_pairs_of_a_ranking_only() -> None:
         ("records", "from align.errors import UserError", []),
         ("stages", "from align.rollouts import hf", []),
         ("errors", "from align import __version__", ["__init__"]),
+        ("data", "def f():\n    from labeling.store.read import read_records", ["labeling.store"]),
+        ("stages", "import labeling.client", ["labeling.client"]),
+        ("loop", "from labeling.client import Client", []),
+        ("labeling.store", "from labeling import web", ["labeling.web"]),
+        ("labeling.figures", "from labeling.web.pages import page", ["labeling.web"]),
+        ("labeling.web", "from labeling.store.labels import standing", []),
+        ("labeling.web", "from align.runtime.run import StageRun", ["runtime"]),
     ],
 )
 def test_a_wrong_arrow_is_seen(room: str, line: str, wrong: list[str]) -> None:
     assert wrong_arrows(room, imported(ast.parse(line))) == wrong
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "labeling").rglob("*.py")), ids=lambda p: p.name)
-def test_the_labeling_app_needs_records_recipes_files_and_formats_and_no_torch(path: Path) -> None:
+@pytest.mark.parametrize("path", APP_FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_of_data_the_labeling_app_needs_files_and_formats_and_it_needs_no_torch(path: Path) -> None:
     modules = list(imported(ast.parse(path.read_text(encoding="utf-8"))))
-    ours = {module for module in modules if module.split(".")[0] == "align"}
-    allowed = (
-        "align.records",
-        "align.errors",
-        "align.recipe",
-        "align.stats",
-        "align.svg",
-        "align.text",
-        "align.data.formats",
-        "align.data.rows",
-    )
-    assert {module for module in ours if not module.startswith(allowed)} == set()
+    of_data = {module for module in modules if module.startswith("align.data")}
+    assert {m for m in of_data if not m.startswith(("align.data.formats", "align.data.rows"))} == set()
     assert {module.split(".")[0] for module in modules} & HEAVY == set()

@@ -1,4 +1,7 @@
-"""The labeling database as a source of records: read whole once, then a file like any other.
+"""A labeling database as a source of records: read whole once, then a file like any other.
+
+Who can read one says so by the entry point `labels` of the group align.label_sources: a function that takes a
+database's address, a kind of records and filters, and gives rows in align's own form.
 
 What was read is kept in the cache under its content's hash. A stage keeps it too (align.stages.labels), and
 trains to its end on the labels that there were when it started.
@@ -9,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,11 @@ from align.data.rows import FileError
 from align.data.sources import File
 from align.data.store import in_cache
 from align.errors import UserError
-from align.recipe import Entry
+from align.recipe import LABELS, Entry
 from align.records import Demonstration, Prompt, Ranking
 from align.runtime.files import write_bytes
 
+GROUP = "align.label_sources"
 _KINDS: dict[type[Prompt] | type[Demonstration] | type[Ranking], Any] = {
     Prompt: "prompts",
     Demonstration: "demonstrations",
@@ -30,23 +35,32 @@ _KINDS: dict[type[Prompt] | type[Demonstration] | type[Ranking], Any] = {
 
 Kind = type[Prompt] | type[Demonstration] | type[Ranking]
 Labels = Callable[[Kind, Entry], bytes]  # the records of a database, in our own form, as JSON Lines
+LabelSource = Callable[[str, str, Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 
 
 def read_labels(kind: Kind, entry: Entry) -> bytes:
     """The records as they are now; raises FileError or UserError."""
-    try:
-        from labeling.store.read import read_records
-        from labeling.store.records import Filters
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"reading labels needs {error.name}, which is not installed: pip install 'align-rlhf[labeling]'"
-        ) from error
-    rows = read_records(entry.path, _KINDS[kind], Filters(**entry.label_filters))
+    rows = _source()(entry.path, _KINDS[kind], entry.label_filters)
     if not rows:
         raise FileError(
             "", f"has no {_KINDS[kind]} yet" + (", of those asked for" if entry.label_filters else "")
         )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _source() -> LabelSource:
+    for point in entry_points(group=GROUP, name=LABELS):
+        try:
+            return point.load()
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"reading labels needs {error.name}, which is not installed: "
+                "pip install 'align-rlhf[labeling]'"
+            ) from error
+    raise UserError(
+        f"reading labels needs the labeling app, and no installed package has the entry point `{LABELS}` of "
+        f"{GROUP}: pip install 'align-rlhf[labeling]'; in a clone that was installed before, make dev"
+    )
 
 
 def labels_file(kind: Kind, entry: Entry, cache: Path | None, labels: Labels = read_labels) -> File:
