@@ -47,7 +47,7 @@ class Axis:
     start: float
     end: float
     ticks: list[float] = field(default_factory=list)
-    digits: int = 2  # of a place
+    digits: int = 2  # decimals of a place
 
     def __call__(self, value: float) -> float:
         place = (value - self.low) / (self.high - self.low) * (self.end - self.start)
@@ -285,8 +285,8 @@ def _columns(of: Columns) -> tuple[list[str], float]:
     for i, (_, count) in enumerate(of.days):
         tall = (foot - top) * count / most
         if count:
-            place = (i * width + 1, width - 2, foot - tall, tall)
-            parts.append(_rect("tone-a", *(round(part, 1) for part in place)))
+            x, wide = round(i * width + 1, 1), round(width - 2, 1)
+            parts.append(_rect("tone-a", x, wide, round(foot - tall, 1), round(tall, 1)))
     parts.append(_line("axis", 0, _ACROSS, foot, foot))
     parts.append(_text(0, foot + 15, of.days[0][0], "start", "tick"))
     if len(of.days) * width > 2 * _ACROSS / 3:

@@ -178,6 +178,7 @@ class Report:
     next: str
 
     def count(self, severity: Severity) -> int:
+        """How many findings are of this severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     @property

@@ -42,7 +42,7 @@ class Answered:
     policy_guard: float | None = None
 
     def row(self) -> dict[str, object]:
-        """Its line of samples.jsonl, without what is not known."""
+        """The fields that are known, for a line of held_out.jsonl."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

@@ -14,6 +14,7 @@ _EACH = 4  # answers of each kind
 
 
 def sft_view(stage: Stage) -> dict[str, Any]:
+    """The section on supervised fine-tuning, as the template takes it."""
     loss = [
         Series("training", stage.curve("train/loss")),
         Series("held out", stage.curve("eval/loss"), "b", dots=True),
@@ -27,6 +28,8 @@ def sft_view(stage: Stage) -> dict[str, Any]:
 
 
 def ppo_view(stage: Stage) -> dict[str, Any]:
+    """The section on PPO, as the template takes it."""
+
     def pair(title: str, training: str, held_out: str, about: str = "", **options: Any) -> list[Chart]:
         series = [
             Series("rollouts", stage.curve(training)),

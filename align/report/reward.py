@@ -14,6 +14,7 @@ _ROWS = 30  # of one breakdown
 
 
 def rm_view(stage: Stage) -> dict[str, Any]:
+    """The section on the reward model, as the template takes it."""
     found = stage.evaluation
     charts = chart(
         "Loss of the comparisons, nats",

@@ -53,14 +53,16 @@ def _doubts_about_rm(stage: Stage) -> list[str]:
         what = f"length alone ({percent(length['value'])})" if "value" in length else "guessing"
         doubts.append(f"The reward model is not clearly better than {what}: its interval reaches there.")
     if 0 < own.get("count", 0) < 200:
-        doubts.append(f"Only {number(own['count'])} held-out comparisons: hold more out to know more.")
+        doubts.append(
+            f"Only {number(own['count'])} held-out comparisons: with more of them the interval is narrower."
+        )
     longer = found.get("longer_preferred")
     if isinstance(longer, dict):
         model, people = (numbers(longer.get(k)).get("value") for k in ("model", "people"))
         if model is not None and people is not None and model - people > 0.1:
             doubts.append(
                 f"The reward model prefers the longer response in {percent(model)} of the comparisons, "
-                f"people in {percent(people)}: PPO will find that out."
+                f"people in {percent(people)}: PPO is likely to exploit that."
             )
     raw = (found.get("calibration") or {}).get("raw") if isinstance(found.get("calibration"), dict) else None
     if (ece := numbers(raw).get("ece", 0)) > 0.1:
@@ -84,7 +86,7 @@ def _doubts_about_ppo(stage: Stage) -> list[str]:
         before, after = (fmean(part) for part in zip(*lengths, strict=True))
         if before and not 0.5 <= after / before <= 2:
             doubts.append(
-                f"Responses went from {number(round(before, 1))} to {number(round(after, 1))} tokens: look "
+                f"Responses went from {number(round(before, 1))} to {number(round(after, 1))} tokens: check "
                 "whether the reward model rewards length."
             )
     gaps = stage.curve("engine/logprob_gap")

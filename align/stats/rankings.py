@@ -25,17 +25,17 @@ def ties(ranks: Ranks) -> list[tuple[int, int]]:
     return [(i, j) for (a, i), (b, j) in combinations(ranked, 2) if a == b]
 
 
-def disagreement(one: Ranks, other: Ranks) -> tuple[float, int]:
-    """Over the pairs of responses that both ranked: how many they order differently, and how many there are.
+def disagreement(*rankings: Ranks) -> tuple[float, int]:
+    """How many pairs of responses rankings order differently, and of how many, over all couples of rankings.
 
-    An opposite order counts 1, a tie against an order one half.
+    Pairs that both ranked count: an opposite order is 1, a tie against an order one half.
     """
     apart, pairs = 0.0, 0
-    for (a, c), (b, d) in combinations(zip(one, other, strict=True), 2):
-        if a is None or b is None or c is None or d is None:
-            continue
-        pairs += 1
-        apart += abs(_sign(a - b) - _sign(c - d)) / 2
+    for one, other in combinations(rankings, 2):
+        for (a, c), (b, d) in combinations(zip(one, other, strict=True), 2):
+            if a is not None and b is not None and c is not None and d is not None:
+                pairs += 1
+                apart += abs(_sign(a - b) - _sign(c - d)) / 2
     return apart, pairs
 
 

@@ -27,6 +27,8 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
+    """A heading with its cards."""
+
     title: str
     cards: Sequence[Card]
 
@@ -46,6 +48,7 @@ def headline(figures: Figures) -> list[tuple[str, str]]:
 
 
 def own_headline(own: OwnFigures) -> list[tuple[str, str]]:
+    """The same for a labeler, of their own work."""
     answers = sum(own.answers.values())
     found = [(f"{answers:,}", "answer of yours stands" if answers == 1 else "answers of yours stand")]
     return [*found, (f"{own.skipped:,}", "skipped")] if own.skipped else found
@@ -311,16 +314,20 @@ def _half(spread: Spread) -> str:
 
 
 def percent(value: float) -> str:
+    """A share in whole percent."""
     return f"{100 * value:.0f} %"
 
 
 def seconds(value: float) -> str:
+    """A time in seconds, with a decimal below ten."""
     return f"{value:.0f} s" if value >= 10 or value == round(value) else f"{value:.1f} s"
 
 
 def two(value: float) -> str:
+    """A coefficient with two decimals."""
     return f"{value:.2f}".replace("-", "−")
 
 
 def points(value: float) -> str:
+    """A rating as a whole number with its sign."""
     return f"{value:+.0f}".replace("-", "−").replace("+0", "0") if round(value) else "0"

@@ -43,6 +43,8 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Material:
+    """All that the figures are computed from."""
+
     people: dict[int, tuple[str, str]]  # name and role
     tasks: dict[int, Task]
     prompts: int

@@ -30,6 +30,8 @@ class Progress(BaseModel):
 
 
 class Day(BaseModel):
+    """How many answers of a day stand."""
+
     day: date
     answers: int
 
@@ -63,6 +65,8 @@ class Agreement(BaseModel):
 
 
 class Policy(BaseModel):
+    """A policy in blind comparisons; its rating is on a scale with mean 0."""
+
     name: str
     comparisons: int
     win_rate: Estimate
@@ -92,6 +96,8 @@ class Policies(BaseModel):
 
 
 class Figures(BaseModel):
+    """Of everybody's work, for admins and reviewers."""
+
     progress: list[Progress]
     gold_tasks: int
     days: list[Day]

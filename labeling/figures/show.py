@@ -12,6 +12,7 @@ from labeling.figures.shapes import Figures
 
 
 def show(figures: Figures, console: Console) -> None:
+    """Print every card's table and note."""
     console.print(_text(", ".join(f"{value} {what}" for value, what in headline(figures)), "bold"))
     for section in sections(figures):
         for card in section.cards:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations
+from itertools import chain
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, select
@@ -102,9 +102,8 @@ def _disputed(session: Session, stands: list[ColumnElement[bool]], least: float 
             rankings.setdefault(item, []).append(ranks)
     found = set()
     for item, several in rankings.items():
-        parts = [disagreement(one, other) for one, other in combinations(several, 2)]
-        pairs = sum(count for _, count in parts)
-        if pairs and 1 - sum(apart for apart, _ in parts) / pairs < least:
+        apart, pairs = disagreement(*several)
+        if pairs and 1 - apart / pairs < least:
             found.add(item)
     return found
 

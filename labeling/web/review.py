@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request
@@ -70,13 +69,12 @@ def _disputed(session: Session) -> list[dict[str, Any]]:
     for number, labels in answers.items():
         own = [label for label in labels if not label.adjudicates]
         ranked = [ranks for label in own if (ranks := ranks_of(label.kind, label.content)) is not None]
-        parts = [disagreement(one, other) for one, other in combinations(ranked, 2)]
-        pairs = sum(count for _, count in parts)
+        apart, pairs = disagreement(*ranked)
         rows.append(
             {
                 "item": items[number],
                 "people": len(own),
-                "apart": sum(apart for apart, _ in parts) / pairs if pairs else None,
+                "apart": apart / pairs if pairs else None,
                 "decided": len(own) < len(labels),
             }
         )

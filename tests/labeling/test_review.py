@@ -32,6 +32,8 @@ HTML = {"Accept": "text/html"}
 )
 def test_disagreement_is_counted_by_hand(one: Any, other: Any, apart: tuple[float, int]) -> None:
     assert disagreement(one, other) == disagreement(other, one) == apart
+    assert disagreement(one) == disagreement() == (0, 0)
+    assert disagreement(one, other, one) == (2 * apart[0], 2 * apart[1] + disagreement(one, one)[1])
 
 
 def given(site: Any, client: Any, by_text: dict[str, int], task: dict[str, Any], **more: Any) -> Any:
