@@ -83,7 +83,7 @@ def fit(z: Tensor, prompts: Sequence[int], seed: int) -> Fit:
     losses, squares = softplus(-z).tolist(), torch.sigmoid(-z).square().tolist()
     entries = [Entry(p, "log loss", value) for p, value in zip(prompts, losses, strict=True)]
     entries += [Entry(p, "brier", value) for p, value in zip(prompts, squares, strict=True)]
-    found = means(entries, count, SeededDraws(seed), bounds=None)
+    found = means(entries, count, SeededDraws(seed=seed), bounds=None)
     bins = reliability(z, prompts, seed)
     total = sum(b.count for b in bins)
     ece = sum(b.count * abs(b.probability - b.observed) for b in bins if b.count)
@@ -110,7 +110,7 @@ def reliability(z: Tensor, prompts: Sequence[int], seed: int) -> tuple[Bin, ...]
     both = [(prompt, b, x, 1.0) for prompt, b, x in zip(prompts, at, said, strict=True)]
     both += [(prompt, BINS - 1 - b, 1 - x, 0.0) for prompt, b, x, _ in both]
     entries = [Entry(row, b, o) for row, b, _, o in both]
-    outcomes = means(entries, max(prompts, default=-1) + 1, SeededDraws(seed))
+    outcomes = means(entries, max(prompts, default=-1) + 1, SeededDraws(seed=seed))
     sums = [0.0] * BINS
     for _, b, x, _ in both:
         sums[b] += x

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from align.seeds import generator
-from align.stats.bootstrap import CHUNK, Draw, Numbers
+from align.stats.bootstrap import CHUNK, Draw, Draws, Numbers
 
 
-@dataclass(frozen=True)
-class SeededDraws:
-    """2,000 resamples as a function of the seed, drawn and added up by torch."""
+@dataclass(frozen=True, kw_only=True)
+class SeededDraws(Draws):
+    """Resamples that are a function of the seed, drawn and added up by torch."""
 
     seed: int
     number: int = 2000

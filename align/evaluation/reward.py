@@ -212,7 +212,7 @@ def evaluate_quickly(judged: Sequence[Judged], seed: int) -> Quick:
     pairs = flatten(judged)
     entries = [Entry(c.prompt, "accuracy", c.right) for c in pairs]
     losses = [Entry(c.prompt, "log loss", _log_loss(c.margin)) for c in pairs]
-    count, draws = len(_prompt_numbers(judged)), SeededDraws(seed)
+    count, draws = len(_prompt_numbers(judged)), SeededDraws(seed=seed)
     return Quick(
         means(entries, count, draws).get("accuracy", Estimate()),
         means(losses, count, draws, bounds=None).get("log loss", Estimate()),
@@ -223,7 +223,7 @@ def evaluate_quickly(judged: Sequence[Judged], seed: int) -> Quick:
 def evaluate(judged: Sequence[Judged], length: LengthModel, seed: int) -> Evaluation:
     """Everything; `length`: the length-only model that was fitted on the training rankings."""
     pairs = flatten(judged)
-    prompts, draws = len(_prompt_numbers(judged)), SeededDraws(seed)
+    prompts, draws = len(_prompt_numbers(judged)), SeededDraws(seed=seed)
     strength, labeler = _strength_names(judged, pairs), _labeler_names(judged, pairs)
     unequal = [c for c in pairs if c.longer]
     entries = [Entry(c.prompt, "accuracy", c.right) for c in pairs]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +19,14 @@ TAIL = 0.025  # on each side of a 95% interval
 CHUNK = 2**22  # prompts drawn at a time, over all resamples of a part
 
 
-class Draws(Protocol):
-    """Who draws prompts with replacement also adds up: sums of different libraries differ in the last bit."""
-
-    def total(self, column: Numbers) -> float:
-        """The sum of a column [prompts]."""
-
-    def parts(self, prompts: int) -> Iterator[Draw]:
-        """The resamples in parts, the same ones in each call."""
-
-
 @dataclass(frozen=True)
-class NumpyDraws:
-    """Draws that are always the same, without torch."""
+class Draws:
+    """Draws prompts with replacement, the same ones each time.
 
-    number: int = 1000
+    It adds up too, for those who draw by another library: sums of two libraries differ in the last bit.
+    """
+
+    number: int = 1000  # of resamples
 
     def total(self, column: Numbers) -> float:
         """The sum of a column [prompts]."""

@@ -112,34 +112,27 @@ def _compare(
         found.self_contradictory += bool(
             {who for _, who, _ in ups if who} & {who for _, who, _ in downs if who}
         )
-    # Counting by sign and labeler instead of pair by pair keeps pairs that thousands judged cheap.
-    named = Counter((sign, who) for sign, who, _ in votes if who is not None)
-    by_sign = {sign: sum(n for (s, _), n in named.items() if s == sign) for sign in (1, -1, 0)}
-    same_person = _same_person(named)
-    total = {
-        (s, t): by_sign[s] * by_sign[t] if s != t else by_sign[s] * (by_sign[s] - 1) // 2
-        for s, t in ((1, 1), (-1, -1), (0, 0), (1, -1), (1, 0), (-1, 0))
-    }
-    between = {signs: count - same_person[signs] for signs, count in total.items()}
-    found.judged_twice += any(between.values())
-    found.agreeing += between[1, 1] + between[-1, -1]
-    found.disagreeing += between[1, -1]
-    found.one_tied += between[1, 0] + between[-1, 0]
-    found.both_tied += between[0, 0]
+    # Counting by sign and labeler instead of couple by couple keeps pairs that thousands judged cheap.
+    named: dict[str, Counter[int]] = {}
+    for sign, who, _ in votes:
+        if who is not None:
+            named.setdefault(who, Counter())[sign] += 1
+    everybody = _couples(Counter(sign for sign, who, _ in votes if who is not None))
+    couples = zip(everybody, *map(_couples, named.values()), strict=True)
+    between = [count - sum(of_one_person) for count, *of_one_person in couples]
+    agreeing, disagreeing, one_tied, both_tied = between
+    found.judged_twice += any(between)
+    found.agreeing += agreeing
+    found.disagreeing += disagreeing
+    found.one_tied += one_tied
+    found.both_tied += both_tied
 
 
-def _same_person(named: Mapping[tuple[int, str], int]) -> Counter[tuple[int, int]]:
-    """Pairs of votes, by their signs, that come from one and the same labeler."""
-    same: Counter[tuple[int, int]] = Counter()
-    for who in {who for _, who in named}:
-        up, down, tie = (named.get((sign, who), 0) for sign in (1, -1, 0))
-        same[1, 1] += up * (up - 1) // 2
-        same[-1, -1] += down * (down - 1) // 2
-        same[0, 0] += tie * (tie - 1) // 2
-        same[1, -1] += up * down
-        same[1, 0] += up * tie
-        same[-1, 0] += down * tie
-    return same
+def _couples(votes: Mapping[int, int]) -> tuple[int, int, int, int]:
+    """Of votes counted by sign, the couples that agree, that disagree, with one tie, and with two."""
+    up, down, tie = (votes.get(sign, 0) for sign in (1, -1, 0))
+    alike = up * (up - 1) // 2 + down * (down - 1) // 2
+    return alike, up * down, (up + down) * tie, tie * (tie - 1) // 2
 
 
 def majority(votes: Mapping[tuple[int, int], Sequence[Vote]]) -> dict[int, list[int]]:

@@ -10,7 +10,7 @@ from datetime import date, timedelta
 import numpy as np
 from sqlalchemy.orm import Session
 
-from align.stats.bootstrap import NumpyDraws, Tally
+from align.stats.bootstrap import Draws, Tally
 from align.stats.estimate import Estimate
 from labeling.figures.gather import Answer, Material, gather, own_answers
 from labeling.figures.rankings import (
@@ -129,7 +129,7 @@ def _estimates(material: Material, rankings: Sequence[Ranking]) -> Estimates:
         add_pairwise(tally, kind, couples(r for r in plain if material.tasks[r.task].kind == kind))
     add_leave_one_out(tally, plain)
     add_gold(tally, rankings, gold)
-    return tally.estimates(NumpyDraws())
+    return tally.estimates(Draws())
 
 
 def _people(material: Material, estimates: Estimates) -> list[PersonFigures]:

@@ -13,7 +13,7 @@ import pandas as pd
 from evalica import Winner, bradley_terry
 from numpy.typing import NDArray
 
-from align.stats.bootstrap import TAIL, Numbers, NumpyDraws, Tally
+from align.stats.bootstrap import TAIL, Draws, Numbers, Tally
 from align.stats.estimate import Estimate
 from labeling.figures.shapes import Pairing, Policies, Policy
 
@@ -80,7 +80,7 @@ def _win_rates(comparisons: Sequence[Comparison], prompts: int) -> dict[Hashable
     for group, found in parts.items():
         at = np.array([prompt for prompt, _ in found])
         tally.add(group, at, np.array([value for _, value in found]), np.ones(len(found)), len(found))
-    return tally.estimates(NumpyDraws())
+    return tally.estimates(Draws())
 
 
 def ratings(
@@ -105,7 +105,7 @@ def ratings(
     values = _solve(matches, counts.sum(0), len(names))
     if values is None:
         return nothing, "some policies are not linked to all others by wins and losses both ways yet"
-    parts = NumpyDraws(_RESAMPLES).parts(prompts)
+    parts = Draws(_RESAMPLES).parts(prompts)
     drawn = [_solve(matches, row, len(names)) for draw in parts for row in draw(counts)]
     known = np.array([row for row in drawn if row is not None])
     sure = len(known) >= (1 - TAIL) * _RESAMPLES and (counts.sum(1) > 0).sum() > 1

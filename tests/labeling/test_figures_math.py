@@ -15,7 +15,7 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 from scipy import stats  # noqa: E402
 
-from align.stats.bootstrap import NumpyDraws, Tally  # noqa: E402
+from align.stats.bootstrap import Draws, Tally  # noqa: E402
 from labeling.figures.rankings import (  # noqa: E402
     Ranking,
     add_gold,
@@ -68,7 +68,7 @@ def agreement(rankings: list[Ranking]) -> dict[Any, Any]:
     tally = Tally(max(ranking.prompt for ranking in rankings) + 1)
     add_pairwise(tally, "r", couples(rankings))
     add_leave_one_out(tally, rankings)
-    return tally.estimates(NumpyDraws())
+    return tally.estimates(Draws())
 
 
 def test_agreement_is_counted_by_hand() -> None:
@@ -127,7 +127,7 @@ def test_gold_accuracy_is_counted_by_hand() -> None:
         one(9, 2, 1, 2),
     ]
     add_gold(tally, rankings, gold)
-    found = tally.estimates(NumpyDraws())
+    found = tally.estimates(Draws())
     assert found["gold", 1].value == 1.0 and found["gold", 1].count == 4
     assert found["gold", 2].value == pytest.approx((2 + 0.5) / 4)
 
@@ -171,7 +171,7 @@ def shares(values: list[float], copies: int = 1) -> Any:
     tally = Tally(len(values))
     at = np.repeat(np.arange(len(values)), copies)
     tally.add("x", at, np.repeat(values, copies), np.ones(len(at)), len(at))
-    return tally.estimates(NumpyDraws())["x"]
+    return tally.estimates(Draws())["x"]
 
 
 def test_intervals_are_as_wide_as_theory_has_them() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from align.stats.agreement import Verdict, agreement
-from align.stats.bootstrap import NumpyDraws
+from align.stats.bootstrap import Draws
 from align.stats.rankings import LengthModel, Ranks, fit_length_model, kendall_tau_b, length_wins
 
 
@@ -59,7 +59,7 @@ def test_people_and_the_model_on_the_same_pairs_by_hand() -> None:
         Verdict(5, "x", "e", "e", 0.5),
         Verdict(5, "y", "e", "e", 0.5),  # the same text twice
     ]
-    found = agreement(verdicts, 6, NumpyDraws())
+    found = agreement(verdicts, 6, Draws())
     assert found is not None
     assert found.agreement.value == pytest.approx((1 / 3 + 1) / 2)
     assert found.model.value == pytest.approx((2 / 3 + 0) / 2)
@@ -72,13 +72,13 @@ def test_a_person_who_judged_twice_is_coupled_with_others_only() -> None:
         Verdict(0, "x", "b", "a", 0.0),
         Verdict(0, "y", "a", "b", 1.0),
     ]
-    found = agreement(verdicts, 1, NumpyDraws())
+    found = agreement(verdicts, 1, Draws())
     assert found is not None and found.agreement.value == 0.5  # y with x's first, y with x's second
 
 
 def test_without_several_labelers_nothing_is_known() -> None:
-    assert agreement([Verdict(0, "x", "a", "b", 1.0)], 1, NumpyDraws()) is None
-    assert agreement([], 0, NumpyDraws()) is None
+    assert agreement([Verdict(0, "x", "a", "b", 1.0)], 1, Draws()) is None
+    assert agreement([], 0, Draws()) is None
 
 
 def fitted(lengths: Sequence[Sequence[int]], ranks: Sequence[Ranks]) -> LengthModel:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from align.evaluation.draws import SeededDraws
-from align.stats.bootstrap import Draws, Entry, NumpyDraws, means
+from align.stats.bootstrap import Draws, Entry, means
 
-both = pytest.mark.parametrize("draws", [SeededDraws(0), NumpyDraws(2000)], ids=["torch", "numpy"])
+both = pytest.mark.parametrize("draws", [SeededDraws(seed=0), Draws(2000)], ids=["torch", "numpy"])
 
 
 @both
@@ -31,8 +31,8 @@ def test_the_interval_is_the_binomial_one_and_copies_within_a_prompt_do_not_narr
 
 def test_drawing_in_pieces_has_the_same_interval() -> None:
     entries = [Entry(i, "x", float(i % 3 == 0)) for i in range(50)]
-    whole = means(entries, 50, SeededDraws(0))["x"]
-    parts = means(entries, 50, SeededDraws(0, chunk=50 * 7))["x"]
+    whole = means(entries, 50, SeededDraws(seed=0))["x"]
+    parts = means(entries, 50, SeededDraws(seed=0, chunk=50 * 7))["x"]
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.03)
 
 
@@ -57,5 +57,5 @@ def test_one_prompt_has_no_interval_and_nothing_no_group(draws: Draws) -> None:
 
 def test_the_same_seed_draws_the_same() -> None:
     entries = [Entry(i, "x", i % 7 / 7) for i in range(30)]
-    assert means(entries, 30, SeededDraws(1)) == means(entries, 30, SeededDraws(1))
-    assert means(entries, 30, SeededDraws(1)) != means(entries, 30, SeededDraws(2))
+    assert means(entries, 30, SeededDraws(seed=1)) == means(entries, 30, SeededDraws(seed=1))
+    assert means(entries, 30, SeededDraws(seed=1)) != means(entries, 30, SeededDraws(seed=2))
