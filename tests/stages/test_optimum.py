@@ -141,10 +141,8 @@ def make_bandit(folder: Path, beta: float, seed: int, **ppo_fields: object) -> B
     (folder / "table.json").write_text(json.dumps(table))
     fields = {
         "rewards": [{"function": f"{module}:look_up"}],
-        "value_init": "policy",
         "kl_coef": beta,
         "missing_eos_penalty": 0.0,
-        "gae_lambda": 1.0,
         "max_prompt_tokens": 4,
         "max_response_tokens": LENGTH,
         "iterations": 50,
@@ -155,9 +153,10 @@ def make_bandit(folder: Path, beta: float, seed: int, **ppo_fields: object) -> B
         "learning_rate": 3e-3,
         "schedule": "linear",
         "warmup": 0.02,
-        "value_clip_range": 10.0,
         **ppo_fields,
     }
+    if fields.get("advantage", "gae") == "gae":
+        fields = {"value_clip_range": 10.0, "value_init": "policy", "gae_lambda": 1.0, **fields}
     path = folder / "recipe.yaml"
     path.write_text(
         json.dumps(
@@ -226,6 +225,22 @@ def test_the_policy_arrives_at_the_optimum(tmp_path: Path, beta: float, seed: in
     )
     assert 0.3 <= far <= 4, "a problem whose optimum is the reference shows nothing"
     assert share >= COVERED
+
+
+@pytest.mark.parametrize(
+    "advantage",
+    ["rloo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("group", "reinforce++"))],
+)
+def test_it_arrives_without_a_value_model(tmp_path: Path, advantage: str) -> None:
+    rate, iterations = BETAS[0.4]
+    each = 1 if advantage == "reinforce++" else 8
+    fields = {"advantage": advantage, "responses_per_prompt": each, "learning_rate": rate}
+    bandit = make_bandit(tmp_path, 0.4, 0, iterations=iterations, **fields)
+    train(bandit)
+    share, to_best, moved, far = covered(bandit)
+    print(f"{advantage}: {share:.2%} of the way; KL to the optimum {to_best:.4f}, to the reference {moved:.3f}")
+    assert share >= COVERED
+    assert far > 0.3
 
 
 # The same problem, without training
