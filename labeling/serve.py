@@ -49,7 +49,7 @@ def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool 
 
 def import_tasks(recipe: Recipe, path: Path, labels: bool) -> None:
     """Add the tasks of a file, with `labels` also what people ranked in it, and say how many."""
-    from labeling.imports import import_file
+    from labeling.store.imports import import_file
 
     config = make_config(recipe)
     try:

@@ -35,8 +35,7 @@ Labels = Callable[[Kind, Entry], bytes]  # the records of a database, in our own
 def read_labels(kind: Kind, entry: Entry) -> bytes:
     """The records as they are now; raises FileError or UserError."""
     try:
-        from labeling.store.read import read_records
-        from labeling.store.records import Filters
+        from labeling.store.records import Filters, read_records
     except ModuleNotFoundError as error:
         raise UserError(
             f"reading labels needs {error.name}, which is not installed: pip install 'align-rlhf[labeling]'"

@@ -59,7 +59,7 @@ class _Database:
         self.place = labeling.make_url_shown(self.config)
 
     def known(self, origin: str) -> set[str]:
-        from labeling.store.sampled import prompts_of
+        from labeling.store.items import prompts_of
 
         with self.config.store.read() as session:
             return _of_origin(((prompt, [origin]) for prompt in prompts_of(session, origin)), origin)

@@ -10,6 +10,7 @@ from datetime import date, timedelta
 import numpy as np
 from sqlalchemy.orm import Session
 
+from labeling.answers import KINDS
 from labeling.figures.bootstrap import Tally
 from labeling.figures.gather import Answer, Material, gather, own_answers
 from labeling.figures.rankings import (
@@ -34,7 +35,6 @@ from labeling.figures.shapes import (
 )
 from labeling.store.models import Person
 from labeling.store.sway import sway
-from labeling.work import KINDS
 
 Estimates = Mapping[Hashable, Estimate]
 _DAYS = 30

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Text, and_, case, cast, func, select
 from sqlalchemy.orm import Session
 
+from labeling.answers import ranks_of
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person, Response, Slot, now
-from labeling.work import ranks_of
 
 _ROWS = 1000  # read at a time
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from align.data.formats import detect
@@ -16,8 +16,8 @@ from align.data.formats.own import ALIGN
 from align.errors import UserError
 from align.recipe_labeling import MAX_RESPONSES
 from align.records import Demonstration, Prompt, Ranking, RecordError
+from labeling.answers import KINDS, UNSTORABLE, storable
 from labeling.store.models import Item, Person, Response, Slot, in_turn
-from labeling.work import KINDS, UNSTORABLE, storable
 
 _KEYS = ("prompt", "responses", "kind", "priority", "overlap", "gold", "meta")
 _RESPONSE_KEYS = ("text", "origin", "author")
@@ -59,6 +59,12 @@ def add_items(
             _add(session, given, added)
     _add(session, given, added)
     return added
+
+
+def prompts_of(session: Session, origin: str) -> Iterator[Any]:
+    """The prompts, as messages, of all tasks with a response of this origin."""
+    written = exists().where(Response.item_id == Item.id, Response.origin == origin)
+    return session.scalars(select(Item.prompt).where(written).order_by(Item.id))
 
 
 def _add(session: Session, given: list[tuple[Item, Ranking | None]], added: Added) -> None:

@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
 from align.records import Ranking
+from labeling.answers import checked, drawn_order, in_item_order, in_shown_order
 from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, now
 from labeling.store.people import add_person
 from labeling.store.queue import lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion
-from labeling.work import checked, drawn_order, in_item_order, in_shown_order
 
 MAX_DRAFT = 400_000  # characters of JSON
 _TOGETHER = 1000  # rows asked for at once

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
+from align.errors import UserError
 from labeling.agreement import disagreement
+from labeling.answers import ranks_of
+from labeling.store.engine import Store
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
 from labeling.store.suggestions import MACHINE, by_people
-from labeling.work import ranks_of
 
 Kind = Literal["prompts", "demonstrations", "rankings"]
 
@@ -45,6 +48,21 @@ def records(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[di
     stands. Gold items, skips, and answers that order nothing (all bad without ranks) give none.
     """
     return (row for _, row in labelled(session, kind, filters))
+
+
+def read_records(address: str, kind: Kind, filters: Filters = ALL) -> list[dict[str, Any]]:
+    """The training records of a database; raises UserError where it or a labeler is not there."""
+    if "://" not in address and not Path(address).is_file():
+        raise UserError("no such labeling database: `align label` makes it")
+    store = Store(address)
+    try:
+        with store.read() as session:
+            unknown = sorted(set(filters.labelers) - set(session.scalars(select(Person.name))))
+            if unknown:
+                raise UserError(f"labelers: nobody is called {', '.join(unknown)}")
+            return list(records(session, kind, filters))
+    finally:
+        store.close()
 
 
 def labelled(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[tuple[Item, dict[str, Any]]]:

@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session, aliased
 from align.recipe_labeling import Labeling
 from align.records import RecordError
 from labeling.agreement import disagreement
+from labeling.answers import checked, ranks_by_score, ranks_of
 from labeling.store.models import Draft, Item, Label, Person, Suggestion
-from labeling.work import checked, ranks_by_score, ranks_of
 
 PREFILLED, AFTER, SEEN, HIDDEN, MACHINE = "prefilled", "after", "seen", "hidden", "machine"
 KINDS = ("rank", "compare")

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from align.errors import UserError
 from align.records import RecordError
 from labeling.store.labels import NotYours
-from labeling.web import answered, api, chat, figures, manage, review, signin, work
+from labeling.web import api, chat, figures, manage, review, signin, work
 from labeling.web.config import Config
 from labeling.web.news import News
 from labeling.web.pages import page
@@ -36,7 +36,7 @@ def make_app(config: Config) -> FastAPI:
     app.state.config = config
     app.state.throttle = Throttle()
     app.state.news = News(config.store)
-    for part in (signin, work, answered, chat, review, figures, manage, api):
+    for part in (signin, work, chat, review, figures, manage, api):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")
     app.add_middleware(Guard, limit=config.settings.upload_limit * 2**20)

@@ -11,13 +11,13 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from labeling.answers import TEXT_LIMIT
 from labeling.companion import Absent, Companion
 from labeling.store.corrections import keep_correction
 from labeling.web.config import Config
 from labeling.web.pages import page
 from labeling.web.security import PEOPLE, Visitor, needs
 from labeling.web.work import SubmissionId
-from labeling.work import TEXT_LIMIT
 
 router = APIRouter(include_in_schema=False)
 _person = Depends(needs(*PEOPLE))

@@ -32,7 +32,9 @@ def tasks(request: Request, who: Visitor = _admin) -> Response:
 def import_tasks(request: Request, file: UploadFile, who: Visitor = _form_admin) -> Response:
     """A file that its name tells the kind of; all or none."""
     config: Config = request.app.state.config
-    from labeling.imports import import_upload  # what reads files is slow to load, and seldom needed here
+    from labeling.store.imports import (
+        import_upload,  # what reads files is slow to load, and seldom needed here
+    )
 
     try:
         name = file.filename or "file"

@@ -11,9 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from labeling.store.queue import MANY
-from labeling.texts import safe_html
 from labeling.web.charts import chart
 from labeling.web.config import Config
+from labeling.web.markdown import safe_html
 from labeling.web.security import Visitor
 
 _TEMPLATES = Environment(

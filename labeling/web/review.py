@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from labeling.agreement import disagreement
+from labeling.answers import FLAGS, drawn_order, in_shown_order, ranks_of
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
 from labeling.store.suggestions import by_people
@@ -18,7 +19,6 @@ from labeling.web.config import Config
 from labeling.web.pages import page
 from labeling.web.security import Visitor, needs
 from labeling.web.work import TITLES, ItemId, task_page
-from labeling.work import FLAGS, drawn_order, in_shown_order, ranks_of
 
 router = APIRouter(include_in_schema=False)
 _reviewer = Depends(needs("admin", "reviewer"))

@@ -12,13 +12,14 @@ from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
+from labeling.agreement import disagreement
+from labeling.answers import FLAGS, SKIP_REASONS, drawn_order, ranks_of
 from labeling.store import labels, queue
-from labeling.store.models import Draft, Item, Label
-from labeling.store.suggestions import AFTER, PREFILLED, suggestion_for
+from labeling.store.models import Draft, Item, Label, Suggestion
+from labeling.store.suggestions import AFTER, PREFILLED, SEEN, suggestion_for
 from labeling.web.config import Config
 from labeling.web.pages import page
 from labeling.web.security import PEOPLE, Visitor, needs
-from labeling.work import FLAGS, SKIP_REASONS, drawn_order
 
 router = APIRouter(include_in_schema=False)
 _person = Depends(needs(*PEOPLE))
@@ -156,6 +157,46 @@ def answer(request: Request, item: ItemId, given: Answer, who: Visitor = _person
         )
     after = {"next": f"/answered/{label.id}"} if label.suggestion_shown == AFTER else {}
     return {"label": label.id, **after}
+
+
+@router.get("/answered/{label}")
+def answered(request: Request, label: ItemId, who: Visitor = _person) -> Response:
+    """An own answer beside the suggestion that was kept back until it was there."""
+    config: Config = request.app.state.config
+    with config.store.read() as session:
+        found = session.get(Label, label)
+        if (
+            found is None
+            or found.person_id != who.person.id
+            or found.suggestion_id is None
+            or found.suggestion_shown not in (AFTER, SEEN)
+        ):
+            raise labels.NotYours("There is no such answer of yours with a suggestion to show.")
+        item = session.get_one(Item, found.item_id)
+        suggested = session.get_one(Suggestion, found.suggestion_id)
+    ranks = ranks_of(found.kind, found.content)
+    apart, pairs = disagreement(ranks, suggested.ranks) if ranks else (0.0, 0)
+    rows: list[dict[str, Any]] = [
+        {
+            "letter": place,
+            "text": item.responses[index].text,
+            "yours": ranks[index] if ranks else None,
+            "theirs": suggested.ranks[index],
+        }
+        for place, index in enumerate(found.shown_order)
+    ]
+    rows.sort(key=lambda row: (row["yours"] is None, row["yours"] or row["theirs"], row["theirs"]))
+    return page(
+        request,
+        "answered.html",
+        who,
+        item=item,
+        label=found,
+        rows=rows,
+        pairs=pairs,
+        alike=pairs - apart,
+        complete=ranks is not None and None not in ranks,
+    )
 
 
 @router.post("/reopen/{label}")

@@ -12,8 +12,8 @@ pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 from sqlalchemy import func, select  # noqa: E402
 
 from labeling.agreement import disagreement  # noqa: E402
+from labeling.answers import drawn_order  # noqa: E402
 from labeling.store.models import Label  # noqa: E402
-from labeling.work import drawn_order  # noqa: E402
 
 HTML = {"Accept": "text/html"}
 

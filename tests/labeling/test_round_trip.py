@@ -21,8 +21,8 @@ pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
 from sqlalchemy import func, select  # noqa: E402
 
+from labeling.answers import drawn_order, in_item_order, in_shown_order  # noqa: E402
 from labeling.store.models import Label  # noqa: E402
-from labeling.work import drawn_order, in_item_order, in_shown_order  # noqa: E402
 
 NUMBERS = itertools.count()
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)

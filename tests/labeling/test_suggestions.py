@@ -12,10 +12,10 @@ pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 from sqlalchemy import select, text  # noqa: E402
 from sqlalchemy.exc import DBAPIError  # noqa: E402
 
+from labeling.answers import drawn_order, ranks_by_score  # noqa: E402
 from labeling.store.models import Label, Suggestion  # noqa: E402
 from labeling.store.people import new_token  # noqa: E402
 from labeling.store.sway import judgements, sway  # noqa: E402
-from labeling.work import drawn_order, ranks_by_score  # noqa: E402
 
 HTML = {"Accept": "text/html"}
 FOUR = {"prompt": "Which?", "responses": ["alpha", "beta", "gamma", "delta"]}
