@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from labeling.answers import Answer
 from labeling.store.items import add_items
-from labeling.store.labels import NotYours, keep_guideline, last_on, reopen, submit
+from labeling.store.labels import NotYours, keep_guideline, last_own, reopen, submit
 from labeling.store.models import Draft, Item, Label, Person, in_turn, now
 from labeling.store.queue import PRIVATE, place_for
 
@@ -45,20 +46,17 @@ def keep_correction(
     item = session.get_one(Item, (added.ids or added.before)[0])
     slot = place_for(session, person, item.id)
     if slot.state == "done":
-        before = last_on(session, person, item.id)
+        before = last_own(session, person, item.id)
         if before is not None:
             reopen(session, person, before.id)
     slot.taken = now() - timedelta(seconds=seconds)
     if session.get(Draft, (item.id, person.id)) is None:
         session.add(Draft(item_id=item.id, person_id=person.id, content={}))
     session.flush()
-    return submit(
-        session,
-        person,
-        item,
+    given = Answer(
         content={"text": text},
-        secret=secret,
         submission=submission,
         guideline=keep_guideline(session, guideline),
         seconds=seconds,
     )
+    return submit(session, person, item, given, secret)

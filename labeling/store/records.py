@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
@@ -12,8 +12,8 @@ from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
 from align.errors import UserError
-from labeling.agreement import disagreement
-from labeling.answers import ranks_of
+from labeling.agreement import Ranks, disagreement
+from labeling.answers import ORDERING, ranks_of, written_in
 from labeling.store.engine import Store
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
@@ -96,6 +96,13 @@ def labelled(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[t
         yield from ((item, row) for row in rows)
 
 
+def share_apart(rankings: Iterable[Ranks]) -> float | None:
+    """The share of pairs that rankings of one task order differently; None where no two have a pair."""
+    parts = [disagreement(one, other) for one, other in combinations(rankings, 2)]
+    pairs = sum(count for _, count in parts)
+    return sum(apart for apart, _ in parts) / pairs if pairs else None
+
+
 def prompt_of(item: Item) -> Any:
     """The prompt as it came in: text, or messages."""
     return item.prompt[0]["content"] if item.plain else item.prompt
@@ -112,19 +119,14 @@ def _disputed(session: Session, stands: list[ColumnElement[bool]], least: float 
     if least is None:
         return set()
     query = select(Label.item_id, Label.kind, Label.content).join(Item, Item.id == Label.item_id)
-    query = query.where(*stands, by_people(), Item.gold.is_(None), Label.kind.in_(("rank", "compare")))
+    query = query.where(*stands, by_people(), Item.gold.is_(None), Label.kind.in_(ORDERING))
     rankings: dict[int, list[list[int | None]]] = {}
     for item, kind, content in session.execute(query.where(Label.adjudicates.is_(False))):
         ranks = ranks_of(kind, content)
         if ranks is not None:
             rankings.setdefault(item, []).append(ranks)
-    found = set()
-    for item, several in rankings.items():
-        parts = [disagreement(one, other) for one, other in combinations(several, 2)]
-        pairs = sum(count for _, count in parts)
-        if pairs and 1 - sum(apart for apart, _ in parts) / pairs < least:
-            found.add(item)
-    return found
+    shares = {item: share_apart(several) for item, several in rankings.items()}
+    return {item for item, apart in shares.items() if apart is not None and 1 - apart < least}
 
 
 def _ranking(label: Label, item: Item, name: str) -> Iterator[dict[str, Any]]:
@@ -136,29 +138,19 @@ def _ranking(label: Label, item: Item, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _correction(label: Label, item: Item, name: str) -> Iterator[dict[str, Any]]:
-    """What a person wrote in a response's place is better than that response."""
-    rewritten = _rewritten(label)
-    if rewritten is None:
+    """What a person wrote in place of a response is better than that response."""
+    text, index = written_in(label.kind, label.content) or ("", None)
+    if index is None:
         return
-    text, index = rewritten
     original = item.responses[index].text
     if text.strip() != original.strip():
         yield _row(label, item, name, [text, original], [1, 2], f"correction {label.id}")
 
 
 def _demonstration(label: Label, item: Item) -> Iterator[dict[str, Any]]:
-    rewritten = _rewritten(label)
-    text = label.content["text"] if label.kind == "demonstrate" else rewritten[0] if rewritten else None
-    if text is not None:
-        yield {"prompt": prompt_of(item), "response": text}
-
-
-def _rewritten(label: Label) -> tuple[str, int] | None:
-    """What stands in place of a response, and that response's index."""
-    if label.kind == "correct":
-        return label.content["text"], 0
-    edit = label.content["edit"] if label.kind == "rank" else None
-    return (edit["text"], edit["response"]) if edit else None
+    written = written_in(label.kind, label.content)
+    if written is not None:
+        yield {"prompt": prompt_of(item), "response": written[0]}
 
 
 def _row(

@@ -18,13 +18,14 @@ from labeling.store.labels import NotYours
 from labeling.web import api, chat, figures, manage, review, signin, work
 from labeling.web.config import Config
 from labeling.web.news import News
-from labeling.web.pages import page
+from labeling.web.pages import open_page
 from labeling.web.security import Guard, SignIn, Throttle, wants_page
 
 _LOG = logging.getLogger("labeling")
 
 
 def make_app(config: Config) -> FastAPI:
+    """The app of an open database."""
     app = FastAPI(
         title="align labeling",
         version="1",
@@ -51,7 +52,7 @@ def make_app(config: Config) -> FastAPI:
 
 def _told(request: Request, status: int, message: str) -> Response:
     if wants_page(request):
-        return page(request, "message.html", status=status, message=message)
+        return open_page(request, "message.html", status, message=message)
     return JSONResponse({"detail": message}, status)
 
 
