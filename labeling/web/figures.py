@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -22,7 +23,11 @@ def figures(who: SignedIn) -> Response:
     """Everybody's figures for those who review; for others their own, and nothing of what others answered."""
     if who.reviews:
         found = all_figures(who.config)
-        shown = {"headline": cards.headline(found), "sections": cards.sections(found), "sway": found.sway}
+        shown: dict[str, Any] = {
+            "headline": cards.headline(found),
+            "sections": cards.sections(found),
+            "sway": found.sway,
+        }
     else:
         own = _own_figures(who.config, who.person)
         shown = {"headline": cards.own_headline(own), "sections": cards.own_sections(own), "sway": None}
