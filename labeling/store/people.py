@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, Select, select, update
 from sqlalchemy.orm import Session
 
 from align.errors import UserError
@@ -45,21 +45,14 @@ def new_token(
 def find_token(session: Session, kind: str, secret: str) -> Token | None:
     """A token that is still good."""
     token = session.scalar(select(Token).where(Token.hash == _hash(secret), Token.kind == kind))
-    if token is None or token.ended is not None:
+    if token is None or token.ended is not None or (token.expires is not None and token.expires <= now()):
         return None
-    if token.expires is not None and token.expires <= now():
-        return None
-    if token.person is not None and token.person.disabled is not None:
-        return None
-    return token
+    return None if token.person is not None and token.person.disabled is not None else token
 
 
 def use_up(session: Session, token: Token) -> bool:
     """End a token; False where somebody else was faster."""
-    done = session.execute(
-        update(Token).where(Token.id == token.id, Token.ended.is_(None)).values(ended=now())
-    )
-    return bool(done.rowcount)  # type: ignore[attr-defined]
+    return _end(session, Token.id == token.id) > 0
 
 
 def add_person(session: Session, name: str, role: str, password: str | None = None) -> Person:
@@ -78,6 +71,7 @@ def add_person(session: Session, name: str, role: str, password: str | None = No
 
 
 def set_password(person: Person, password: str) -> None:
+    """Raises UserError for a password that is too short or too long."""
     person.password = _password(password)
 
 
@@ -97,34 +91,38 @@ def check_password(session: Session, name: str, password: str) -> Person | None:
 def disable(session: Session, person: Person) -> None:
     """Close an account: its sessions and tokens end, its labels stay."""
     person.disabled = now()
-    session.execute(
-        update(Token).where(Token.person_id == person.id, Token.ended.is_(None)).values(ended=now())
-    )
+    _end(session, Token.person_id == person.id)
 
 
 def end_links(session: Session) -> None:
     """End all links that `align label` printed before."""
-    open_links = update(Token).where(Token.kind.in_(("signin", "first")), Token.ended.is_(None))
-    session.execute(open_links.values(ended=now()))
+    _end(session, Token.kind.in_(("signin", "first")))
 
 
 def has_admin_account(session: Session) -> bool:
     """Whether an admin can come in by name and password."""
-    found = select(Person.id).where(
-        Person.role == "admin", Person.disabled.is_(None), Person.password.is_not(None)
-    )
+    found = _admins().where(Person.password.is_not(None))
     return session.scalars(found.limit(1)).first() is not None
 
 
 def admin_for_link(session: Session) -> Person:
     """The first admin, made when there is none: who `align label` prints its link for."""
-    query = select(Person).where(Person.role == "admin", Person.disabled.is_(None)).order_by(Person.id)
-    found = session.scalars(query).first()
+    found = session.scalars(_admins().order_by(Person.id)).first()
     if found is not None:
         return found
     taken = set(session.scalars(select(Person.name)))
     name = next(n for n in ("admin", *(f"admin {i}" for i in range(2, 10_000))) if n not in taken)
     return add_person(session, name, "admin")
+
+
+def _admins() -> Select[Person]:
+    return select(Person).where(Person.role == "admin", Person.disabled.is_(None))
+
+
+def _end(session: Session, which: ColumnElement[bool]) -> int:
+    """End tokens that are still good; how many."""
+    done = session.execute(update(Token).where(which, Token.ended.is_(None)).values(ended=now()))
+    return int(done.rowcount)  # type: ignore[attr-defined]
 
 
 def _password(password: str) -> str:

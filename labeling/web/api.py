@@ -34,10 +34,14 @@ Score = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 
 
 class Problem(BaseModel):
+    """Why a request was refused."""
+
     detail: str
 
 
 class AddedTasks(BaseModel):
+    """The new tasks' numbers, and how many of those sent were there before."""
+
     ids: list[int]
     known: int
 
@@ -69,12 +73,16 @@ class LabelOut(BaseModel):
 
 
 class Labels(BaseModel):
+    """A page of labels."""
+
     labels: list[LabelOut]
     next: int  # give this as `after` to get what comes later
     more: bool  # there is a next page already
 
 
 class TaskOut(BaseModel):
+    """A task as it was sent; `origins` are the policies that wrote the responses."""
+
     id: int
     kind: str
     prompt: Any
@@ -87,6 +95,8 @@ class TaskOut(BaseModel):
 
 
 class Tasks(BaseModel):
+    """A page of tasks."""
+
     tasks: list[TaskOut]
     next: int
     more: bool
@@ -100,12 +110,16 @@ class Suggested(BaseModel):
 
 
 class Suggestions(BaseModel):
+    """The scores that one version of a reward model gave to tasks."""
+
     source: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
     version: Version
     suggestions: Annotated[list[Suggested], Field(max_length=10_000)]
 
 
 class AddedSuggestions(BaseModel):
+    """How many suggestions are new, and how many were there before."""
+
     added: int
     known: int
 

@@ -15,6 +15,7 @@ EVERY = 0.5  # seconds between looks, while somebody waits
 
 
 def newest_label(store: Store) -> int:
+    """The number of the newest label; 0 where there is none."""
     with store.read() as session:
         return session.scalar(select(func.max(Label.id))) or 0
 

@@ -1,5 +1,7 @@
 """All tables, and triggers that keep labels and guidelines from being changed or deleted."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -9,7 +11,7 @@ down_revision = None
 KEPT = ("label", "guideline")
 _ID, _WHEN = sa.Integer(), sa.DateTime(timezone=True)
 # A table's columns, those of them that may be null, what they refer to, the primary key, and what is unique.
-_TABLES = {
+_TABLES: dict[str, tuple[Any, ...]] = {
     "guideline": (
         {"hash": sa.String(64), "text": sa.Text(), "created": _WHEN},
         (),
@@ -86,6 +88,7 @@ _INDEXES = (  # after the table that each is on
 
 
 def upgrade() -> None:
+    """Make the tables and their triggers."""
     _tables()
     if op.get_bind().dialect.name == "sqlite":
         for table in KEPT:
