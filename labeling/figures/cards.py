@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from labeling.answers import KINDS
 from labeling.figures.shapes import Estimate, Figures, OwnFigures, PersonFigures, Spread
 
 INSTRUCTGPT = (0.726, 0.711, 0.741)  # Ouyang et al. 2022, section 3.4: 72.6 ± 1.5%
-_KINDS = {"rank": "Rank", "demonstrate": "Write", "correct": "Correct", "compare": "Compare"}
+_KINDS = {kind: about.name for kind, about in KINDS.items()}
 
 
 @dataclass(frozen=True)
