@@ -110,7 +110,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
 
 
 class _Server(uvicorn.Server):
-    """Told to stop, it first lets those go who wait for news."""
+    """When told to stop, it first answers the requests that wait for news."""
 
     on_exit: Callable[[], None]
 

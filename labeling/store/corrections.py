@@ -31,10 +31,10 @@ def keep_correction(
     """Add a task to correct `answer`, and the person's label on it; done for everybody else.
 
     An answer without letters makes a task to demonstrate. The same correction again replaces the first, and a
-    second call with the same `submission` adds nothing. `guideline` is its text. Raises UserError where the
-    prompt or the text is none.
+    second call with the same `submission` adds nothing. `guideline` is its text. Raises UserError for a bad
+    prompt or an empty text.
     """
-    in_turn(session, "items")  # who comes second with the same submission sees the first one's label
+    in_turn(session, "items")  # a second call with the same submission sees the first one's label
     known = session.scalar(select(Label).where(Label.submission == submission))
     if known is not None and known.person_id != person.id:
         raise NotYours("This answer was given by somebody else.")

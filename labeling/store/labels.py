@@ -1,4 +1,4 @@
-"""What people did: drafts that change, labels that never do."""
+"""What people answered: drafts, which change, and labels, which never do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def standing(until: int | None = None) -> ColumnElement[bool]:
 
 
 def keep_guideline(session: Session, text: str) -> str:
-    """Store a version of the guideline; its hash."""
+    """Store a version of the guideline, and return its hash."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     if session.get(Guideline, digest) is None:
         made = (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert(Guideline)
@@ -148,7 +148,7 @@ def reopen(session: Session, person: Person, label_id: int) -> Item:
 def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
     """Rankings that people made elsewhere, as labels of theirs; how many are new.
 
-    Who has no account here gets one that is closed. Later rankings of a person replace earlier ones.
+    A person without an account gets one that is closed. Later rankings of a person replace earlier ones.
     """
     kept, said = 0, list(said)
     _lock(session, {number for number, _ in said})
@@ -194,7 +194,7 @@ def _keep_ranking(session: Session, item: Item, person: Person, ranking: Ranking
 def _lock(session: Session, items: set[int]) -> None:
     """Take what others hold while they wait to write a label: the tasks, then their places.
 
-    To be called before the first of several labels in a transaction: who has written one waits for nobody.
+    To be called before the first of several labels in a transaction, so that it waits for nobody after that.
     """
     parts = [sorted(items)[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER)]
     for some in parts:

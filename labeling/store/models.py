@@ -196,10 +196,10 @@ def is_newest(until: int | None = None) -> ColumnElement[bool]:
 
 
 def in_turn(session: Session | Connection, what: str) -> None:
-    """Until the transaction ends, only one goes on from here; in SQLite that holds for all who write.
+    """Let one transaction at a time go on from here, until it ends; in SQLite this holds for all writers.
 
-    What is numbered after this is committed in the order of its numbers: who reads on from the last number
-    seen misses nothing.
+    Rows inserted after this are committed in the order of their numbers, so that a reader who continues from
+    the last number seen misses nothing.
     """
     bind = session.get_bind() if isinstance(session, Session) else session
     if bind.dialect.name == "postgresql":

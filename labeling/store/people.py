@@ -1,4 +1,4 @@
-"""People, their roles, and the secrets by which they come in."""
+"""People, their roles, and the secrets with which they sign in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labeling.store.models import Person, Token, now
 ROLES = ("admin", "reviewer", "labeler", "machine")
 MIN_PASSWORD = 10
 _HASHER = PasswordHasher()
-_NOBODY = _HASHER.hash(secrets.token_hex(16))  # checked for names that nobody has: equally slow
+_NOBODY = _HASHER.hash(secrets.token_hex(16))  # checked for unknown names, so that these take as long
 
 
 def new_token(
@@ -28,7 +28,7 @@ def new_token(
     role: str | None = None,
     lasts: timedelta | None = None,
 ) -> str:
-    """Make a secret and keep its hash; the secret itself is seen only by who gets it now."""
+    """Make a secret, keep its hash, and return the secret, which cannot be read again later."""
     secret = secrets.token_urlsafe(32)
     session.add(
         Token(
@@ -43,7 +43,7 @@ def new_token(
 
 
 def find_token(session: Session, kind: str, secret: str) -> Token | None:
-    """A token that is still good."""
+    """The token with this secret, unless it has ended or expired or its person's account is closed."""
     token = session.scalar(select(Token).where(Token.hash == _hash(secret), Token.kind == kind))
     if token is None or token.ended is not None or (token.expires is not None and token.expires <= now()):
         return None
@@ -51,7 +51,7 @@ def find_token(session: Session, kind: str, secret: str) -> Token | None:
 
 
 def use_up(session: Session, token: Token) -> bool:
-    """End a token; False where somebody else was faster."""
+    """End a token; False where another request has used it already."""
     return _end(session, Token.id == token.id) > 0
 
 
@@ -78,7 +78,7 @@ def set_password(person: Person, password: str) -> None:
 def check_password(session: Session, name: str, password: str) -> Person | None:
     """The person, if the password is theirs."""
     name = " ".join(name.split())
-    possible = name.isprintable()  # what no name is a database may refuse to look for
+    possible = name.isprintable()  # a database may refuse to look for anything else
     person = session.scalar(select(Person).where(Person.name == name)) if possible else None
     known = person.password if person and not person.disabled else None
     try:
@@ -106,7 +106,7 @@ def has_admin_account(session: Session) -> bool:
 
 
 def admin_for_link(session: Session) -> Person:
-    """The first admin, made when there is none: who `align label` prints its link for."""
+    """The first admin, for whom `align label` prints its link; made when there is none."""
     found = session.scalars(_admins().order_by(Person.id)).first()
     if found is not None:
         return found

@@ -14,7 +14,7 @@ from labeling.store.engine import Store
 from labeling.store.models import Draft, Item, Label, Person, Response, Slot, Suggestion, is_newest, now
 
 _TRIES = 20
-PRIVATE = "private_conversation_with"  # in a task's meta: nobody gets it but who made it
+PRIVATE = "private_conversation_with"  # in a task's meta: only the person who made the task gets it
 MANY = 100  # so many waiting tasks are counted for a page: a queue may be long
 
 
@@ -64,7 +64,7 @@ def was_given(session: Session, person: Person, item: int) -> bool:
 
 
 def lock_item(session: Session, item: int) -> bool:
-    """Let nobody else go on who wants this lock (SQLite: who writes), until the transaction ends."""
+    """Lock the task until the transaction ends (in SQLite all writers wait anyway); whether it exists."""
     found = select(Item.id).where(Item.id == item).with_for_update(key_share=True)
     return session.scalar(found) is not None
 

@@ -115,7 +115,7 @@ def _answers() -> Select[Label, Item, str]:
 
 
 def _disputed(session: Session, stands: list[ColumnElement[bool]], least: float | None) -> set[int]:
-    """The items whose rankings agree on a smaller share of pairs; who ranked alone agrees with everybody."""
+    """The items whose rankings agree on less than this share of pairs; a single ranking always agrees."""
     if least is None:
         return set()
     query = select(Label.item_id, Label.kind, Label.content).join(Item, Item.id == Label.item_id)

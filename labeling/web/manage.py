@@ -1,4 +1,4 @@
-"""What an admin does: tasks in, people in and out."""
+"""What an admin does: import tasks, invite people, close accounts."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def _bearer(request: Request) -> str | None:
 
 
 class Throttle:
-    """Slows guessing: after some failures, a name or an address waits, twice as long each time."""
+    """Slows guessing: after some failures a name or an address has to wait, twice as long each time."""
 
     def __init__(
         self, free: int = 5, longest: float = 300.0, clock: Callable[[], float] = time.monotonic

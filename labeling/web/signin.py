@@ -1,4 +1,4 @@
-"""Coming in and going out: one-time links, invitations, passwords."""
+"""Signing in and out: one-time links, invitations, passwords."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_the_record_has_the_ranks_that_were_shown(
     one = TEXT.filter(str.strip)
     texts = data.draw(st.lists(one, min_size=len(ranks), max_size=len(ranks), unique=True))
     prompt = f"prompt {next(NUMBERS)}"
-    (item,) = site.add({"prompt": prompt, "responses": texts, "priority": next(NUMBERS)})
+    site.add({"prompt": prompt, "responses": texts, "priority": next(NUMBERS)})
     task = site.taken(client)
     order = site.order(task)
     given_ranks = {texts[order[place]]: rank for place, rank in enumerate(ranks)}
