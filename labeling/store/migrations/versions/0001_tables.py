@@ -12,13 +12,7 @@ KEPT = ("label", "guideline")
 _ID, _WHEN = sa.Integer(), sa.DateTime(timezone=True)
 # A table's columns, those of them that may be null, what they refer to, the primary key, and what is unique.
 _TABLES: dict[str, tuple[Any, ...]] = {
-    "guideline": (
-        {"hash": sa.String(64), "text": sa.Text(), "created": _WHEN},
-        (),
-        {},
-        ("hash",),
-        (),
-    ),
+    "guideline": ({"hash": sa.String(64), "text": sa.Text(), "created": _WHEN}, (), {}, ("hash",), ()),
     "person": (
         {"id": _ID, "name": sa.String(80), "role": sa.String(20), "password": sa.Text()}
         | {"created": _WHEN, "disabled": _WHEN},
