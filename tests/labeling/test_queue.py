@@ -190,6 +190,7 @@ def test_the_same_task_is_added_once_and_tables_are_made_once(team: Any, databas
     [
         ({"prompt": "p", "responses": ["x"] * 10}, "responses"),
         ({"prompt": "p", "responses": ["x", ""]}, "is empty"),
+        ({"prompt": "p", "kind": ["rank"]}, "must be one of rank"),
         ({"prompt": "p", "kind": "rank", "responses": ["x"]}, "has 1: a task to rank has 2 to 9"),
         ({"prompt": "p", "responses": ["x", "y"], "gold": [1]}, "ranks"),
         ({"prompt": "p", "overlap": 1.5}, "whole number"),
