@@ -211,9 +211,9 @@ class Load:
         """The database beside what was acknowledged."""
         from sqlalchemy import select
 
+        from labeling.answers import drawn_order
         from labeling.store.engine import Store
         from labeling.store.models import Item, Label, Slot
-        from labeling.work import drawn_order
 
         store = Store(self.database)
         secret = store.secret()

@@ -52,8 +52,10 @@ class Added(TypedDict):
 
 
 class Task(TypedDict):
+    """What people are asked to do; `kind` is one of labeling.answers.KINDS."""
+
     id: int
-    kind: Literal["demonstrate", "rank", "correct", "compare"]
+    kind: str
     prompt: Any  # text, or messages
     responses: list[str]
     origins: list[str | None]
@@ -107,6 +109,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Close the connections."""
         self._http.close()
 
     def add_tasks(self, tasks: Iterable[Mapping[str, Any]]) -> Added:

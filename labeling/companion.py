@@ -1,4 +1,4 @@
-"""The policy that people talk to: a process of its own, for this one has no torch.
+"""The policy that people talk to: a process of its own, because this one has no torch.
 
 It is `align chat RUN --json`, a line in and a line out. It ends when this process does, however that happens,
 because its input ends; it is started again when somebody asks and it has died.
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from align.errors import AlignError, UserError
 
-_WAITING = 8  # people at most, the one who is answered included
+_WAITING = 8  # people at most, including the one whose question is being answered
 _STARTS_WITHIN = 300.0  # seconds: a large base takes its time
 _ANSWERS_WITHIN = 180.0  # seconds
 _ENDS_WITHIN = 5.0  # seconds
@@ -95,50 +95,48 @@ class Companion:
         if self._process is None or self._process.poll() is not None:
             self._start()
         if self._ready is None:
-            gone = "could not be started: the terminal of the app says why"
-            self._ready = self._line(("ready",), _STARTS_WITHIN, gone)
+            failed = "The policy could not be started: the terminal of the app says why."
+            self._ready = self._line(("ready",), _STARTS_WITHIN, failed)
         return self._ready
 
     def _exchange(self, asked: dict[str, Any]) -> dict[str, Any]:
-        gone = "has ended, and is started again when it is asked: try again"
+        ended = "The policy has ended, and is started again when it is asked: try again."
         assert self._process is not None and self._process.stdin is not None
         while not self._lines.empty():  # what was said before this was asked is no answer to it
             if self._lines.get() is None:
-                self._kill()
-                raise Absent(f"The policy {gone}.")
-        watch = threading.Timer(_ANSWERS_WITHIN, self._process.kill)  # who does not read holds up who writes
+                raise self._absent(ended)
+        watch = threading.Timer(_ANSWERS_WITHIN, self._process.kill)  # writing blocks where nobody reads
         watch.daemon = True
         watch.start()
         try:
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
         except OSError as error:
-            self._kill()
-            raise Absent(f"The policy {gone}.") from error
+            raise self._absent(ended) from error
         finally:
             watch.cancel()
-        return self._line(("text", "error"), _ANSWERS_WITHIN, gone)
+        return self._line(("text", "error"), _ANSWERS_WITHIN, ended)
 
-    def _line(self, wanted: Sequence[str], seconds: float, gone: str) -> dict[str, Any]:
+    def _line(self, wanted: Sequence[str], seconds: float, ended: str) -> dict[str, Any]:
         """The next line that says one of these; what libraries print between them is passed over."""
         until = time.monotonic() + seconds
         while True:
             try:
                 line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                self._kill()
-                raise Absent(f"The policy did not answer within {seconds:.0f} seconds.") from None
+                raise self._absent(f"The policy did not answer within {seconds:.0f} seconds.") from None
             if line is None:
-                self._kill()
-                raise Absent(f"The policy {gone}.")
+                raise self._absent(ended)
             found = _object(line)
             if any(key in found for key in wanted):
                 return found
 
-    def _kill(self) -> None:
+    def _absent(self, message: str) -> Absent:
+        """End the process, to start again with the next question; the error to raise."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        return Absent(message)
 
 
 def _object(line: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from types import FrameType
 
 import uvicorn
 from rich.console import Console
-from sqlalchemy import make_url
 
 from align.errors import Terminated, UserError
 from align.recipe import Recipe
@@ -49,7 +48,7 @@ def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool 
 
 def import_tasks(recipe: Recipe, path: Path, labels: bool) -> None:
     """Add the tasks of a file, with `labels` also what people ranked in it, and say how many."""
-    from labeling.imports import import_file
+    from labeling.store.imports import import_file
 
     config = make_config(recipe)
     try:
@@ -91,7 +90,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
         command = [sys.executable, "-m", "align", "chat", str(chat), "--json"]
         config = replace(config, companion=Companion(command))
     address = address or f"http://{_reached_at(host)}:{listening.getsockname()[1]}"
-    print(f"labels are kept in {make_url_shown(config)}")
+    print(f"labels are kept in {config.store.shown}")
     print(f"serving {address} {'to the network' if to_network else 'on this machine only'}")
     if to_network and not address.startswith("https://"):
         print("passwords travel readably: put a proxy with https before it, and say --url https://…")
@@ -111,7 +110,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
 
 
 class _Server(uvicorn.Server):
-    """Told to stop, it first lets those go who wait for news."""
+    """When told to stop, it first answers the requests that wait for news."""
 
     on_exit: Callable[[], None]
 
@@ -151,13 +150,6 @@ def _reached_at(host: str) -> str:
         except OSError:
             host = socket.gethostname()
     return f"[{host}]" if ":" in host else host
-
-
-def make_url_shown(config: Config) -> str:
-    url = config.store.engine.url
-    return (
-        url.database or "" if config.store.is_sqlite else make_url(url).render_as_string(hide_password=True)
-    )
 
 
 def _is_loopback(host: str) -> bool:

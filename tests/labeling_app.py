@@ -72,6 +72,12 @@ class Site:
         assert found
         return dict(json.loads(html.unescape(found[1])))
 
+    def order(self, task: dict[str, Any]) -> list[int]:
+        """The indices of a task's responses as its page shows them."""
+        from labeling.answers import drawn_order
+
+        return drawn_order(self.config.secret, task["item"], task["person"], task["count"])
+
     def answer(self, client: Any, content: dict[str, Any], **more: Any) -> Any:
         """Take the next task and answer it; the response. `task`: one that was taken before."""
         task = more.pop("task", None) or self.taken(client)

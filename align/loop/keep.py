@@ -47,14 +47,14 @@ class _Database:
 
     def __init__(self, recipe: Recipe) -> None:
         try:
-            from labeling.serve import make_config, make_url_shown
+            from labeling.serve import make_config
         except ModuleNotFoundError as error:
             raise UserError(
                 f"keeping corrections needs {error.name}, which is not installed: "
                 "pip install 'align-rlhf[labeling]'"
             ) from error
         self.config = make_config(recipe)
-        self.place = make_url_shown(self.config)
+        self.place = self.config.store.shown
 
     def keep(self, prompt: Any, answer: str, text: str, origin: str, seconds: float) -> None:
         from labeling.store.corrections import keep_correction

@@ -56,10 +56,10 @@ class _Database:
     def __init__(self, recipe: Recipe) -> None:
         labeling = labeling_package("labeling.serve")
         self.config = labeling.make_config(recipe)
-        self.place = labeling.make_url_shown(self.config)
+        self.place = self.config.store.shown
 
     def known(self, origin: str) -> set[str]:
-        from labeling.store.sampled import prompts_of
+        from labeling.store.items import prompts_of
 
         with self.config.store.read() as session:
             return _of_origin(((prompt, [origin]) for prompt in prompts_of(session, origin)), origin)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from align.stats.estimate import Estimate
 from align.svg import Bars, Columns, Dots, Mark
+from labeling.answers import KINDS
 from labeling.figures.shapes import Figures, OwnFigures, PersonFigures, Spread
 
 INSTRUCTGPT = (0.726, 0.711, 0.741)  # Ouyang et al. 2022, section 3.4: 72.6 ± 1.5%
-_KINDS = {"rank": "Rank", "demonstrate": "Write", "correct": "Correct", "compare": "Compare"}
+_KINDS = {kind: about.name for kind, about in KINDS.items()}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from align.stats.bootstrap import Draws, Tally
 from align.stats.estimate import Estimate
+from labeling.answers import KINDS
 from labeling.figures.gather import Answer, Material, gather, own_answers
 from labeling.figures.rankings import (
     Ranking,
@@ -34,7 +35,6 @@ from labeling.figures.shapes import (
 )
 from labeling.store.models import Person
 from labeling.store.sway import sway
-from labeling.work import KINDS
 
 Estimates = Mapping[Hashable, Estimate]
 _DAYS = 30

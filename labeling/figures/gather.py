@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Text, and_, case, cast, func, select
 from sqlalchemy.orm import Session
 
+from labeling.answers import ORDERING, ranks_of
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person, Response, Slot, now
-from labeling.work import ranks_of
 
 _ROWS = 1000  # read at a time
 
@@ -86,7 +86,7 @@ def own_answers(session: Session, person: int) -> list[Answer]:
 
 
 def _answers(session: Session, person: int | None = None) -> list[Answer]:
-    content = case((Label.kind.in_(("rank", "compare")), Label.content), else_=None)
+    content = case((Label.kind.in_(ORDERING), Label.content), else_=None)
     columns = (Label.item_id, Label.person_id, Label.kind, Label.seconds, Label.adjudicates, Label.created)
     query = select(*columns, *([content] if person is None else [])).where(standing()).order_by(Label.id)
     if person is not None:

@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from labeling.answers import Answer
 from labeling.store.items import add_items
-from labeling.store.labels import NotYours, keep_guideline, last_on, reopen, submit
+from labeling.store.labels import NotYours, keep_guideline, last_own, reopen, submit
 from labeling.store.models import Draft, Item, Label, Person, in_turn, now
 from labeling.store.queue import PRIVATE, place_for
 
@@ -30,10 +31,10 @@ def keep_correction(
     """Add a task to correct `answer`, and the person's label on it; done for everybody else.
 
     An answer without letters makes a task to demonstrate. The same correction again replaces the first, and a
-    second call with the same `submission` adds nothing. `guideline` is its text. Raises UserError where the
-    prompt or the text is none.
+    second call with the same `submission` adds nothing. `guideline` is its text. Raises UserError for a bad
+    prompt or an empty text.
     """
-    in_turn(session, "items")  # who comes second with the same submission sees the first one's label
+    in_turn(session, "items")  # a second call with the same submission sees the first one's label
     known = session.scalar(select(Label).where(Label.submission == submission))
     if known is not None and known.person_id != person.id:
         raise NotYours("This answer was given by somebody else.")
@@ -45,20 +46,17 @@ def keep_correction(
     item = session.get_one(Item, (added.ids or added.before)[0])
     slot = place_for(session, person, item.id)
     if slot.state == "done":
-        before = last_on(session, person, item.id)
+        before = last_own(session, person, item.id)
         if before is not None:
             reopen(session, person, before.id)
     slot.taken = now() - timedelta(seconds=seconds)
     if session.get(Draft, (item.id, person.id)) is None:
         session.add(Draft(item_id=item.id, person_id=person.id, content={}))
     session.flush()
-    return submit(
-        session,
-        person,
-        item,
+    given = Answer(
         content={"text": text},
-        secret=secret,
         submission=submission,
         guideline=keep_guideline(session, guideline),
         seconds=seconds,
     )
+    return submit(session, person, item, given, secret)

@@ -44,6 +44,7 @@ class Store:
 
     @property
     def is_sqlite(self) -> bool:
+        """Whether it is a file, not a server."""
         return self.engine.dialect.name == "sqlite"
 
     @contextmanager
@@ -57,6 +58,7 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
+        """Commits nothing."""
         with self._session() as session:
             yield session
 
@@ -69,7 +71,13 @@ class Store:
                 session.add(found)
             return found.value
 
+    @property
+    def shown(self) -> str:
+        """The address as people may see it, without a password."""
+        return _shown(self.engine)
+
     def close(self) -> None:
+        """Close all connections."""
         self.engine.dispose()
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from align.data.formats import detect
 from align.data.formats.own import ALIGN
 from align.errors import UserError
-from align.recipe_labeling import MAX_RESPONSES
 from align.records import Demonstration, Prompt, Ranking, RecordError
+from labeling.answers import KINDS, ORDERING, UNSTORABLE, storable
 from labeling.store.models import Item, Person, Response, Slot, in_turn
-from labeling.work import KINDS, UNSTORABLE, storable
 
 _KEYS = ("prompt", "responses", "kind", "priority", "overlap", "gold", "meta")
 _RESPONSE_KEYS = ("text", "origin", "author")
@@ -34,6 +33,7 @@ class Added:
 
     @property
     def known(self) -> int:
+        """How many rows were there before."""
         return len(self.before)
 
 
@@ -59,6 +59,12 @@ def add_items(
             _add(session, given, added)
     _add(session, given, added)
     return added
+
+
+def prompts_of(session: Session, origin: str) -> Iterator[Any]:
+    """The prompts, as messages, of all tasks with a response of this origin."""
+    written = exists().where(Response.item_id == Item.id, Response.origin == origin)
+    return session.scalars(select(Item.prompt).where(written).order_by(Item.id))
 
 
 def _add(session: Session, given: list[tuple[Item, Ranking | None]], added: Added) -> None:
@@ -91,7 +97,7 @@ def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking
     if "prompt" in row and set(row) <= set(_KEYS):
         return [(*_own(row, overlap), None)]
     try:
-        records = (detect(row) if not _is_own(row) else ALIGN).read(row)
+        records = (ALIGN if "prompt" in row and "ranks" in row else detect(row)).read(row)
     except RecordError:
         raise
     except UserError as error:
@@ -99,22 +105,14 @@ def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking
     return [_from_record(record, overlap) for record in records]
 
 
-def _is_own(row: Mapping[str, Any]) -> bool:
-    return "prompt" in row and "ranks" in row
-
-
 def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
     prompt = Prompt.from_dict({"prompt": row["prompt"]})
     given = row.get("responses", [])
     if not isinstance(given, list):
         raise RecordError("responses", "must be a list")
-    responses, authors = [], []
-    for i, part in enumerate(given):
-        response, author = _response(part, i)
-        responses.append(response)
-        authors.append(author)
-    kind = row.get("kind") or ("demonstrate", "correct", "rank")[min(len(responses), 2)]
-    item = _made(kind, prompt, responses, overlap)
+    pairs = [_response(part, i) for i, part in enumerate(given)]
+    responses, authors = [response for response, _ in pairs], [author for _, author in pairs]
+    item = _made(row.get("kind"), prompt, responses, overlap)
     item.priority = float(_number(row, "priority", -1e9, 1e9, 0.0))
     item.overlap = int(_number(row, "overlap", 1, 50, overlap, whole=True))
     meta = row.get("meta") or {}
@@ -125,8 +123,8 @@ def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
     item.meta = dict(meta)
     if row.get("gold") is not None:
         gold = {"prompt": row["prompt"], "responses": [r.text for r in responses], "ranks": row["gold"]}
-        if kind not in ("rank", "compare"):
-            raise RecordError("gold", "known ranks are for tasks that rank or compare")
+        if item.kind not in ORDERING:
+            raise RecordError("gold", f"known ranks are for tasks that {' or '.join(ORDERING)}")
         item.gold = list(Ranking.from_dict(gold).ranks)
     return item, authors
 
@@ -144,7 +142,7 @@ def _response(part: Any, i: int) -> tuple[Response, str | None]:
     except RecordError as error:
         raise RecordError(f"responses[{i}]", error.message) from None
     origin, author = part.get("origin"), part.get("author")
-    if origin is not None and ("\0" in origin or len(origin) > 200 or not _encodes(origin)):
+    if origin is not None and (len(origin) > 200 or not storable(origin)):
         raise RecordError(f"responses[{i}].origin", "must be text of at most 200 characters")
     return Response(position=i, text=text, origin=origin), author
 
@@ -152,23 +150,22 @@ def _response(part: Any, i: int) -> tuple[Response, str | None]:
 def _from_record(
     record: Prompt | Demonstration | Ranking, overlap: int
 ) -> tuple[Item, list[str | None], Ranking | None]:
-    texts: list[str] = []
+    texts: tuple[str, ...] = ()
     if isinstance(record, Demonstration):
-        texts = [record.response]
+        texts = (record.response,)
     elif isinstance(record, Ranking):
-        texts = list(record.responses)
+        texts = record.responses
     responses = [Response(position=i, text=text) for i, text in enumerate(texts)]
-    kind = ("demonstrate", "correct", "rank")[min(len(responses), 2)]
-    item = _made(kind, Prompt(record.prompt), responses, overlap)
+    item = _made(None, Prompt(record.prompt), responses, overlap)
     said = record if isinstance(record, Ranking) and record.labeler else None
     return item, [None] * len(responses), said
 
 
 def _made(kind: Any, prompt: Prompt, responses: list[Response], overlap: int) -> Item:
-    limits = {"demonstrate": (0, 0), "correct": (1, 1), "rank": (2, MAX_RESPONSES), "compare": (2, 2)}
-    if kind not in KINDS:
+    kind = kind or ("demonstrate", "correct", "rank")[min(len(responses), 2)]
+    if not isinstance(kind, str) or kind not in KINDS:
         raise RecordError("kind", f"must be one of {', '.join(KINDS)}")
-    low, high = limits[kind]
+    low, high = KINDS[kind].responses
     if not low <= len(responses) <= high:
         wanted = str(low) if low == high else f"{low} to {high}"
         raise RecordError("responses", f"has {len(responses)}: a task to {kind} has {wanted}")
@@ -198,11 +195,3 @@ def _number(
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         raise RecordError(key, f"must be a {'whole ' if whole else ''}number from {low:g} to {high:g}")
     return value
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

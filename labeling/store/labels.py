@@ -1,4 +1,4 @@
-"""What people did: drafts that change, labels that never do."""
+"""What people answered: drafts, which change, and labels, which never do."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, select
+from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from align.errors import UserError
 from align.records import Ranking
-from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, now
+from labeling.answers import Answer, checked, drawn_order, in_item_order, in_shown_order, ranks_alone
+from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, is_newest, now
 from labeling.store.people import add_person
-from labeling.store.queue import lock_item, own_slot, place_for, release, was_given
+from labeling.store.queue import lock_item, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion
-from labeling.work import checked, drawn_order, in_item_order, in_shown_order
 
 MAX_DRAFT = 400_000  # characters of JSON
 _TOGETHER = 1000  # rows asked for at once
@@ -30,15 +30,11 @@ class NotYours(UserError):
 
 def standing(until: int | None = None) -> ColumnElement[bool]:
     """The condition that a label stands: nothing (up to label `until`) replaces it, it takes nothing back."""
-    later = aliased(Label)
-    replaced = exists().where(later.replaces == Label.id)
-    if until is not None:
-        replaced = replaced.where(later.id <= until)
-    return and_(~replaced, Label.kind != "withdrawn")
+    return and_(is_newest(until), Label.kind != "withdrawn")
 
 
 def keep_guideline(session: Session, text: str) -> str:
-    """Store a version of the guideline; its hash."""
+    """Store a version of the guideline, and return its hash."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     if session.get(Guideline, digest) is None:
         made = (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert(Guideline)
@@ -47,6 +43,7 @@ def keep_guideline(session: Session, text: str) -> str:
 
 
 def save_draft(session: Session, person: Person, item: int, content: dict[str, Any]) -> None:
+    """Keep what a person has done so far; raises NotYours where the task was never given to them."""
     draft = session.get(Draft, (item, person.id))
     if draft is None:
         raise NotYours("This task was not given to you.")
@@ -54,66 +51,68 @@ def save_draft(session: Session, person: Person, item: int, content: dict[str, A
 
 
 def submit(
-    session: Session,
-    person: Person,
-    item: Item,
-    *,
-    content: Any,
-    secret: str,
-    submission: str,
-    guideline: str | None,
-    seconds: float,
-    skip: bool = False,
-    adjudicates: bool = False,
-    quality: str = "optional",
+    session: Session, person: Person, item: Item, given: Answer, secret: str, quality: str = "optional"
 ) -> Label:
-    """Add a label. `content` is in the order shown; a second call with the same `submission` adds nothing.
+    """Add a label; a second call with the same `given.submission` adds nothing.
 
     Raises UserError for an incomplete answer, NotYours where the task was never given to this person.
     """
-    # Whoever comes second here, with the same submission too, waits until the first has committed.
-    given = lock_item(session, item.id) if adjudicates else was_given(session, person, item.id)
-    known = session.scalar(select(Label).where(Label.submission == submission))
-    if not given or (known is not None and known.person_id != person.id):
-        raise NotYours("This task was not given to you.")
+    known = _submitted(session, person, item, given)
     if known is not None:
         return known
-    kind = "skip" if skip else item.kind
-    answer = checked(kind, content, len(item.responses), "optional" if adjudicates else quality)
-    order = drawn_order(secret, item.id, person.id, len(item.responses))
-    if guideline is not None and session.get(Guideline, guideline) is None:
+    kind, count = "skip" if given.skip else item.kind, len(item.responses)
+    answer = checked(kind, given.content, count, "optional" if given.adjudicates else quality)
+    order = drawn_order(secret, item.id, person.id, count)
+    if given.guideline is not None and session.get(Guideline, given.guideline) is None:
         raise UserError("This guideline is not known: load the page again.")
     label = Label(
         item_id=item.id,
         person_id=person.id,
         kind=kind,
         content=in_item_order(kind, answer, order),
-        guideline=guideline,
+        guideline=given.guideline,
         shown_order=order,
-        seconds=seconds,
-        adjudicates=adjudicates,
-        replaces=_before(session, person, item, adjudicates),
-        submission=submission,
+        seconds=given.seconds,
+        adjudicates=given.adjudicates,
+        replaces=_before(session, person, item, given.adjudicates),
+        submission=given.submission,
     )
-    if not adjudicates:
-        slot = place_for(session, person, item.id)
-        if slot.state == "done":
-            raise UserError("You have answered this task already: reopen it to change the answer.")
-        label.seconds = min(seconds, (now() - slot.taken).total_seconds()) if slot.taken else seconds
-        if skip:
-            release(slot)
-        else:
-            slot.state, slot.leased_until = "done", None
+    if not given.adjudicates:
+        _finish_place(session, person, label)
     draft = session.get(Draft, (item.id, person.id))
     if draft is not None:
         draft.content, draft.saved = {}, now()
-        if not adjudicates:
+        if not given.adjudicates:
             note_suggestion(session, label, draft)
+    session.flush()  # the rest first: in PostgreSQL other people's labels wait from the label on
     session.add(label)  # whole: it can't be changed once it is written
     session.flush()
-    session.add(label)  # last: in PostgreSQL other people's labels wait from here on
-    session.flush()
     return label
+
+
+def _submitted(session: Session, person: Person, item: Item, given: Answer) -> Label | None:
+    """The label that this submission made before; raises NotYours where the task is not this person's.
+
+    Whoever comes second here, with the same submission too, waits until the first has committed.
+    """
+    theirs = lock_item(session, item.id) if given.adjudicates else was_given(session, person, item.id)
+    known = session.scalar(select(Label).where(Label.submission == given.submission))
+    if not theirs or (known is not None and known.person_id != person.id):
+        raise NotYours("This task was not given to you.")
+    return known
+
+
+def _finish_place(session: Session, person: Person, label: Label) -> None:
+    """End the person's work on the task, and note on the label that it took no longer than they had it."""
+    slot = place_for(session, person, label.item_id)
+    if slot.state == "done":
+        raise UserError("You have answered this task already: reopen it to change the answer.")
+    if slot.taken and label.seconds is not None:
+        label.seconds = min(label.seconds, (now() - slot.taken).total_seconds())
+    if label.kind == "skip":
+        release(slot)
+    else:
+        slot.state, slot.leased_until = "done", None
 
 
 def reopen(session: Session, person: Person, label_id: int) -> Item:
@@ -149,7 +148,7 @@ def reopen(session: Session, person: Person, label_id: int) -> Item:
 def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
     """Rankings that people made elsewhere, as labels of theirs; how many are new.
 
-    Who has no account here gets one that is closed. Later rankings of a person replace earlier ones.
+    A person without an account gets one that is closed. Later rankings of a person replace earlier ones.
     """
     kept, said = 0, list(said)
     _lock(session, {number for number, _ in said})
@@ -160,62 +159,58 @@ def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
         if item.gold is not None or not ordered or ranking.labeler is None:
             continue
         name = " ".join(ranking.labeler.split())
-        if name in people and people[name].role == "machine":
-            continue  # our own machine's labels, exported: no person said so
         if name not in people:
             people[name] = add_person(session, name, "labeler")
             people[name].disabled = now()
-        person, count = people[name], len(ranking.ranks)
-        same = hashlib.sha256(json.dumps([item.key, name, ranking.ranks]).encode()).hexdigest()[:32]
-        if session.scalar(select(Label.id).where(Label.submission == same)) is not None:
-            continue
-        nothing: list[None] = [None] * count
-        content = {"ranks": list(ranking.ranks), "quality": nothing, "flags": [[] for _ in nothing]}
-        guideline = ranking.guideline
-        label = Label(
-            item_id=item.id,
-            person_id=person.id,
-            kind=item.kind,
-            content=checked(item.kind, content, count),
-            guideline=guideline if guideline and session.get(Guideline, guideline) else None,
-            shown_order=list(ranking.shown_order or range(count)),
-            seconds=ranking.seconds,
-            replaces=_before(session, person, item, adjudicates=False),
-            submission=same,
-        )
-        slot = place_for(session, person, item.id)
-        slot.state, slot.leased_until = "done", None
-        session.add(label)
-        session.flush()
-        kept += 1
+        if people[name].role != "machine":  # its labels come from here, exported: no person said so
+            kept += _keep_ranking(session, item, people[name], ranking)
     return kept
+
+
+def _keep_ranking(session: Session, item: Item, person: Person, ranking: Ranking) -> bool:
+    """Whether it is new."""
+    same = hashlib.sha256(json.dumps([item.key, person.name, ranking.ranks]).encode()).hexdigest()[:32]
+    if session.scalar(select(Label.id).where(Label.submission == same)) is not None:
+        return False
+    count, guideline = len(ranking.ranks), ranking.guideline
+    label = Label(
+        item_id=item.id,
+        person_id=person.id,
+        kind=item.kind,
+        content=checked(item.kind, ranks_alone(ranking.ranks), count),
+        guideline=guideline if guideline and session.get(Guideline, guideline) else None,
+        shown_order=list(ranking.shown_order or range(count)),
+        seconds=ranking.seconds,
+        replaces=_before(session, person, item, adjudicates=False),
+        submission=same,
+    )
+    slot = place_for(session, person, item.id)
+    slot.state, slot.leased_until = "done", None
+    session.add(label)
+    session.flush()
+    return True
 
 
 def _lock(session: Session, items: set[int]) -> None:
     """Take what others hold while they wait to write a label: the tasks, then their places.
 
-    To be called before the first of several labels in a transaction: who has written one waits for nobody.
+    To be called before the first of several labels in a transaction, so that it waits for nobody after that.
     """
-    for start in range(0, len(items), _TOGETHER):
-        some = sorted(items)[start : start + _TOGETHER]
+    parts = [sorted(items)[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER)]
+    for some in parts:
         tasks = select(Item.id).where(Item.id.in_(some)).order_by(Item.id)
         session.execute(tasks.with_for_update(key_share=True)).all()
-    for start in range(0, len(items), _TOGETHER):
-        some = sorted(items)[start : start + _TOGETHER]
+    for some in parts:
         places = select(Slot.id).where(Slot.item_id.in_(some)).order_by(Slot.id)
         session.execute(places.with_for_update()).all()
 
 
-def last_own(session: Session, person: Person) -> Label | None:
-    """The person's newest label that stands."""
+def last_own(session: Session, person: Person, item: int | None = None) -> Label | None:
+    """The person's newest label that stands; of one task, where `item` says which."""
     mine = select(Label).where(standing(), Label.person_id == person.id, Label.adjudicates.is_(False))
+    if item is not None:
+        mine = mine.where(Label.item_id == item)
     return session.scalars(mine.order_by(Label.id.desc()).limit(1)).first()
-
-
-def last_on(session: Session, person: Person, item: int) -> Label | None:
-    """The person's own label on a task that stands."""
-    mine = select(Label).where(standing(), Label.person_id == person.id, Label.adjudicates.is_(False))
-    return session.scalars(mine.where(Label.item_id == item).order_by(Label.id.desc()).limit(1)).first()
 
 
 def history(session: Session, person: Person, limit: int = 200) -> list[tuple[Label, Item]]:
@@ -225,16 +220,9 @@ def history(session: Session, person: Person, limit: int = 200) -> list[tuple[La
     return [(label, item) for label, item in session.execute(query.order_by(Label.id.desc()).limit(limit))]
 
 
-def holds(session: Session, person: Person, item: int) -> bool:
-    """Whether the task is leased to this person."""
-    slot = own_slot(session, person.id, item)
-    return slot is not None and slot.state == "leased"
-
-
 def _before(session: Session, person: Person, item: Item, adjudicates: bool) -> int | None:
     """The label that a new one comes after: the last of the person's own, or the last adjudication."""
-    later = aliased(Label)
-    query = select(Label.id).where(Label.item_id == item.id, ~exists().where(later.replaces == Label.id))
+    query = select(Label.id).where(Label.item_id == item.id, is_newest())
     if adjudicates:
         query = query.where(Label.adjudicates.is_(True))
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    ColumnElement,
     Connection,
     DateTime,
     Float,
@@ -17,13 +18,15 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     event,
+    exists,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
 
 def now() -> datetime:
+    """The time, UTC."""
     return datetime.now(UTC)
 
 
@@ -34,15 +37,19 @@ class Moment(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """As SQLAlchemy writes it."""
         return value.astimezone(UTC) if value is not None else None
 
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        """As SQLAlchemy reads it."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Base(DeclarativeBase):
+    """What all tables have in common."""
+
     type_annotation_map = {datetime: Moment, dict[str, Any]: JSON, list[Any]: JSON}
 
 
@@ -55,6 +62,8 @@ class Setting(Base):
 
 
 class Person(Base):
+    """An account: of a person, or of a machine that sends tokens."""
+
     __tablename__ = "person"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     name: Mapped[str] = mapped_column(String(80), unique=True)
@@ -84,7 +93,7 @@ class Item(Base):
 
     __tablename__ = "item"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(12))  # demonstrate, rank, correct, compare
+    kind: Mapped[str] = mapped_column(String(12))  # one of labeling.answers.KINDS
     key: Mapped[str] = mapped_column(String(64), unique=True)  # the same task is never asked twice
     prompt: Mapped[list[Any]] = mapped_column()  # messages
     plain: Mapped[bool] = mapped_column(default=True)  # the prompt came as text
@@ -101,6 +110,8 @@ Index("item_queue", Item.priority.desc(), Item.id)  # the queue's order
 
 
 class Response(Base):
+    """One of an item's responses."""
+
     __tablename__ = "response"
     __table_args__ = (UniqueConstraint("item_id", "position"),)
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -142,9 +153,7 @@ class Suggestion(Base):
     version: Mapped[str] = mapped_column(String(64))  # the reward model's hash
     scores: Mapped[list[Any]] = mapped_column()  # in the item's own order of responses
     ranks: Mapped[list[Any]] = mapped_column()
-    draw: Mapped[float] = mapped_column(
-        Float
-    )  # in [0, 1), by item: below `labeling.audit` people judge it too
+    draw: Mapped[float] = mapped_column(Float)  # in [0, 1): below `labeling.audit` people judge it too
     created: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -169,7 +178,7 @@ class Label(Base):
     guideline: Mapped[str | None] = mapped_column(ForeignKey("guideline.hash"))
     shown_order: Mapped[list[Any]] = mapped_column()
     seconds: Mapped[float | None] = mapped_column(Float)
-    adjudicates: Mapped[bool] = mapped_column(default=False)  # a reviewer's word, which stands
+    adjudicates: Mapped[bool] = mapped_column(default=False)  # a reviewer's decision, which stands
     replaces: Mapped[int | None] = mapped_column(ForeignKey("label.id"), unique=True)
     submission: Mapped[str] = mapped_column(String(40), unique=True)  # the browser's: a second try adds none
     created: Mapped[datetime] = mapped_column(default=now)
@@ -179,11 +188,18 @@ class Label(Base):
     suggestion_agreed: Mapped[float | None] = mapped_column(Float)  # share of pairs ordered as suggested
 
 
-def in_turn(session: Session | Connection, what: str) -> None:
-    """Until the transaction ends, only one goes on from here; in SQLite that holds for all who write.
+def is_newest(until: int | None = None) -> ColumnElement[bool]:
+    """The condition that no later label (up to label `until`) replaces a label."""
+    later = aliased(Label)
+    replaced = exists().where(later.replaces == Label.id)
+    return ~(replaced if until is None else replaced.where(later.id <= until))
 
-    What is numbered after this is committed in the order of its numbers: who reads on from the last number
-    seen misses nothing.
+
+def in_turn(session: Session | Connection, what: str) -> None:
+    """Let one transaction at a time go on from here, until it ends; in SQLite this holds for all writers.
+
+    Rows inserted after this are committed in the order of their numbers, so that a reader who continues from
+    the last number seen misses nothing.
     """
     bind = session.get_bind() if isinstance(session, Session) else session
     if bind.dialect.name == "postgresql":

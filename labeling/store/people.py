@@ -1,4 +1,4 @@
-"""People, their roles, and the secrets by which they come in."""
+"""People, their roles, and the secrets with which they sign in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, Select, select, update
 from sqlalchemy.orm import Session
 
 from align.errors import UserError
@@ -17,7 +17,7 @@ from labeling.store.models import Person, Token, now
 ROLES = ("admin", "reviewer", "labeler", "machine")
 MIN_PASSWORD = 10
 _HASHER = PasswordHasher()
-_NOBODY = _HASHER.hash(secrets.token_hex(16))  # checked for names that nobody has: equally slow
+_NOBODY = _HASHER.hash(secrets.token_hex(16))  # checked for unknown names, so that these take as long
 
 
 def new_token(
@@ -28,7 +28,7 @@ def new_token(
     role: str | None = None,
     lasts: timedelta | None = None,
 ) -> str:
-    """Make a secret and keep its hash; the secret itself is seen only by who gets it now."""
+    """Make a secret, keep its hash, and return the secret, which cannot be read again later."""
     secret = secrets.token_urlsafe(32)
     session.add(
         Token(
@@ -43,23 +43,16 @@ def new_token(
 
 
 def find_token(session: Session, kind: str, secret: str) -> Token | None:
-    """A token that is still good."""
+    """The token with this secret, unless it has ended or expired or its person's account is closed."""
     token = session.scalar(select(Token).where(Token.hash == _hash(secret), Token.kind == kind))
-    if token is None or token.ended is not None:
+    if token is None or token.ended is not None or (token.expires is not None and token.expires <= now()):
         return None
-    if token.expires is not None and token.expires <= now():
-        return None
-    if token.person is not None and token.person.disabled is not None:
-        return None
-    return token
+    return None if token.person is not None and token.person.disabled is not None else token
 
 
 def use_up(session: Session, token: Token) -> bool:
-    """End a token; False where somebody else was faster."""
-    done = session.execute(
-        update(Token).where(Token.id == token.id, Token.ended.is_(None)).values(ended=now())
-    )
-    return bool(done.rowcount)  # type: ignore[attr-defined]
+    """End a token; False where another request has used it already."""
+    return _end(session, Token.id == token.id) > 0
 
 
 def add_person(session: Session, name: str, role: str, password: str | None = None) -> Person:
@@ -78,13 +71,14 @@ def add_person(session: Session, name: str, role: str, password: str | None = No
 
 
 def set_password(person: Person, password: str) -> None:
+    """Raises UserError for a password that is too short or too long."""
     person.password = _password(password)
 
 
 def check_password(session: Session, name: str, password: str) -> Person | None:
     """The person, if the password is theirs."""
     name = " ".join(name.split())
-    possible = name.isprintable()  # what no name is a database may refuse to look for
+    possible = name.isprintable()  # a database may refuse to look for anything else
     person = session.scalar(select(Person).where(Person.name == name)) if possible else None
     known = person.password if person and not person.disabled else None
     try:
@@ -97,34 +91,38 @@ def check_password(session: Session, name: str, password: str) -> Person | None:
 def disable(session: Session, person: Person) -> None:
     """Close an account: its sessions and tokens end, its labels stay."""
     person.disabled = now()
-    session.execute(
-        update(Token).where(Token.person_id == person.id, Token.ended.is_(None)).values(ended=now())
-    )
+    _end(session, Token.person_id == person.id)
 
 
 def end_links(session: Session) -> None:
     """End all links that `align label` printed before."""
-    open_links = update(Token).where(Token.kind.in_(("signin", "first")), Token.ended.is_(None))
-    session.execute(open_links.values(ended=now()))
+    _end(session, Token.kind.in_(("signin", "first")))
 
 
 def has_admin_account(session: Session) -> bool:
     """Whether an admin can come in by name and password."""
-    found = select(Person.id).where(
-        Person.role == "admin", Person.disabled.is_(None), Person.password.is_not(None)
-    )
+    found = _admins().where(Person.password.is_not(None))
     return session.scalars(found.limit(1)).first() is not None
 
 
 def admin_for_link(session: Session) -> Person:
-    """The first admin, made when there is none: who `align label` prints its link for."""
-    query = select(Person).where(Person.role == "admin", Person.disabled.is_(None)).order_by(Person.id)
-    found = session.scalars(query).first()
+    """The first admin, for whom `align label` prints its link; made when there is none."""
+    found = session.scalars(_admins().order_by(Person.id)).first()
     if found is not None:
         return found
     taken = set(session.scalars(select(Person.name)))
     name = next(n for n in ("admin", *(f"admin {i}" for i in range(2, 10_000))) if n not in taken)
     return add_person(session, name, "admin")
+
+
+def _admins() -> Select[Person]:
+    return select(Person).where(Person.role == "admin", Person.disabled.is_(None))
+
+
+def _end(session: Session, which: ColumnElement[bool]) -> int:
+    """End tokens that are still good; how many."""
+    done = session.execute(update(Token).where(which, Token.ended.is_(None)).values(ended=now()))
+    return int(done.rowcount)  # type: ignore[attr-defined]
 
 
 def _password(password: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
+from labeling.answers import ORDERING
 from labeling.store.models import Item, Label, Response, Slot
 from labeling.store.records import Filters, labelled
 
@@ -28,7 +29,7 @@ def progress(session: Session, demonstrations: Filters, rankings: Filters, origi
     waits = exists().where(Slot.item_id == Item.id, Slot.state != "done")
     written = exists().where(Response.item_id == Item.id, Response.origin == origin)
     asked = select(func.count()).select_from(Item).where(Item.kind == "demonstrate", waits)
-    ours = set(session.scalars(select(Item.id).where(written, Item.kind.in_(("rank", "compare")))))
+    ours = set(session.scalars(select(Item.id).where(written, Item.kind.in_(ORDERING))))
     waiting = set(session.scalars(select(Item.id).where(written, waits))) & ours
     ranked = {item.id for item, _ in labelled(session, "rankings", rankings)} & ours
     return Progress(

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
 from labeling.store.engine import Store
-from labeling.store.models import Draft, Item, Label, Person, Response, Slot, Suggestion, now
+from labeling.store.models import Draft, Item, Label, Person, Response, Slot, Suggestion, is_newest, now
 
 _TRIES = 20
-PRIVATE = "private_conversation_with"  # in a task's meta: nobody gets it but who made it
+PRIVATE = "private_conversation_with"  # in a task's meta: only the person who made the task gets it
 MANY = 100  # so many waiting tasks are counted for a page: a queue may be long
 
 
@@ -32,9 +32,8 @@ def take(store: Store, person: Person, rules: Rules) -> Item | None:
     for _ in range(_TRIES):
         try:
             with store.write() as session:
-                slot = (
-                    _held(session, person) or _gold(session, person, rules) or _next(session, person, rules)
-                )
+                slot = _held(session, person) or _gold(session, person, rules)
+                slot = slot or _next(session, person, rules)
                 if slot is None:
                     return None
                 if slot.person_id != person.id or slot.state != "leased":
@@ -65,12 +64,13 @@ def was_given(session: Session, person: Person, item: int) -> bool:
 
 
 def lock_item(session: Session, item: int) -> bool:
-    """Let nobody else go on who wants this lock (SQLite: who writes), until the transaction ends."""
+    """Lock the task until the transaction ends (in SQLite all writers wait anyway); whether it exists."""
     found = select(Item.id).where(Item.id == item).with_for_update(key_share=True)
     return session.scalar(found) is not None
 
 
 def own_slot(session: Session, person: int, item: int) -> Slot | None:
+    """The person's place on a task, locked until the transaction ends."""
     found = select(Slot).where(Slot.item_id == item, Slot.person_id == person).with_for_update(of=Slot)
     return session.scalar(found)
 
@@ -115,14 +115,10 @@ def _next(session: Session, person: Person, rules: Rules) -> Slot | None:
 
 def _available(person: Person, rules: Rules) -> Select[Slot]:
     mine = aliased(Slot)
-    later = aliased(Label)
     # No index for it: items are read by priority, up to the first free one.
     state = func.coalesce(Slot.state, "")
     skipped = exists().where(
-        Label.item_id == Slot.item_id,
-        Label.person_id == person.id,
-        Label.kind == "skip",
-        ~exists().where(later.replaces == Label.id),
+        Label.item_id == Slot.item_id, Label.person_id == person.id, Label.kind == "skip", is_newest()
     )
     machines = exists().where(
         Item.kind == "rank", Suggestion.item_id == Slot.item_id, Suggestion.draw >= (rules.audit or 0.0)
@@ -148,19 +144,13 @@ def _gold(session: Session, person: Person, rules: Rules) -> Slot | None:
         return None
     done = select(func.count()).select_from(Slot).join(Item).where(Slot.person_id == person.id)
     gold = session.scalar(done.where(Item.gold.is_not(None))) or 0
-    if (
-        gold
-        >= (session.scalar(done.where(Item.gold.is_(None), Slot.state == "done")) or 0) // rules.gold_every
-    ):
+    plain = session.scalar(done.where(Item.gold.is_(None), Slot.state == "done")) or 0
+    if gold >= plain // rules.gold_every:
         return None
     met = exists().where(Slot.item_id == Item.id, Slot.person_id == person.id)
     tried = exists().where(Label.item_id == Item.id, Label.person_id == person.id)
-    item = session.scalars(
-        select(Item)
-        .where(Item.gold.is_not(None), ~met, ~tried)
-        .order_by(Item.priority.desc(), Item.id)
-        .limit(1)
-    ).first()
+    query = select(Item).where(Item.gold.is_not(None), ~met, ~tried)
+    item = session.scalars(query.order_by(Item.priority.desc(), Item.id).limit(1)).first()
     if item is None:
         return None
     slot = Slot(item_id=item.id, number=_next_number(session, item.id), item=item)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
-from align.stats.rankings import disagreement
+from align.errors import UserError
+from align.stats.rankings import Ranks, disagreement
+from labeling.answers import ORDERING, ranks_of, written_in
+from labeling.store.engine import Store
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
 from labeling.store.suggestions import MACHINE, by_people
-from labeling.work import ranks_of
 
 Kind = Literal["prompts", "demonstrations", "rankings"]
 
@@ -45,6 +48,25 @@ def records(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[di
     stands. Gold items, skips, and answers that order nothing (all bad without ranks) give none.
     """
     return (row for _, row in labelled(session, kind, filters))
+
+
+def read_records(address: str, kind: Kind, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The training records of a database: what align finds under the entry point `labels`.
+
+    filters: the fields of `Filters`. Raises UserError where the database or a labeler is not there.
+    """
+    chosen = Filters(**filters)
+    if "://" not in address and not Path(address).is_file():
+        raise UserError("no such labeling database: `align label` makes it")
+    store = Store(address)
+    try:
+        with store.read() as session:
+            unknown = sorted(set(chosen.labelers) - set(session.scalars(select(Person.name))))
+            if unknown:
+                raise UserError(f"labelers: nobody is called {', '.join(unknown)}")
+            return list(records(session, kind, chosen))
+    finally:
+        store.close()
 
 
 def labelled(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[tuple[Item, dict[str, Any]]]:
@@ -78,6 +100,12 @@ def labelled(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[t
         yield from ((item, row) for row in rows)
 
 
+def share_apart(rankings: Iterable[Ranks]) -> float | None:
+    """The share of pairs that rankings of one task order differently; None where no two have a pair."""
+    apart, pairs = disagreement(*rankings)
+    return apart / pairs if pairs else None
+
+
 def prompt_of(item: Item) -> Any:
     """The prompt as it came in: text, or messages."""
     return item.prompt[0]["content"] if item.plain else item.prompt
@@ -90,22 +118,18 @@ def _answers() -> Select[Label, Item, str]:
 
 
 def _disputed(session: Session, stands: list[ColumnElement[bool]], least: float | None) -> set[int]:
-    """The items whose rankings agree on a smaller share of pairs; who ranked alone agrees with everybody."""
+    """The items whose rankings agree on less than this share of pairs; a single ranking always agrees."""
     if least is None:
         return set()
     query = select(Label.item_id, Label.kind, Label.content).join(Item, Item.id == Label.item_id)
-    query = query.where(*stands, by_people(), Item.gold.is_(None), Label.kind.in_(("rank", "compare")))
+    query = query.where(*stands, by_people(), Item.gold.is_(None), Label.kind.in_(ORDERING))
     rankings: dict[int, list[list[int | None]]] = {}
     for item, kind, content in session.execute(query.where(Label.adjudicates.is_(False))):
         ranks = ranks_of(kind, content)
         if ranks is not None:
             rankings.setdefault(item, []).append(ranks)
-    found = set()
-    for item, several in rankings.items():
-        apart, pairs = disagreement(*several)
-        if pairs and 1 - apart / pairs < least:
-            found.add(item)
-    return found
+    shares = {item: share_apart(several) for item, several in rankings.items()}
+    return {item for item, apart in shares.items() if apart is not None and 1 - apart < least}
 
 
 def _ranking(label: Label, item: Item, name: str) -> Iterator[dict[str, Any]]:
@@ -117,29 +141,19 @@ def _ranking(label: Label, item: Item, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _correction(label: Label, item: Item, name: str) -> Iterator[dict[str, Any]]:
-    """What a person wrote in a response's place is better than that response."""
-    rewritten = _rewritten(label)
-    if rewritten is None:
+    """What a person wrote in place of a response is better than that response."""
+    text, index = written_in(label.kind, label.content) or ("", None)
+    if index is None:
         return
-    text, index = rewritten
     original = item.responses[index].text
     if text.strip() != original.strip():
         yield _row(label, item, name, [text, original], [1, 2], f"correction {label.id}")
 
 
 def _demonstration(label: Label, item: Item) -> Iterator[dict[str, Any]]:
-    rewritten = _rewritten(label)
-    text = label.content["text"] if label.kind == "demonstrate" else rewritten[0] if rewritten else None
-    if text is not None:
-        yield {"prompt": prompt_of(item), "response": text}
-
-
-def _rewritten(label: Label) -> tuple[str, int] | None:
-    """What stands in place of a response, and that response's index."""
-    if label.kind == "correct":
-        return label.content["text"], 0
-    edit = label.content["edit"] if label.kind == "rank" else None
-    return (edit["text"], edit["response"]) if edit else None
+    written = written_in(label.kind, label.content)
+    if written is not None:
+        yield {"prompt": prompt_of(item), "response": written[0]}
 
 
 def _row(

@@ -12,16 +12,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, exists, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from align.recipe_labeling import Labeling
 from align.records import RecordError
 from align.stats.rankings import disagreement
-from labeling.store.models import Draft, Item, Label, Person, Suggestion
-from labeling.work import checked, ranks_by_score, ranks_of
+from labeling.answers import ORDERING, checked, ranks_alone, ranks_by_score, ranks_of
+from labeling.store.models import Draft, Item, Label, Person, Suggestion, is_newest
 
 PREFILLED, AFTER, SEEN, HIDDEN, MACHINE = "prefilled", "after", "seen", "hidden", "machine"
-KINDS = ("rank", "compare")
 
 
 @dataclass
@@ -40,7 +39,7 @@ def by_people() -> ColumnElement[bool]:
 def unscored(version: str) -> ColumnElement[bool]:
     """The condition that a reward model of this version could still suggest something for an item."""
     known = exists().where(Suggestion.item_id == Item.id, Suggestion.version == version)
-    return Item.kind.in_(KINDS) & Item.gold.is_(None) & ~known
+    return Item.kind.in_(ORDERING) & Item.gold.is_(None) & ~known
 
 
 def add_suggestions(
@@ -59,24 +58,11 @@ def add_suggestions(
     """
     wanted = select(Item).where(Item.id.in_([task for task, _ in given])).order_by(Item.id)
     items = {item.id: item for item in session.scalars(wanted.with_for_update(of=Item, key_share=True))}
-    known = set(
-        session.scalars(
-            select(Suggestion.item_id).where(Suggestion.item_id.in_(items), Suggestion.version == version)
-        )
-    )
+    there = select(Suggestion.item_id).where(Suggestion.item_id.in_(items), Suggestion.version == version)
+    known = set(session.scalars(there))
     sent, new = Sent(), []
     for i, (task, scores) in enumerate(given):
-        item = items.get(task)
-        if item is None:
-            raise RecordError(f"suggestions[{i}].task", f"there is no task {task}")
-        if item.kind not in KINDS or item.gold is not None:
-            kind = "gold" if item.gold is not None else f"one to {item.kind}"
-            raise RecordError(f"suggestions[{i}].task", f"task {task} is {kind}: nothing is suggested for it")
-        if len(scores) != len(item.responses):
-            count = len(item.responses)
-            raise RecordError(
-                f"suggestions[{i}].scores", f"has {len(scores)}: task {task} has {count} responses"
-            )
+        _check(items.get(task), task, f"suggestions[{i}]", len(scores))
         if task in known:
             sent.known += 1
             continue
@@ -93,23 +79,29 @@ def add_suggestions(
     return sent
 
 
+def _check(item: Item | None, task: int, place: str, count: int) -> None:
+    if item is None:
+        raise RecordError(f"{place}.task", f"there is no task {task}")
+    if item.kind not in ORDERING or item.gold is not None:
+        kind = "gold" if item.gold is not None else f"one to {item.kind}"
+        raise RecordError(f"{place}.task", f"task {task} is {kind}: nothing is suggested for it")
+    if count != len(item.responses):
+        raise RecordError(f"{place}.scores", f"has {count}: task {task} has {len(item.responses)} responses")
+
+
 def label_by_machine(session: Session, suggestions: Iterable[Suggestion]) -> None:
     """A label for each suggestion, in the place of the machine's label before. Their items are locked."""
-    later = aliased(Label)
     for made in suggestions:
-        count = len(made.ranks)
-        nothing = {"quality": [None] * count, "flags": [[] for _ in range(count)]}
         before = select(Label.id).where(
-            Label.item_id == made.item_id,
-            Label.suggestion_shown == MACHINE,
-            ~exists().where(later.replaces == Label.id),
+            Label.item_id == made.item_id, Label.suggestion_shown == MACHINE, is_newest()
         )
+        count = len(made.ranks)
         session.add(
             Label(
                 item_id=made.item_id,
                 person_id=made.person_id,
                 kind="rank",
-                content=checked("rank", {"ranks": made.ranks, **nothing}, count),
+                content=checked("rank", ranks_alone(made.ranks), count),
                 shown_order=list(range(count)),
                 replaces=session.scalar(before),
                 submission=f"suggestion {made.id}",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
@@ -22,12 +22,11 @@ from labeling.store.records import Filters, prompt_of, records
 from labeling.store.suggestions import add_suggestions, unscored
 from labeling.web.config import Config
 from labeling.web.figures import all_figures
-from labeling.web.news import News, newest_label
+from labeling.web.news import newest_label
 from labeling.web.security import Visitor, needs
 
-router = APIRouter(prefix="/api/v1", tags=["v1"])
-Machine = Annotated[Visitor, Depends(needs("admin", "machine"))]
-Reader = Annotated[Visitor, Depends(needs("admin", "reviewer", "machine"))]
+Machine = Annotated[Visitor, needs("admin", "machine")]
+Reader = Annotated[Visitor, needs("admin", "reviewer", "machine")]
 Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Version = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 Name = Annotated[str, Field(pattern=r"^[^\x00]*$")]
@@ -35,10 +34,14 @@ Score = Annotated[float, Field(allow_inf_nan=False, ge=-1e30, le=1e30)]
 
 
 class Problem(BaseModel):
+    """Why a request was refused."""
+
     detail: str
 
 
 class AddedTasks(BaseModel):
+    """The new tasks' numbers, and how many of those sent were there before."""
+
     ids: list[int]
     known: int
 
@@ -70,12 +73,16 @@ class LabelOut(BaseModel):
 
 
 class Labels(BaseModel):
+    """A page of labels."""
+
     labels: list[LabelOut]
     next: int  # give this as `after` to get what comes later
     more: bool  # there is a next page already
 
 
 class TaskOut(BaseModel):
+    """A task as it was sent; `origins` are the policies that wrote the responses."""
+
     id: int
     kind: str
     prompt: Any
@@ -88,6 +95,8 @@ class TaskOut(BaseModel):
 
 
 class Tasks(BaseModel):
+    """A page of tasks."""
+
     tasks: list[TaskOut]
     next: int
     more: bool
@@ -101,71 +110,70 @@ class Suggested(BaseModel):
 
 
 class Suggestions(BaseModel):
+    """The scores that one version of a reward model gave to tasks."""
+
     source: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
     version: Version
     suggestions: Annotated[list[Suggested], Field(max_length=10_000)]
 
 
 class AddedSuggestions(BaseModel):
+    """How many suggestions are new, and how many were there before."""
+
     added: int
     known: int
 
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem} for status in (400, 401, 403, 409, 413, 422)
-}
+router = APIRouter(
+    prefix="/api/v1",
+    tags=["v1"],
+    responses={status: {"model": Problem} for status in (400, 401, 403, 409, 413, 422)},
+)
 
 
-@router.post("/tasks", responses=_PROBLEMS)
+@router.post("/tasks")
 def create_tasks(
-    request: Request, tasks: Annotated[list[dict[str, Any]], Field(max_length=10_000)], who: Machine
+    tasks: Annotated[list[dict[str, Any]], Field(max_length=10_000)], who: Machine
 ) -> AddedTasks:
     """Add tasks, all or none: a prompt, and maybe responses, kind, priority, overlap, gold, meta."""
-    config: Config = request.app.state.config
-    with config.store.write() as session:
-        added = add_items(session, tasks, config.settings.overlap, who.person)
+    with who.config.store.write() as session:
+        added = add_items(session, tasks, who.config.settings.overlap, who.person)
         return AddedTasks(ids=added.ids, known=added.known)
 
 
-@router.get("/tasks", responses=_PROBLEMS)
+@router.get("/tasks")
 def list_tasks(
-    request: Request,
     who: Machine,
     after: Id = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     unscored_by: Version | None = None,
 ) -> Tasks:
     """Tasks; with `unscored_by` those for which this version of a reward model has suggested nothing yet."""
-    config: Config = request.app.state.config
-    with config.store.read() as session:
+    with who.config.store.read() as session:
         query = select(Item).where(Item.id > after, *([unscored(unscored_by)] if unscored_by else []))
         found = session.scalars(query.order_by(Item.id).limit(limit + 1)).all()
         tasks, more = [_task(item) for item in found[:limit]], len(found) > limit
         return Tasks(tasks=tasks, next=tasks[-1].id if tasks else after, more=more)
 
 
-@router.post("/suggestions", responses=_PROBLEMS)
-def create_suggestions(
-    request: Request, given: Suggestions, who: Annotated[Visitor, Depends(needs("machine"))]
-) -> AddedSuggestions:
+@router.post("/suggestions")
+def create_suggestions(given: Suggestions, who: Annotated[Visitor, needs("machine")]) -> AddedSuggestions:
     """What a reward model makes of tasks' responses, all or none; each task once for each version."""
-    config: Config = request.app.state.config
-    with config.store.write() as session:
+    with who.config.store.write() as session:
         sent = add_suggestions(
             session,
             who.person,
             given.source,
             given.version,
             [(one.task, one.scores) for one in given.suggestions],
-            secret=config.secret,
-            labels=config.settings.suggestions == "machine",
+            secret=who.config.secret,
+            labels=who.config.settings.suggestions == "machine",
         )
         return AddedSuggestions(added=sent.added, known=sent.known)
 
 
-@router.get("/labels", responses=_PROBLEMS)
+@router.get("/labels")
 async def list_labels(
-    request: Request,
     who: Machine,
     after: Id = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -173,8 +181,7 @@ async def list_labels(
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to wait where nothing is new")] = 0,
 ) -> Labels:
     """All that people and machines did, in its order; with `standing` only labels that nothing replaces."""
-    config: Config = request.app.state.config
-    news: News = request.app.state.news
+    config, news = who.config, who.request.app.state.news
     found = await run_in_threadpool(_labels, config, after, limit, standing)
     if wait and found.next == after:
         await news.later_than(after, wait)
@@ -184,11 +191,10 @@ async def list_labels(
 
 @router.get(
     "/records/{kind}.jsonl",
-    responses={**_PROBLEMS, 200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
     response_class=StreamingResponse,
 )
 def export(
-    request: Request,
     kind: Literal["prompts", "demonstrations", "rankings"],
     who: Machine,
     guideline: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,64}$")] = None,
@@ -198,21 +204,20 @@ def export(
     until: Id | None = None,
 ) -> StreamingResponse:
     """Training records in align's own form, as `align rm` reads them from the database."""
-    config: Config = request.app.state.config
     filters = Filters(guideline, labeler, agreement, corrections, until)
 
     def lines() -> Iterator[str]:
-        with config.store.read() as session:
+        with who.config.store.read() as session:
             for row in records(session, kind, filters):
                 yield json.dumps(row, ensure_ascii=False) + "\n"
 
     return StreamingResponse(lines(), media_type="application/jsonl")
 
 
-@router.get("/figures", responses=_PROBLEMS)
-def read_figures(request: Request, who: Reader) -> Figures:
+@router.get("/figures")
+def read_figures(who: Reader) -> Figures:
     """Progress, pace, agreement, gold accuracy, win rates and ratings, as they are now."""
-    return all_figures(request.app.state.config)
+    return all_figures(who.config)
 
 
 def _labels(config: Config, after: int, limit: int, standing: bool) -> Labels:

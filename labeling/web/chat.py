@@ -7,30 +7,32 @@ import hmac
 import json
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from labeling.answers import TEXT_LIMIT
 from labeling.companion import Absent, Companion
 from labeling.store.corrections import keep_correction
-from labeling.web.config import Config
 from labeling.web.pages import page
-from labeling.web.security import PEOPLE, Visitor, needs
-from labeling.web.work import SubmissionId
-from labeling.work import TEXT_LIMIT
+from labeling.web.security import SignedIn, Visitor
+from labeling.web.work import Seconds, SubmissionId
 
 router = APIRouter(include_in_schema=False)
-_person = Depends(needs(*PEOPLE))
 Text = Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT)]
 
 
 class Message(BaseModel):
+    """One message of a conversation."""
+
     model_config = ConfigDict(extra="forbid")
     role: Literal["user", "assistant"]
     content: Text
 
 
 class Asked(BaseModel):
+    """A conversation that ends with what is asked; each `turn` has draws of its own."""
+
     model_config = ConfigDict(extra="forbid")
     messages: Annotated[list[Message], Field(min_length=1, max_length=200)]
     turn: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
@@ -44,32 +46,32 @@ class Corrected(Asked):
     seal: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     text: Text
     submission: SubmissionId
-    seconds: Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+    seconds: Seconds
 
 
 @router.get("/chat")
-def chat(request: Request, who: Visitor = _person) -> Response:
-    return page(request, "chat.html", who)
+def chat(who: SignedIn) -> Response:
+    """The page of a conversation."""
+    return page(who, "chat.html")
 
 
 @router.post("/chat/answer")
-def answer(request: Request, given: Asked, who: Visitor = _person) -> dict[str, str]:
+def answer(given: Asked, who: SignedIn) -> dict[str, str]:
     """The policy's answer to a conversation, sealed."""
-    config, companion = _there(request)
     messages = [message.model_dump() for message in given.messages]
     try:
-        text, origin = companion.answer(messages, given.turn)
+        text, origin = _companion(who).answer(messages, given.turn)
     except Absent as error:
         raise HTTPException(503, str(error)) from error
-    return {"text": text, "origin": origin, "seal": _seal(config, who, messages, text, origin)}
+    return {"text": text, "origin": origin, "seal": _seal(who, messages, text, origin)}
 
 
 @router.post("/chat/correct")
-def correct(request: Request, given: Corrected, who: Visitor = _person) -> dict[str, int]:
+def correct(given: Corrected, who: SignedIn) -> dict[str, int]:
     """Keep what the answer should have been; the same submission twice is one label."""
-    config, companion = _there(request)
+    config, companion = who.config, _companion(who)
     messages = [message.model_dump() for message in given.messages]
-    if not hmac.compare_digest(given.seal, _seal(config, who, messages, given.answer, given.origin)):
+    if not hmac.compare_digest(given.seal, _seal(who, messages, given.answer, given.origin)):
         raise HTTPException(409, "The policy did not say this to you.")
     with config.store.write() as session:
         label = keep_correction(
@@ -87,13 +89,12 @@ def correct(request: Request, given: Corrected, who: Visitor = _person) -> dict[
         return {"label": label.id}
 
 
-def _there(request: Request) -> tuple[Config, Companion]:
-    config: Config = request.app.state.config
-    if config.companion is None:
+def _companion(who: Visitor) -> Companion:
+    if who.config.companion is None:
         raise HTTPException(503, "There is no policy here: start the app by `align label … --chat RUN`.")
-    return config, config.companion
+    return who.config.companion
 
 
-def _seal(config: Config, who: Visitor, messages: list[dict[str, str]], answer: str, origin: str) -> str:
+def _seal(who: Visitor, messages: list[dict[str, str]], answer: str, origin: str) -> str:
     said = json.dumps([who.person.id, messages, answer, origin])
-    return hmac.new(config.secret.encode(), f"chat {said}".encode(), hashlib.sha256).hexdigest()
+    return hmac.new(who.config.secret.encode(), f"chat {said}".encode(), hashlib.sha256).hexdigest()

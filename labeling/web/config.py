@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from fastapi import Request
+
 from align.recipe_labeling import Labeling
 from labeling.companion import Companion
 from labeling.guideline import read_guideline
@@ -15,6 +17,8 @@ from labeling.store.queue import Rules
 
 @dataclass(frozen=True)
 class Config:
+    """The database, the recipe's `labeling` section, and how the app is reached."""
+
     store: Store
     settings: Labeling
     secret: str  # signs cookies, draws orders
@@ -25,8 +29,16 @@ class Config:
 
     @property
     def rules(self) -> Rules:
+        """How the queue behaves."""
         audit = self.settings.audit if self.settings.suggestions == "machine" else None
         return Rules(timedelta(minutes=self.settings.lease), self.settings.gold_every, audit)
 
     def guideline(self) -> str:
+        """The guideline's text as it is now; raises UserError where it can't be read."""
         return read_guideline(Path(self.settings.guideline) if self.settings.guideline else None)
+
+
+def config_of(request: Request) -> Config:
+    """The config of the app that a request comes to."""
+    config: Config = request.app.state.config
+    return config

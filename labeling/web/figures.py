@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from labeling.figures import cards
@@ -12,25 +13,25 @@ from labeling.figures.shapes import Figures, OwnFigures
 from labeling.store.models import Person
 from labeling.web.config import Config
 from labeling.web.pages import page
-from labeling.web.security import PEOPLE, Visitor, needs
+from labeling.web.security import SignedIn
 
 router = APIRouter(include_in_schema=False)
-_person = Depends(needs(*PEOPLE))
 
 
 @router.get("/figures")
-def figures(request: Request, who: Visitor = _person) -> Response:
-    """Everybody's figures for those who review; for others their own, blind to what the rest says."""
-    config: Config = request.app.state.config
-    sway = None
+def figures(who: SignedIn) -> Response:
+    """Everybody's figures for those who review; for others their own, and nothing of what others answered."""
     if who.reviews:
-        found = all_figures(config)
-        sway = found.sway
-        headline, sections = cards.headline(found), cards.sections(found)
+        found = all_figures(who.config)
+        shown: dict[str, Any] = {
+            "headline": cards.headline(found),
+            "sections": cards.sections(found),
+            "sway": found.sway,
+        }
     else:
-        own = _own_figures(config, who.person)
-        headline, sections = cards.own_headline(own), cards.own_sections(own)
-    return page(request, "figures.html", who, headline=headline, sections=sections, sway=sway)
+        own = _own_figures(who.config, who.person)
+        shown = {"headline": cards.own_headline(own), "sections": cards.own_sections(own), "sway": None}
+    return page(who, "figures.html", **shown)
 
 
 def all_figures(config: Config) -> Figures:

@@ -1,4 +1,4 @@
-"""Requests that wait for the next label: one look at the database for all of them, no thread for any."""
+"""Requests that wait for the next label: they share one query of the database and hold no thread."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ EVERY = 0.5  # seconds between looks, while somebody waits
 
 
 def newest_label(store: Store) -> int:
+    """The number of the newest label; 0 where there is none."""
     with store.read() as session:
         return session.scalar(select(func.max(Label.id))) or 0
 
@@ -36,7 +37,7 @@ class News:
                 self._look = asyncio.create_task(self._looks())
             done, _ = await asyncio.wait({self._look}, timeout=left)
             for look in done:
-                look.result()  # an error is told to who waits
+                look.result()  # raises what went wrong while looking
 
     def close(self) -> None:
         """Let everybody go: the server stops."""

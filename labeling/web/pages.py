@@ -12,8 +12,8 @@ from starlette.responses import HTMLResponse
 
 from align import svg
 from labeling.store.queue import MANY
-from labeling.texts import safe_html
-from labeling.web.config import Config
+from labeling.web.config import config_of
+from labeling.web.markdown import safe_html
 from labeling.web.security import Visitor
 
 _TEMPLATES = Environment(
@@ -37,11 +37,14 @@ def _date(moment: datetime | None) -> str:
 _TEMPLATES.filters["date"] = _date
 
 
-def page(
-    request: Request, template: str, who: Visitor | None = None, status: int = 200, **values: Any
-) -> HTMLResponse:
-    """A page of a template, for a person or for nobody."""
-    config: Config = request.app.state.config
-    values |= {"run": config.name, "path": request.url.path, "chat": config.companion is not None}
-    text = _TEMPLATES.get_template(template).render(who=who, **values)
-    return HTMLResponse(text, status)
+def page(who: Visitor, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A page of a template for somebody who is signed in."""
+    return open_page(who.request, template, status, who=who, **values)
+
+
+def open_page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A page of a template for anybody."""
+    config = config_of(request)
+    values = {"who": None, "run": config.name, "path": request.url.path, **values}
+    values["chat"] = config.companion is not None
+    return HTMLResponse(_TEMPLATES.get_template(template).render(values), status)

@@ -1,58 +1,54 @@
-"""A reviewer's pages: where people disagree, and the word that stands."""
+"""A reviewer's pages: where people disagree, and the decision that counts."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, HTTPException
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from align.stats.rankings import disagreement
+from labeling.answers import FLAGS, ORDERING, drawn_order, in_shown_order, ranks_of
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
+from labeling.store.records import share_apart
 from labeling.store.suggestions import by_people
-from labeling.web.config import Config
 from labeling.web.pages import page
-from labeling.web.security import Visitor, needs
-from labeling.web.work import TITLES, ItemId, task_page
-from labeling.work import FLAGS, drawn_order, in_shown_order, ranks_of
+from labeling.web.security import Reviewer
+from labeling.web.work import ItemId, task_page
 
 router = APIRouter(include_in_schema=False)
-_reviewer = Depends(needs("admin", "reviewer"))
 _MOST = 500  # tasks with several answers that one page looks at, the newest ones
 
 
 @router.get("/review")
-def review(request: Request, who: Visitor = _reviewer) -> Response:
+def review(who: Reviewer) -> Response:
     """Tasks that several people ranked, those they disagree about most first."""
-    config: Config = request.app.state.config
-    with config.store.read() as session:
-        return page(request, "review.html", who, rows=_disputed(session), titles=TITLES)
+    with who.config.store.read() as session:
+        return page(who, "review.html", rows=_disputed(session))
 
 
 @router.get("/review/{item}")
-def decide(request: Request, item: ItemId, who: Visitor = _reviewer) -> Response:
+def decide(item: ItemId, who: Reviewer) -> Response:
     """The task with what others answered; what the reviewer submits stands in their place."""
-    config: Config = request.app.state.config
-    with config.store.read() as session:
+    with who.config.store.read() as session:
         found = session.get(Item, item)
-        if found is None or found.kind not in ("rank", "compare"):
+        if found is None or found.kind not in ORDERING:
             raise HTTPException(404, "There is no such task to decide.")
-        order = drawn_order(config.secret, found.id, who.person.id, len(found.responses))
+        order = drawn_order(who.config.secret, found.id, who.person.id, len(found.responses))
         query = select(Label, Person.name).join(Person, Person.id == Label.person_id)
         query = query.where(Label.item_id == item, standing(), Label.kind != "skip").order_by(Label.id)
         others = [_as_seen(label, name, order) for label, name in session.execute(query)]
     if not others:
         raise HTTPException(404, "Nobody has answered this task yet.")
-    return task_page(request, who, found, adjudicates=True, others=others)
+    return task_page(who, found, others)
 
 
 def _disputed(session: Session) -> list[dict[str, Any]]:
     several = (
         select(Label.item_id)
-        .where(standing(), by_people(), Label.kind.in_(("rank", "compare")), Label.adjudicates.is_(False))
+        .where(standing(), by_people(), Label.kind.in_(ORDERING), Label.adjudicates.is_(False))
         .group_by(Label.item_id)
         .having(func.count() > 1)
         .order_by(Label.item_id.desc())
@@ -69,12 +65,11 @@ def _disputed(session: Session) -> list[dict[str, Any]]:
     for number, labels in answers.items():
         own = [label for label in labels if not label.adjudicates]
         ranked = [ranks for label in own if (ranks := ranks_of(label.kind, label.content)) is not None]
-        apart, pairs = disagreement(*ranked)
         rows.append(
             {
                 "item": items[number],
                 "people": len(own),
-                "apart": apart / pairs if pairs else None,
+                "apart": share_apart(ranked),
                 "decided": len(own) < len(labels),
             }
         )

@@ -9,20 +9,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
 from itsdangerous import BadSignature, Signer
 from sqlalchemy.orm import Session
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labeling.store.models import Person
 from labeling.store.people import find_token, new_token
-from labeling.web.config import Config
+from labeling.web.config import Config, config_of
 
 COOKIE = "align_session"
-PEOPLE = ("admin", "reviewer", "labeler")  # the roles that are not a machine's
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -41,17 +41,25 @@ _TOO_LARGE = "The request is too large."
 
 @dataclass(frozen=True)
 class Visitor:
-    """A signed-in person; `csrf` is what their forms must send back, "" for a machine's token."""
+    """Who sent a request; `csrf` is what their forms must send back, "" for a machine's token."""
 
+    request: Request
     person: Person
     csrf: str
 
     @property
+    def config(self) -> Config:
+        """The running app's."""
+        return config_of(self.request)
+
+    @property
     def reviews(self) -> bool:
+        """Whether they see others' answers and decide."""
         return self.person.role in ("admin", "reviewer")
 
     @property
     def is_admin(self) -> bool:
+        """Whether they manage tasks and people."""
         return self.person.role == "admin"
 
 
@@ -59,10 +67,11 @@ class SignIn(Exception):
     """Nobody is signed in."""
 
 
-def start_session(config: Config, session: Session, person: Person, response: Response) -> None:
-    """A new session for every sign-in: whatever cookie was there before means nothing."""
+def start_session(config: Config, session: Session, person: Person) -> Response:
+    """Lead to the first page with a new session, whatever cookie was there before."""
     lasts = timedelta(days=config.settings.session_days)
     secret = new_token(session, "session", person=person, lasts=lasts)
+    response = RedirectResponse("/", 303)
     response.set_cookie(
         COOKIE,
         Signer(config.secret, salt="session").sign(secret).decode(),
@@ -72,6 +81,7 @@ def start_session(config: Config, session: Session, person: Person, response: Re
         secure=config.secure,
         path="/",
     )
+    return response
 
 
 def session_secret(config: Config, request: Request) -> str | None:
@@ -82,16 +92,28 @@ def session_secret(config: Config, request: Request) -> str | None:
         return None
 
 
-def visitor(request: Request) -> Visitor:
-    """The person whose session or token comes with the request; a session's writes need its CSRF token."""
-    config: Config = request.app.state.config
+async def form(request: Request) -> dict[str, str]:
+    """The texts of a form; none where the request is not a form."""
+    given = await request.form()
+    return {key: value for key, value in given.items() if isinstance(value, str)}
+
+
+Form = Annotated[dict[str, str], Depends(form)]
+
+
+def visitor(request: Request, given: Form) -> Visitor:
+    """The person whose session or token comes with the request.
+
+    What a session writes needs its CSRF token: in a header, or in the form where a page has no JavaScript.
+    """
+    config = config_of(request)
     with config.store.read() as session:
         bearer = _bearer(request)
         if bearer is not None:
             token = find_token(session, "api", bearer)
             if token is None or token.person is None:
                 raise HTTPException(401, "This token is not known.", {"WWW-Authenticate": "Bearer"})
-            return Visitor(token.person, "")
+            return Visitor(request, token.person, "")
         secret = session_secret(config, request)
         found = find_token(session, "session", secret) if secret else None
         if secret is None or found is None or found.person is None:
@@ -99,45 +121,26 @@ def visitor(request: Request) -> Visitor:
         person = found.person
     csrf = hmac.new(config.secret.encode(), f"csrf {secret}".encode(), hashlib.sha256).hexdigest()
     if request.method not in ("GET", "HEAD", "OPTIONS"):
-        given = request.headers.get("x-csrf-token") or str(getattr(request.state, "csrf", ""))
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), csrf.encode()):
+        sent = request.headers.get("x-csrf-token") or given.get("csrf", "")
+        if not hmac.compare_digest(sent.encode("utf-8", "replace"), csrf.encode()):
             raise HTTPException(403, "This page has grown old: load it again.")
-    return Visitor(person, csrf)
+    return Visitor(request, person, csrf)
 
 
-async def form(request: Request) -> dict[str, str]:
-    """The texts of a form; its CSRF token is put where `visitor` finds it."""
-    given = await request.form()
-    texts = {key: value for key, value in given.items() if isinstance(value, str)}
-    request.state.csrf = texts.get("csrf", "")
-    return texts
-
-
-def form_visitor(request: Request, given: dict[str, str] = Depends(form)) -> Visitor:
-    """`visitor` for pages whose forms are sent without JavaScript; `given` comes first."""
-    return visitor(request)
-
-
-def needs(*roles: str) -> Callable[[Visitor], Visitor]:
+def needs(*roles: str) -> Any:
     """A dependency that lets only these roles pass."""
 
-    def check(who: Visitor = Depends(visitor)) -> Visitor:
-        return _only(who, roles)
+    def check(who: Annotated[Visitor, Depends(visitor)]) -> Visitor:
+        if who.person.role not in roles:
+            raise HTTPException(403, "This page is not for your role.")
+        return who
 
-    return check
-
-
-def form_needs(*roles: str) -> Callable[[Visitor], Visitor]:
-    def check(who: Visitor = Depends(form_visitor)) -> Visitor:
-        return _only(who, roles)
-
-    return check
+    return Depends(check)
 
 
-def _only(who: Visitor, roles: tuple[str, ...]) -> Visitor:
-    if who.person.role not in roles:
-        raise HTTPException(403, "This page is not for your role.")
-    return who
+SignedIn = Annotated[Visitor, needs("admin", "reviewer", "labeler")]  # anybody but a machine
+Reviewer = Annotated[Visitor, needs("admin", "reviewer")]
+Admin = Annotated[Visitor, needs("admin")]
 
 
 def _bearer(request: Request) -> str | None:
@@ -146,7 +149,7 @@ def _bearer(request: Request) -> str | None:
 
 
 class Throttle:
-    """Slows guessing: after some failures, a name or an address waits, twice as long each time."""
+    """Slows guessing: after some failures a name or an address has to wait, twice as long each time."""
 
     def __init__(
         self, free: int = 5, longest: float = 300.0, clock: Callable[[], float] = time.monotonic
@@ -161,6 +164,7 @@ class Throttle:
             return max((self._until(key) - self._clock() for key in keys), default=0.0)
 
     def failed(self, *keys: str) -> None:
+        """Count one more failure for each."""
         with self._lock:
             if len(self._failures) > 10_000:
                 oldest = sorted(self._failures, key=lambda key: self._failures[key][1])
@@ -170,6 +174,7 @@ class Throttle:
                 self._failures[key] = (self._failures.get(key, (0, 0.0))[0] + 1, self._clock())
 
     def succeeded(self, *keys: str) -> None:
+        """Forget their failures."""
         with self._lock:
             for key in keys:
                 self._failures.pop(key, None)
@@ -216,8 +221,10 @@ class Guard:
 
 
 def client_of(request: Request) -> str:
+    """The address that a request comes from."""
     return request.client.host if request.client else "?"
 
 
 def wants_page(request: Request) -> bool:
+    """Whether a browser asks, which shows a page, and not a program."""
     return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/")

@@ -16,6 +16,7 @@ from sqlalchemy import func, select, text  # noqa: E402
 from sqlalchemy.exc import DBAPIError  # noqa: E402
 
 from align.errors import UserError  # noqa: E402
+from labeling.answers import Answer  # noqa: E402
 from labeling.store import labels, queue  # noqa: E402
 from labeling.store.engine import Store  # noqa: E402
 from labeling.store.models import Item, Label, Person, Slot, now  # noqa: E402
@@ -31,17 +32,14 @@ def team(make_site: Callable[..., Any], database: str) -> Any:
 
 def submit(site: Any, person: Person, item: Item, **more: Any) -> Label:
     with site.config.store.write() as session:
-        return labels.submit(
-            session,
-            person,
-            session.get_one(Item, item.id),
+        given = Answer(
             content=more.pop("content", PAIR),
-            secret=site.config.secret,
             submission=more.pop("submission", secrets.token_hex(16)),
             guideline=None,
             seconds=1.0,
             **more,
         )
+        return labels.submit(session, person, session.get_one(Item, item.id), given, site.config.secret)
 
 
 def expire(store: Store) -> None:
@@ -192,6 +190,7 @@ def test_the_same_task_is_added_once_and_tables_are_made_once(team: Any, databas
     [
         ({"prompt": "p", "responses": ["x"] * 10}, "responses"),
         ({"prompt": "p", "responses": ["x", ""]}, "is empty"),
+        ({"prompt": "p", "kind": ["rank"]}, "must be one of rank"),
         ({"prompt": "p", "kind": "rank", "responses": ["x"]}, "has 1: a task to rank has 2 to 9"),
         ({"prompt": "p", "responses": ["x", "y"], "gold": [1]}, "ranks"),
         ({"prompt": "p", "overlap": 1.5}, "whole number"),

@@ -14,6 +14,7 @@ pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
 from sqlalchemy import func, select  # noqa: E402
 
+from labeling.answers import Answer  # noqa: E402
 from labeling.store.labels import submit  # noqa: E402
 from labeling.store.models import Item, Label, Person  # noqa: E402
 
@@ -98,10 +99,10 @@ def test_numbers_of_labels_are_committed_in_their_order(team: Any) -> None:
 
     def slow() -> None:
         with team.config.store.write() as session:
-            given = {"submission": "a" * 32, "guideline": None, "seconds": 1.0}
+            given = Answer(content=PAIR, submission="a" * 32, guideline=None, seconds=1.0)
             person = session.get_one(Person, tasks[0]["person"])
             item = session.get_one(Item, tasks[0]["item"])
-            submit(session, person, item, content=PAIR, secret=team.config.secret, **given)
+            submit(session, person, item, given, team.config.secret)
             begun.set()
             wait.wait(1)
 
@@ -172,9 +173,9 @@ def test_an_import_and_a_reviewer_at_once_wait_for_each_other_only_once(
     def decide() -> int:
         with team.config.store.write() as session:
             item, person = session.get_one(Item, second), session.get_one(Person, eve.id)
-            more = {"secret": "s", "guideline": None, "seconds": 1.0, "adjudicates": True}
             submission = secrets.token_hex(16)
-            return submit(session, person, item, content=PAIR, submission=submission, **more).item_id
+            given = Answer(content=PAIR, submission=submission, guideline=None, seconds=1.0, adjudicates=True)
+            return submit(session, person, item, given, "s").item_id
 
     kept, decided = at_once(bring, decide)
     assert (kept, decided) == (2, second)

@@ -13,7 +13,6 @@ from sqlalchemy import func, select  # noqa: E402
 
 from align.stats.rankings import disagreement  # noqa: E402
 from labeling.store.models import Label  # noqa: E402
-from labeling.work import drawn_order  # noqa: E402
 
 HTML = {"Accept": "text/html"}
 
@@ -38,7 +37,7 @@ def test_disagreement_is_counted_by_hand(one: Any, other: Any, apart: tuple[floa
 
 def given(site: Any, client: Any, by_text: dict[str, int], task: dict[str, Any], **more: Any) -> Any:
     """Answer a task so that each text gets its rank, in whatever order this person sees them."""
-    order = drawn_order(site.config.secret, task["item"], task["person"], len(by_text))
+    order = site.order(task)
     ranks = [list(by_text.values())[i] for i in order]
     content = {"ranks": ranks, "quality": [None] * len(ranks), "flags": [[] for _ in ranks]}
     return site.answer(client, content, task=task, **more)

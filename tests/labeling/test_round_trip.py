@@ -21,8 +21,8 @@ pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
 from sqlalchemy import func, select  # noqa: E402
 
+from labeling.answers import drawn_order, in_item_order, in_shown_order  # noqa: E402
 from labeling.store.models import Label  # noqa: E402
-from labeling.work import drawn_order, in_item_order, in_shown_order  # noqa: E402
 
 NUMBERS = itertools.count()
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
@@ -54,9 +54,9 @@ def test_the_record_has_the_ranks_that_were_shown(
     one = TEXT.filter(str.strip)
     texts = data.draw(st.lists(one, min_size=len(ranks), max_size=len(ranks), unique=True))
     prompt = f"prompt {next(NUMBERS)}"
-    (item,) = site.add({"prompt": prompt, "responses": texts, "priority": next(NUMBERS)})
+    site.add({"prompt": prompt, "responses": texts, "priority": next(NUMBERS)})
     task = site.taken(client)
-    order = drawn_order(site.config.secret, item, task["person"], len(ranks))
+    order = site.order(task)
     given_ranks = {texts[order[place]]: rank for place, rank in enumerate(ranks)}
     reply = site.answer(client, content(ranks, all_bad=all_bad), task=task)
     ranked = sum(rank is not None for rank in ranks)
@@ -119,7 +119,7 @@ def test_what_people_write_is_a_demonstration(site: Any, tmp_path: Path) -> None
     assert site.answer(client, {"text": "It is 4."}).status_code == 200
     assert site.answer(client, {"text": "right"}).status_code == 200
     task = site.taken(client)
-    shown = drawn_order(site.config.secret, task["item"], task["person"], 2)
+    shown = site.order(task)
     edit = {"response": shown.index(1), "text": "b, better"}
     assert site.answer(client, content([1, 2], edit=edit), task=task).status_code == 200
     database = str(tmp_path / "labeling.db")
@@ -174,7 +174,7 @@ def test_agreement_leaves_out_what_people_order_differently(
     by_id = dict(zip(items, rankings, strict=True))
 
     def in_order_shown(task: dict[str, Any], ranks: list[int | None]) -> dict[str, Any]:
-        order = drawn_order(site.config.secret, task["item"], task["person"], 3)
+        order = site.order(task)
         return content([ranks[index] for index in order])
 
     for number, client in enumerate(people[:2]):
@@ -210,7 +210,7 @@ def test_corrections_are_rankings_where_they_are_asked_for(site: Any, tmp_path: 
     assert site.answer(client, {"text": "right"}).status_code == 200
     assert site.answer(client, {"text": "fine "}).status_code == 200
     task = site.taken(client)
-    order = drawn_order(site.config.secret, task["item"], task["person"], 3)
+    order = site.order(task)
     edit = {"response": order.index(1), "text": "b, better"}
     given = content([None, None, None], edit=edit, all_bad=True)
     assert site.answer(client, given, task=task).status_code == 200

@@ -18,7 +18,7 @@ from sqlalchemy import select  # noqa: E402
 
 from labeling.store.models import Item, Person, Token, now  # noqa: E402
 from labeling.store.people import new_token  # noqa: E402
-from labeling.texts import safe_html  # noqa: E402
+from labeling.web.markdown import safe_html  # noqa: E402
 from labeling.web.security import COOKIE, Throttle  # noqa: E402
 
 PAYLOADS = [

@@ -12,10 +12,10 @@ pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 from sqlalchemy import select, text  # noqa: E402
 from sqlalchemy.exc import DBAPIError  # noqa: E402
 
+from labeling.answers import drawn_order, ranks_by_score  # noqa: E402
 from labeling.store.models import Label, Suggestion  # noqa: E402
 from labeling.store.people import new_token  # noqa: E402
 from labeling.store.sway import judgements, sway  # noqa: E402
-from labeling.work import drawn_order, ranks_by_score  # noqa: E402
 
 HTML = {"Accept": "text/html"}
 FOUR = {"prompt": "Which?", "responses": ["alpha", "beta", "gamma", "delta"]}
@@ -42,14 +42,14 @@ def sent(client: Any, *scores: tuple[int, list[float]], version: str = V1) -> An
 
 def ranking(site: Any, task: dict[str, Any], ranks: list[int | None]) -> dict[str, Any]:
     """An answer that gives the task's responses these ranks, in the order that this person sees."""
-    order = drawn_order(site.config.secret, task["item"], task["person"], len(ranks))
+    order = site.order(task)
     nothing = {"quality": [None] * len(ranks), "flags": [[] for _ in ranks]}
     return {"ranks": [ranks[i] for i in order], **nothing}
 
 
 def as_given(site: Any, task: dict[str, Any]) -> list[int]:
     """The ranks that a page starts with, in the task's own order."""
-    order = drawn_order(site.config.secret, task["item"], task["person"], task["count"])
+    order = site.order(task)
     return [task["start"]["ranks"][order.index(i)] for i in range(task["count"])]
 
 

@@ -1,5 +1,7 @@
 """All tables, and triggers that keep labels and guidelines from being changed or deleted."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -7,9 +9,80 @@ revision = "0001"
 down_revision = None
 
 KEPT = ("label", "guideline")
+_ID, _WHEN = sa.Integer(), sa.DateTime(timezone=True)
+# A table's columns, those of them that may be null, what they refer to, the primary key, and what is unique.
+_TABLES: dict[str, tuple[Any, ...]] = {
+    "guideline": ({"hash": sa.String(64), "text": sa.Text(), "created": _WHEN}, (), {}, ("hash",), ()),
+    "person": (
+        {"id": _ID, "name": sa.String(80), "role": sa.String(20), "password": sa.Text()}
+        | {"created": _WHEN, "disabled": _WHEN},
+        ("password", "disabled"),
+        {},
+        ("id",),
+        (("name",),),
+    ),
+    "setting": ({"key": sa.String(40), "value": sa.Text()}, (), {}, ("key",), ()),
+    "item": (
+        {"id": _ID, "kind": sa.String(12), "key": sa.String(64), "prompt": sa.JSON(), "plain": sa.Boolean()}
+        | {"priority": sa.Float(), "overlap": sa.Integer(), "gold": sa.JSON(none_as_null=True)}
+        | {"meta": sa.JSON(), "created": _WHEN, "created_by": _ID},
+        ("gold", "created_by"),
+        {"created_by": "person.id"},
+        ("id",),
+        (("key",),),
+    ),
+    "token": (
+        {"id": _ID, "kind": sa.String(10), "hash": sa.String(64), "person_id": _ID, "role": sa.String(20)}
+        | {"created": _WHEN, "expires": _WHEN, "ended": _WHEN},
+        ("person_id", "role", "expires", "ended"),
+        {"person_id": "person.id"},
+        ("id",),
+        (("hash",),),
+    ),
+    "draft": (
+        {"item_id": _ID, "person_id": _ID, "content": sa.JSON(), "saved": _WHEN},
+        (),
+        {"item_id": "item.id", "person_id": "person.id"},
+        ("item_id", "person_id"),
+        (),
+    ),
+    "label": (
+        {"id": _ID, "item_id": _ID, "person_id": _ID, "kind": sa.String(12), "content": sa.JSON()}
+        | {"guideline": sa.String(64), "shown_order": sa.JSON(), "seconds": sa.Float()}
+        | {"adjudicates": sa.Boolean(), "replaces": _ID, "submission": sa.String(40), "created": _WHEN},
+        ("guideline", "seconds", "replaces"),
+        {"guideline": "guideline.hash", "item_id": "item.id", "person_id": "person.id"}
+        | {"replaces": "label.id"},
+        ("id",),
+        (("replaces",), ("submission",)),
+    ),
+    "response": (
+        {"id": _ID, "item_id": _ID, "position": sa.Integer(), "text": sa.Text()}
+        | {"origin": sa.String(200), "author_id": _ID},
+        ("origin", "author_id"),
+        {"author_id": "person.id", "item_id": "item.id"},
+        ("id",),
+        (("item_id", "position"),),
+    ),
+    "slot": (
+        {"id": _ID, "item_id": _ID, "number": sa.Integer(), "state": sa.String(8), "person_id": _ID}
+        | {"leased_until": _WHEN, "taken": _WHEN},
+        ("person_id", "leased_until", "taken"),
+        {"item_id": "item.id", "person_id": "person.id"},
+        ("id",),
+        (("item_id", "number"), ("item_id", "person_id")),
+    ),
+}
+_INDEXES = (  # after the table that each is on
+    ("ix_label_item_id", "label", ["item_id"]),
+    ("ix_label_person_id", "label", ["person_id"]),
+    ("ix_slot_person_id", "slot", ["person_id"]),
+    ("slot_queue", "slot", ["state", "leased_until"]),
+)
 
 
 def upgrade() -> None:
+    """Make the tables and their triggers."""
     _tables()
     if op.get_bind().dialect.name == "sqlite":
         for table in KEPT:
@@ -31,158 +104,14 @@ def upgrade() -> None:
 
 
 def _tables() -> None:
-    op.create_table(
-        "guideline",
-        sa.Column("hash", sa.String(length=64), nullable=False),
-        sa.Column("text", sa.Text(), nullable=False),
-        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("hash"),
-    )
-    op.create_table(
-        "person",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(length=80), nullable=False),
-        sa.Column("role", sa.String(length=20), nullable=False),
-        sa.Column("password", sa.Text(), nullable=True),
-        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("disabled", sa.DateTime(timezone=True), nullable=True),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("name"),
-    )
-    op.create_table(
-        "setting",
-        sa.Column("key", sa.String(length=40), nullable=False),
-        sa.Column("value", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("key"),
-    )
-    op.create_table(
-        "item",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("kind", sa.String(length=12), nullable=False),
-        sa.Column("key", sa.String(length=64), nullable=False),
-        sa.Column("prompt", sa.JSON(), nullable=False),
-        sa.Column("plain", sa.Boolean(), nullable=False),
-        sa.Column("priority", sa.Float(), nullable=False),
-        sa.Column("overlap", sa.Integer(), nullable=False),
-        sa.Column("gold", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("meta", sa.JSON(), nullable=False),
-        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("created_by", sa.Integer(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["created_by"],
-            ["person.id"],
-        ),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("key"),
-    )
-    op.create_table(
-        "token",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("kind", sa.String(length=10), nullable=False),
-        sa.Column("hash", sa.String(length=64), nullable=False),
-        sa.Column("person_id", sa.Integer(), nullable=True),
-        sa.Column("role", sa.String(length=20), nullable=True),
-        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("expires", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("ended", sa.DateTime(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["person_id"],
-            ["person.id"],
-        ),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("hash"),
-    )
-    op.create_table(
-        "draft",
-        sa.Column("item_id", sa.Integer(), nullable=False),
-        sa.Column("person_id", sa.Integer(), nullable=False),
-        sa.Column("content", sa.JSON(), nullable=False),
-        sa.Column("saved", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["item_id"],
-            ["item.id"],
-        ),
-        sa.ForeignKeyConstraint(
-            ["person_id"],
-            ["person.id"],
-        ),
-        sa.PrimaryKeyConstraint("item_id", "person_id"),
-    )
-    op.create_table(
-        "label",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("item_id", sa.Integer(), nullable=False),
-        sa.Column("person_id", sa.Integer(), nullable=False),
-        sa.Column("kind", sa.String(length=12), nullable=False),
-        sa.Column("content", sa.JSON(), nullable=False),
-        sa.Column("guideline", sa.String(length=64), nullable=True),
-        sa.Column("shown_order", sa.JSON(), nullable=False),
-        sa.Column("seconds", sa.Float(), nullable=True),
-        sa.Column("adjudicates", sa.Boolean(), nullable=False),
-        sa.Column("replaces", sa.Integer(), nullable=True),
-        sa.Column("submission", sa.String(length=40), nullable=False),
-        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["guideline"],
-            ["guideline.hash"],
-        ),
-        sa.ForeignKeyConstraint(
-            ["item_id"],
-            ["item.id"],
-        ),
-        sa.ForeignKeyConstraint(
-            ["person_id"],
-            ["person.id"],
-        ),
-        sa.ForeignKeyConstraint(
-            ["replaces"],
-            ["label.id"],
-        ),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("replaces"),
-        sa.UniqueConstraint("submission"),
-    )
-    op.create_index(op.f("ix_label_item_id"), "label", ["item_id"], unique=False)
-    op.create_index(op.f("ix_label_person_id"), "label", ["person_id"], unique=False)
-    op.create_table(
-        "response",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("item_id", sa.Integer(), nullable=False),
-        sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column("text", sa.Text(), nullable=False),
-        sa.Column("origin", sa.String(length=200), nullable=True),
-        sa.Column("author_id", sa.Integer(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["author_id"],
-            ["person.id"],
-        ),
-        sa.ForeignKeyConstraint(
-            ["item_id"],
-            ["item.id"],
-        ),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("item_id", "position"),
-    )
-    op.create_table(
-        "slot",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("item_id", sa.Integer(), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("state", sa.String(length=8), nullable=False),
-        sa.Column("person_id", sa.Integer(), nullable=True),
-        sa.Column("leased_until", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("taken", sa.DateTime(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["item_id"],
-            ["item.id"],
-        ),
-        sa.ForeignKeyConstraint(
-            ["person_id"],
-            ["person.id"],
-        ),
-        sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("item_id", "number"),
-        sa.UniqueConstraint("item_id", "person_id"),
-    )
-    op.create_index(op.f("ix_slot_person_id"), "slot", ["person_id"], unique=False)
-    op.create_index("slot_queue", "slot", ["state", "leased_until"], unique=False)
+    for name, (columns, null, references, primary, unique) in _TABLES.items():
+        op.create_table(
+            name,
+            *(sa.Column(column, of, nullable=column in null) for column, of in columns.items()),
+            *(sa.ForeignKeyConstraint([column], [other]) for column, other in references.items()),
+            sa.PrimaryKeyConstraint(*primary),
+            *(sa.UniqueConstraint(*together) for together in unique),
+        )
+        for index, table, on in _INDEXES:
+            if table == name:
+                op.create_index(index, table, on)

@@ -8,6 +8,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
+    """Make the table of suggestions, and the columns that name one."""
     op.create_table(
         "suggestion",
         sa.Column("id", sa.Integer(), nullable=False),

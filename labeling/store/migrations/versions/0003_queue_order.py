@@ -8,4 +8,5 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
+    """Make the index."""
     op.create_index("item_queue", "item", [sa.text("priority DESC"), "id"])

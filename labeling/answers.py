@@ -1,17 +1,18 @@
-"""What a person's answer to a task looks like, and what makes one complete. Plain data, no database."""
+"""The kinds of task: what each one is, and what a complete answer looks like. Plain data, no database."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from align.errors import UserError
+from align.recipe_labeling import MAX_RESPONSES
 
-KINDS = ("rank", "demonstrate", "correct", "compare")
 TEXT_LIMIT = 100_000  # characters of what a person writes
 UNSTORABLE = "holds half a character, a NUL, a number without bounds, or is nested more than 50 deep"
 FLAGS = {
@@ -42,15 +43,29 @@ Rank = Annotated[int, Field(ge=1, le=99)]
 Quality = Annotated[int, Field(ge=1, le=7)]
 
 
+class Answer(BaseModel):
+    """What a person hands in: `content` in the order shown, the guideline's hash, the seconds it took.
+
+    `submission` names it: the same one twice is one label.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    content: Any
+    submission: str
+    guideline: str | None
+    seconds: float
+    skip: bool = False
+    adjudicates: bool = False
+
+
 class _Content(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     note: Note = ""
 
     @model_validator(mode="after")
     def _storable(self) -> _Content:
-        for text in _texts(self.model_dump()):
-            if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-                raise ValueError("a text holds a character that cannot be stored")
+        if not storable(self.model_dump()):
+            raise ValueError("a text holds a character that cannot be stored")
         return self
 
 
@@ -85,22 +100,84 @@ class TextContent(_Content):
 
 
 class SkipContent(_Content):
+    """Why a task was skipped: one of SKIP_REASONS."""
+
     reason: str
 
 
-_SHAPES: dict[str, type[RankContent | CompareContent | TextContent | SkipContent]] = {
-    "rank": RankContent,
-    "compare": CompareContent,
-    "demonstrate": TextContent,
-    "correct": TextContent,
-    "skip": SkipContent,
+def _inverse(order: Sequence[int]) -> list[int]:
+    return sorted(range(len(order)), key=lambda place: order[place])
+
+
+def _ranks_moved(content: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    places, edit = _inverse(order), content["edit"]
+    lists = {key: [content[key][place] for place in places] for key in ("ranks", "quality", "flags")}
+    return content | lists | {"edit": edit and edit | {"response": order[edit["response"]]}}
+
+
+def _choice_moved(content: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    sides = ("first", "second")
+    if content["choice"] not in sides:
+        return content
+    return content | {"choice": sides[order[sides.index(content["choice"])]]}
+
+
+def _ranks(content: dict[str, Any]) -> list[int | None] | None:
+    ranks = list(content["ranks"])
+    return ranks if sum(rank is not None for rank in ranks) > 1 else None
+
+
+def _ranks_of_choice(content: dict[str, Any]) -> list[int | None] | None:
+    ranks: dict[str, list[int | None]] = {"first": [1, 2], "second": [2, 1], "tie": [1, 1]}
+    return ranks.get(content["choice"])
+
+
+def _edit(content: dict[str, Any]) -> tuple[str, int | None] | None:
+    edit = content["edit"]
+    return (edit["text"], edit["response"]) if edit else None
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """All that the app knows of a kind of task; its page is `web/templates/KIND.html`.
+
+    The functions take the content of an answer as it is stored. `moved`: the content once response s is
+    response order[s]. `ranks`: the ranks of the responses, None where this answer orders nothing; a kind
+    without it orders nothing at all. `written`: the response that the person wrote, and the index of the one
+    that it replaces.
+    """
+
+    title: str  # of its page
+    name: str  # in the figures
+    responses: tuple[int, int]  # the fewest and the most that a task has
+    content: type[RankContent | CompareContent | TextContent | SkipContent]
+    moved: Callable[[dict[str, Any], Sequence[int]], dict[str, Any]] = lambda content, order: content
+    ranks: Callable[[dict[str, Any]], list[int | None] | None] | None = None
+    written: Callable[[dict[str, Any]], tuple[str, int | None] | None] = lambda content: None
+
+
+KINDS = {
+    "rank": TaskKind(
+        "Rank the responses", "Rank", (2, MAX_RESPONSES), RankContent, _ranks_moved, _ranks, _edit
+    ),
+    "demonstrate": TaskKind(
+        "Write the best response", "Write", (0, 0), TextContent, written=lambda made: (made["text"], None)
+    ),
+    "correct": TaskKind(
+        "Correct the response", "Correct", (1, 1), TextContent, written=lambda made: (made["text"], 0)
+    ),
+    "compare": TaskKind(
+        "Which response is better?", "Compare", (2, 2), CompareContent, _choice_moved, _ranks_of_choice
+    ),
 }
+ORDERING = tuple(kind for kind, about in KINDS.items() if about.ranks)  # may have gold ranks, suggestions
+_KINDS_AND_SKIP = KINDS | {"skip": TaskKind("Skipped", "Skip", (0, MAX_RESPONSES), SkipContent)}
 
 
 def checked(kind: str, content: Any, count: int, quality: str = "optional") -> dict[str, Any]:
-    """A complete answer to a task of this kind with `count` responses, or UserError that says what lacks."""
+    """A complete answer to a task of this kind with `count` responses; UserError says what is missing."""
     try:
-        made = _SHAPES[kind].model_validate(content)
+        made = _KINDS_AND_SKIP[kind].content.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -140,35 +217,28 @@ def drawn_order(secret: str, item: int, person: int, count: int) -> list[int]:
 
 def in_item_order(kind: str, content: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
     """An answer given in the order shown, as the item has its responses: place s showed response order[s]."""
-    content = dict(content)
-    if kind == "rank":
-        for key in ("ranks", "quality", "flags"):
-            values: list[Any] = [None] * len(order)
-            for shown, index in enumerate(order):
-                values[index] = content[key][shown]
-            content[key] = values
-        if content["edit"]:
-            content["edit"] = {**content["edit"], "response": order[content["edit"]["response"]]}
-    elif kind == "compare" and content["choice"] in ("first", "second"):
-        content["choice"] = ("first", "second")[order[("first", "second").index(content["choice"])]]
-    return content
+    return _KINDS_AND_SKIP[kind].moved(content, order)
 
 
 def in_shown_order(kind: str, content: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
     """The inverse of `in_item_order`."""
-    inverse = [0] * len(order)
-    for shown, index in enumerate(order):
-        inverse[index] = shown
-    return in_item_order(kind, content, inverse)
+    return in_item_order(kind, content, _inverse(order))
 
 
 def ranks_of(kind: str, content: dict[str, Any]) -> list[int | None] | None:
     """The ranks that an answer gives its responses; None where it orders nothing."""
-    if kind == "compare":
-        return {"first": [1, 2], "second": [2, 1], "tie": [1, 1]}.get(content["choice"])  # type: ignore[return-value]
-    if kind != "rank" or sum(rank is not None for rank in content["ranks"]) < 2:
-        return None
-    return list(content["ranks"])
+    ranks = _KINDS_AND_SKIP[kind].ranks
+    return ranks(content) if ranks else None
+
+
+def written_in(kind: str, content: dict[str, Any]) -> tuple[str, int | None] | None:
+    """The response that a person wrote, if any, and the index of the one that it replaces."""
+    return _KINDS_AND_SKIP[kind].written(content)
+
+
+def ranks_alone(ranks: Sequence[int | None]) -> dict[str, Any]:
+    """The content of a ranking that says nothing else."""
+    return {"ranks": list(ranks), "quality": [None] * len(ranks), "flags": [[] for _ in ranks]}
 
 
 def ranks_by_score(scores: Sequence[float]) -> list[int]:
@@ -188,10 +258,3 @@ def storable(value: Any, depth: int = 50) -> bool:
     if isinstance(value, list | tuple):
         return depth > 0 and all(storable(part, depth - 1) for part in value)
     return True
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for part in parts for text in _texts(part)]

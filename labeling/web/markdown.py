@@ -23,7 +23,7 @@ _SHIFTS = {
 
 def _renderer(breaks: bool) -> MarkdownIt:
     made = MarkdownIt("commonmark", {"html": False, "breaks": breaks}).enable(["table", "strikethrough"])
-    return made.disable("image")  # a picture from elsewhere tells its server who reads
+    return made.disable("image")  # a picture on another server would tell it who reads the page
 
 
 _RENDERERS = {breaks: _renderer(breaks) for breaks in (True, False)}
