@@ -317,3 +317,10 @@ class Recipe(Section):
     rm: RM = RM()
     ppo: PPO = PPO()
     labeling: Labeling = Labeling()
+
+
+SECTIONS: dict[str, type[Section]] = {
+    key: kind
+    for key, info in Recipe.model_fields.items()
+    if isinstance(kind := info.annotation, type) and issubclass(kind, Section)
+}

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from align.errors import UserError
-from align.recipe import LABEL_KEYS, LABELS, Base, Entry, Recipe, Source, train_of_labels
+from align.recipe import LABEL_KEYS, LABELS, SECTIONS, Base, Entry, Recipe, Source, train_of_labels
 from align.recipe_mistakes import mistakes, recipe_schema
 from align.recipe_parts import Section, by_new_names, expand
 from align.yaml_text import Document, Keys, Mistake, Place, read
@@ -143,9 +143,9 @@ def _allow_labels(definitions: dict[str, Any]) -> None:
 def _load(path: Path, overrides: Sequence[str], of_run: bool = False) -> tuple[Recipe, Document]:
     document = _read_file(path)
     _normalise(document)
-    for name, info in Recipe.model_fields.items() if of_run else ():
-        if info.annotation and isinstance(document.values.get(name), dict):
-            document.values[name] = by_new_names(info.annotation, document.values[name])
+    for name, section in SECTIONS.items() if of_run else ():
+        if isinstance(document.values.get(name), dict):
+            document.values[name] = by_new_names(section, document.values[name])
     for override in overrides:
         _override(document, override)
         _normalise(document)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from align.recipe import Recipe
+from align.recipe import SECTIONS, Recipe
 from align.recipe_parts import RUN_NAME, by_new_names, renamed
 from align.yaml_text import Document, Keys, Mistake, Place, dotted
 
@@ -244,7 +244,7 @@ def _hint(wanted: str, value: Any) -> str:
 
 def _renamed(keys: Keys, value: Any) -> str | None:
     """What a key is called now that had another name in an earlier version."""
-    section = Recipe.model_fields[str(keys[0])].annotation if len(keys) == 2 else None
+    section = SECTIONS.get(str(keys[0])) if len(keys) == 2 else None
     for key, was in renamed(section) if section else ():
         if was.key == keys[-1]:
             new = by_new_names(section, {was.key: value})[key]

@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from align.errors import MissingStage, UserError
-from align.recipe import Recipe, Stage
+from align.recipe import SECTIONS, Recipe, Stage
 from align.recipe_parts import by_new_names
 from align.recipe_ppo import Reward
 from align.runtime.files import read_json, sha256, write_bytes
@@ -269,7 +269,7 @@ def _as_of_now(stored: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, A
     """
     found = {}
     for name, fields in stored.items():
-        section = Recipe.model_fields[name].annotation if name in Recipe.model_fields else None
+        section = SECTIONS.get(name)
         fields = by_new_names(section, fields) if section else fields
         defaults = {k: v for k, v in _defaults(section).items() if k in new.get(name, ())}
         known = {k: v for k, v in fields.items() if k in new.get(name, ()) or k not in HARMLESS}
