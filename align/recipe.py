@@ -10,19 +10,22 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from align.recipe_labeling import Labeling
 from align.recipe_parts import (
     RUN_NAME,
+    MayChange,
+    Move,
     NonNegativeFloat,
     NonNegativeInt,
+    OneOrMore,
     PositiveFloat,
     PositiveInt,
     Section,
     Share,
+    Short,
     Training,
-    as_list,
 )
 from align.recipe_ppo import PPO
 
@@ -39,9 +42,9 @@ DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 class Base(Section):
     """The pretrained checkpoint that all roles share."""
 
-    short_form = "name"
-
-    name: str = Field(min_length=1, description="a folder, or a model's id on the Hugging Face hub")
+    name: Annotated[str, Short()] = Field(
+        min_length=1, description="a folder, or a model's id on the Hugging Face hub"
+    )
     revision: str | None = Field(None, description="the hub's commit, branch or tag")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on a GPU that has it, float32 on a CPU"
@@ -60,21 +63,10 @@ class Base(Section):
         return own + ([f"the Hub's kernel {kernel} (base.attention)"] if kernel else [])
 
 
-def of_labels(value: Any) -> Any:
-    """`labels: runs/r/labeling.db` means a path in the format `labels`."""
-    if not isinstance(value, dict) or "labels" not in value:
-        return value
-    if "path" in value or "format" in value:
-        raise ValueError("labels names a labeling database, and needs neither path nor format")
-    return {("path" if key == "labels" else key): part for key, part in value.items()} | {"format": LABELS}
-
-
 class Entry(Section):
     """One place that records come from."""
 
-    short_form = "path"
-
-    path: str = Field(
+    path: Annotated[str, Short()] = Field(
         min_length=1,
         description="a file (.jsonl, .json, .csv, .parquet; .gz, .zst), a pattern (*.csv), a folder, "
         "or a Hub data set's id",
@@ -108,10 +100,20 @@ class Entry(Section):
         None, description="labels as they were when the one with this number was the last"
     )
 
+    @classmethod
+    def in_full(cls, value: Any) -> tuple[Any, list[Move]]:
+        """`labels: runs/r/labeling.db` too, which is a path in the format `labels`."""
+        if not isinstance(value, dict) or LABELS not in value or {"path", "format"} & value.keys():
+            return super().in_full(value)
+        rest = {key: part for key, part in value.items() if key != LABELS}
+        return {"path": value[LABELS], "format": LABELS, **rest}, [((LABELS,), ("path",))]
+
     @model_validator(mode="before")
     @classmethod
-    def _of_labels(cls, value: Any) -> Any:
-        return of_labels(value)
+    def _labels_alone(cls, value: Any) -> Any:
+        if isinstance(value, dict) and LABELS in value and {"path", "format"} & value.keys():
+            raise ValueError("labels names a labeling database, and needs neither path nor format")
+        return value
 
     @model_validator(mode="after")
     def _one_reading(self) -> Entry:
@@ -136,24 +138,13 @@ class Entry(Section):
         return bool(re.fullmatch(HUB_ID, self.path)) and not self.path.lower().endswith(DATA_SUFFIXES)
 
 
-Entries = Annotated[list[Entry], BeforeValidator(as_list)]
-
-
-def train_of_labels(value: Any) -> Any:
-    """`rankings: {labels: …}` means `rankings: {train: {labels: …}}`."""
-    if not isinstance(value, dict) or "labels" not in value or "train" in value:
-        return value
-    entry = {key: value[key] for key in LABEL_KEYS if key in value}
-    return {"train": [entry], **{key: part for key, part in value.items() if key not in entry}}
-
-
 class Source(Section):
     """One kind of records: what trains, and what is held out."""
 
-    short_form = "train"
-
-    train: Entries = Field(min_length=1, description="where training records come from")
-    held_out: Share | Entries = Field(
+    train: Annotated[list[Entry], Short(), OneOrMore()] = Field(
+        min_length=1, description="where training records come from"
+    )
+    held_out: Annotated[Share | list[Entry], OneOrMore()] = Field(
         0.05, description="a share of the prompts, chosen by the prompt's hash, or sources of its own"
     )
     split_key: str | None = Field(
@@ -163,10 +154,16 @@ class Source(Section):
         "fail", description="skip: leave out wrong and too long records, and list them in the run folder"
     )
 
-    @model_validator(mode="before")
     @classmethod
-    def _of_labels(cls, value: Any) -> Any:
-        return train_of_labels(value)
+    def in_full(cls, value: Any) -> tuple[Any, list[Move]]:
+        """`rankings: {labels: …}` too, which is `rankings: {train: [{labels: …}]}`."""
+        moves: list[Move] = []
+        if isinstance(value, dict) and LABELS in value and "train" not in value:
+            entry = {key: value[key] for key in LABEL_KEYS if key in value}
+            moves = [*(((key,), ("train", 0, key)) for key in entry), ((LABELS,), ("train",))]
+            value = {"train": [entry], **{key: part for key, part in value.items() if key not in entry}}
+        full, more = super().in_full(value)
+        return full, moves + more
 
     @model_validator(mode="after")
     def _weights_train(self) -> Source:
@@ -233,10 +230,10 @@ class Supervised(Training):
     )
     steps: PositiveInt | None = Field(None, description="optimizer steps in all; null: from epochs")
     max_length: PositiveInt = Field(1024, description="tokens a sequence; a longer one is a bad record")
-    evaluate_every: PositiveInt | None = Field(
+    evaluate_every: Annotated[PositiveInt | None, MayChange()] = Field(
         None, description="steps between evaluations on held-out records; null: only at the end"
     )
-    checkpoint_every: PositiveInt = Field(20, description="steps between checkpoints")
+    checkpoint_every: Annotated[PositiveInt, MayChange()] = Field(20, description="steps between checkpoints")
 
 
 class SFT(Supervised):
@@ -244,13 +241,15 @@ class SFT(Supervised):
 
     learning_rate: PositiveFloat = Field(2e-4, description="the peak learning rate")
     batch_size: PositiveInt = Field(16, description="demonstrations a step, over all processes")
-    microbatch_size: PositiveInt | None = Field(
+    microbatch_size: Annotated[PositiveInt | None, MayChange()] = Field(
         None, description="demonstrations in one forward pass of one process; null: all of its share"
     )
     packing: bool = Field(
         False, description="lay a forward pass's demonstrations end to end, without padding"
     )
-    gradient_checkpointing: bool = Field(False, description="save memory by computing activations twice")
+    gradient_checkpointing: Annotated[bool, MayChange()] = Field(
+        False, description="save memory by computing activations twice"
+    )
 
 
 class RM(Supervised):
@@ -259,10 +258,10 @@ class RM(Supervised):
     sft: str | None = Field(None, description="run folder whose SFT adapter it starts from; null: this run")
     learning_rate: PositiveFloat = Field(1e-4, description="the peak learning rate")
     batch_size: PositiveInt = Field(16, description="rankings a step, over all processes")
-    microbatch_tokens: PositiveInt = Field(
+    microbatch_tokens: Annotated[PositiveInt, MayChange()] = Field(
         4096, description="tokens in one forward pass of one process, padding included"
     )
-    share_prompt: bool = Field(
+    share_prompt: Annotated[bool, MayChange()] = Field(
         True, description="encode a prompt once for all its responses; false: a row a response"
     )
     ties: Literal["ignore", "half"] = Field(
@@ -308,6 +307,14 @@ class Run(Section):
 
 class Recipe(Section):
     """Base, data, the three stages and labeling: what a run is."""
+
+    @classmethod
+    def in_full(cls, value: Any) -> tuple[Any, list[Move]]:
+        """`sft:` with all lines beneath commented out too, which is an empty section."""
+        if isinstance(value, dict):
+            fields = cls.model_fields
+            value = {key: {} if key in fields and part is None else part for key, part in value.items()}
+        return super().in_full(value)
 
     base: Base
     run: Run

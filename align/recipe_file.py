@@ -17,10 +17,10 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from align.errors import UserError
-from align.recipe import LABEL_KEYS, LABELS, SECTIONS, Base, Entry, Recipe, Source, train_of_labels
+from align.recipe import LABEL_KEYS, LABELS, SECTIONS, Entry, Recipe, Source
 from align.recipe_mistakes import mistakes, recipe_schema
-from align.recipe_parts import Section, by_new_names, expand
-from align.yaml_text import Document, Keys, Mistake, Place, read
+from align.recipe_parts import Keys, OneOrMore, Section, Short, by_new_names, marked, section_in
+from align.yaml_text import Document, Mistake, Place, read
 
 SMALLEST = """\
 base: HuggingFaceTB/SmolLM2-135M-Instruct
@@ -107,21 +107,34 @@ def json_schema() -> dict[str, Any]:
             option["anyOf"] = [{"$ref": option.pop("$ref")}, {"type": "null"}]  # `sft:` with nothing beneath
     definitions = schema["$defs"]
     _allow_labels(definitions)
-    entry = {"anyOf": [{"type": "string", "minLength": 1}, {"$ref": "#/$defs/Entry"}]}
-    for side in SIDES:
-        options = definitions["Source"]["properties"][side]
-        for option in (options, *options.get("anyOf", ())):
-            if option.get("type") == "array":
-                several = {k: option.pop(k) for k in ("type", "items", "minItems") if k in option}
-                option["anyOf"] = [*entry["anyOf"], {**several, "items": entry}]
-    for section in (Base, Source):
-        assert section.short_form
+    for section in _sections(Recipe):
         full = definitions[section.__name__]
-        short = full["properties"][section.short_form]
-        shapes = short.get("anyOf") or [{k: short[k] for k in ("type", "minLength") if k in short}]
-        shapes = [shape for shape in shapes if "$ref" not in shape]  # one mapping is the section itself
-        definitions[section.__name__] = {"description": full["description"], "anyOf": [*shapes, full]}
+        for key in marked(section, OneOrMore):
+            options = full["properties"][key]
+            for option in (options, *options.get("anyOf", ())):
+                if option.get("type") == "array":
+                    several = {k: option.pop(k) for k in ("type", "items", "minItems") if k in option}
+                    option["anyOf"] = [several["items"], several]
+        for key in marked(section, Short):
+            shapes = _texts_and_lists(full["properties"][key], definitions)
+            definitions[section.__name__] = {"description": full["description"], "anyOf": [*shapes, full]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _sections(section: type[Section]) -> list[type[Section]]:
+    """The sections within a section, each once, those within them first."""
+    inner = [part for info in section.model_fields.values() if (part := section_in(info.annotation))]
+    return list(dict.fromkeys(found for part in inner for found in (*_sections(part), part)))
+
+
+def _texts_and_lists(shape: dict[str, Any], definitions: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of what a field may be, the texts and lists, which may stand for its section."""
+    if "$ref" in shape:
+        return _texts_and_lists(definitions[shape["$ref"].rsplit("/", 1)[1]], definitions)
+    if "anyOf" in shape:
+        return [found for option in shape["anyOf"] for found in _texts_and_lists(option, definitions)]
+    plain = {k: part for k, part in shape.items() if k not in ("title", "description")}
+    return [plain] if shape.get("type") in ("string", "array") else []
 
 
 def _allow_labels(definitions: dict[str, Any]) -> None:
@@ -142,13 +155,13 @@ def _allow_labels(definitions: dict[str, Any]) -> None:
 
 def _load(path: Path, overrides: Sequence[str], of_run: bool = False) -> tuple[Recipe, Document]:
     document = _read_file(path)
-    _normalise(document)
+    document.values = _in_full(document, Recipe, document.values)
     for name, section in SECTIONS.items() if of_run else ():
         if isinstance(document.values.get(name), dict):
             document.values[name] = by_new_names(section, document.values[name])
     for override in overrides:
         _override(document, override)
-        _normalise(document)
+        document.values = _in_full(document, Recipe, document.values)
     found = list(document.mistakes)
     recipe = None
     try:
@@ -209,55 +222,20 @@ def _neighbours(path: Path) -> str:
     return f"; {path.parent.resolve()} holds {', '.join(names[:8])}" if names else ""
 
 
-def _normalise(document: Document) -> None:
-    """Writes short forms out in place, so that every value stands under its full path."""
-    top = document.values
-    for name, section in Recipe.model_fields.items():
-        if name in top and top[name] is None:
-            top[name] = {}  # `sft:` with all lines beneath commented out
-        _expand(document, top, (name,), section.annotation)
-    if isinstance(top.get("data"), dict):
-        for name in SOURCES:
-            _expand(document, top["data"], ("data", name), Source)
-            if isinstance(top["data"].get(name), dict):
-                _expand_labels(document, top["data"], name)
-                _expand_entries(document, top["data"][name], ("data", name))
-
-
-def _expand_labels(document: Document, data: dict[str, Any], name: str) -> None:
-    """`rankings: {labels: …}` in full: `rankings: {train: [{labels: …}]}`."""
-    full = train_of_labels(data[name])
-    if full is not data[name]:
-        for key in LABEL_KEYS:
-            _move(document, ("data", name, key), ("data", name, "train", 0, key))
-        _move(document, ("data", name, "labels"), ("data", name, "train"))
-        data[name] = full
-
-
-def _expand_entries(document: Document, source: dict[str, Any], keys: Keys) -> None:
-    """`train: a.jsonl` in full: `train: [{path: a.jsonl}]`."""
-    for side in SIDES:
-        inner = (*keys, side)
-        if isinstance(source.get(side), (str, dict)):
-            _move(document, inner, (*inner, 0))
-            source[side] = [source[side]]
-        if isinstance(source.get(side), list):
-            for i, entry in enumerate(source[side]):
-                if isinstance(entry, str):
-                    _move(document, (*inner, i), (*inner, i, "path"))
-                    source[side][i] = {"path": entry}
-                elif isinstance(entry, dict) and "labels" in entry:
-                    _move(document, (*inner, i, "labels"), (*inner, i, "path"))
-
-
-def _expand(document: Document, parent: dict[str, Any], keys: Keys, section: Any) -> None:
-    name = str(keys[-1])
-    if not (isinstance(section, type) and issubclass(section, Section)) or name not in parent:
-        return
-    full = expand(section, parent[name])
-    if full is not parent[name]:
-        _move(document, keys, (*keys, section.short_form or ""))
-        parent[name] = full
+def _in_full(document: Document, section: type[Section], value: Any, keys: Keys = ()) -> Any:
+    """What stands at `keys`, with short forms written out, so that every value stands under its full path."""
+    full, moves = section.in_full(value)
+    for written, now in moves:
+        _move(document, (*keys, *written), (*keys, *now))
+    if not isinstance(full, dict):
+        return full
+    for key, info in section.model_fields.items():
+        part, inner = section_in(info.annotation), (*keys, key)
+        if part and isinstance(full.get(key), list) and key in marked(section, OneOrMore):
+            full[key] = [_in_full(document, part, one, (*inner, i)) for i, one in enumerate(full[key])]
+        elif part and key in full:
+            full[key] = _in_full(document, part, full[key], inner)
+    return full
 
 
 def _move(document: Document, keys: Keys, inner: Keys) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from align.recipe import SECTIONS, Recipe
-from align.recipe_parts import RUN_NAME, by_new_names, renamed
-from align.yaml_text import Document, Keys, Mistake, Place, dotted
+from align.recipe_parts import RUN_NAME, Keys, Was, by_new_names, marked
+from align.yaml_text import Document, Mistake, Place, dotted
 
 # Names that other trainers use for our keys.
 OTHER_NAMES = {
@@ -244,8 +244,10 @@ def _hint(wanted: str, value: Any) -> str:
 
 def _renamed(keys: Keys, value: Any) -> str | None:
     """What a key is called now that had another name in an earlier version."""
-    section = SECTIONS.get(str(keys[0])) if len(keys) == 2 else None
-    for key, was in renamed(section) if section else ():
+    section = SECTIONS.get(str(keys[0]))
+    if section is None or len(keys) != 2:
+        return None
+    for key, was in marked(section, Was).items():
         if was.key == keys[-1]:
             new = by_new_names(section, {was.key: value})[key]
             say = f"; write `{key}: {new}`" if new != value else ""

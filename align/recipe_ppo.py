@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from align.recipe_parts import (
     RUN_NAME,
+    MayChange,
     NonNegativeFloat,
     NonNegativeInt,
+    OneOrMore,
     PositiveFloat,
     PositiveInt,
     Section,
     Training,
     Was,
-    as_list,
 )
 
 
@@ -89,8 +90,10 @@ class PPO(Training):
 
     sft: str | None = Field(None, description="run folder of policy and reference; null: this run")
     rm: str | None = Field(None, description="run folder of the reward model; null: this run")
-    rewards: Annotated[list[Reward], BeforeValidator(as_list), Field(min_length=1)] | None = Field(
-        None, description="what a response is worth, a weighted sum; null: what the reward model says"
+    rewards: Annotated[list[Reward] | None, OneOrMore()] = Field(
+        None,
+        min_length=1,
+        description="what a response is worth, a weighted sum; null: what the reward model says",
     )
     advantage: Literal["gae", "rloo", "group", "reinforce++"] = Field(
         "gae",
@@ -115,7 +118,7 @@ class PPO(Training):
         1, description="responses to each prompt of a rollout; rollout_batch_size counts responses"
     )
     minibatch_size: PositiveInt = Field(64, description="responses an update, over all processes")
-    microbatch_tokens: PositiveInt = Field(
+    microbatch_tokens: Annotated[PositiveInt, MayChange()] = Field(
         8192, description="tokens in one forward pass of one process, padding included"
     )
     ppo_epochs: PositiveInt = Field(2, description="passes over one rollout")
@@ -138,7 +141,7 @@ class PPO(Training):
     kl_horizon: PositiveInt = Field(
         10000, description="responses over which the steered kl_coef may change by a fifth"
     )
-    kl_limit: PositiveFloat | None = Field(
+    kl_limit: Annotated[PositiveFloat | None, MayChange()] = Field(
         None, description="the stage stops when a rollout's mean KL is above so many nats a response"
     )
     gamma: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="discount a token")
@@ -180,10 +183,10 @@ class PPO(Training):
     missing_eos_penalty: NonNegativeFloat = Field(
         1.0, description="taken off the score of a response that the length limit cut"
     )
-    evaluate_every: PositiveInt | None = Field(
+    evaluate_every: Annotated[PositiveInt | None, MayChange(unless=("keep", "best"))] = Field(
         None, description="iterations between evaluations on held-out prompts; null: only at the end"
     )
-    samples_every: PositiveInt = Field(
+    samples_every: Annotated[PositiveInt, MayChange()] = Field(
         25, description="iterations between samples that are shown, with the reference's answers beside them"
     )
     guard: str | None = Field(
@@ -196,18 +199,22 @@ class PPO(Training):
     engine: Literal["hf", "paged", "vllm"] = Field(
         "hf", description="what samples: transformers' forward pass, its continuous batching, a vLLM server"
     )
-    engine_url: str | None = Field(
+    engine_url: Annotated[str | None, MayChange()] = Field(
         None, min_length=1, description="where the server of engine `vllm` listens: http://host:8000"
     )
-    engine_gap_warn: PositiveFloat = Field(
+    engine_gap_warn: Annotated[PositiveFloat, MayChange()] = Field(
         0.05, description="nats a token between sampling and training forward, above which a run warns"
     )
-    engine_gap_stop: PositiveFloat = Field(0.5, description="the same, above which it stops")
+    engine_gap_stop: Annotated[PositiveFloat, MayChange()] = Field(
+        0.5, description="the same, above which it stops"
+    )
     importance_cap: PositiveFloat | None = Field(
         None,
         description="weight tokens by p(trainer) / p(engine), at most this; null: trust the engine",
     )
-    checkpoint_every: PositiveInt = Field(1, description="iterations between checkpoints")
+    checkpoint_every: Annotated[PositiveInt, MayChange()] = Field(
+        1, description="iterations between checkpoints"
+    )
 
     @model_validator(mode="after")
     def _sizes(self) -> PPO:

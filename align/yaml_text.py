@@ -12,9 +12,9 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from align.errors import UserError
+from align.recipe_parts import Keys
 
 _MOST_VALUES = 100_000  # nine lines of aliases to aliases are a thousand million
-Keys = tuple[str | int, ...]
 
 
 class Place(NamedTuple):

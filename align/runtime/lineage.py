@@ -15,28 +15,10 @@ from typing import Any
 
 from align.errors import MissingStage, UserError
 from align.recipe import SECTIONS, Recipe, Stage
-from align.recipe_parts import by_new_names
+from align.recipe_parts import MayChange, by_new_names, marked, may_change
 from align.recipe_ppo import Reward
 from align.runtime.files import read_json, sha256, write_bytes
 
-# Keys that a rerun may change: what comes out stays the same. (Microbatches: to rounding, and with
-# lora.dropout, which sft draws a microbatch at a time, to other masks.)
-HARMLESS = frozenset(
-    {
-        "microbatch_size",
-        "microbatch_tokens",
-        "share_prompt",
-        "checkpoint_every",
-        "engine_gap_stop",
-        "engine_gap_warn",
-        "engine_url",
-        "evaluate_every",
-        "gradient_checkpointing",
-        "kl_limit",
-        "samples_every",
-        "threads",
-    }
-)
 LABELS = "labels"  # in a stage's folder, what it read of labeling databases
 ADAPTER = "adapter_model.safetensors"  # PEFT's name
 _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
@@ -254,9 +236,8 @@ def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "data": {"template": recipe.data.template},
         "run": {"seed": recipe.run.seed},
     }
-    deciding = {"evaluate_every"} if stage == "ppo" and recipe.ppo.keep == "best" else set()
     return {
-        section: {k: v for k, v in fields.items() if k not in HARMLESS - deciding}
+        section: {k: v for k, v in fields.items() if k not in may_change(getattr(recipe, section))}
         for section, fields in sections.items()
     }
 
@@ -268,11 +249,12 @@ def _as_of_now(stored: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, A
     compared and this one does not is left out.
     """
     found = {}
+    harmless = {key for section in SECTIONS.values() for key in marked(section, MayChange)}
     for name, fields in stored.items():
         section = SECTIONS.get(name)
         fields = by_new_names(section, fields) if section else fields
         defaults = {k: v for k, v in _defaults(section).items() if k in new.get(name, ())}
-        known = {k: v for k, v in fields.items() if k in new.get(name, ()) or k not in HARMLESS}
+        known = {k: v for k, v in fields.items() if k in new.get(name, ()) or k not in harmless}
         found[name] = {**defaults, **known}
     rewards = found.get("ppo", {}).get("rewards")
     if isinstance(rewards, list) and all(isinstance(one, dict) for one in rewards):

@@ -112,6 +112,18 @@ def test_what_this_version_does_not_compare_any_more_is_no_difference(
     _begin(recipe, "rm")
 
 
+def test_how_often_it_is_evaluated_may_change_unless_it_chooses_the_best(
+    tiny_recipe: Callable[..., Path],
+) -> None:
+    recipe = tiny_recipe()
+    _older(recipe, "ppo", lambda r: None, "ppo.evaluate_every=2")
+    _begin(recipe, "ppo", "ppo.evaluate_every=3")
+    best = tiny_recipe(recipe.parent / "best", ppo={"keep": "best", "evaluate_every": 2})
+    _older(best, "ppo", lambda r: None)
+    with pytest.raises(UserError, match=r"ppo\.evaluate_every: was 2, is 3"):
+        _begin(best, "ppo", "ppo.evaluate_every=3")
+
+
 @pytest.mark.parametrize(
     "change",
     [
