@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from align import __version__, cli_loop
+from align.cli_label import label_app
 from align.cli_parts import (
     AccelerateConfig,
     MovedBase,
@@ -20,10 +21,8 @@ from align.cli_parts import (
     RecipeFile,
     RunFolder,
     TrustCode,
-    labeling_app,
     run_stages,
 )
-from align.errors import UserError
 from align.failures import reported
 from align.runtime.hub import quiet_bars
 
@@ -240,73 +239,7 @@ def export(
         export_stage(run, stage.value, to, dtype.value, base, trusted=trust_remote_code)
 
 
-@app.command(rich_help_panel="Label")
-def label(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    tasks: Annotated[
-        Path | None,
-        typer.Option(
-            "--import",
-            metavar="FILE",
-            help="Add the tasks of a file (ours or a known format), and end.",
-            show_default=False,
-        ),
-    ] = None,
-    with_labels: Annotated[
-        bool,
-        typer.Option("--with-labels", help="With --import: keep rankings that name who made them as theirs."),
-    ] = False,
-    guideline_template: Annotated[
-        bool, typer.Option("--guideline-template", help="Print a guideline to begin with, and end.")
-    ] = False,
-    figures: Annotated[
-        bool, typer.Option("--figures", help="Print progress, agreement and win rates so far, and end.")
-    ] = False,
-    host: Annotated[
-        str, typer.Option("--host", help="Another address opens the app to the network, for accounts only.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8700,
-    url: Annotated[
-        str | None,
-        typer.Option(
-            "--url",
-            metavar="URL",
-            help="What people type, where a proxy with https stands before the app.",
-            show_default=False,
-        ),
-    ] = None,
-    chat: Annotated[
-        Path | None,
-        typer.Option(
-            "--chat",
-            metavar="RUN",
-            help="Let people talk to this run's policy, on a page of its own.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Serve the app in which people write demonstrations and rank responses; prints a sign-in link."""
-    with reported():
-        from align.recipe_file import load_recipe
-
-        loaded = load_recipe(recipe, overrides or ())
-        if guideline_template:
-            from labeling.guideline import read_guideline
-
-            print(read_guideline(None), end="")
-            return
-        if with_labels and tasks is None:
-            raise UserError("--with-labels goes with --import FILE: it says what to keep of that file")
-        labeling = labeling_app()
-        if tasks is not None:
-            labeling.import_tasks(loaded, tasks, with_labels)
-        if figures:
-            labeling.print_figures(loaded)
-        elif tasks is None:
-            labeling.serve(loaded, host, port, url, chat)
-
-
+app.add_typer(label_app, name="label", rich_help_panel="Label")
 cli_loop.add_to(app)
 
 

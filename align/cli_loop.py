@@ -135,7 +135,7 @@ def generate(
         typer.Option(
             "--to",
             metavar="FILE",
-            help="Into a JSON Lines file, for `align label --import`.",
+            help="Into a JSON Lines file, for `align label import`.",
             show_default=False,
         ),
     ] = None,

@@ -148,7 +148,7 @@ class Load:
                 responses = [f"Response {i} of task {number}. " + "word " * 60 for i in range(RESPONSES)]
                 file.write(json.dumps({"prompt": f"Task {number}?", "responses": responses}) + "\n")
         begun = time.monotonic()
-        command = [sys.executable, "-m", "align", "label", str(self.recipe), "--import", str(tasks)]
+        command = [sys.executable, "-m", "align", "label", "import", str(self.recipe), str(tasks)]
         subprocess.run(command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
         self.adding = time.monotonic() - begun
 

@@ -1,4 +1,4 @@
-"""`align label`: open the database, print the way in, serve."""
+"""What `align label` does: open the database, print the way in, serve."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from rich.console import Console
@@ -22,6 +23,8 @@ from labeling.companion import Companion
 from labeling.figures.show import show
 from labeling.store.engine import Store
 from labeling.store.people import admin_for_link, end_links, has_admin_account, new_token
+from labeling.store.read import read_records
+from labeling.store.records import Kind
 from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
 from labeling.web.config import Config
@@ -57,11 +60,21 @@ def import_tasks(recipe: Recipe, path: Path, labels: bool) -> None:
         config.store.close()
 
 
-def print_figures(recipe: Recipe) -> None:
-    """Print the figures of the labels so far; raises UserError where there is no database yet."""
+def records_of(recipe: Recipe, kind: Kind) -> list[dict[str, Any]]:
+    """The training records of the recipe's database; raises UserError where there is none yet."""
+    return read_records(_database_there(recipe), kind)
+
+
+def _database_there(recipe: Recipe) -> str:
     address = database_of(recipe)
     if "://" not in address and not Path(address).expanduser().is_file():
         raise UserError(f"{address}: no such labeling database: `align label` makes it")
+    return address
+
+
+def print_figures(recipe: Recipe) -> None:
+    """Print the figures of the labels so far; raises UserError where there is no database yet."""
+    address = _database_there(recipe)
     compute = importlib.import_module("labeling.figures.compute")  # numeric libraries, which serving spares
     store = Store(address)
     try:

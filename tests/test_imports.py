@@ -14,7 +14,7 @@ PACKAGE, APP = ROOT / "align", ROOT / "labeling"
 ROOMS = [
     {"__main__"},
     {"cli"},
-    {"cli_loop"},
+    {"cli_loop", "cli_label"},
     {"cli_parts"},
     {"doctor", "failures"},
     {"loop"},
@@ -61,6 +61,7 @@ HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "safe
 LIGHT = {
     "__main__",
     "cli",
+    "cli_label",
     "cli_loop",
     "cli_parts",
     "doctor",

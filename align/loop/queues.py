@@ -1,4 +1,4 @@
-"""Where sampled tasks go: the labeling database, a file for `align label --import`, or a running app."""
+"""Where sampled tasks go: the labeling database, a file for `align label import`, or a running app."""
 
 from __future__ import annotations
 

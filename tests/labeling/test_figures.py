@@ -265,11 +265,11 @@ def test_the_terminal_has_the_same_numbers(team: Any, tmp_path: Path) -> None:
     put(team, item, team.person("[red]joe"), "first")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"base: none\nrun: {{name: r}}\nlabeling: {{database: {tmp_path}/labeling.db}}\n")
-    printed = CliRunner().invoke(app, ["label", str(recipe), "--figures"]).output
+    printed = CliRunner().invoke(app, ["label", "figures", str(recipe)]).output
     assert "62 %" in printed and "InstructGPT" in printed
     assert "[red]joe" in printed and "\x1b" not in printed and "clear\\x1b[2J" in printed
     (tmp_path / "labeling.db").rename(tmp_path / "moved.db")
-    missing = CliRunner().invoke(app, ["label", str(recipe), "--figures"])
+    missing = CliRunner().invoke(app, ["label", "figures", str(recipe)])
     assert missing.exit_code == 2 and not (tmp_path / "labeling.db").exists()
 
 

@@ -37,7 +37,7 @@ def run(site: Any, file: Path, *options: str) -> Any:
     recipe = file.with_name("recipe.yaml")
     database = json.dumps(str(site.config.store.engine.url.database))
     recipe.write_text(f"base: none\nrun: {{name: demo}}\nlabeling: {{database: {database}}}\n")
-    return CliRunner().invoke(app, ["label", str(recipe), "--import", str(file), *options])
+    return CliRunner().invoke(app, ["label", "import", str(recipe), str(file), *options])
 
 
 def by_response(prompt: Any, responses: Any, ranks: Any, labeler: Any) -> tuple[Any, ...]:

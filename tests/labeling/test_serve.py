@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,54 @@ def test_a_network_gets_accounts_only(start: Callable[..., Served]) -> None:
         assert root.post("/signin", data=form).status_code == 303
 
 
-def test_a_guideline_to_begin_with_is_printed(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("base: none\nrun: {name: demo}\n")
-    result = CliRunner().invoke(app, ["label", str(tmp_path / "r.yaml"), "--guideline-template"])
+def test_a_guideline_to_begin_with_is_printed() -> None:
+    result = CliRunner().invoke(app, ["label", "guideline"])
     assert result.exit_code == 0 and result.output == (ROOT / "labeling" / "guideline.md").read_text()
     for heading in ("Helpful", "Truthful", "Harmless", "When these pull apart", "Examples"):
         assert f"\n## {heading}\n" in result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "now"),
+    [
+        ("--import=t.jsonl", "label import RECIPE FILE"),
+        ("--with-labels", "label import RECIPE FILE --with-labels"),
+        ("--figures", "label figures RECIPE"),
+        ("--guideline-template", "label guideline"),
+    ],
+)
+def test_an_option_that_has_become_a_command_names_it(tmp_path: Path, option: str, now: str) -> None:
+    (tmp_path / "r.yaml").write_text("base: none\nrun: {name: demo}\n")
+    for arguments in ([str(tmp_path / "r.yaml"), option], [option, str(tmp_path / "r.yaml")]):
+        result = CliRunner().invoke(app, ["label", *arguments])
+        assert result.exit_code == 2
+        assert result.output == f"error: {option} is a command of its own now: `align {now}`\n"
+
+
+def test_a_mistyped_command_is_not_taken_for_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["label", "exprot", "r.yaml", "rankings"])
+    assert result.exit_code == 2 and "No such command 'exprot'" in result.output
+    result = CliRunner().invoke(app, ["label", "r.yaml"])
+    assert result.exit_code == 2 and "r.yaml: no such file" in result.output
+
+
+def test_what_people_made_is_exported(site: Any, tmp_path: Path) -> None:
+    site.add({"prompt": "p", "kind": "demonstrate"})
+    client = site.signed_in("ann")
+    assert site.answer(client, {"text": "wörds"}).status_code == 200
+    recipe = tmp_path / "r.yaml"
+    database = site.config.store.engine.url.database
+    recipe.write_text(f"base: none\nrun: {{name: demo}}\nlabeling: {{database: {database}}}\n")
+    printed = CliRunner().invoke(app, ["label", "export", str(recipe), "demonstrations"])
+    assert printed.exit_code == 0, printed.output
+    assert [json.loads(line) for line in printed.output.splitlines()] == site.records("demonstrations")
+    assert "wörds" in printed.output
+    to = tmp_path / "rankings.jsonl"
+    told = CliRunner().invoke(app, ["label", "export", str(recipe), "rankings", "--to", str(to)])
+    assert told.output == f"0 rankings are in {to}\n" and to.read_text() == ""
 
 
 def test_a_newer_database_is_left_alone(site: Any) -> None:
@@ -123,8 +166,8 @@ def test_wrong_starts_are_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(f"base: none\nrun: {{name: demo, folder: {tmp_path / 'runs'}}}\n")
     (tmp_path / "file").write_text("")
 
-    def said(*options: str) -> str:
-        result = CliRunner().invoke(app, ["label", str(tmp_path / "r.yaml"), *options])
+    def said(*options: str, command: Sequence[str] = ()) -> str:
+        result = CliRunner().invoke(app, ["label", *command, str(tmp_path / "r.yaml"), *options])
         assert result.exit_code == 2 and result.exception is not None, result.output
         return " ".join(result.output.split())
 
@@ -137,9 +180,11 @@ def test_wrong_starts_are_told_in_a_line(tmp_path: Path) -> None:
     away = said("--set", "labeling.database=postgresql://u:secret@127.0.0.1:1/x")
     assert "cannot be opened" in away and "secret" not in away
     assert "No such file" in said("--set", "labeling.guideline=nothing.md")
-    assert "is a folder" in said("--import", str(tmp_path))
-    assert "no such file" in said("--import", str(tmp_path / "nothing"))
-    assert "goes with --import" in said("--with-labels")
+    assert "is a folder" in said(str(tmp_path), command=["import"])
+    assert "no such file" in said(str(tmp_path / "nothing"), command=["import"])
+    assert "no such labeling database" in said(
+        "rankings", "--set", f"labeling.database={tmp_path}/none.db", command=["export"]
+    )
     assert "--chat" in said("--chat", str(tmp_path / "no-run"))
 
 

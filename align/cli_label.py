@@ -1,0 +1,158 @@
+"""`align label`: the app in which people label, and what goes into and comes out of its database."""
+
+from __future__ import annotations
+
+import json
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from align.cli_parts import Overrides, RecipeFile, labeling_app
+from align.errors import UserError
+from align.failures import reported
+
+# Options of `align label` in earlier versions that are subcommands now.
+_NOW = {
+    "--import": "align label import RECIPE FILE",
+    "--with-labels": "align label import RECIPE FILE --with-labels",
+    "--figures": "align label figures RECIPE",
+    "--guideline-template": "align label guideline",
+}
+
+
+class RecordKind(StrEnum):
+    """What can be exported."""
+
+    demonstrations = "demonstrations"
+    rankings = "rankings"
+    prompts = "prompts"
+
+
+class _ServesByItself(TyperGroup):
+    """`align label RECIPE …` is `align label serve RECIPE …`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Add `serve` where a recipe or an option stands; exit 2 at an option that is a subcommand now."""
+        first = args[0] if args else "--help"
+        names_a_recipe = re.search(r"[-./]", first) or Path(first).exists()
+        if first not in (*self.commands, "-h", "--help") and names_a_recipe:
+            with reported():
+                for option in args:
+                    if now := _NOW.get(option.partition("=")[0]):
+                        raise UserError(f"{option} is a command of its own now: `{now}`")
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+
+label_app = typer.Typer(
+    cls=_ServesByItself,
+    help="People write demonstrations and rank responses: `align label RECIPE` serves the app (short for "
+    "`align label serve RECIPE`); the others fill and read its database.",
+    no_args_is_help=True,
+)
+
+
+@label_app.command()
+def serve(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Another address opens the app to the network, for accounts only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8700,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            help="What people type, where a proxy with https stands before the app.",
+            show_default=False,
+        ),
+    ] = None,
+    chat: Annotated[
+        Path | None,
+        typer.Option(
+            "--chat",
+            metavar="RUN",
+            help="Let people talk to this run's policy, on a page of its own.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Serve the app in which people write demonstrations and rank responses; prints a sign-in link."""
+    with reported():
+        from align.recipe_file import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
+        labeling_app().serve(loaded, host, port, url, chat)
+
+
+@label_app.command("import")
+def import_tasks(
+    recipe: RecipeFile,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Tasks, ours or in a known format.", show_default=False),
+    ],
+    overrides: Overrides = None,
+    with_labels: Annotated[
+        bool, typer.Option("--with-labels", help="Keep rankings that name who made them as theirs.")
+    ] = False,
+) -> None:
+    """Add the tasks of a file to the database, also while the app runs on it."""
+    with reported():
+        from align.recipe_file import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
+        labeling_app().import_tasks(loaded, file, with_labels)
+
+
+@label_app.command()
+def export(
+    recipe: RecipeFile,
+    kind: Annotated[
+        RecordKind,
+        typer.Argument(metavar="KIND", help="demonstrations, rankings or prompts.", show_default=False),
+    ],
+    overrides: Overrides = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="Write here, not to stdout.", show_default=False),
+    ] = None,
+) -> None:
+    """Write what people made so far as JSON Lines; training reads the database itself, without this."""
+    with reported():
+        from align.recipe_file import load_recipe
+        from align.runtime.files import write_text
+
+        loaded = load_recipe(recipe, overrides or ())
+        rows = labeling_app().records_of(loaded, kind.value)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if to is None:
+            print(lines, end="")
+        else:
+            write_text(to, lines)
+            print(f"{len(rows)} {kind.value} are in {to}")
+
+
+@label_app.command()
+def figures(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Print progress, agreement and win rates so far."""
+    with reported():
+        from align.recipe_file import load_recipe
+
+        loaded = load_recipe(recipe, overrides or ())
+        labeling_app().print_figures(loaded)
+
+
+@label_app.command()
+def guideline() -> None:
+    """Print a guideline to begin with."""
+    with reported():
+        from labeling.guideline import read_guideline
+
+        print(read_guideline(None), end="")
