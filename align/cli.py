@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +17,15 @@ from align.cli_label import label_app
 from align.cli_parts import (
     AccelerateConfig,
     MovedBase,
+    OutputFile,
     Overrides,
     Processes,
     RecipeFile,
     RunFolder,
     TrustCode,
+    argument,
+    load,
+    option,
     run_stages,
 )
 from align.failures import reported
@@ -55,21 +60,20 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Look at a recipe without running it (show, schema).", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Look")
 
-Restart = Annotated[
-    bool,
-    typer.Option(
-        "--restart", help="Start anew; what is there is set aside, not deleted.", show_default=False
-    ),
-]
+Restart = Annotated[bool, option("--restart", "Start anew; what is there is set aside, not deleted.")]
 
 
 class ExportStage(StrEnum):
+    """Whose model is exported."""
+
     rm = "rm"
     sft = "sft"
     ppo = "ppo"
 
 
 class ExportDtype(StrEnum):
+    """What exported weights are saved as."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
 
@@ -80,52 +84,33 @@ def main() -> None:
     app(prog_name="align")
 
 
-@app.command(rich_help_panel="Train")
-def sft(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    restart: Restart = False,
-    num_processes: Processes = None,
-    accelerate_config: AccelerateConfig = None,
-) -> None:
-    """1. Supervised fine-tuning: learn to answer as the demonstrations do."""
-    run_stages(["sft"], recipe, overrides, restart, num_processes, accelerate_config)
+def _training(*stages: str) -> Callable[..., None]:
+    """The command that runs these stages in order."""
+
+    def command(
+        recipe: RecipeFile,
+        overrides: Overrides = None,
+        restart: Restart = False,
+        num_processes: Processes = None,
+        accelerate_config: AccelerateConfig = None,
+    ) -> None:
+        run_stages(list(stages), recipe, overrides, restart, num_processes, accelerate_config)
+
+    return command
 
 
-@app.command(rich_help_panel="Train")
-def rm(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    restart: Restart = False,
-    num_processes: Processes = None,
-    accelerate_config: AccelerateConfig = None,
-) -> None:
-    """2. Reward model: learn from rankings which response people prefer."""
-    run_stages(["rm"], recipe, overrides, restart, num_processes, accelerate_config)
-
-
-@app.command(rich_help_panel="Train")
-def ppo(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    restart: Restart = False,
-    num_processes: Processes = None,
-    accelerate_config: AccelerateConfig = None,
-) -> None:
-    """3. PPO: raise the reward model's score, staying close to the SFT model."""
-    run_stages(["ppo"], recipe, overrides, restart, num_processes, accelerate_config)
-
-
-@app.command(rich_help_panel="Train")
-def run(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    restart: Restart = False,
-    num_processes: Processes = None,
-    accelerate_config: AccelerateConfig = None,
-) -> None:
-    """All three in order; finished stages are not run again, nor rm where no rankings are named or needed."""
-    run_stages(["sft", "rm", "ppo"], recipe, overrides, restart, num_processes, accelerate_config)
+for _name, _stages, _help in (
+    ("sft", ("sft",), "1. Supervised fine-tuning: learn to answer as the demonstrations do."),
+    ("rm", ("rm",), "2. Reward model: learn from rankings which response people prefer."),
+    ("ppo", ("ppo",), "3. PPO: raise the reward model's score, staying close to the SFT model."),
+    (
+        "run",
+        ("sft", "rm", "ppo"),
+        "All three in order; finished stages are not run again, nor rm where no rankings are named or "
+        "needed.",
+    ),
+):
+    app.command(_name, help=_help, rich_help_panel="Train")(_training(*_stages))
 
 
 @recipe_app.command("show")
@@ -154,9 +139,7 @@ def recipe_schema() -> None:
 def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Read all data that a recipe names and say what is wrong with it; nothing trains."""
     with reported():
-        from align.recipe_file import load_recipe
-
-        loaded = load_recipe(recipe, overrides or ())
+        loaded = load(recipe, overrides)
         os.environ["TOKENIZERS_PARALLELISM"] = "true"  # tokenising takes most of the time; nothing forks
         from align.check.run import main as run_check
 
@@ -184,24 +167,10 @@ def lineage(run: RunFolder, base: MovedBase = None, trust_remote_code: TrustCode
 @app.command(rich_help_panel="Use")
 def score(
     run: RunFolder,
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="Records with a prompt and responses (.jsonl, .csv, …).", show_default=False
-        ),
-    ],
-    to: Annotated[
-        Path | None,
-        typer.Option("--to", metavar="FILE", help="Write here, not to stdout.", show_default=False),
-    ] = None,
+    file: Annotated[Path, argument("FILE", "Records with a prompt and responses (.jsonl, .csv, …).")],
+    to: OutputFile = None,
     format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="NAME",
-            help="The file's format, where its columns don't show it.",
-            show_default=False,
-        ),
+        str | None, option("--format", "The file's format, where its columns don't show it.", "NAME")
     ] = None,
     base: MovedBase = None,
     trust_remote_code: TrustCode = False,
@@ -221,10 +190,7 @@ def export(
         ExportStage,
         typer.Option("--stage", help="rm: the reward model; sft, ppo: the policy after that stage."),
     ] = ExportStage.rm,
-    to: Annotated[
-        Path | None,
-        typer.Option("--to", metavar="FOLDER", help="Without it: RUN/export/STAGE.", show_default=False),
-    ] = None,
+    to: Annotated[Path | None, option("--to", "Without it: RUN/export/STAGE.", "FOLDER")] = None,
     dtype: Annotated[ExportDtype, typer.Option("--dtype", help="What weights are saved as.")] = (
         ExportDtype.float32
     ),
@@ -261,10 +227,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version.", show_default=False
-        ),
+        bool, option("--version", "Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     pass

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from align.cli_parts import Overrides, RecipeFile, labeling_app
+from align.cli_parts import OutputFile, Overrides, RecipeFile, argument, labeling_app, load, option
 from align.errors import UserError
 from align.failures import reported
 
@@ -66,38 +66,22 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8700,
     url: Annotated[
         str | None,
-        typer.Option(
-            "--url",
-            metavar="URL",
-            help="What people type, where a proxy with https stands before the app.",
-            show_default=False,
-        ),
+        option("--url", "What people type, where a proxy with https stands before the app.", "URL"),
     ] = None,
     chat: Annotated[
-        Path | None,
-        typer.Option(
-            "--chat",
-            metavar="RUN",
-            help="Let people talk to this run's policy, on a page of its own.",
-            show_default=False,
-        ),
+        Path | None, option("--chat", "Let people talk to this run's policy, on a page of its own.", "RUN")
     ] = None,
 ) -> None:
     """Serve the app in which people write demonstrations and rank responses; prints a sign-in link."""
     with reported():
-        from align.recipe_file import load_recipe
-
-        loaded = load_recipe(recipe, overrides or ())
+        loaded = load(recipe, overrides)
         labeling_app().serve(loaded, host, port, url, chat)
 
 
 @label_app.command("import")
 def import_tasks(
     recipe: RecipeFile,
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="Tasks, ours or in a known format.", show_default=False),
-    ],
+    file: Annotated[Path, argument("FILE", "Tasks, ours or in a known format.")],
     overrides: Overrides = None,
     with_labels: Annotated[
         bool, typer.Option("--with-labels", help="Keep rankings that name who made them as theirs.")
@@ -105,31 +89,22 @@ def import_tasks(
 ) -> None:
     """Add the tasks of a file to the database, also while the app runs on it."""
     with reported():
-        from align.recipe_file import load_recipe
-
-        loaded = load_recipe(recipe, overrides or ())
+        loaded = load(recipe, overrides)
         labeling_app().import_tasks(loaded, file, with_labels)
 
 
 @label_app.command()
 def export(
     recipe: RecipeFile,
-    kind: Annotated[
-        RecordKind,
-        typer.Argument(metavar="KIND", help="demonstrations, rankings or prompts.", show_default=False),
-    ],
+    kind: Annotated[RecordKind, argument("KIND", "demonstrations, rankings or prompts.")],
     overrides: Overrides = None,
-    to: Annotated[
-        Path | None,
-        typer.Option("--to", metavar="FILE", help="Write here, not to stdout.", show_default=False),
-    ] = None,
+    to: OutputFile = None,
 ) -> None:
     """Write what people made so far as JSON Lines; training reads the database itself, without this."""
     with reported():
-        from align.recipe_file import load_recipe
         from align.runtime.files import write_text
 
-        loaded = load_recipe(recipe, overrides or ())
+        loaded = load(recipe, overrides)
         rows = labeling_app().records_of(loaded, kind.value)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if to is None:
@@ -143,9 +118,7 @@ def export(
 def figures(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Print progress, agreement and win rates so far."""
     with reported():
-        from align.recipe_file import load_recipe
-
-        loaded = load_recipe(recipe, overrides or ())
+        loaded = load(recipe, overrides)
         labeling_app().print_figures(loaded)
 
 

@@ -15,6 +15,8 @@ from align.cli_parts import (
     Processes,
     RecipeFile,
     RunFolder,
+    load,
+    option,
     run_stages,
 )
 from align.failures import reported
@@ -24,62 +26,47 @@ KEPT = "what came so far is kept; the same command goes on"
 
 
 class PolicyName(StrEnum):
+    """A policy to sample from: that of a stage, or the base alone."""
+
     base = "base"
     sft = "sft"
     ppo = "ppo"
 
 
 class TrainedPolicy(StrEnum):
+    """A policy that a stage has trained."""
+
     sft = "sft"
     ppo = "ppo"
 
 
 class PriorityName(StrEnum):
+    """By what tasks are ordered."""
+
     none = "none"
     margin = "margin"
     disagreement = "disagreement"
 
 
 Temperature = Annotated[
-    float | None,
-    typer.Option(
-        "--temperature", min=0.01, max=100.0, help="Without it: ppo.temperature.", show_default=False
-    ),
+    float | None, option("--temperature", "Without it: ppo.temperature.", min=0.01, max=100.0)
 ]
-TopK = Annotated[
-    int | None,
-    typer.Option("--top-k", min=1, help="Draw from the K likeliest tokens only.", show_default=False),
-]
+TopK = Annotated[int | None, option("--top-k", "Draw from the K likeliest tokens only.", min=1)]
 TopP = Annotated[
     float | None,
-    typer.Option(
-        "--top-p",
-        min=1e-6,
-        max=1.0,
-        help="Draw from the likeliest tokens only, that make up this probability.",
-        show_default=False,
+    option(
+        "--top-p", "Draw from the likeliest tokens only, that make up this probability.", min=1e-6, max=1.0
     ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Without it: run.seed.", show_default=False)]
-
-
-Url = Annotated[
-    str | None,
-    typer.Option(
-        "--url",
-        metavar="URL",
-        help="A running app's address, as `align label` prints it.",
-        show_default=False,
-    ),
-]
+Seed = Annotated[int | None, option("--seed", "Without it: run.seed.", min=0)]
+Url = Annotated[str | None, option("--url", "A running app's address, as `align label` prints it.", "URL")]
 TokenFile = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--token-file",
-        metavar="FILE",
-        help="A machine's token for --url, made under People; without it: ALIGN_LABELING_TOKEN in the "
+        "A machine's token for --url, made under People; without it: ALIGN_LABELING_TOKEN in the "
         "environment.",
-        show_default=False,
+        "FILE",
     ),
 ]
 
@@ -101,12 +88,11 @@ def generate(
     k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a prompt.")] = 4,
     count: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--count",
+            "Until N prompts have a task of this policy; without it: all of data.prompts.",
+            "N",
             min=1,
-            metavar="N",
-            help="Until N prompts have a task of this policy; without it: all of data.prompts.",
-            show_default=False,
         ),
     ] = None,
     temperature: Temperature = None,
@@ -123,30 +109,17 @@ def generate(
     ] = PriorityName.none,
     reward_models: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--reward-model",
-            metavar="RUN",
-            help="Another run's reward model; several for disagreement.",
-            show_default=False,
-        ),
+        option("--reward-model", "Another run's reward model; several for disagreement.", "RUN"),
     ] = None,
     to: Annotated[
-        Path | None,
-        typer.Option(
-            "--to",
-            metavar="FILE",
-            help="Into a JSON Lines file, for `align label import`.",
-            show_default=False,
-        ),
+        Path | None, option("--to", "Into a JSON Lines file, for `align label import`.", "FILE")
     ] = None,
     url: Url = None,
     token_file: TokenFile = None,
 ) -> None:
     """Sample responses from a policy into the labeling queue; a rerun goes on and doubles nothing."""
     with reported() as context:
-        from align.recipe_file import load_recipe
-
-        loaded = load_recipe(recipe, overrides or ())
+        loaded = load(recipe, overrides)
         from align.loop.generate import Wanted, check
         from align.loop.generate import generate as run
         from align.loop.policy import Drawing
@@ -179,8 +152,7 @@ def suggest(
 def chat(
     run: RunFolder,
     stage: Annotated[
-        TrainedPolicy | None,
-        typer.Option("--stage", help="Without it: the policy after ppo, else after sft.", show_default=False),
+        TrainedPolicy | None, option("--stage", "Without it: the policy after ppo, else after sft.")
     ] = None,
     base: MovedBase = None,
     temperature: Temperature = None,
@@ -188,17 +160,9 @@ def chat(
     top_p: TopP = None,
     seed: Seed = None,
     max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-tokens",
-            min=1,
-            help="Of an answer; without it: ppo.max_response_tokens.",
-            show_default=False,
-        ),
+        int | None, option("--max-tokens", "Of an answer; without it: ppo.max_response_tokens.", min=1)
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="For programs: JSON lines in and out.", show_default=False)
-    ] = False,
+    as_json: Annotated[bool, option("--json", "For programs: JSON lines in and out.")] = False,
 ) -> None:
     """Talk to a policy; what you write in place of a wrong answer becomes a demonstration."""
     with reported():
@@ -234,9 +198,7 @@ def iterate(
 ) -> None:
     """Run one round as far as it goes without people, and say what they have to do next."""
     with reported():
-        from align.recipe_file import load_recipe
-
-        loaded = load_recipe(recipe, overrides or ())
+        loaded = load(recipe, overrides)
         from rich.console import Console
 
         from align.loop.iterate import Goal

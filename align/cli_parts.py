@@ -4,64 +4,70 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from align.failures import ended, reported
 from align.runtime.hub import quiet_bars
 
-RecipeFile = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
-]
+if TYPE_CHECKING:
+    from align.recipe import Recipe
+
+
+def option(name: str, help: str, metavar: str | None = None, **more: Any) -> Any:
+    """An option whose help says what happens without it, so that no default is shown."""
+    return typer.Option(name, help=help, metavar=metavar, show_default=False, **more)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """An argument that has to be given."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False)
+
+
+RecipeFile = Annotated[Path, argument("RECIPE", "The recipe, a YAML file.")]
+RunFolder = Annotated[Path, argument("RUN", "A run's folder, such as runs/quickstart.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--set",
-        metavar="KEY=VALUE",
-        help="Change one value of the recipe, for example ppo.kl_coef=0.1; can be given several times.",
-        show_default=False,
+        "Change one value of the recipe, for example ppo.kl_coef=0.1; can be given several times.",
+        "KEY=VALUE",
     ),
 ]
 Processes = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--num-processes",
+        "Work in N processes; without it: one for each GPU, or a single one on a CPU.",
+        "N",
         min=1,
-        metavar="N",
-        help="Work in N processes; without it: one for each GPU, or a single one on a CPU.",
-        show_default=False,
     ),
 ]
 AccelerateConfig = Annotated[
     Path | None,
-    typer.Option(
-        "--accelerate-config",
-        metavar="FILE",
-        help="What `accelerate config` wrote: several machines, FSDP, DeepSpeed.",
-        show_default=False,
+    option(
+        "--accelerate-config", "What `accelerate config` wrote: several machines, FSDP, DeepSpeed.", "FILE"
     ),
-]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/quickstart.", show_default=False)
 ]
 MovedBase = Annotated[
-    Path | None,
-    typer.Option(
-        "--base",
-        metavar="FOLDER",
-        help="Where the base lies now, if not where the run's recipe says.",
-        show_default=False,
-    ),
+    Path | None, option("--base", "Where the base lies now, if not where the run's recipe says.", "FOLDER")
 ]
 TrustCode = Annotated[
     bool,
-    typer.Option(
+    option(
         "--trust-remote-code",
-        help="Run the code that the run's base brings; without this such a base is refused.",
-        show_default=False,
+        "Run the code that the run's base brings; without this such a base is refused.",
     ),
 ]
+OutputFile = Annotated[Path | None, option("--to", "Write here, not to stdout.", "FILE")]
+
+
+def load(path: Path, overrides: list[str] | None) -> Recipe:
+    """The recipe that a command names. What reads it is imported here, as `--help` does without."""
+    from align.recipe_file import load_recipe
+
+    return load_recipe(path, overrides or ())
 
 
 def run_stages(
@@ -74,9 +80,7 @@ def run_stages(
 ) -> None:
     """Runs stages of a recipe here, or in processes that are started for each of them."""
     with reported() as context:
-        from align.recipe_file import load_recipe
-
-        recipe = load_recipe(path, overrides or ())
+        recipe = load(path, overrides)
         from align.runtime import launch
 
         elsewhere = launch.needed(num_processes, accelerate_config)

@@ -204,6 +204,7 @@ class Data(Section):
 
     @property
     def cache_folder(self) -> Path:
+        """The folder of the cache, with ~ expanded."""
         return Path(self.cache).expanduser()
 
 
@@ -302,19 +303,12 @@ class Run(Section):
 
     @property
     def path(self) -> Path:
+        """The run's folder."""
         return Path(self.folder).expanduser() / self.name
 
 
 class Recipe(Section):
     """Base, data, the three stages and labeling: what a run is."""
-
-    @classmethod
-    def in_full(cls, value: Any) -> tuple[Any, list[Move]]:
-        """`sft:` with all lines beneath commented out too, which is an empty section."""
-        if isinstance(value, dict):
-            fields = cls.model_fields
-            value = {key: {} if key in fields and part is None else part for key, part in value.items()}
-        return super().in_full(value)
 
     base: Base
     run: Run
@@ -324,6 +318,14 @@ class Recipe(Section):
     rm: RM = RM()
     ppo: PPO = PPO()
     labeling: Labeling = Labeling()
+
+    @classmethod
+    def in_full(cls, value: Any) -> tuple[Any, list[Move]]:
+        """`sft:` with all lines beneath commented out too, which is an empty section."""
+        if isinstance(value, dict):
+            fields = cls.model_fields
+            value = {key: {} if key in fields and part is None else part for key, part in value.items()}
+        return super().in_full(value)
 
 
 SECTIONS: dict[str, type[Section]] = {

@@ -152,7 +152,7 @@ def expected(schema: dict[str, Any]) -> str:
     """What a value may be: "a whole number above 0 or null"."""
     if "anyOf" in schema:
         words = list(dict.fromkeys(expected(option) for option in schema["anyOf"]))
-        return _or(words)
+        return _listed(words)
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
     if "const" in schema:
@@ -181,19 +181,16 @@ def expected(schema: dict[str, Any]) -> str:
 
 
 def _range(schema: dict[str, Any]) -> str:
-    lowest, above = schema.get("minimum"), schema.get("exclusiveMinimum")
-    highest, below = schema.get("maximum"), schema.get("exclusiveMaximum")
-    words = []
-    if lowest is not None and highest is not None:
-        return f" from {lowest:g} to {highest:g}"
-    if lowest is not None:
-        words.append(f"at least {lowest:g}")
-    if above is not None:
-        words.append(f"above {above:g}")
-    if highest is not None:
-        words.append(f"at most {highest:g}")
-    if below is not None:
-        words.append(f"below {below:g}")
+    """The limits of a number, as ` of at least 1` or ` above 0 and below 1`."""
+    limits = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    words = [f"{word} {schema[key]:g}" for key, word in limits.items() if schema.get(key) is not None]
+    if {"minimum", "maximum"} <= schema.keys():
+        return f" from {schema['minimum']:g} to {schema['maximum']:g}"
     joined = " and ".join(words)
     return f" of {joined}" if joined.startswith("at ") else f" {joined}" if joined else ""
 
@@ -274,15 +271,16 @@ def _unknown(keys: Keys) -> str:
         if tail in own:
             return f"unknown key; here it is called {tail}"
         full = [dotted(path) for path in leaves() if dotted(path) == other or path[-1] == other]
-        return f"unknown key; here it is called {_or(full)}"
+        return f"unknown key; here it is called {_listed(full)}"
     if near:
-        also = f" ({key} is a key of {_and(_sections(elsewhere))})" if elsewhere else ""
+        sections = [path.rsplit(".", 1)[0] for path in elsewhere]
+        also = f" ({key} is a key of {_listed(sections, 'and')})" if elsewhere else ""
         return f"unknown key; did you mean {near[0]}?{also}"
     if elsewhere:
-        return f"unknown key; did you mean {_or(elsewhere)}?"
+        return f"unknown key; did you mean {_listed(elsewhere)}?"
     far = list(dict.fromkeys(get_close_matches(key.lower(), [str(path[-1]) for path in paths], 1, 0.8)))
     if far:
-        return f"unknown key; did you mean {_or([dotted(p) for p in paths if p[-1] == far[0]])}?"
+        return f"unknown key; did you mean {_listed([dotted(p) for p in paths if p[-1] == far[0]])}?"
     where = f"{dotted(here)} has" if here else "a recipe has"
     return f"unknown key; {where} {', '.join(own)}" if own else "unknown key"
 
@@ -324,13 +322,5 @@ def _named_place(keys: Keys, message: str, document: Document) -> Place | None:
     return max(places, key=lambda place: place.line, default=None)
 
 
-def _sections(paths: list[str]) -> list[str]:
-    return [path.rsplit(".", 1)[0] for path in paths]
-
-
-def _or(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def _and(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _listed(words: list[str], last: str = "or") -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"

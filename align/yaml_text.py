@@ -93,6 +93,7 @@ class _Walk:
         self.open: set[int] = set()  # nodes that are being read: an alias to one of them never ends
 
     def value(self, node: Node, keys: Keys) -> Any:
+        """A node's value; a mistake of the document where a recipe cannot have it."""
         self.count += 1
         if self.count > _MOST_VALUES:
             raise ValueError(f"more than {_MOST_VALUES} values, each alias counted as what it stands for")
@@ -115,10 +116,12 @@ class _Walk:
             self.open.discard(id(node))
 
     def item(self, node: Node, keys: Keys) -> Any:
+        """An element of a list, whose place is noted."""
         self.document.places[keys] = self.place_of(node.start_mark.line + 1, None)
         return self.value(node, keys)
 
     def mapping(self, node: MappingNode, keys: Keys) -> dict[str, Any]:
+        """A mapping with the place of each key; a key given twice is a mistake."""
         result: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, child in node.value:
@@ -137,6 +140,7 @@ class _Walk:
         return result
 
     def mistake(self, node: Node, keys: Keys, message: str) -> None:
+        """Note what is wrong at a node."""
         name = f"{dotted(keys)}: " if keys else ""
         self.document.mistakes.append(Mistake(self.place_of(node.start_mark.line + 1, None), name + message))
 

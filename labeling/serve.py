@@ -128,6 +128,7 @@ class _Server(uvicorn.Server):
     on_exit: Callable[[], None]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn's own, after who waits was let go."""
         self.on_exit()
         super().handle_exit(sig, frame)
 
