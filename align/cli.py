@@ -6,9 +6,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -61,21 +60,6 @@ recipe_app = typer.Typer(help="Look at a recipe without running it (show, schema
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Look")
 
 Restart = Annotated[bool, option("--restart", "Start anew; what is there is set aside, not deleted.")]
-
-
-class ExportStage(StrEnum):
-    """Whose model is exported."""
-
-    rm = "rm"
-    sft = "sft"
-    ppo = "ppo"
-
-
-class ExportDtype(StrEnum):
-    """What exported weights are saved as."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 def main() -> None:
@@ -187,13 +171,13 @@ def score(
 def export(
     run: RunFolder,
     stage: Annotated[
-        ExportStage,
+        Literal["rm", "sft", "ppo"],
         typer.Option("--stage", help="rm: the reward model; sft, ppo: the policy after that stage."),
-    ] = ExportStage.rm,
+    ] = "rm",
     to: Annotated[Path | None, option("--to", "Without it: RUN/export/STAGE.", "FOLDER")] = None,
-    dtype: Annotated[ExportDtype, typer.Option("--dtype", help="What weights are saved as.")] = (
-        ExportDtype.float32
-    ),
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option("--dtype", help="What weights are saved as.")
+    ] = "float32",
     base: MovedBase = None,
     trust_remote_code: TrustCode = False,
 ) -> None:
@@ -202,7 +186,7 @@ def export(
         from align.serving.export import export as export_stage
 
         quiet_bars()
-        export_stage(run, stage.value, to, dtype.value, base, trusted=trust_remote_code)
+        export_stage(run, stage, to, dtype, base, trusted=trust_remote_code)
 
 
 app.add_typer(label_app, name="label", rich_help_panel="Label")

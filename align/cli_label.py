@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -22,14 +21,6 @@ _NOW = {
     "--figures": "align label figures RECIPE",
     "--guideline-template": "align label guideline",
 }
-
-
-class RecordKind(StrEnum):
-    """What can be exported."""
-
-    demonstrations = "demonstrations"
-    rankings = "rankings"
-    prompts = "prompts"
 
 
 class _ServesByItself(TyperGroup):
@@ -96,7 +87,10 @@ def import_tasks(
 @label_app.command()
 def export(
     recipe: RecipeFile,
-    kind: Annotated[RecordKind, argument("KIND", "demonstrations, rankings or prompts.")],
+    kind: Annotated[
+        Literal["demonstrations", "rankings", "prompts"],
+        argument("KIND", "demonstrations, rankings or prompts."),
+    ],
     overrides: Overrides = None,
     to: OutputFile = None,
 ) -> None:
@@ -105,13 +99,13 @@ def export(
         from align.runtime.files import write_text
 
         loaded = load(recipe, overrides)
-        rows = labeling_app().records_of(loaded, kind.value)
+        rows = labeling_app().records_of(loaded, kind)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if to is None:
             print(lines, end="")
         else:
             write_text(to, lines)
-            print(f"{len(rows)} {kind.value} are in {to}")
+            print(f"{len(rows)} {kind} are in {to}")
 
 
 @label_app.command()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,29 +22,6 @@ from align.failures import reported
 from align.runtime.hub import quiet_bars
 
 KEPT = "what came so far is kept; the same command goes on"
-
-
-class PolicyName(StrEnum):
-    """A policy to sample from: that of a stage, or the base alone."""
-
-    base = "base"
-    sft = "sft"
-    ppo = "ppo"
-
-
-class TrainedPolicy(StrEnum):
-    """A policy that a stage has trained."""
-
-    sft = "sft"
-    ppo = "ppo"
-
-
-class PriorityName(StrEnum):
-    """By what tasks are ordered."""
-
-    none = "none"
-    margin = "margin"
-    disagreement = "disagreement"
 
 
 Temperature = Annotated[
@@ -83,8 +59,9 @@ def generate(
     recipe: RecipeFile,
     overrides: Overrides = None,
     stage: Annotated[
-        PolicyName, typer.Option("--stage", help="Whose responses: after sft, after ppo, or the base's.")
-    ] = PolicyName.sft,
+        Literal["base", "sft", "ppo"],
+        typer.Option("--stage", help="Whose responses: after sft, after ppo, or the base's."),
+    ] = "sft",
     k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a prompt.")] = 4,
     count: Annotated[
         int | None,
@@ -100,13 +77,13 @@ def generate(
     top_p: TopP = None,
     seed: Seed = None,
     priority: Annotated[
-        PriorityName,
+        Literal["none", "margin", "disagreement"],
         typer.Option(
             "--priority",
             help="What people do first. margin: where the reward model cannot tell the best two apart; "
             "disagreement: where several reward models disagree.",
         ),
-    ] = PriorityName.none,
+    ] = "none",
     reward_models: Annotated[
         list[Path] | None,
         option("--reward-model", "Another run's reward model; several for disagreement.", "RUN"),
@@ -126,7 +103,7 @@ def generate(
 
         drawing = Drawing(temperature, top_k, top_p, seed)
         models = tuple(reward_models or ())
-        wanted = Wanted(stage.value, k, count, drawing, priority.value, models, to, url, token_file)
+        wanted = Wanted(stage, k, count, drawing, priority, models, to, url, token_file)
         check(wanted)
         quiet_bars()
         context.kept = KEPT
@@ -152,7 +129,7 @@ def suggest(
 def chat(
     run: RunFolder,
     stage: Annotated[
-        TrainedPolicy | None, option("--stage", "Without it: the policy after ppo, else after sft.")
+        Literal["sft", "ppo"] | None, option("--stage", "Without it: the policy after ppo, else after sft.")
     ] = None,
     base: MovedBase = None,
     temperature: Temperature = None,
@@ -173,7 +150,7 @@ def chat(
 
         drawing = Drawing(temperature, top_k, top_p, seed, max_tokens)
         quiet_bars()
-        partner = open_partner(run, stage.value if stage else None, drawing, base)
+        partner = open_partner(run, stage, drawing, base)
         raise typer.Exit(talk(partner, lambda: open_keeper(partner.recipe), as_json))
 
 

@@ -18,7 +18,9 @@ class Labeling(Section):
         None, min_length=1, description="a file, or postgresql://…; null: labeling.db in the run folder"
     )
     guideline: str | None = Field(
-        None, min_length=1, description="the Markdown file that people judge by; null: the one align brings"
+        None,
+        min_length=1,
+        description="the Markdown file that people judge by; null: the one that comes with align",
     )
     overlap: Annotated[int, Field(ge=1, le=50)] = Field(
         1, description="how many people do each task, where the task does not say"
@@ -38,7 +40,8 @@ class Labeling(Section):
         "cards start in; or taken as labels, of which people audit a share",
     )
     control: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.2, description="share of tasks that keep their suggestion hidden, so that its sway can be measured"
+        0.2,
+        description="share of tasks that keep their suggestion hidden, so that its effect can be measured",
     )
     audit: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1, description="with `suggestions: machine`, share of its tasks that people judge too; 0: none"
