@@ -539,7 +539,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     for name, option in recipe_schema()["properties"].items():
         raw[name] = draw(section((name,), recipe_schema()["$defs"][option["$ref"].rsplit("/", 1)[1]]))
     together = ("rollout_batch_size", "responses_per_prompt", "min_response_tokens", "kl_target", "keep")
-    for key in (*together, "value_init", "value_model", "engine", "engine_url"):
+    for key in (*together, "advantage", "value_init", "value_model", "engine", "engine_url"):
         raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
     raw["ppo"]["minibatch_size"] = draw(st.sampled_from([1, 2, 64, 128]))
     return raw
