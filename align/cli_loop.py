@@ -24,22 +24,85 @@ KEPT = "what came so far is kept; the same command goes on"
 
 
 class PolicyName(StrEnum):
+    """Whose responses are sampled."""
+
     base = "base"
     sft = "sft"
     ppo = "ppo"
 
 
 class TrainedPolicy(StrEnum):
+    """Who is talked to."""
+
     sft = "sft"
     ppo = "ppo"
 
 
 class PriorityName(StrEnum):
+    """Which tasks people get first."""
+
     none = "none"
     margin = "margin"
     disagreement = "disagreement"
 
 
+class Engine(StrEnum):
+    """What samples."""
+
+    hf = "hf"
+    paged = "paged"
+    vllm = "vllm"
+
+
+Count = Annotated[
+    int | None,
+    typer.Option(
+        "--count",
+        min=1,
+        metavar="N",
+        help="Until N prompts have a task of this policy; without it: all of data.prompts.",
+        show_default=False,
+    ),
+]
+Priority = Annotated[
+    PriorityName,
+    typer.Option(
+        "--priority",
+        help="What people do first. margin: where the reward model cannot tell the best two apart; "
+        "disagreement: where several reward models disagree.",
+    ),
+]
+RewardModels = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--reward-model",
+        metavar="RUN",
+        help="Another run's reward model; several for disagreement.",
+        show_default=False,
+    ),
+]
+ToFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--to", metavar="FILE", help="Into a JSON Lines file, for `align label --import`.", show_default=False
+    ),
+]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="What samples: transformers' forward pass, its continuous batching, or a vLLM server.",
+    ),
+]
+EngineUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--engine-url",
+        metavar="URL",
+        help="Where the server of --engine vllm listens, such as http://localhost:8000.",
+        show_default=False,
+    ),
+]
 Temperature = Annotated[
     float | None,
     typer.Option(
@@ -61,8 +124,6 @@ TopP = Annotated[
     ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Without it: run.seed.", show_default=False)]
-
-
 Url = Annotated[
     str | None,
     typer.Option(
@@ -99,46 +160,16 @@ def generate(
         PolicyName, typer.Option("--stage", help="Whose responses: after sft, after ppo, or the base's.")
     ] = PolicyName.sft,
     k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a prompt.")] = 4,
-    count: Annotated[
-        int | None,
-        typer.Option(
-            "--count",
-            min=1,
-            metavar="N",
-            help="Until N prompts have a task of this policy; without it: all of data.prompts.",
-            show_default=False,
-        ),
-    ] = None,
+    count: Count = None,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     seed: Seed = None,
-    priority: Annotated[
-        PriorityName,
-        typer.Option(
-            "--priority",
-            help="What people do first. margin: where the reward model cannot tell the best two apart; "
-            "disagreement: where several reward models disagree.",
-        ),
-    ] = PriorityName.none,
-    reward_models: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--reward-model",
-            metavar="RUN",
-            help="Another run's reward model; several for disagreement.",
-            show_default=False,
-        ),
-    ] = None,
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            "--to",
-            metavar="FILE",
-            help="Into a JSON Lines file, for `align label --import`.",
-            show_default=False,
-        ),
-    ] = None,
+    priority: Priority = PriorityName.none,
+    reward_models: RewardModels = None,
+    engine: EngineOption = Engine.hf,
+    engine_url: EngineUrl = None,
+    to: ToFile = None,
     url: Url = None,
     token_file: TokenFile = None,
 ) -> None:
@@ -151,7 +182,7 @@ def generate(
         from align.loop.generate import generate as run
         from align.loop.policy import Drawing
 
-        drawing = Drawing(temperature, top_k, top_p, seed)
+        drawing = Drawing(temperature, top_k, top_p, seed, engine=engine.value, engine_url=engine_url)
         models = tuple(reward_models or ())
         wanted = Wanted(stage.value, k, count, drawing, priority.value, models, to, url, token_file)
         check(wanted)
@@ -203,9 +234,8 @@ def chat(
     """Talk to a policy; what you write in place of a wrong answer becomes a demonstration."""
     with reported():
         from align.loop.chat import chat as talk
-        from align.loop.converse import open_partner
-        from align.loop.keep import open_keeper
-        from align.loop.policy import Drawing
+        from align.loop.policy import Drawing, open_partner
+        from align.loop.queues import open_keeper
 
         drawing = Drawing(temperature, top_k, top_p, seed, max_tokens)
         quiet_bars()

@@ -15,10 +15,9 @@ from align.data.batches import collate, microbatches
 from align.models.base import Base
 from align.models.forward import Forward
 from align.recipe_ppo import PPO
-from align.rollouts.engine import terms
-from align.rollouts.hf import sample, uniforms
+from align.rollouts.engine import sampling_params
+from align.rollouts.params import Draws, Engine, Sampled
 from align.rollouts.rewards import Rewards, texts_of
-from align.rollouts.rollout import Sampled
 from align.rollouts.sources import Texts
 from align.runtime import distributed
 
@@ -56,6 +55,7 @@ class Answers:
 
 @torch.no_grad()
 def respond(
+    engine: Engine,
     forward: Forward,
     role: str,
     prompts: Sequence[list[int]],
@@ -71,13 +71,10 @@ def respond(
     Random numbers are the same each time, so the reference's answers are too; scores have no penalties.
     """
     rows = distributed.share(list(range(len(prompts))), accel)
-    sampled = sample(
-        forward.roles,
-        role,
-        [prompts[i] for i in rows],
-        uniforms(seed, "held-out", 0, rows, cfg.max_response_tokens),
-        terms(cfg, base),
-    )
+    if role == "policy":
+        engine.update()
+    draws = Draws(seed, "held-out", 0, rows)
+    sampled = engine.sample([prompts[i] for i in rows], draws, sampling_params(cfg, base), role)
     texts = texts_of(rewards, sampled, prompts, rows, base) if rows else None
     return _judge(forward, sampled, cfg, rewards, texts, base.pad_id, with_kl=role != "reference")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 from align.errors import UserError
-from align.loop.converse import Partner
-from align.loop.keep import Keeper
+from align.loop.policy import Partner
+from align.loop.queues import Keeper
 
 HELP = """\
 /edit        write what the last answer should have been, in your editor ($VISUAL, $EDITOR)
@@ -43,6 +43,7 @@ class Chat:
 
     @property
     def on_terminal(self) -> bool:
+        """Whether a person types and reads here."""
         return self.lines.isatty() and self.out.isatty()
 
     def run(self) -> int:

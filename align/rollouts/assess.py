@@ -8,8 +8,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from align.data.batches import collate, microbatches
 from align.models.forward import Forward, Trunk
+from align.rollouts.params import Sampled
 from align.rollouts.rewards import Rewards
-from align.rollouts.rollout import Rollout, Sampled
+from align.rollouts.rollout import Rollout
 from align.rollouts.sources import Texts
 
 

@@ -25,7 +25,7 @@ from align.models.forward import Forward, Trunk
 from align.models.roles import Roles
 from align.recipe import Recipe
 from align.recipe_ppo import PPO, Reward
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 from align.rollouts.sources import OwnModel, Texts, by_function, by_service
 from align.runtime import distributed
 from align.runtime.lineage import parent

@@ -9,15 +9,6 @@ from torch import Tensor
 from align.models.forward import Trunk
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """One response as an engine gave it: token ids (EOS included, if it came) and their log probabilities."""
-
-    prompt: list[int]
-    response: list[int]
-    logprobs: list[float]
-
-
 @dataclass
 class Rollout:
     """Responses of this process (B rows, T = longest response). Padding holds 0 in every [B, T] field."""

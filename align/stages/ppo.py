@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from align.recipe import Recipe
 from align.records import Prompt
 from align.report.page import refresh
 from align.rollouts.assess import assess
+from align.rollouts.engine import sampling_params
+from align.rollouts.params import Draws
 from align.rollouts.rewards import find_sources, part_metrics, texts_of
 from align.rollouts.rollout import Rollout
 from align.runtime import distributed
@@ -77,7 +79,10 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     ptx = load_demonstrations(recipe, labels)
     data = {"prompts": split.fingerprint} | ({"demonstrations": ptx.fingerprint} if ptx else {})
     made_of = {"lineage": lineage, "data": data}
-    with open_stage(recipe, "ppo", accel, **made_of, labels=labels.contents, restart=restart) as stage:
+    with (
+        open_stage(recipe, "ppo", accel, **made_of, labels=labels.contents, restart=restart) as stage,
+        ExitStack() as held,
+    ):
         if stage.finished:
             stage.say(f"ppo is finished: {stage.final}")
             return
@@ -101,12 +106,12 @@ def run(recipe: Recipe, restart: bool = False) -> None:
                 "ppo.keep: best needs held-out prompts to compare iterations: data.prompts.held_out"
             )
         context = prepare(recipe, setup, sft.final, sources, guard.final if guard else None)
+        held.callback(context.engine.close)
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
         judged = HeldOut(context, held_out)
         clock = _Clock()
         with (
-            closing(context.engine),
             stage.steps(cfg.iterations, done) as bar,
             itemised(stage, lambda: context.forward.roles.held(context.optimizers)),
         ):
@@ -145,7 +150,8 @@ def _iteration(
     chosen = [row for row in drawn for _ in range(each)]
     with stage.unchanged(iteration, partial(save, context, stage, iteration)):
         context.engine.update()
-        sampled = context.engine.sample([prompts[chosen[i]] for i in rows], rows, iteration)
+        draws, params = Draws(context.seed, "ppo", iteration, rows), sampling_params(cfg, context.setup.base)
+        sampled = context.engine.sample([prompts[chosen[i]] for i in rows], draws, params)
         clock("sample")
         rollout = assess(
             context.forward,

@@ -15,12 +15,11 @@ from align.cli import app
 from align.errors import MissingStage, UserError
 from align.loop import generate as module
 from align.loop.generate import Done, Wanted, generate
-from align.loop.judges import open_judges
+from align.loop.judges import margin, open_judges
 from align.loop.policy import Drawing, open_policy
-from align.loop.priority import margin
 from align.recipe import Recipe
 from align.recipe_file import load_recipe
-from align.rollouts.rollout import Sampled
+from align.rollouts.params import Sampled
 from align.serving.score import score
 
 QUIET = Console(quiet=True)

@@ -265,10 +265,13 @@ def _prepared(recipe_path: Path, overrides: list[str]) -> Any:
 
 def _rollout(context: Any, setup: Any) -> Any:
     from align.rollouts.assess import assess
+    from align.rollouts.engine import sampling_params
+    from align.rollouts.params import Draws
     from align.rollouts.rewards import texts_of
 
     prompts = [setup.template.prompt_ids(text) for text in ("the film is", "the a was")]
-    sampled = context.engine.sample(prompts, [0, 1], 0)
+    params = sampling_params(context.cfg, setup.base)
+    sampled = context.engine.sample(prompts, Draws(context.seed, "ppo", 0, [0, 1]), params)
     texts = texts_of(context.rewards, sampled, prompts, [0, 1], setup.base)
     eos, pad = setup.template.eos_id, setup.base.pad_id
     kwargs = {"temperature": 1.0, "eos_id": eos, "pad_id": pad, "microbatch_tokens": 64}

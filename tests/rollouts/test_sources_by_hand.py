@@ -14,8 +14,8 @@ from align.data.tokenize import Encodings
 from align.errors import AlignError, UserError
 from align.records import Prompt
 from align.rollouts import rewards, sources
+from align.rollouts.params import Sampled
 from align.rollouts.rewards import Rewards, Source, load_rewards, texts_of
-from align.rollouts.rollout import Sampled
 from align.rollouts.sources import OwnModel, Texts, by_service
 
 CPU = torch.device("cpu")
