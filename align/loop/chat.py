@@ -104,7 +104,7 @@ class Chat:
 
     def _edit(self, text: str) -> None:
         if self.answer is None:
-            raise UserError("there is no answer yet that could be overwritten")
+            raise UserError("there is no answer yet to overwrite")
         text = text or self._written()
         if not text.strip():
             raise UserError("nothing was written: the answer stays as it is")
@@ -176,7 +176,7 @@ def serve_lines(partner: Partner, lines: TextIO, out: TextIO) -> None:
         except UserError as error:
             say({"error": str(error)})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            say({"error": f"a line is an object with messages and turn: {error!r}"})
+            say({"error": f"a line must be an object with messages and turn: {error!r}"})
 
 
 def chat(partner: Partner, keeper: Callable[[], Keeper], as_json: bool) -> int:

@@ -128,7 +128,7 @@ class _Tasks:
     def __init__(self, path: Path) -> None:
         self.path, self.place = path, str(path)
         if path.is_dir() or not path.parent.is_dir():
-            raise UserError(f"--to {path}: name a file in a folder that is there")
+            raise UserError(f"--to {path}: name a file in a folder that exists")
         if path.exists():
             content = path.read_bytes()
             whole = content.rfind(b"\n") + 1
@@ -147,7 +147,7 @@ class _Tasks:
                         yield row["prompt"], [part.get("origin") for part in row["responses"]]
                     except (ValueError, TypeError, KeyError, AttributeError, RecordError) as error:
                         raise UserError(
-                            f"{self.path}:{number}: is not a task that was sampled: name another --to"
+                            f"{self.path}:{number}: this line is not a sampled task: name another --to"
                         ) from error
 
         return _of_origin(rows(), origin)

@@ -107,9 +107,11 @@ class _Drawing(ContinuousBatchingLogitsProcessor):
         self._rows: list[int] = []  # of the pass that is prepared, in the order of its logits
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
+        """The arguments of places that no request has."""
         int32_tensor.zero_()
 
     def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> Tensor:
+        """Notes which rows the coming logits are of."""
         self._rows = [request.state.logit_processor_kwargs["row"] for request in requests_with_new_token]
         return torch.tensor(self._rows, dtype=torch.int32)
 
