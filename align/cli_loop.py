@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,37 +22,6 @@ from align.runtime.hub import quiet_bars
 KEPT = "what came so far is kept; the same command goes on"
 
 
-class PolicyName(StrEnum):
-    """Whose responses are sampled."""
-
-    base = "base"
-    sft = "sft"
-    ppo = "ppo"
-
-
-class TrainedPolicy(StrEnum):
-    """Who is talked to."""
-
-    sft = "sft"
-    ppo = "ppo"
-
-
-class PriorityName(StrEnum):
-    """Which tasks people get first."""
-
-    none = "none"
-    margin = "margin"
-    disagreement = "disagreement"
-
-
-class Engine(StrEnum):
-    """What samples."""
-
-    hf = "hf"
-    paged = "paged"
-    vllm = "vllm"
-
-
 Count = Annotated[
     int | None,
     typer.Option(
@@ -65,7 +33,7 @@ Count = Annotated[
     ),
 ]
 Priority = Annotated[
-    PriorityName,
+    Literal["none", "margin", "disagreement"],
     typer.Option(
         "--priority",
         help="What people do first. margin: where the reward model cannot tell the best two apart; "
@@ -87,8 +55,8 @@ ToFile = Annotated[
         "--to", metavar="FILE", help="Into a JSON Lines file, for `align label --import`.", show_default=False
     ),
 ]
-EngineOption = Annotated[
-    Engine,
+Engine = Annotated[
+    Literal["hf", "paged", "vllm"],
     typer.Option(
         "--engine",
         help="What samples: transformers' forward pass, its continuous batching, or a vLLM server.",
@@ -157,17 +125,18 @@ def generate(
     recipe: RecipeFile,
     overrides: Overrides = None,
     stage: Annotated[
-        PolicyName, typer.Option("--stage", help="Whose responses: after sft, after ppo, or the base's.")
-    ] = PolicyName.sft,
+        Literal["base", "sft", "ppo"],
+        typer.Option("--stage", help="Whose responses: after sft, after ppo, or the base's."),
+    ] = "sft",
     k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a prompt.")] = 4,
     count: Count = None,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     seed: Seed = None,
-    priority: Priority = PriorityName.none,
+    priority: Priority = "none",
     reward_models: RewardModels = None,
-    engine: EngineOption = Engine.hf,
+    engine: Engine = "hf",
     engine_url: EngineUrl = None,
     to: ToFile = None,
     url: Url = None,
@@ -182,9 +151,9 @@ def generate(
         from align.loop.generate import generate as run
         from align.loop.policy import Drawing
 
-        drawing = Drawing(temperature, top_k, top_p, seed, engine=engine.value, engine_url=engine_url)
+        drawing = Drawing(temperature, top_k, top_p, seed, engine=engine, engine_url=engine_url)
         models = tuple(reward_models or ())
-        wanted = Wanted(stage.value, k, count, drawing, priority.value, models, to, url, token_file)
+        wanted = Wanted(stage, k, count, drawing, priority, models, to, url, token_file)
         check(wanted)
         quiet_bars()
         context.kept = KEPT
@@ -210,7 +179,7 @@ def suggest(
 def chat(
     run: RunFolder,
     stage: Annotated[
-        TrainedPolicy | None,
+        Literal["sft", "ppo"] | None,
         typer.Option("--stage", help="Without it: the policy after ppo, else after sft.", show_default=False),
     ] = None,
     base: MovedBase = None,
@@ -239,7 +208,7 @@ def chat(
 
         drawing = Drawing(temperature, top_k, top_p, seed, max_tokens)
         quiet_bars()
-        partner = open_partner(run, stage.value if stage else None, drawing, base)
+        partner = open_partner(run, stage, drawing, base)
         raise typer.Exit(talk(partner, lambda: open_keeper(partner.recipe), as_json))
 
 

@@ -81,8 +81,9 @@ class Vllm:
         respond = partial(self._respond, self._model(role), params)
         with ThreadPoolExecutor(min(len(prompts), _REQUESTS)) as pool:
             sampled = list(pool.map(respond, prompts, seeds))
-        for token in sampled[0].response if heard else ():
-            heard(token)
+        if heard is not None:
+            for token in sampled[0].response:
+                heard(token)
         return sampled
 
     def close(self) -> None:
