@@ -17,11 +17,12 @@ from rich.console import Console
 
 from align.data.load import load
 from align.data.tokenize import encode_prompts
-from align.errors import UserError
+from align.errors import AlignError, UserError
 from align.loop.judges import Judges, open_judges
-from align.loop.policy import Drawing, Policy, PolicyStage, open_policy
+from align.loop.policy import Drawing, Policy, PolicyStage, engine_gap, open_policy
 from align.loop.queues import Queue, open_queue
 from align.recipe import Recipe
+from align.recipe_ppo import PPO
 from align.records import Demonstration, Prompt, RecordError, prompt_key
 from align.rollouts.params import Draws, Sampled
 from align.runtime.progress import Bar
@@ -104,6 +105,8 @@ def _fill(
     goal = min(len(todo), max(0, len(todo) if wanted.count is None else wanted.count - done.known))
     if not goal:
         return done
+    if wanted.drawing.engine == "vllm":
+        _compare(policy, todo[0].ids, recipe.ppo, console)
     with Bar(console, "generate", goal) as bar:
         while todo and done.added < goal:
             size = min(_CHUNK, goal - done.added)
@@ -115,6 +118,20 @@ def _fill(
             for _ in rows:
                 bar.advance()
     return done
+
+
+def _compare(policy: Policy, prompt: list[int], cfg: PPO, console: Console) -> None:
+    """Warn where the server's probabilities are not the policy's; AlignError beyond ppo.engine_gap_stop."""
+    gap = engine_gap(policy, prompt)
+    said = (
+        f"the server's log probabilities are {gap:.3g} nats a token from those of this policy: another base "
+        "or precision, another --logprobs-mode, or an adapter that is left out"
+    )
+    if gap > cfg.engine_gap_stop:
+        limit = f"ppo.engine_gap_stop ({cfg.engine_gap_stop:g})"
+        raise AlignError(f"--engine vllm: {said}. That is over {limit}, so nothing was sampled")
+    if gap > cfg.engine_gap_warn:
+        console.print(f"warning: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
 def asked_of(recipe: Recipe, setup: Setup, room: int, seed: int) -> list[_Asked]:

@@ -8,7 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from align.data.batches import collate
 from align.errors import UserError
+from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe import Recipe
 from align.records import Prompt
@@ -51,6 +55,18 @@ class Policy:
     def text(self, response: list[int]) -> str:
         """A response's token ids as text, without special tokens."""
         return str(self.setup.base.tokenizer.decode(response, skip_special_tokens=True))
+
+
+@torch.no_grad()
+def engine_gap(policy: Policy, prompt: list[int]) -> float:
+    """How far the engine's log probabilities of a response are from our own: nats, the mean over tokens."""
+    whole = replace(policy.params, top_k=None, top_p=None)
+    draws = Draws(policy.seed, "gap", policy.origin, [0])
+    (one,) = policy.engine.sample([prompt], draws, whole)
+    forward = Forward(policy.roles, whole.eos_id, whole.min_tokens)
+    trunk = forward.trunk(collate([(one.prompt, one.response)], whole.pad_id))
+    own, _, _ = forward.logprobs(_ROLE, trunk, whole.temperature)
+    return float((own[0].cpu() - torch.tensor(one.logprobs)).abs().mean())
 
 
 def origin_of(run: str, stage: str, digest: str) -> str:

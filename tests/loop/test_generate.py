@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import make_tiny_base
 from rich.console import Console
 from typer.testing import CliRunner
 from vllm_server import Fake, serving
 
 from align.cli import app
-from align.errors import MissingStage, UserError
+from align.errors import AlignError, MissingStage, UserError
 from align.loop import generate as module
 from align.loop.generate import Done, Wanted, generate
 from align.loop.judges import margin, open_judges
@@ -209,11 +210,21 @@ def test_tasks_are_sampled_on_a_vllm_server(recipe: Recipe, tiny_base: Path, tmp
         done = run(recipe, path, k=3, count=4, drawing=drawing, priority="margin")
         again = run(recipe, path, k=3, count=5, drawing=drawing, priority="margin")
     assert (done.added, again.added, again.known) == (4, 1, 4)
-    assert {(one["temperature"], one["top_k"], one["top_p"]) for one in fake.asked} == {(0.8, 50, 0.9)}
-    assert len({one["seed"] for one in fake.asked}) == len(fake.asked)
+    tasks = [one for one in fake.asked if one["top_k"]]  # before them, one response to compare
+    assert {(one["temperature"], one["top_k"], one["top_p"]) for one in tasks} == {(0.8, 50, 0.9)}
+    assert len({one["seed"] for one in tasks}) == len(tasks) == len(fake.asked) - 2
     assert len(fake.loaded) == 2 and not fake.adapters
     assert not list(recipe.run.path.glob("engine-*"))
     assert all(0 < row["priority"] <= 1 for row in rows_of(path))
+
+
+def test_a_server_with_another_base_samples_nothing(finished_run: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(finished_run / "recipe.yaml", ["ppo.engine_gap_stop=0.01"])  # both are near uniform
+    make_tiny_base(tmp_path / "other", seed=1)
+    said = "nats a token from those of this policy: another base"
+    with serving(Fake(tmp_path / "other")) as url, pytest.raises(AlignError, match=said):
+        run(recipe, tmp_path / "t.jsonl", drawing=Drawing(engine="vllm", engine_url=url))
+    assert not (tmp_path / "t.jsonl").exists() and not list(recipe.run.path.glob("engine-*"))
 
 
 def test_options_that_do_not_go_together_are_told(tiny_recipe: Callable[..., Path], tmp_path: Path) -> None:
