@@ -24,6 +24,40 @@ from align.runtime.hub import quiet_bars
 KEPT = "what came so far is kept; the same command goes on"
 
 
+Count = Annotated[
+    int | None,
+    option(
+        "--count", "Until N prompts have a task of this policy; without it: all of data.prompts.", "N", min=1
+    ),
+]
+Priority = Annotated[
+    Literal["none", "margin", "disagreement"],
+    typer.Option(
+        "--priority",
+        help="What people do first. margin: where the reward model cannot tell the best two apart; "
+        "disagreement: where several reward models disagree.",
+    ),
+]
+RewardModels = Annotated[
+    list[Path] | None,
+    option("--reward-model", "Another run's reward model; several for disagreement.", "RUN"),
+]
+ToFile = Annotated[Path | None, option("--to", "Into a JSON Lines file, for `align label import`.", "FILE")]
+Engine = Annotated[
+    Literal["hf", "paged", "vllm"],
+    typer.Option(
+        "--engine",
+        help="What samples: transformers' forward pass, its continuous batching, or a vLLM server.",
+    ),
+]
+EngineUrl = Annotated[
+    str | None,
+    option(
+        "--engine-url",
+        "Where the server of --engine vllm listens, such as http://localhost:8000.",
+        "URL",
+    ),
+]
 Temperature = Annotated[
     float | None, option("--temperature", "Without it: ppo.temperature.", min=0.01, max=100.0)
 ]
@@ -63,34 +97,16 @@ def generate(
         typer.Option("--stage", help="Whose responses: after sft, after ppo, or the base's."),
     ] = "sft",
     k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a prompt.")] = 4,
-    count: Annotated[
-        int | None,
-        option(
-            "--count",
-            "Until N prompts have a task of this policy; without it: all of data.prompts.",
-            "N",
-            min=1,
-        ),
-    ] = None,
+    count: Count = None,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     seed: Seed = None,
-    priority: Annotated[
-        Literal["none", "margin", "disagreement"],
-        typer.Option(
-            "--priority",
-            help="What people do first. margin: where the reward model cannot tell the best two apart; "
-            "disagreement: where several reward models disagree.",
-        ),
-    ] = "none",
-    reward_models: Annotated[
-        list[Path] | None,
-        option("--reward-model", "Another run's reward model; several for disagreement.", "RUN"),
-    ] = None,
-    to: Annotated[
-        Path | None, option("--to", "Into a JSON Lines file, for `align label import`.", "FILE")
-    ] = None,
+    priority: Priority = "none",
+    reward_models: RewardModels = None,
+    engine: Engine = "hf",
+    engine_url: EngineUrl = None,
+    to: ToFile = None,
     url: Url = None,
     token_file: TokenFile = None,
 ) -> None:
@@ -101,7 +117,7 @@ def generate(
         from align.loop.generate import generate as run
         from align.loop.policy import Drawing
 
-        drawing = Drawing(temperature, top_k, top_p, seed)
+        drawing = Drawing(temperature, top_k, top_p, seed, engine=engine, engine_url=engine_url)
         models = tuple(reward_models or ())
         wanted = Wanted(stage, k, count, drawing, priority, models, to, url, token_file)
         check(wanted)
@@ -144,9 +160,8 @@ def chat(
     """Talk to a policy; what you write in place of a wrong answer becomes a demonstration."""
     with reported():
         from align.loop.chat import chat as talk
-        from align.loop.converse import open_partner
-        from align.loop.keep import open_keeper
-        from align.loop.policy import Drawing
+        from align.loop.policy import Drawing, open_partner
+        from align.loop.queues import open_keeper
 
         drawing = Drawing(temperature, top_k, top_p, seed, max_tokens)
         quiet_bars()

@@ -23,8 +23,7 @@ from labeling.companion import Companion
 from labeling.figures.show import show
 from labeling.store.engine import Store
 from labeling.store.people import admin_for_link, end_links, has_admin_account, new_token
-from labeling.store.read import read_records
-from labeling.store.records import Kind
+from labeling.store.records import Kind, read_records
 from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
 from labeling.web.config import Config
@@ -62,7 +61,7 @@ def import_tasks(recipe: Recipe, path: Path, labels: bool) -> None:
 
 def records_of(recipe: Recipe, kind: Kind) -> list[dict[str, Any]]:
     """The training records of the recipe's database; raises UserError where there is none yet."""
-    return read_records(_database_there(recipe), kind)
+    return read_records(_database_there(recipe), kind, {})
 
 
 def _database_there(recipe: Recipe) -> str:

@@ -19,8 +19,8 @@ from align.models.base import find_base
 from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe import Base, Entry
-from align.rollouts.engine import Terms
-from align.rollouts.hf import sample
+from align.rollouts.hf import Hf
+from align.rollouts.params import Draws, SamplingParams
 from align.runtime import distributed, sharding
 from align.runtime.checkpoint import load_optimizer, optimizer_tensors
 from align.runtime.memory import size
@@ -126,11 +126,11 @@ def shared_out() -> None:
 def _sample(roles: Roles, rank: int) -> list[list[int]]:
     """Process 0 has five rows in three batches, two of one prompt, and an early end; process 1 has one."""
     prompts = [[5, 6, 7], [5, 6, 7], [8, 9], [10], [11, 12]] if rank == 0 else [[13, 14]]
-    draws = torch.rand(len(prompts), 6, generator=torch.Generator().manual_seed(rank), dtype=torch.float64)
-    terms = Terms(temperature=1.0, eos_id=-1, pad_id=0, max_tokens=6, batch_tokens=20)
-    free = sample(roles, "policy", prompts, draws, terms)
+    draws = Draws(rank, "probe", 0, range(len(prompts)))
+    params = SamplingParams(temperature=1.0, eos_id=-1, pad_id=0, max_tokens=6, batch_tokens=20)
+    free = Hf(roles).sample(prompts, draws, params)
     ended = free[0].response[2] if rank == 0 else free[0].response[0]
-    answers = sample(roles, "policy", prompts, draws, replace(terms, eos_id=ended))
+    answers = Hf(roles).sample(prompts, draws, replace(params, eos_id=ended))
     return [one.response for one in answers]
 
 

@@ -198,6 +198,12 @@ def test_a_wrong_arrow_is_seen(room: str, line: str, wrong: list[str]) -> None:
     assert wrong_arrows(room, imported(ast.parse(line))) == wrong
 
 
+@pytest.mark.parametrize("path", [p for p in FILES if own_room(p) != "rollouts"], ids=lambda p: p.name)
+def test_the_engine_is_the_only_door_to_sampling(path: Path) -> None:
+    behind = {f"align.rollouts.{name}" for name in ("hf", "paged", "vllm", "narrow")}
+    assert not behind & set(imported(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 @pytest.mark.parametrize("path", APP_FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_of_data_the_labeling_app_needs_files_and_formats_and_it_needs_no_torch(path: Path) -> None:
     modules = list(imported(ast.parse(path.read_text(encoding="utf-8"))))

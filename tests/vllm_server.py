@@ -36,7 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "logprobs": None,
     "return_token_ids": None,
 }
-PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
+PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
 
 
 class Refusal(Exception):
@@ -56,11 +56,14 @@ class Fake:
         self.asked: list[dict[str, Any]] = []
         self.loaded: list[str] = []
         self.first: PeftModel | None = None
+        self.connections = 0
         self.stale = False  # answer with the first adapter for ever
         self.lock = threading.Lock()
 
     def answer(self, path: str, body: dict[str, Any]) -> Any:
         with self.lock:
+            if path == "/v1/models":
+                return {"object": "list", "data": self._models()}
             if path == "/v1/load_lora_adapter":
                 return self._load(**body)
             if path == "/v1/unload_lora_adapter":
@@ -82,18 +85,23 @@ class Fake:
         self.loaded.append(lora_name)
         return "Success"
 
+    def _models(self) -> list[dict[str, Any]]:
+        adapters = [{"id": name, "object": "model", "parent": str(self.base)} for name in self.adapters]
+        return [{"id": str(self.base), "object": "model", "root": str(self.base), "parent": None}, *adapters]
+
     @torch.no_grad()
     def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
         if unknown := set(body) - set(DEFAULTS):
             raise Refusal(400, f"unknown fields {unknown}")
         asked = {**DEFAULTS, **body}
         self.asked.append(asked)
-        if asked["model"] not in self.adapters:
+        plain = asked["model"] == str(self.base)
+        if not plain and asked["model"] not in self.adapters:
             raise Refusal(404, f"The model `{asked['model']}` does not exist.")
         if wrong := {name for name, value in PLAIN.items() if asked[name] != value}:
             raise Refusal(400, f"this stand-in cannot sample with {wrong}")
-        model = self.first if self.stale else self.adapters[asked["model"]]
-        assert model is not None
+        model: Any = self.first if self.stale else self.adapters.get(asked["model"])
+        model = AutoModelForCausalLM.from_pretrained(self.base).eval() if plain else model
         draws = torch.Generator().manual_seed(asked["seed"])
         ids, logprobs = [], []
         while len(ids) < asked["max_tokens"] and ids[-1:] != asked["stop_token_ids"]:
@@ -101,7 +109,7 @@ class Fake:
             logits = logits / asked["temperature"]
             if len(ids) < asked["min_tokens"]:
                 logits[asked["stop_token_ids"]] = float("-inf")
-            distribution = logits.log_softmax(-1)
+            distribution = _narrowed(logits, asked["top_k"], asked["top_p"]).log_softmax(-1)
             ids.append(int(distribution.exp().multinomial(1, generator=draws)))
             logprobs.append(float(distribution[ids[-1]]))
         ended = ids[-1:] == asked["stop_token_ids"]
@@ -115,16 +123,39 @@ class Fake:
         return {"object": "text_completion", "model": asked["model"], "choices": [choice]}
 
 
+def _narrowed(logits: torch.Tensor, k: int, p: float) -> torch.Tensor:
+    """As vllm.v1.sample.ops.topk_topp_sampler does: in ascending order, first top-k, then top-p."""
+    logits, places = logits.sort()
+    if k > 0:
+        logits[logits < logits[-min(k, len(logits))]] = float("-inf")
+    out = logits.softmax(-1).cumsum(-1) <= 1 - p
+    out[-1] = False
+    return torch.empty_like(logits).scatter(0, places, logits.masked_fill(out, float("-inf")))
+
+
 @contextmanager
 def serving(fake: Fake) -> Iterator[str]:
     """The address at which it answers."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # so that a connection stays open after an answer
+        timeout = 5.0  # VLLM_HTTP_TIMEOUT_KEEP_ALIVE
+        disable_nagle_algorithm = True
+
+        def setup(self) -> None:
+            fake.connections += 1
+            super().setup()
+
         def do_GET(self) -> None:
-            self._send(200 if self.path == "/health" else 404, b"")
+            if self.path == "/health":
+                self._send(200, b"")
+            else:
+                self._answer({})
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _answer(self, body: dict[str, Any]) -> None:
             try:
                 code, said = 200, fake.answer(self.path, body)
             except Refusal as refusal:

@@ -16,9 +16,8 @@ from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.passes import PAIRS, passes
 from align.recipe_ppo import PPO
-from align.rollouts.engine import terms
-from align.rollouts.hf import sample, uniforms
-from align.rollouts.params import Sampled
+from align.rollouts.engine import sampling_params
+from align.rollouts.params import Draws, Engine, Sampled
 from align.rollouts.rewards import Rewards, texts_of
 from align.rollouts.sources import Texts
 from align.runtime import distributed
@@ -58,6 +57,7 @@ class Answers:
 
 @torch.no_grad()
 def respond(
+    engine: Engine,
     forward: Forward,
     role: str,
     prompts: Sequence[list[int]],
@@ -73,13 +73,10 @@ def respond(
     Random numbers are the same each time, so the reference's answers are too; scores have no penalties.
     """
     rows = distributed.share(list(range(len(prompts))), accel)
-    sampled = sample(
-        forward.roles,
-        role,
-        [prompts[i] for i in rows],
-        uniforms(seed, "held-out", 0, rows, cfg.max_response_tokens),
-        terms(cfg, base),
-    )
+    if role == "policy":
+        engine.update()
+    draws = Draws(seed, "held-out", 0, rows)
+    sampled = engine.sample([prompts[i] for i in rows], draws, sampling_params(cfg, base), role)
     texts = texts_of(rewards, sampled, prompts, rows, base) if rows else None
     return _judge(forward, sampled, cfg, rewards, texts, with_kl=role != "reference")
 

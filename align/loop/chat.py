@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 from align.errors import UserError
-from align.loop.converse import Partner
-from align.loop.keep import Keeper
+from align.loop.policy import Partner
+from align.loop.queues import Keeper
 
 HELP = """\
 /edit        write what the last answer should have been, in your editor ($VISUAL, $EDITOR)
@@ -43,6 +43,7 @@ class Chat:
 
     @property
     def on_terminal(self) -> bool:
+        """Whether a person types and reads here."""
         return self.lines.isatty() and self.out.isatty()
 
     def run(self) -> int:
@@ -103,7 +104,7 @@ class Chat:
 
     def _edit(self, text: str) -> None:
         if self.answer is None:
-            raise UserError("there is no answer yet that could be overwritten")
+            raise UserError("there is no answer yet to overwrite")
         text = text or self._written()
         if not text.strip():
             raise UserError("nothing was written: the answer stays as it is")
@@ -175,7 +176,7 @@ def serve_lines(partner: Partner, lines: TextIO, out: TextIO) -> None:
         except UserError as error:
             say({"error": str(error)})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            say({"error": f"a line is an object with messages and turn: {error!r}"})
+            say({"error": f"a line must be an object with messages and turn: {error!r}"})
 
 
 def chat(partner: Partner, keeper: Callable[[], Keeper], as_json: bool) -> int:

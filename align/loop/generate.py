@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +17,14 @@ from rich.console import Console
 
 from align.data.load import load
 from align.data.tokenize import encode_prompts
-from align.errors import UserError
+from align.errors import AlignError, UserError
 from align.loop.judges import Judges, open_judges
-from align.loop.policy import Drawing, Policy, PolicyStage, open_policy
+from align.loop.policy import Drawing, Policy, PolicyStage, engine_gap, open_policy
 from align.loop.queues import Queue, open_queue
 from align.recipe import Recipe
+from align.recipe_ppo import PPO
 from align.records import Demonstration, Prompt, RecordError, prompt_key
-from align.rollouts.params import Sampled
+from align.rollouts.params import Draws, Sampled
 from align.runtime.progress import Bar
 from align.stages.setup import Setup, source
 
@@ -85,8 +87,9 @@ def generate(recipe: Recipe, wanted: Wanted, console: Console | None = None) -> 
     console = console or Console()
     with open_queue(recipe, wanted.to, wanted.url, wanted.token_file) as queue:
         policy = open_policy(recipe, wanted.stage, wanted.drawing)
-        judges = open_judges(recipe, policy, wanted.priority, wanted.reward_models)
-        done = _fill(recipe, wanted, policy, judges, queue, console)
+        with closing(policy.engine):
+            judges = open_judges(recipe, policy, wanted.priority, wanted.reward_models)
+            done = _fill(recipe, wanted, policy, judges, queue, console)
     for line in done.told(wanted.k, queue.place):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return done
@@ -95,13 +98,15 @@ def generate(recipe: Recipe, wanted: Wanted, console: Console | None = None) -> 
 def _fill(
     recipe: Recipe, wanted: Wanted, policy: Policy, judges: Judges, queue: Queue, console: Console
 ) -> Done:
-    asked = asked_of(recipe, policy.setup, policy.terms.max_tokens, policy.seed)
+    asked = asked_of(recipe, policy.setup, policy.params.max_tokens, policy.seed)
     known = queue.known(policy.origin)
     todo = [one for one in asked if one.key not in known]
     done = Done(known=len(asked) - len(todo))
     goal = min(len(todo), max(0, len(todo) if wanted.count is None else wanted.count - done.known))
     if not goal:
         return done
+    if wanted.drawing.engine == "vllm":
+        _compare(policy, todo[0].ids, recipe.ppo, console)
     with Bar(console, "generate", goal) as bar:
         while todo and done.added < goal:
             size = min(_CHUNK, goal - done.added)
@@ -113,6 +118,20 @@ def _fill(
             for _ in rows:
                 bar.advance()
     return done
+
+
+def _compare(policy: Policy, prompt: list[int], cfg: PPO, console: Console) -> None:
+    """Warn where the server's probabilities are not the policy's; AlignError beyond ppo.engine_gap_stop."""
+    gap = engine_gap(policy, prompt)
+    said = (
+        f"the server's log probabilities are {gap:.3g} nats a token from those of this policy: another base "
+        "or precision, another --logprobs-mode, or an adapter that is left out"
+    )
+    if gap > cfg.engine_gap_stop:
+        limit = f"ppo.engine_gap_stop ({cfg.engine_gap_stop:g})"
+        raise AlignError(f"--engine vllm: {said}. That is over {limit}, so nothing was sampled")
+    if gap > cfg.engine_gap_warn:
+        console.print(f"warning: {said}", highlight=False, markup=False, soft_wrap=True)
 
 
 def asked_of(recipe: Recipe, setup: Setup, room: int, seed: int) -> list[_Asked]:
@@ -147,8 +166,9 @@ def _tasks(
         rows = [(one, number + i) for one, count in zip(lacking, counts, strict=True) for i in range(count)]
         if not rows:
             break
-        names = [("generate", policy.origin, one.key, i) for one, i in rows]
-        for (one, _), sampled in zip(rows, policy.sample([one.ids for one, _ in rows], names), strict=True):
+        draws = Draws(policy.seed, "generate", policy.origin, [(one.key, i) for one, i in rows])
+        responses = policy.engine.sample([one.ids for one, _ in rows], draws, policy.params)
+        for (one, _), sampled in zip(rows, responses, strict=True):
             text = policy.text(sampled.response)
             if _is_response(text):
                 answers[one.key].setdefault(text, sampled)
@@ -159,7 +179,7 @@ def _tasks(
     tasks = []
     for one, priority in zip(enough, priorities, strict=True):
         texts = answers[one.key]
-        cut = [sampled.response[-1] != policy.terms.eos_id for sampled in texts.values()]
+        cut = [sampled.response[-1] != policy.params.eos_id for sampled in texts.values()]
         done.responses += len(texts)
         done.cut += sum(cut)
         tasks.append(
@@ -168,7 +188,7 @@ def _tasks(
                 "responses": [{"text": text, "origin": policy.origin} for text in texts],
                 "kind": "rank",
                 "priority": priority,
-                "meta": {"temperature": policy.terms.temperature, "seed": policy.seed, "cut": sum(cut)},
+                "meta": {"temperature": policy.params.temperature, "seed": policy.seed, "cut": sum(cut)},
             }
         )
     return tasks
@@ -185,6 +205,14 @@ def _is_response(text: str) -> bool:
 
 def check(wanted: Wanted) -> None:
     """Raises UserError where the options don't go together."""
+    engine, url = wanted.drawing.engine, wanted.drawing.engine_url
+    if engine == "vllm" and url is None:
+        raise UserError(
+            "--engine vllm samples on a server: say by --engine-url where it listens, such as "
+            "http://localhost:8000"
+        )
+    if engine != "vllm" and url is not None:
+        raise UserError(f"--engine-url is for --engine vllm, and the engine is {engine}")
     if wanted.reward_models and wanted.priority == "none":
         raise UserError("--reward-model is for --priority margin or disagreement")
     if wanted.priority == "disagreement" and len(wanted.reward_models) < 2:

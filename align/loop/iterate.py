@@ -117,7 +117,7 @@ def iterate(
             break
     if step.what == "stuck":
         raise UserError(
-            f"{step.count} more are wanted, and every prompt of data.prompts has its task: add prompts, or "
+            f"{step.count} more are needed, but every prompt of data.prompts has a task: add prompts, or "
             "lower --rankings or --demonstrations"
         )
     kind = "demonstrations" if step.what == "wait for demonstrations" else "rankings"
@@ -136,6 +136,7 @@ class _Loop:
         self.folder = recipe.run.path.absolute()
 
     def say(self, text: str) -> None:
+        """Print a line as it is."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def look(self) -> tuple[int, State]:
@@ -172,7 +173,7 @@ class _Loop:
                 added += len(add_items(session, [row], config.settings.overlap).ids)
                 if added == count:
                     break
-        self.say(f"{added} prompts are put to people, to demonstrate")
+        self.say(f"{added} prompts wait for people to demonstrate")
         return added == count
 
     def sample(self, count: int, number: int) -> bool:
@@ -284,10 +285,10 @@ def _checked(recipe: Recipe) -> Recipe:
     labeling = recipe.labeling.model_copy(update={"database": database})
     recipe = recipe.model_copy(update={"data": data, "labeling": labeling})
     if any(entry.format == LABELS for entry in source(recipe, "prompts", "iterate").entries):
-        raise UserError("data.prompts: tasks are made of prompts, so these come from elsewhere than labels")
+        raise UserError("data.prompts: tasks are made from prompts, so prompts cannot be read from labels")
     for kind in ("demonstrations", "rankings"):
         if any(entry.until is not None for entry in _of_labels(recipe, kind)):
-            raise UserError(f"data.{kind}: leave out until; iterate says for each round which labels are its")
+            raise UserError(f"data.{kind}: leave out until; iterate chooses the labels of each round itself")
         labels = {entry.path for entry in _of_labels(recipe, kind)}
         if labels - {database} or kind == "rankings" and not labels:
             raise UserError(

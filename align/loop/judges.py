@@ -1,14 +1,16 @@
-"""The reward models that say which tasks would teach most, as roles on the policy's own base."""
+"""Which tasks would teach most, by reward models that are roles on the policy's own base."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
+from statistics import pvariance
 from typing import Literal
 
 from align.loop.policy import Policy
-from align.loop.priority import disagreement, margin
 from align.models.forward import Forward
 from align.models.scoring import score_pairs
 from align.recipe import Recipe
@@ -59,3 +61,24 @@ def open_judges(
         policy.roles.add(name, one.final, trains=False)
         policy.roles.add_head(name, one.final)
     return Judges(Forward(policy.roles), names, tokens)
+
+
+def margin(scores: Sequence[float]) -> float:
+    """1 / (1 + gap between the two best scores): 1 where the reward model cannot tell them apart."""
+    best, second = sorted(scores, reverse=True)[:2]
+    return 1 / (1 + best - second)
+
+
+def disagreement(scores: Sequence[Sequence[float]]) -> float:
+    """The mean over pairs of responses of the variance, over reward models, of P(one beats the other).
+
+    scores: for each reward model those of the same responses. Ensemble disagreement as in arXiv 1706.03741,
+    section 2.2.4; P is Bradley and Terry's. From 0, where all agree, to 1/4.
+    """
+    pairs = list(combinations(range(len(scores[0])), 2))
+    return sum(pvariance([_beats(own[i], own[j]) for own in scores]) for i, j in pairs) / len(pairs)
+
+
+def _beats(one: float, other: float) -> float:
+    """The logistic function of the difference, without overflow."""
+    return 0.5 * (1 + math.tanh((one - other) / 2))

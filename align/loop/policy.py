@@ -1,67 +1,72 @@
-"""A policy that answers: the base, or the base with the adapter that sft or ppo left."""
+"""A policy that answers: the base, or the base with the adapter that sft or ppo left; and talking to it."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from align.errors import UserError
+from align.models.batch import collate
+from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe import Recipe
-from align.rollouts.engine import Terms, terms
-from align.rollouts.hf import sample
-from align.rollouts.narrow import narrowing
-from align.rollouts.params import Sampled
+from align.records import Prompt
+from align.rollouts.engine import EngineName, open_engine, sampling_params
+from align.rollouts.params import Draws, Engine, SamplingParams
 from align.runtime.lineage import parent
-from align.seeds import generator
+from align.runtime.trained import as_trained
 from align.stages.setup import Setup, set_up
 
 PolicyStage = Literal["base", "sft", "ppo"]
-ROLE = "policy"
+_ROLE = "policy"
 _HASH = 16  # characters of an adapter's hash that name a policy
+_HALF = "\ufffd"  # what the bytes of half a character decode to
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How tokens are drawn; None: as the recipe's `ppo` section says, or all of them."""
+    """How responses are drawn, and by what; None: as the recipe says, or from all tokens."""
 
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     seed: int | None = None
     max_tokens: int | None = None
+    engine: EngineName = "hf"
+    engine_url: str | None = None
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy in memory. `origin` names it."""
+    """A policy in memory, and the engine that samples from it. `origin` names it."""
 
     origin: str
     setup: Setup
     roles: Roles
-    terms: Terms
-    drawing: Drawing
+    engine: Engine
+    params: SamplingParams
     seed: int
 
-    def sample(
-        self,
-        prompts: list[list[int]],
-        names: Sequence[Sequence[str | int]],
-        heard: Callable[[int], object] | None = None,
-    ) -> list[Sampled]:
-        """A response to each prompt's ids; what is drawn depends on the seed and the row's names alone."""
-        drawn = [
-            torch.rand(self.terms.max_tokens, generator=generator(self.seed, *row), dtype=torch.float64)
-            for row in names
-        ]
-        narrow = narrowing(self.drawing.top_k, self.drawing.top_p)
-        return sample(self.roles, ROLE, prompts, torch.stack(drawn), self.terms, narrow, heard)
-
     def text(self, response: list[int]) -> str:
+        """A response's token ids as text, without special tokens."""
         return str(self.setup.base.tokenizer.decode(response, skip_special_tokens=True))
+
+
+@torch.no_grad()
+def engine_gap(policy: Policy, prompt: list[int]) -> float:
+    """How far the engine's log probabilities of a response are from our own: nats, the mean over tokens."""
+    whole = replace(policy.params, top_k=None, top_p=None)
+    draws = Draws(policy.seed, "gap", policy.origin, [0])
+    (one,) = policy.engine.sample([prompt], draws, whole)
+    forward = Forward(policy.roles, whole.eos_id, whole.min_tokens)
+    trunk = forward.trunk(collate([(one.prompt, one.response)], whole.pad_id))
+    own, _, _ = forward.logprobs(_ROLE, trunk, whole.temperature)
+    return float((own[0].cpu() - torch.tensor(one.logprobs)).abs().mean())
 
 
 def origin_of(run: str, stage: str, digest: str) -> str:
@@ -72,22 +77,106 @@ def origin_of(run: str, stage: str, digest: str) -> str:
 def open_policy(recipe: Recipe, stage: PolicyStage, drawing: Drawing, run: Path | None = None) -> Policy:
     """The policy of the recipe's run, or of the run folder `run`, verified as the next stage would.
 
-    Raises MissingStage where the stage has not finished, UserError where it is of another base or template.
+    Raises MissingStage where the stage has not finished, UserError where it is of another base or template,
+    or where the engine cannot be used.
     """
     setup = set_up(recipe)
     place = str(run) if run is not None else recipe.ppo.sft if stage == "sft" else None
     found = None if stage == "base" else parent(recipe, stage, place, setup.lineage)
     roles = Roles(setup.base.load_model(setup.accel.device))
     if found is None:
-        roles.share(ROLE, stage, trains=False)  # no adapter is called so: the base alone answers
+        roles.share(_ROLE, stage, trains=False)  # no adapter is called so: the base alone answers
     else:
-        roles.add(ROLE, found.final, trains=False)
+        roles.add(_ROLE, found.final, trains=False)
     name = Path(place).name if place else recipe.run.name
     digest = found.adapter_hash if found else setup.base.fingerprint
-    drawn = terms(recipe.ppo, setup.base)
+    params = replace(sampling_params(recipe.ppo, setup.base), top_k=drawing.top_k, top_p=drawing.top_p)
     if drawing.temperature is not None:
-        drawn = replace(drawn, temperature=drawing.temperature)
+        params = replace(params, temperature=drawing.temperature)
     if drawing.max_tokens is not None:
-        drawn = replace(drawn, max_tokens=drawing.max_tokens, min_tokens=0)
+        params = replace(params, max_tokens=drawing.max_tokens, min_tokens=0)
     seed = recipe.run.seed if drawing.seed is None else drawing.seed
-    return Policy(origin_of(name, stage, digest), setup, roles, drawn, drawing, seed)
+    folder = recipe.run.path / f"engine-{uuid.uuid4().hex[:8]}"
+    engine = open_engine(drawing.engine, drawing.engine_url, roles, folder)
+    return Policy(origin_of(name, stage, digest), setup, roles, engine, params, seed)
+
+
+@dataclass(frozen=True)
+class Partner:
+    """A policy to talk to, with the recipe of its run. A plain template knows no earlier messages."""
+
+    policy: Policy
+    recipe: Recipe
+
+    @property
+    def remembers(self) -> bool:
+        """Whether an answer depends on earlier messages."""
+        return self.recipe.data.template == "chat"
+
+    def prompt(self, messages: Sequence[dict[str, str]]) -> Any:
+        """The prompt that a conversation is, as a record has it: text where there is one message."""
+        last = [dict(message) for message in messages] if self.remembers else [dict(messages[-1])]
+        found = last[0]["content"] if len(last) == 1 else last
+        return Prompt.from_dict({"prompt": found}).to_dict()["prompt"]
+
+    def answer(
+        self, messages: Sequence[dict[str, str]], turn: int, heard: Callable[[str], object] | None = None
+    ) -> str:
+        """The policy's answer; `heard` is told each piece of it. Another `turn` draws other tokens.
+
+        Raises UserError where the conversation is too long for the base, or none.
+        """
+        prompt = Prompt.from_dict({"prompt": self.prompt(messages)}).prompt
+        policy = self.policy
+        ids = policy.setup.template.prompt_ids(prompt)
+        room = policy.setup.template.positions
+        if room is not None and len(ids) + policy.params.max_tokens > room:
+            raise UserError(
+                f"this has {len(ids)} tokens, and with {policy.params.max_tokens} for the answer the base "
+                f"reads at most {room}: begin a new conversation"
+            )
+        pieces = Pieces(policy, heard)
+        draws = Draws(policy.seed, "chat", turn, [()])  # one row, which needs no name
+        (sampled,) = policy.engine.sample([ids], draws, policy.params, heard=pieces.add)
+        pieces.end()
+        return policy.text(sampled.response).replace("\0", "")  # which no record may hold
+
+
+class Pieces:
+    """Text that grows by tokens; `heard` is told what is new of it, and no half characters."""
+
+    def __init__(self, policy: Policy, heard: Callable[[str], object] | None) -> None:
+        self._policy, self._heard = policy, heard
+        self._ids: list[int] = []
+        self.text = ""
+
+    def add(self, token: int) -> None:
+        """The next token."""
+        self._ids.append(token)
+        text = self._policy.text(self._ids)
+        if not text.endswith(_HALF):
+            self._tell(text)
+
+    def end(self) -> None:
+        """No more tokens come: what was held back is told."""
+        self._tell(self._policy.text(self._ids))
+
+    def _tell(self, text: str) -> None:
+        if self._heard is not None and text.startswith(self.text) and text != self.text:
+            self._heard(text[len(self.text) :])
+        self.text = text
+
+
+def open_partner(
+    run: Path, stage: Literal["sft", "ppo"] | None, drawing: Drawing, base: Path | None = None
+) -> Partner:
+    """The policy of a run folder: the stage's, or the latest. `base`: where the base lies now.
+
+    Raises MissingStage where there is none yet, UserError where the folder is no run's.
+    """
+    stage = stage or ("ppo" if (run / "ppo" / "final").is_dir() else "sft")
+    recipe, _ = as_trained(run, stage, base)
+    place = run.absolute()  # a run that was moved keeps its labels where it lies now
+    here = recipe.run.model_copy(update={"folder": str(place.parent), "name": place.name})
+    recipe = recipe.model_copy(update={"run": here})
+    return Partner(open_policy(recipe, stage, drawing, run), recipe)

@@ -1,8 +1,10 @@
-"""Where sampled tasks go: the labeling database, a file for `align label import`, or a running app."""
+"""Where things go that people label, or have written: the labeling database, a file, or a running app."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, Protocol
 
 from align.errors import UserError
 from align.recipe import Recipe
-from align.records import Prompt, RecordError, prompt_key
+from align.records import Demonstration, Prompt, RecordError, prompt_key
 from align.runtime.files import fsync
 from align.serving.app import connected
 from labeling.client import Client
@@ -28,6 +30,15 @@ class Queue(Protocol):
         """Add tasks, all or none; when this returns they are kept."""
 
 
+class Keeper(Protocol):
+    """Keeps answers that people corrected in a conversation; when `keep` returns they are on the disk."""
+
+    place: str
+
+    def keep(self, prompt: Any, answer: str, text: str, origin: str, seconds: float) -> None:
+        """`text` in place of the policy's `answer`; raises UserError where it is no response."""
+
+
 @contextmanager
 def open_queue(
     recipe: Recipe, to: Path | None = None, url: str | None = None, token_file: Path | None = None
@@ -39,11 +50,18 @@ def open_queue(
         with connected(url, token_file) as client:
             yield _Api(client)
     elif to is not None:
-        yield _File(to)
+        yield _Tasks(to)
     else:
         queue = _Database(recipe)
         with closing(queue.config.store):
             yield queue
+
+
+def open_keeper(recipe: Recipe) -> Keeper:
+    """The run's labeling database; without the labeling app's libraries, a file in the run folder."""
+    if importlib.util.find_spec("sqlalchemy") is None:
+        return _Demonstrations(recipe.run.path / "chat.jsonl")
+    return _Database(recipe)
 
 
 def _of_origin(rows: Iterator[tuple[Any, Sequence[str | None]]], origin: str) -> set[str]:
@@ -70,14 +88,47 @@ class _Database:
         with self.config.store.write() as session:
             add_items(session, rows, self.config.settings.overlap)
 
+    def keep(self, prompt: Any, answer: str, text: str, origin: str, seconds: float) -> None:
+        """A label of the first admin, who is the one that may read the database's file."""
+        from labeling.store.corrections import keep_correction
+        from labeling.store.people import admin_for_link
 
-class _File:
-    """JSON Lines; a line that a kill tore is taken away."""
+        with self.config.store.write() as session:
+            keep_correction(
+                session,
+                admin_for_link(session),
+                prompt=prompt,
+                answer=answer,
+                text=text,
+                origin=origin,
+                guideline=self.config.guideline(),
+                seconds=seconds,
+                secret=self.config.secret,
+                submission=secrets.token_hex(16),
+            )
+
+
+class _Demonstrations:
+    """JSON Lines with a demonstration each; a line that a kill tore is left, and ended."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.place = path, str(path)
+
+    def keep(self, prompt: Any, answer: str, text: str, origin: str, seconds: float) -> None:
+        row = Demonstration.from_dict({"prompt": prompt, "response": text}).to_dict()
+        torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("\n" * torn + json.dumps(row, ensure_ascii=False) + "\n")
+        fsync(self.path)
+
+
+class _Tasks:
+    """JSON Lines with a task each; a line that a kill tore is taken away."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.place = path, str(path)
         if path.is_dir() or not path.parent.is_dir():
-            raise UserError(f"--to {path}: name a file in a folder that is there")
+            raise UserError(f"--to {path}: name a file in a folder that exists")
         if path.exists():
             content = path.read_bytes()
             whole = content.rfind(b"\n") + 1
@@ -96,7 +147,7 @@ class _File:
                         yield row["prompt"], [part.get("origin") for part in row["responses"]]
                     except (ValueError, TypeError, KeyError, AttributeError, RecordError) as error:
                         raise UserError(
-                            f"{self.path}:{number}: is not a task that was sampled: name another --to"
+                            f"{self.path}:{number}: this line is not a sampled task: name another --to"
                         ) from error
 
         return _of_origin(rows(), origin)
@@ -123,8 +174,6 @@ class _Api:
 
 def labeling_package(module: str) -> Any:
     """A module of the labeling app, which needs libraries of its own; raises UserError without them."""
-    import importlib
-
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

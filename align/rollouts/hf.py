@@ -1,6 +1,6 @@
 """Sampling with transformers' own forward pass and cache: the default engine, on any device.
 
-A token is the inverse of its distribution function at a number u(seed, iteration, row, position), so
+A token is the inverse of its distribution function at a number u(draws, row, position), so
 a row's response depends on nothing but its prompt, the policy and that number: not on its batch, not
 on the process that samples it.
 """
@@ -16,72 +16,61 @@ from transformers import DynamicCache
 
 from align.models.passes import microbatches
 from align.models.roles import Roles
-from align.rollouts.engine import Terms
-from align.rollouts.params import Sampled
+from align.rollouts.narrow import narrowed
+from align.rollouts.params import Draws, Sampled, SamplingParams
 from align.runtime.distributed import highest
-from align.seeds import generator
 
 
 @dataclass(frozen=True)
 class Hf:
-    """The policy itself samples: there is nothing to hand over."""
+    """The roles themselves sample: there is nothing to hand over."""
 
     roles: Roles
-    terms: Terms
-    seed: int
 
     def update(self) -> None:
         """The roles are the policy."""
 
-    def sample(self, prompts: list[list[int]], rows: list[int], iteration: int) -> list[Sampled]:
-        draws = uniforms(self.seed, "ppo", iteration, rows, self.terms.max_tokens)
-        return sample(self.roles, "policy", prompts, draws, self.terms)
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: list[list[int]],
+        draws: Draws,
+        params: SamplingParams,
+        role: str = "policy",
+        heard: Callable[[int], object] | None = None,
+    ) -> list[Sampled]:
+        """As the protocol says; `heard` is told each token as it comes.
+
+        Prompts of like length are decoded together, as many as stay within the budget at full length; rows
+        that follow each other with the same prompt share its pass. Finished rows leave the batch.
+        """
+        roles = self.roles
+        roles.activate(role)
+        numbers = uniforms(draws, params.max_tokens)
+        groups = _alike(prompts, params.max_tokens, params.batch_tokens)
+        sizes = [(len(group), len(prompts[group[0]]) + params.max_tokens) for group in groups]
+        done: dict[int, Sampled] = {}
+        batches = microbatches(sizes, params.batch_tokens)
+        idle = roles.more_elsewhere(len(batches))
+        for batch in batches:
+            parts = [groups[i] for i in batch]
+            rows = [row for part in parts for row in part]
+            asked = [(prompts[part[0]], len(part)) for part in parts]
+            found = _decode(roles, asked, numbers[rows], params, heard)
+            done.update(zip(rows, found, strict=True))
+        for _ in range(idle):
+            roles.idle()
+            _outlast(roles)
+        return [done[i] for i in range(len(prompts))]
 
     def close(self) -> None:
         """Nothing is held."""
 
 
-def uniforms(seed: int, name: str, step: int, rows: list[int], length: int) -> Tensor:
-    """Numbers in [0, 1), float64 [rows, length]; a row's are a function of (seed, name, step, row)."""
-    drawn = [
-        torch.rand(length, generator=generator(seed, name, step, row), dtype=torch.float64) for row in rows
-    ]
+def uniforms(draws: Draws, length: int) -> Tensor:
+    """Numbers in [0, 1), float64 [rows, length]."""
+    drawn = [torch.rand(length, generator=own, dtype=torch.float64) for own in draws.generators()]
     return torch.stack(drawn) if drawn else torch.empty(0, length, dtype=torch.float64)
-
-
-@torch.no_grad()
-def sample(
-    roles: Roles,
-    role: str,
-    prompts: list[list[int]],
-    draws: Tensor,
-    terms: Terms,
-    narrow: Callable[[Tensor], Tensor] | None = None,
-    heard: Callable[[int], object] | None = None,
-) -> list[Sampled]:
-    """A response to each prompt by the role's policy, at most draws.shape[1] tokens long.
-
-    `narrow` takes tokens out of logits [B, V] (PPO never does: its ratios are of whole distributions);
-    `heard` is told each token as it comes, which makes sense for one prompt. Prompts of like length are
-    decoded together, as many as stay within the budget at full length; rows that follow each other with the
-    same prompt share its pass. Finished rows leave the batch.
-    """
-    roles.activate(role)
-    groups = _alike(prompts, draws.shape[1], terms.batch_tokens)
-    sizes = [(len(group), len(prompts[group[0]]) + draws.shape[1]) for group in groups]
-    done: dict[int, Sampled] = {}
-    chosen = microbatches(sizes, terms.batch_tokens)
-    idle = roles.more_elsewhere(len(chosen))
-    for numbers in chosen:
-        parts = [groups[i] for i in numbers]
-        rows = [row for part in parts for row in part]
-        asked = [(prompts[part[0]], len(part)) for part in parts]
-        found = _decode(roles, asked, draws[rows], terms, narrow, heard)
-        done.update(zip(rows, found, strict=True))
-    for _ in range(idle):
-        roles.idle()
-        _outlast(roles)
-    return [done[i] for i in range(len(prompts))]
 
 
 def _alike(prompts: list[list[int]], length: int, tokens: int) -> list[list[int]]:
@@ -101,15 +90,14 @@ def _decode(
     roles: Roles,
     asked: list[tuple[list[int], int]],
     draws: Tensor,
-    terms: Terms,
-    narrow: Callable[[Tensor], Tensor] | None,
+    params: SamplingParams,
     heard: Callable[[int], object] | None,
 ) -> list[Sampled]:
     """Responses to prompts, each asked for so many times in succession."""
     device = roles.base.device
     prompts = [prompt for prompt, count in asked for _ in range(count)]
     width = max(map(len, prompts))
-    ids = torch.tensor([[terms.pad_id] * (width - len(p)) + p for p, _ in asked], device=device)
+    ids = torch.tensor([[params.pad_id] * (width - len(p)) + p for p, _ in asked], device=device)
     lengths = torch.tensor([len(p) for p, _ in asked], device=device)
     mask = torch.arange(width, device=device) >= (width - lengths)[:, None]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -128,14 +116,13 @@ def _decode(
             source = torch.arange(len(asked), device=device).repeat_interleave(counts)
             cache.batch_select_indices(source)
             hidden, mask, positions = hidden[source], mask[source], positions[source]
-        barred = terms.eos_id if step < terms.min_tokens else None
-        tokens, chosen = draw(head(hidden).float() / terms.temperature, draws[alive, step], barred, narrow)
+        tokens, chosen = draw(head(hidden), draws[alive, step], step, params)
         for row, token, logprob in zip(alive.tolist(), tokens.tolist(), chosen.tolist(), strict=True):
             responses[row].append(token)
             logprobs[row].append(logprob)
             if heard is not None:
                 heard(token)
-        going = tokens != terms.eos_id
+        going = tokens != params.eos_id
         if not going.any() or step + 1 == draws.shape[1]:
             break
         _any(True, roles)
@@ -161,21 +148,16 @@ def _any(samples: bool, roles: Roles) -> bool:
     return bool(highest(int(samples), roles.together)) if roles.together else samples
 
 
-def draw(
-    logits: Tensor,
-    u: Tensor,
-    barred: int | None = None,
-    narrow: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, u: Tensor, step: int | Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """Tokens [B] at the distribution function's inverse of u [B], and their log probabilities [B].
 
-    logits [B, V], written over; `barred` is a token that has no probability; `narrow` takes out others.
+    logits [B, V] as the base gives them; step: how many tokens each response has already, one number or [B].
     """
-    if barred is not None:
-        logits[:, barred] = float("-inf")
-    if narrow is not None:
-        logits = narrow(logits)
-    logprobs = logits.log_softmax(-1)
+    logits = logits.float() / params.temperature
+    if params.min_tokens:
+        early = torch.as_tensor(step, device=logits.device) < params.min_tokens
+        logits[:, params.eos_id].masked_fill_(early, float("-inf"))
+    logprobs = narrowed(logits, params.top_k, params.top_p).log_softmax(-1)
     cdf = logprobs.double().exp_().cumsum(-1)
     tokens = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]
     tokens = tokens.clamp(max=logits.shape[-1] - 1)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 
-def narrowing(top_k: int | None, top_p: float | None) -> Callable[[Tensor], Tensor] | None:
-    """What both leave of logits, first top_k, then top_p; None where neither takes anything."""
-    if top_k is None and top_p is None:
-        return None
-
-    def narrow(logits: Tensor) -> Tensor:
-        if top_k is not None:
-            logits = keep_top_k(logits, top_k)
-        return logits if top_p is None else keep_top_p(logits, top_p)
-
-    return narrow
+def narrowed(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """What both leave of logits [B, V], first top_k, then top_p; None takes nothing."""
+    if top_k is not None:
+        logits = keep_top_k(logits, top_k)
+    return logits if top_p is None else keep_top_p(logits, top_p)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:

@@ -10,6 +10,7 @@ graphs nor overlapped.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +26,8 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 
 from align.errors import AlignError
 from align.models.roles import Roles
-from align.rollouts.engine import Terms
 from align.rollouts.hf import draw, uniforms
-from align.rollouts.params import Sampled
+from align.rollouts.params import Draws, Sampled, SamplingParams
 
 _PAGE = 16  # tokens of a page: responses are short beside the library's default of 256
 _PASS = 2048  # tokens of a forward pass: without flash attention its mask is as wide as the whole cache
@@ -35,19 +35,27 @@ _PASS = 2048  # tokens of a forward pass: without flash attention its mask is as
 
 @dataclass(frozen=True)
 class Paged:
-    """The policy itself samples, through the library's scheduler and cache: nothing to hand over."""
+    """The roles themselves sample, through the library's scheduler and cache: nothing to hand over."""
 
     roles: Roles
-    terms: Terms
-    seed: int
 
     def update(self) -> None:
         """The roles are the policy."""
 
-    def sample(self, prompts: list[list[int]], rows: list[int], iteration: int) -> list[Sampled]:
-        self.roles.activate("policy")
-        drawing = _Drawing(uniforms(self.seed, "ppo", iteration, rows, self.terms.max_tokens), self.terms)
-        manager = self._manager(max(map(len, prompts)), len(prompts), drawing)
+    def sample(
+        self,
+        prompts: list[list[int]],
+        draws: Draws,
+        params: SamplingParams,
+        role: str = "policy",
+        heard: Callable[[int], object] | None = None,
+    ) -> list[Sampled]:
+        """As the protocol says; `heard` is called from a thread. AlignError where the library fails."""
+        if not prompts:
+            return []
+        self.roles.activate(role)
+        drawing = _Drawing(uniforms(draws, params.max_tokens), params, heard)
+        manager = self._manager(max(map(len, prompts)), len(prompts), drawing, params)
         manager.start()
         try:
             for row, prompt in enumerate(prompts):
@@ -59,16 +67,18 @@ class Paged:
         return [Sampled(p, responses[i], drawing.logprobs[i]) for i, p in enumerate(prompts)]
 
     def close(self) -> None:
-        """Nothing is held between iterations."""
+        """Nothing is held between calls."""
 
-    def _manager(self, longest: int, requests: int, drawing: _Drawing) -> ContinuousBatchingManager:
-        tokens = max(self.terms.batch_tokens, longest + self.terms.max_tokens)
+    def _manager(
+        self, longest: int, requests: int, drawing: _Drawing, params: SamplingParams
+    ) -> ContinuousBatchingManager:
+        tokens = max(params.batch_tokens, longest + params.max_tokens)
         manager: ContinuousBatchingManager = self.roles.base.init_continuous_batching(
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=self.terms.max_tokens,
-                eos_token_id=self.terms.eos_id,
-                pad_token_id=self.terms.pad_id,
+                max_new_tokens=params.max_tokens,
+                eos_token_id=params.eos_id,
+                pad_token_id=params.pad_id,
             ),
             continuous_batching_config=ContinuousBatchingConfig(
                 page_size=_PAGE,
@@ -91,27 +101,29 @@ class _Drawing(ContinuousBatchingLogitsProcessor):
     supported_kwargs = {"row": int}
     ignored_kwargs = ()
 
-    def __init__(self, draws: Tensor, terms: Terms) -> None:
+    def __init__(self, draws: Tensor, params: SamplingParams, heard: Callable[[int], object] | None) -> None:
         self.logprobs: list[list[float]] = [[] for _ in draws]
-        self._draws, self._terms = draws, terms
+        self._draws, self._params, self._heard = draws, params, heard
         self._rows: list[int] = []  # of the pass that is prepared, in the order of its logits
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
+        """The arguments of places that no request has."""
         int32_tensor.zero_()
 
     def prepare_tensor_args(self, requests_with_new_token: list[FutureRequestState]) -> Tensor:
+        """Notes which rows the coming logits are of."""
         self._rows = [request.state.logit_processor_kwargs["row"] for request in requests_with_new_token]
         return torch.tensor(self._rows, dtype=torch.int32)
 
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
-        terms, steps = self._terms, [len(self.logprobs[row]) for row in self._rows]
-        logits = scores / terms.temperature
-        early = torch.tensor([step < terms.min_tokens for step in steps], device=logits.device)
-        logits[:, terms.eos_id].masked_fill_(early, float("-inf"))
-        tokens, logprobs = draw(logits, self._draws[self._rows, steps].to(logits.device))
-        for row, logprob in zip(self._rows, logprobs.tolist(), strict=True):
+        steps = [len(self.logprobs[row]) for row in self._rows]
+        u = self._draws[self._rows, steps].to(scores.device)
+        tokens, logprobs = draw(scores, u, torch.tensor(steps), self._params)
+        for row, token, logprob in zip(self._rows, tokens.tolist(), logprobs.tolist(), strict=True):
             self.logprobs[row].append(logprob)
-        return torch.zeros_like(logits).scatter_(1, tokens[:, None], 1.0)
+            if self._heard is not None:
+                self._heard(token)
+        return torch.zeros_like(scores).scatter_(1, tokens[:, None], 1.0)
 
 
 def _collect(manager: ContinuousBatchingManager, count: int) -> dict[int, list[int]]:
@@ -123,10 +135,8 @@ def _collect(manager: ContinuousBatchingManager, count: int) -> dict[int, list[i
             if manager.is_running():
                 continue
             error = manager.background_thread_status.fatal_error
-            raise AlignError(f"ppo.engine: paged stopped while sampling: {error}; engine `hf` needs no pages")
+            raise AlignError(f"engine paged stopped while sampling: {error}; engine `hf` needs no pages")
         if output.error is not None:
-            raise AlignError(
-                f"ppo.engine: paged could not sample: {output.error}; engine `hf` needs no pages"
-            )
+            raise AlignError(f"engine paged could not sample: {output.error}; engine `hf` needs no pages")
         responses[int(output.request_id)] = list(output.generated_tokens)
     return responses

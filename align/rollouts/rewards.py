@@ -117,8 +117,8 @@ def _function(name: str) -> Callable[..., Any]:
         takes.bind([], [])
     except TypeError as error:
         raise UserError(
-            f"ppo.rewards: {name}{takes} cannot be called with prompts and responses ({error}): two lists "
-            "are what it gets"
+            f"ppo.rewards: {name}{takes} cannot be called with prompts and responses ({error}): it gets "
+            "two lists"
         ) from error
     return found
 
@@ -201,7 +201,7 @@ def _own_model(source: Source, device: torch.device) -> OwnModel:
     template = base.template(recipe.data.template)
     found = {"base": base.fingerprint, "template": template.hash}
     if changed := [part for part, mine in found.items() if source.trained_on.get(part) != mine]:
-        raise UserError(f"{who} was trained with another {' and '.join(changed)} than lies there now")
+        raise UserError(f"{who} was trained with another {' and '.join(changed)} than the one there now")
     roles = Roles(base.load_model(device))
     roles.add("reward", final, trains=False)
     roles.add_head("reward", final)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,8 @@ from align.objectives.masked import masked_sum, mean_and_var, moments
 from align.recipe import Recipe
 from align.records import Prompt
 from align.report.page import refresh
+from align.rollouts.engine import sampling_params
+from align.rollouts.params import Draws
 from align.rollouts.rewards import find_sources, part_metrics, texts_of
 from align.rollouts.rollout import Rollout, score_rollout
 from align.runtime import distributed
@@ -76,7 +78,10 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     ptx = load_demonstrations(recipe, labels)
     data = {"prompts": split.fingerprint} | ({"demonstrations": ptx.fingerprint} if ptx else {})
     made_of = {"lineage": lineage, "data": data}
-    with open_stage(recipe, "ppo", accel, **made_of, labels=labels.contents, restart=restart) as stage:
+    with (
+        open_stage(recipe, "ppo", accel, **made_of, labels=labels.contents, restart=restart) as stage,
+        ExitStack() as held,
+    ):
         if stage.finished:
             stage.say(f"ppo is finished: {stage.final}")
             return
@@ -100,12 +105,12 @@ def run(recipe: Recipe, restart: bool = False) -> None:
                 "ppo.keep: best needs held-out prompts to compare iterations: data.prompts.held_out"
             )
         context = prepare(recipe, setup, sft.final, sources, guard.final if guard else None)
+        held.callback(context.engine.close)
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
         judged = HeldOut(context, held_out)
         clock = Clock()
         with (
-            closing(context.engine),
             stage.steps(cfg.iterations, done) as bar,
             itemised(stage, lambda: context.forward.roles.held(context.optimizers)),
         ):
@@ -174,7 +179,8 @@ def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clo
     rows = distributed.share(list(range(cfg.rollout_batch_size)), context.accel)
     chosen = [drawn[row // each] for row in rows]
     context.engine.update()
-    sampled = context.engine.sample([prompts[i] for i in chosen], rows, iteration)
+    draws, params = Draws(context.seed, "ppo", iteration, rows), sampling_params(cfg, context.setup.base)
+    sampled = context.engine.sample([prompts[i] for i in chosen], draws, params)
     clock("sample")
     rollout = score_rollout(
         context.forward,

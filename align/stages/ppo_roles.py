@@ -16,7 +16,8 @@ from align.models.forward import Forward
 from align.models.roles import Roles, tensors_of
 from align.recipe import Recipe
 from align.recipe_ppo import PPO
-from align.rollouts.engine import Engine, open_engine
+from align.rollouts.engine import open_engine
+from align.rollouts.params import Engine
 from align.rollouts.rewards import Rewards, Source, load_rewards
 from align.runtime.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.runtime.run import StageRun
@@ -115,7 +116,7 @@ def prepare(
         found,
         spread,
         State(recipe.ppo.kl_coef),
-        open_engine(recipe.ppo, recipe.run.seed, roles, setup.base, folder),
+        open_engine(recipe.ppo.engine, recipe.ppo.engine_url, roles, folder),
     )
 
 

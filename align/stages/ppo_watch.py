@@ -17,9 +17,8 @@ from align.evaluation.policy import Answered, Answers, compare, respond, summary
 from align.models.roles import tensors_of
 from align.models.scoring import score_states
 from align.objectives.masked import masked_sum
-from align.rollouts.engine import terms
-from align.rollouts.hf import sample, uniforms
-from align.rollouts.params import Sampled
+from align.rollouts.engine import sampling_params
+from align.rollouts.params import Draws, Sampled
 from align.rollouts.rollout import Rollout
 from align.runtime import checkpoint, distributed
 from align.runtime.checkpoint import load_into
@@ -57,6 +56,7 @@ class HeldOut:
     def _respond(self, role: str) -> Answers:
         context = self.context
         return respond(
+            context.engine,
             context.forward,
             role,
             self.prompts,
@@ -241,15 +241,9 @@ def write_samples(
 
 
 def _reference(context: Context, sampled: list[Sampled], numbers: list[int], iteration: int) -> list[Sampled]:
-    cfg = context.cfg
-    draws = uniforms(context.seed, "ppo samples", iteration, numbers, cfg.max_response_tokens)
-    return sample(
-        context.forward.roles,
-        "reference",
-        [one.prompt for one in sampled],
-        draws,
-        terms(cfg, context.setup.base),
-    )
+    draws = Draws(context.seed, "ppo samples", iteration, numbers)
+    params = sampling_params(context.cfg, context.setup.base)
+    return context.engine.sample([one.prompt for one in sampled], draws, params, "reference")
 
 
 def show_samples(stage: StageRun, iteration: int, rows: Sequence[dict[str, object]]) -> None:

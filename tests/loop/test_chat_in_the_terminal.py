@@ -24,9 +24,8 @@ from labeling_app import Site
 
 from align.data.load import load
 from align.loop.chat import Chat, _harmless, serve_lines
-from align.loop.converse import Partner, Pieces, open_partner
-from align.loop.keep import open_keeper
-from align.loop.policy import Drawing
+from align.loop.policy import Drawing, Partner, Pieces, open_partner
+from align.loop.queues import open_keeper
 from align.recipe import Source
 from align.records import Demonstration, Ranking
 
@@ -125,7 +124,7 @@ def test_nothing_is_kept_of_an_edit_that_changes_nothing(
 def test_without_the_labeling_app_it_goes_into_a_file(
     partner: Partner, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("align.loop.keep.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("align.loop.queues.importlib.util.find_spec", lambda name: None)
     path = run / "chat.jsonl"
     path.write_text('{"prompt": "torn')
     _, notes, _ = talk(partner, "the film is", "/edit a joy")

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import make_tiny_base
 from rich.console import Console
 from typer.testing import CliRunner
+from vllm_server import Fake, serving
 
 from align.cli import app
-from align.errors import MissingStage, UserError
+from align.errors import AlignError, MissingStage, UserError
 from align.loop import generate as module
 from align.loop.generate import Done, Wanted, generate
-from align.loop.judges import open_judges
+from align.loop.judges import margin, open_judges
 from align.loop.policy import Drawing, open_policy
-from align.loop.priority import margin
 from align.recipe import Recipe
 from align.recipe_file import load_recipe
-from align.rollouts.params import Sampled
+from align.rollouts.params import Draws, Sampled
 from align.serving.score import score
 
 QUIET = Console(quiet=True)
@@ -183,6 +184,49 @@ def test_tasks_go_to_a_running_app(
     assert site.taken(site.signed_in())["kind"] == "rank"
 
 
+@pytest.mark.parametrize("stage", ["base", "ppo"])
+def test_other_engines_sample_the_same_policy(
+    recipe: Recipe, tiny_base: Path, tmp_path: Path, stage: Any
+) -> None:
+    """Greedy responses, of which a prompt has one, beside those of the default engine."""
+    seen: dict[str, list[list[int]]] = {}
+    fake = Fake(tiny_base)
+    with serving(fake) as url:
+        for engine in ("hf", "paged", "vllm"):
+            drawing = Drawing(top_k=1, engine=engine, engine_url=url if engine == "vllm" else None)
+            policy = open_policy(recipe, stage, drawing)
+            ids = [policy.setup.template.prompt_ids(text) for text in ("the film is", "the plot was")]
+            draws = Draws(policy.seed, "generate", policy.origin, [("a", 0), ("b", 0)])
+            sampled = policy.engine.sample(ids, draws, policy.params)
+            seen[engine] = [one.response for one in sampled]
+            policy.engine.close()
+    assert seen["hf"] == seen["paged"] == seen["vllm"]
+
+
+def test_tasks_are_sampled_on_a_vllm_server(recipe: Recipe, tiny_base: Path, tmp_path: Path) -> None:
+    fake, path = Fake(tiny_base), tmp_path / "t.jsonl"
+    with serving(fake) as url:
+        drawing = Drawing(0.8, 50, 0.9, engine="vllm", engine_url=url)
+        done = run(recipe, path, k=3, count=4, drawing=drawing, priority="margin")
+        again = run(recipe, path, k=3, count=5, drawing=drawing, priority="margin")
+    assert (done.added, again.added, again.known) == (4, 1, 4)
+    tasks = [one for one in fake.asked if one["top_k"]]  # before them, one response to compare
+    assert {(one["temperature"], one["top_k"], one["top_p"]) for one in tasks} == {(0.8, 50, 0.9)}
+    assert len({one["seed"] for one in tasks}) == len(tasks) == len(fake.asked) - 2
+    assert len(fake.loaded) == 2 and not fake.adapters
+    assert not list(recipe.run.path.glob("engine-*"))
+    assert all(0 < row["priority"] <= 1 for row in rows_of(path))
+
+
+def test_a_server_with_another_base_samples_nothing(finished_run: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(finished_run / "recipe.yaml", ["ppo.engine_gap_stop=0.01"])  # both are near uniform
+    make_tiny_base(tmp_path / "other", seed=1)
+    said = "nats a token from those of this policy: another base"
+    with serving(Fake(tmp_path / "other")) as url, pytest.raises(AlignError, match=said):
+        run(recipe, tmp_path / "t.jsonl", drawing=Drawing(engine="vllm", engine_url=url))
+    assert not (tmp_path / "t.jsonl").exists() and not list(recipe.run.path.glob("engine-*"))
+
+
 def test_options_that_do_not_go_together_are_told(tiny_recipe: Callable[..., Path], tmp_path: Path) -> None:
     path = tiny_recipe()
     runner = CliRunner()
@@ -197,6 +241,8 @@ def test_options_that_do_not_go_together_are_told(tiny_recipe: Callable[..., Pat
     assert "is for --priority" in told("--reward-model", "x")[1]
     assert "keep one" in told("--to", "x", "--url", "http://x")[1]
     assert told("--to", str(tmp_path))[0] == 2
+    assert "say by --engine-url" in told("--engine", "vllm")[1]
+    assert "--engine-url is for --engine vllm" in told("--engine-url", "http://x")[1]
 
 
 def test_a_reward_model_that_has_not_run_is_told(recipe: Recipe, tmp_path: Path) -> None:

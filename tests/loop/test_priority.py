@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from align.loop.priority import disagreement, margin
+from align.loop.judges import disagreement, margin
 
 
 @pytest.mark.parametrize(

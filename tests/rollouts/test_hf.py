@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles
 from align.recipe import Lora
-from align.rollouts.engine import Terms
-from align.rollouts.hf import draw, sample, uniforms
-from align.rollouts.params import Sampled
+from align.rollouts.hf import Hf, draw
+from align.rollouts.params import Draws, Sampled, SamplingParams
 
+PLAIN = SamplingParams(1.0, 1, 0, max_tokens=12, batch_tokens=1000)
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15], [16, 17, 18]]
 
 
@@ -38,9 +39,8 @@ def _sample(
     batch_tokens: int = 1000,
     min_tokens: int = 0,
 ) -> list[Sampled]:
-    draws = uniforms(3, "test", 0, rows, 12)
-    terms = Terms(1.0, eos_id, 0, max_tokens=12, batch_tokens=batch_tokens, min_tokens=min_tokens)
-    return sample(roles, "policy", prompts, draws, terms)
+    params = replace(PLAIN, eos_id=eos_id, batch_tokens=batch_tokens, min_tokens=min_tokens)
+    return Hf(roles).sample(prompts, Draws(3, "test", 0, rows), params)
 
 
 def test_a_row_does_not_depend_on_its_batch(roles: Roles) -> None:
@@ -102,14 +102,15 @@ def test_no_response_ends_before_the_minimum_and_the_trainer_knows(roles: Roles)
 def test_tokens_come_with_their_probabilities() -> None:
     p = torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64)
     u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
-    tokens, logprobs = draw(p.log().float().expand(10_000, 4), u)
+    tokens, logprobs = draw(p.log().float().expand(10_000, 4), u, 0, PLAIN)
     assert torch.bincount(tokens, minlength=4).tolist() == pytest.approx([1000, 0, 6000, 3000], abs=1)
     torch.testing.assert_close(logprobs.exp().double(), p[tokens], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("u", [0.0, 1.0 - 2**-53])
 def test_the_ends_of_the_range_give_possible_tokens(u: float) -> None:
-    tokens, _ = draw(torch.tensor([[-100.0, 0.0, 0.0, -100.0]]), torch.tensor([u], dtype=torch.float64))
+    logits = torch.tensor([[-100.0, 0.0, 0.0, -100.0]])
+    tokens, _ = draw(logits, torch.tensor([u], dtype=torch.float64), 0, PLAIN)
     assert tokens.item() in (0, 1, 2)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from align.rollouts.hf import draw
-from align.rollouts.narrow import keep_top_k, keep_top_p, narrowing
+from align.rollouts.narrow import keep_top_k, keep_top_p, narrowed
+from align.rollouts.params import SamplingParams
 
+PARAMS = SamplingParams(1.0, eos_id=1, pad_id=0, max_tokens=8, batch_tokens=1000)
 P = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.97, 0.01, 0.01, 0.01]], dtype=torch.float64)
 
 
@@ -30,19 +34,18 @@ def test_top_p_leaves_the_fewest_that_reach_it(p: float, first: list[int], secon
 
 
 def test_what_is_left_keeps_its_proportions() -> None:
-    narrow = narrowing(3, 0.7)
-    assert narrow is not None
     u = (torch.arange(7000, dtype=torch.float64) + 0.5) / 7000
-    tokens, logprobs = draw(P[:1].log().float().expand(7000, 4).clone(), u, narrow=narrow)
+    tokens, logprobs = draw(P[:1].log().expand(7000, 4), u, 0, replace(PARAMS, top_k=3, top_p=0.7))
     # top-k leaves 0.4, 0.2 and 0.3; of their sum 0.9, the first two reach 0.7: odds of 4 to 3
     assert torch.bincount(tokens, minlength=4).tolist() == pytest.approx([0, 4000, 0, 3000], abs=1)
     assert logprobs.exp().unique().tolist() == pytest.approx([3 / 7, 4 / 7])
 
 
 def test_a_barred_token_does_not_take_a_place() -> None:
-    tokens, _ = draw(P[:1].log().clone(), torch.tensor([0.5], dtype=torch.float64), 1, narrowing(1, None))
-    assert tokens.tolist() == [3]
+    u, params = torch.full((2,), 0.5, dtype=torch.float64), replace(PARAMS, min_tokens=2, top_k=1)
+    tokens, _ = draw(P[:1].log().expand(2, 4), u, torch.tensor([1, 2]), params)
+    assert tokens.tolist() == [3, 1]
 
 
 def test_nothing_is_taken_where_nothing_is_asked() -> None:
-    assert narrowing(None, None) is None
+    assert narrowed(P.log(), None, None).equal(P.log())

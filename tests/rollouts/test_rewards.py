@@ -306,11 +306,14 @@ def _prepared(recipe_path: Path, overrides: list[str]) -> Any:
 
 
 def _rollout(context: Any, setup: Any) -> Any:
+    from align.rollouts.engine import sampling_params
+    from align.rollouts.params import Draws
     from align.rollouts.rewards import texts_of
     from align.rollouts.rollout import score_rollout
 
     prompts = [setup.template.prompt_ids(text) for text in ("the film is", "the a was")]
-    sampled = context.engine.sample(prompts, [0, 1], 0)
+    params = sampling_params(context.cfg, setup.base)
+    sampled = context.engine.sample(prompts, Draws(context.seed, "ppo", 0, [0, 1]), params)
     texts = texts_of(context.rewards, sampled, prompts, [0, 1], setup.base)
     kwargs: Any = {"temperature": 1.0, "microbatch_tokens": 64}
     return score_rollout(context.forward, sampled, context.rewards, texts, **kwargs), sampled

@@ -98,7 +98,7 @@ def test_another_base_than_the_one_it_was_trained_on_is_refused(monkeypatch: pyt
     recipe: Any = SimpleNamespace(base=None, data=SimpleNamespace(template="plain"))
     trained_on = {"base": "old", "template": "same"}
     source = Source("judge", 1.0, foreign=recipe, final=Path("final"), trained_on=trained_on)
-    with pytest.raises(UserError, match="model judge was trained with another base than lies there now"):
+    with pytest.raises(UserError, match="model judge was trained with another base than the one there now"):
         rewards._own_model(source, CPU)
 
 

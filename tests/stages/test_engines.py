@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,31 @@ def test_a_vllm_server_samples_an_iteration(finished_run: Path, tiny_base: Path,
     assert max(one["engine/logprob_gap"] for one in metrics) < 1e-5
     assert len(fake.loaded) == 2 and not fake.adapters
     assert not list((tmp_path / "tiny" / "ppo").rglob("align-*"))
+
+
+def test_a_vllm_server_answers_held_out_prompts_and_samples_too(
+    finished_run: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    """With the policy of now also after the last update, when no iteration hands it over any more."""
+    fake = Fake(tiny_base)
+    fields = [f"run.folder={tmp_path}", f"ppo.sft={finished_run}", f"ppo.rm={finished_run}"]
+    fields += ["ppo.iterations=2", "ppo.evaluate_every=1", "ppo.samples_every=2", "ppo.engine=vllm"]
+    with serving(fake) as url:
+        recipe = load_recipe(finished_run.parents[1] / "recipe.yaml", [*fields, f"ppo.engine_url={url}"])
+        ppo.run(recipe)
+    held_out = [json.loads(line) for line in (recipe.run.path / "ppo/held_out.jsonl").open()]
+    asked = Counter(one["model"] for one in fake.asked)
+    rollout, samples, prompts = 8, 4, len(held_out)
+    reference = fake.loaded[1]  # when the first evaluation asks for it
+    assert len(fake.loaded) == 5 and not fake.adapters and prompts > 1
+    assert asked == {
+        fake.loaded[0]: rollout,
+        reference: prompts + samples,
+        fake.loaded[2]: prompts,
+        fake.loaded[3]: rollout,
+        fake.loaded[4]: prompts,
+    }
+    assert any(row["policy"] != row["reference"] for row in held_out)
 
 
 def test_a_server_that_answers_with_an_old_policy_is_found_out(

@@ -261,9 +261,9 @@ def test_the_reference_answers_once_a_run(parents: Path, monkeypatch: pytest.Mon
     asked: list[str] = []
     original = ppo_watch.respond
 
-    def respond(forward: Any, role: str, *rest: Any, **options: Any) -> Any:
+    def respond(engine: Any, forward: Any, role: str, *rest: Any, **options: Any) -> Any:
         asked.append(role)
-        return original(forward, role, *rest, **options)
+        return original(engine, forward, role, *rest, **options)
 
     monkeypatch.setattr(ppo_watch, "respond", respond)
     ppo.run(load_recipe(parents, settings(parents, "once", evaluate_every=1)))

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from align.recipe_ppo import PPO
-from align.rollouts.params import Sampled
+from align.rollouts.params import Draws, Sampled, SamplingParams
 from align.stages import ppo_watch
 from align.stages.ppo_roles import Watched
 
@@ -121,21 +121,18 @@ def test_only_the_best_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["step-000003"]
 
 
-def test_samples_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_by_hand(tmp_path: Path) -> None:
     """Each row has its own score and KL; after every second iteration the reference's answer too."""
     given, here = context(samples_every=2, max_response_tokens=3), stage(tmp_path)
-    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: str(ids))
-    given.setup = SimpleNamespace(base=SimpleNamespace(tokenizer=tokenizer))
-    given.forward = SimpleNamespace(roles=None)
+    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: str(ids), eos_token_id=1)
+    given.setup = SimpleNamespace(base=SimpleNamespace(tokenizer=tokenizer, pad_id=0))
     drawn: list[Any] = []
 
-    def answer(roles: Any, role: str, prompts: list[list[int]], *_: Any) -> list[Sampled]:
-        assert role == "reference"
+    def answer(prompts: list[list[int]], draws: Draws, params: SamplingParams, role: str) -> list[Sampled]:
+        drawn.append((draws, params.max_tokens, role))
         return [Sampled(prompt, [*prompt, 99], []) for prompt in prompts]
 
-    monkeypatch.setattr(ppo_watch, "uniforms", lambda *names: drawn.append(names))
-    monkeypatch.setattr(ppo_watch, "terms", lambda *_: None)
-    monkeypatch.setattr(ppo_watch, "sample", answer)
+    given.engine = SimpleNamespace(sample=answer)
     sampled = [Sampled([1], [2, 3, 4], []), Sampled([5], [6], [])]
     asked_of = rollout()
     asked_of.sampled, asked_of.scores = sampled, torch.tensor([0.5, -2.0])
@@ -148,4 +145,4 @@ def test_samples_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     asked = [{**plain[0], "reference": "[1, 99]"}, {**plain[1], "reference": "[5, 99]"}]
     assert here.appended == [(1, plain[0]), (1, plain[1]), (2, asked[0]), (2, asked[1])]
     assert here.shown == [(2, asked)] and len(here.said) == 2
-    assert drawn == [(7, "ppo samples", 1, [0, 1], 3)]
+    assert drawn == [(Draws(7, "ppo samples", 1, [0, 1]), 3, "reference")]

@@ -298,7 +298,7 @@ def test_continuous_batching_refuses_a_sharded_base(
     recipe = _from(runs["one"][0], tmp_path, tiny_base, engine="paged")
     ended = group.run("ppo", recipe, **KINDS["shards"][1])
     assert ended.codes == [2, 2], ended.output
-    assert "ppo.engine: paged cannot sample from a base that is sharded" in ended.output[0]
+    assert "engine paged cannot sample from a base that is sharded" in ended.output[0]
     assert "Traceback" not in "".join(ended.output)
 
 
