@@ -54,14 +54,13 @@ def check(recipe: Recipe, recipe_path: str, tell: Callable[[str], None] = lambda
         findings += judge.template(facts)
     findings += judge.missing(recipe)
     control = template.control_tokens(base.tokenizer) if base is not None else None
-    reader = Reader(made, recipe.data.template == "chat", control)
+    reader = Reader(made, recipe.data.template == "chat", control, recipe.data.cache_folder, tell)
     unit = "tokens" if made else "characters"
     everything: list[Gathered] = []
     for kind in KINDS:
         source = getattr(recipe.data, kind)
         if source is not None:
-            tell(f"{kind}: reading")
-            everything.append(gather(kind, source, reader, recipe.data.cache_folder, tell))
+            everything.append(gather(kind, source, reader))
     sets, wrong = [], []
     for gathered in everything:
         limits = summary.limits_of(recipe, gathered.kind, base.positions if base else None) if made else []
