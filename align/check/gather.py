@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from align.check.result import EXAMPLES, SHOWN, Side
+from align.check.result import EXAMPLES, Side, WrongRecords
 from align.check.texts import alike, key, normal_prompt, says_nothing
 from align.data.load import Problem, survey
 from align.data.table import Records
@@ -49,7 +48,6 @@ class Row:
     responses: tuple[int, ...]  # their keys
     ranks: tuple[int | None, ...]
     labeler: str | None
-    group: int  # what decides its side: the prompt's key, or that of split_key's value
 
     @property
     def sequence(self) -> int:
@@ -77,6 +75,7 @@ class Pile:
 
     rows: list[Row] = field(default_factory=list)
     marks: dict[str, Mark] = field(default_factory=dict)
+    used: int = 0  # of the rows, those that a stage does not leave out, whatever their length
 
     def mark(self, name: str, place: str, count: int = 1) -> None:
         """Note what was seen `count` times at a place; 0 is nothing to note."""
@@ -94,31 +93,22 @@ class Gathered:
 
     kind: str
     source: Source
+    wrong: WrongRecords
     train: Pile = field(default_factory=Pile)
     held_out: Pile = field(default_factory=Pile)
-    problems: list[Problem] = field(default_factory=list)  # the first ones
-    wrong: int = 0
-    empty: int = 0
-    files: int = 0  # that cannot be read, or not to their end
+    on_both_sides: int = 0  # values of split_key, or prompts where there is none
 
     def pile(self, name: Side) -> Pile:
         """The records of one side."""
         return self.train if name == "train" else self.held_out
 
-    def refuse(self, problem: Problem) -> None:
-        """Count what is wrong, and keep the first ones."""
-        self.wrong += 1
-        self.empty += problem.message.startswith("is empty")
-        self.files += problem.whole_file
-        if len(self.problems) < SHOWN:
-            self.problems.append(problem)
-
 
 def gather(kind: str, source: Source, reader: Reader) -> Gathered:
     """Read what `data.<kind>` names; raises UserError where the cache cannot be written."""
-    gathered = Gathered(kind, source)
+    gathered = Gathered(kind, source, WrongRecords(kind, skipped=source.on_bad_record == "skip"))
     reader.tell(f"{kind}: reading")
-    found = survey(TYPES[kind], source, gathered.refuse, reader.cache)
+    found = survey(TYPES[kind], source, gathered.wrong.add, reader.cache)
+    gathered.on_both_sides = len(np.intersect1d(found.train.keys, found.held_out.keys))
     _measure(found.train, found.trains, gathered, gathered.train, reader)
     _measure(found.held_out, np.ones(len(found.held_out), np.bool_), gathered, gathered.held_out, reader)
     return gathered
@@ -128,15 +118,15 @@ def _measure(
     records: Records[Any], trains: NDArray[np.bool_], gathered: Gathered, pile: Pile, reader: Reader
 ) -> None:
     """Add the records to the pile, one after the other; `trains` [N] as in `Survey`."""
-    keys = zip(records.prompts.tolist(), records.keys.tolist(), strict=True)
+    once: dict[Any, Any] = {}  # labelers and ranks: once in memory, however many records say them
     lengths = _lengths(records, trains, gathered.kind, reader)
-    for i, (record, (prompt, group), found) in enumerate(zip(records, keys, lengths, strict=True)):
+    for i, (record, prompt, found) in enumerate(zip(records, records.prompts.tolist(), lengths, strict=True)):
         if i % _OFTEN == 0:
             reader.tell(f"{gathered.kind}: {i:,} of {len(records):,} records measured")
         if isinstance(found, RecordError):
-            gathered.refuse(Problem(records.place(i), found.field, found.message))
+            gathered.wrong.add(Problem(records.place(i), found.field, found.message))
             continue
-        label = record.labeler if isinstance(record, Ranking) else None
+        ranks, labeler = (record.ranks, record.labeler) if isinstance(record, Ranking) else ((), None)
         row = Row(
             records.place(i),
             opening(record.prompt),
@@ -145,11 +135,11 @@ def _measure(
             found[0],
             tuple(found[1:]),
             tuple(key(text.strip()) for text in responses_of(record)),
-            record.ranks if isinstance(record, Ranking) else (),
-            None if label is None else sys.intern(label),  # once in memory, however many records say it
-            group,
+            once.setdefault(ranks, ranks),
+            once.setdefault(labeler, labeler),
         )
         pile.rows.append(row)
+        pile.used += bool(trains[i])
         _mark(record, row, pile, reader)
 
 

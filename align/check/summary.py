@@ -18,8 +18,8 @@ from align.check.measures import (
     spread,
     tied,
 )
-from align.check.result import EXAMPLES, Agreement, Labels, Leak, Lengths, Limit, Set, Side, WrongRecords
-from align.check.texts import Repeats, repeats
+from align.check.result import EXAMPLES, Agreement, Labels, Leak, Lengths, Limit, Set, Side
+from align.check.texts import repeats
 from align.recipe import Recipe
 
 SIDES: tuple[Side, ...] = ("train", "held_out")
@@ -34,17 +34,13 @@ def summarise(gathered: Gathered, side: Side, limits: Sequence[tuple[str, int]],
         kind=gathered.kind,
         side=side,
         records=len(rows),
-        repeats=count_repeats(rows),
+        repeats=repeats((row.prompt, row.form, (row.responses, row.ranks, row.labeler)) for row in rows),
         lengths=_lengths(rows, limits, unit),
         labels=_labels(rows) if gathered.kind == "rankings" else None,
         identical=pile.marked("identical").count,
         near_identical=pile.marked("near_identical").count,
         says_nothing=pile.marked("says_nothing").count,
     )
-
-
-def count_repeats(rows: Sequence[Row]) -> Repeats:
-    return repeats((row.prompt, row.form, (row.responses, row.ranks, row.labeler)) for row in rows)
 
 
 def limits_of(recipe: Recipe, kind: str, positions: int | None) -> list[tuple[str, int]]:
@@ -88,17 +84,6 @@ def _labels(rows: Sequence[Row]) -> Labels:
     )
 
 
-def wrong_records(gathered: Gathered) -> WrongRecords:
-    return WrongRecords(
-        gathered.kind,
-        gathered.wrong,
-        gathered.files,
-        gathered.source.on_bad_record == "skip",
-        gathered.empty,
-        [str(problem) for problem in gathered.problems],
-    )
-
-
 def bias(rankings: Gathered, unit: str) -> LengthBias | None:
     """Whether the longer response wins, learnt on training rankings and measured on held-out ones."""
     return length_bias(_wins(rankings.train.rows), _wins(rankings.held_out.rows), unit)
@@ -109,12 +94,14 @@ def _wins(rows: Sequence[Row]) -> Wins:
 
 
 def consistency_of(rows: Sequence[Row]) -> Consistency:
+    """What rankings of the same prompts say of each other."""
     return consistency(
         Judgement(row.prompt, row.responses, row.ranks, row.labeler, row.place) for row in rows
     )
 
 
 def agreement(side: Side, found: Consistency) -> Agreement:
+    """The same in numbers, for the report."""
     return Agreement(
         side=side,
         repeated_pairs=found.repeated_pairs,
