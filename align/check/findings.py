@@ -159,13 +159,13 @@ def of_texts(gathered: Gathered) -> Iterator[Finding]:
     def found(
         code: str, of: int, limit: float, one: str, several: str, after: str = "", slug: str | None = None
     ) -> Iterator[Finding]:
-        count = sum(pile.marked(code).count for pile in piles)
+        count = sum(pile.counts[code] for pile in piles)
         if count:
-            places = [place for pile in piles for place in pile.marked(code).places][:EXAMPLES]
+            places = [place for pile in piles for place in pile.places[code]][:EXAMPLES]
             message = number(count, one, several) + after
             yield Finding(by_share(count, of, limit), slug or code, where, message, places)
 
-    for code in sorted({code for pile in piles for code in pile.marks if code.startswith("control ")}):
+    for code in sorted({code for pile in piles for code in pile.counts if code.startswith("control ")}):
         after = (
             f" the text {code.removeprefix('control ')!r}, which the tokenizer reads as a control token: "
             "take it out"
@@ -174,7 +174,7 @@ def of_texts(gathered: Gathered) -> Iterator[Finding]:
     holds = ("ranking holds", "rankings hold")
     after = " one text twice, ranked differently: such a label can only be noise"
     yield from found("same_text_ranked_apart", total, 0, *holds, after)
-    if sum(pile.marked("identical").count - pile.marked("same_text_ranked_apart").count for pile in piles):
+    if sum(pile.counts["identical"] - pile.counts["same_text_ranked_apart"] for pile in piles):
         yield from found("identical", total, _MUCH, *holds, " one response twice")
     yield from found("near_identical", total, _MANY, *holds, " responses that are nearly the same")
     yield from found("says_nothing", answers, _MUCH, "response is", "responses are", " punctuation only")

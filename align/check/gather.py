@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,35 +57,21 @@ class Row:
 
 
 @dataclass
-class Mark:
-    """Something seen in records: how often, and where first."""
-
-    count: int = 0
-    places: list[str] = field(default_factory=list)
-
-    def add(self, place: str, count: int = 1) -> None:
-        """Count what was seen at a place."""
-        self.count += count
-        if len(self.places) < EXAMPLES and place not in self.places:  # a row can become several records
-            self.places.append(place)
-
-
-@dataclass
 class Pile:
-    """One side of one kind."""
+    """One side of one kind, and what was seen in its records: how often, and where first."""
 
     rows: list[Row] = field(default_factory=list)
-    marks: dict[str, Mark] = field(default_factory=dict)
     used: int = 0  # of the rows, those that a stage does not leave out, whatever their length
+    counts: Counter[str] = field(default_factory=Counter)
+    places: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def mark(self, name: str, place: str, count: int = 1) -> None:
         """Note what was seen `count` times at a place; 0 is nothing to note."""
         if count:
-            self.marks.setdefault(name, Mark()).add(place, count)
-
-    def marked(self, name: str) -> Mark:
-        """What was noted under a name."""
-        return self.marks.get(name, Mark())
+            self.counts[name] += count
+            places = self.places[name]
+            if len(places) < EXAMPLES and place not in places:  # a row can become several records
+                places.append(place)
 
 
 @dataclass
@@ -147,14 +134,15 @@ def _lengths(
     records: Records[Any], trains: NDArray[np.bool_], kind: str, reader: Reader
 ) -> Iterator[list[int] | RecordError]:
     """For each record the lengths of prompt and responses, or why it has none."""
-    if reader.template is None:
+    template = reader.template
+    if template is None:
         yield from ([len(_prompt_text(r)), *map(len, responses_of(r))] for r in records)
         return
 
     def counts(part: NDArray[np.bool_]) -> Iterator[list[int] | RecordError]:
         chosen = records.only(part)
         said = f"{kind}: {{:,}} of {len(chosen):,} records encoded"
-        return token_counts(reader.template, chosen, reader.cache, lambda n: reader.tell(said.format(n)))
+        return token_counts(template, chosen, reader.cache, lambda n: reader.tell(said.format(n)))
 
     # A stage sees only the first part, and finds its tokens again.
     first, rest = counts(trains), counts(~trains)

@@ -10,7 +10,6 @@ from align.check.measures import (
     Consistency,
     Judgement,
     LengthBias,
-    Wins,
     consistency,
     decided,
     length_bias,
@@ -37,9 +36,9 @@ def summarise(gathered: Gathered, side: Side, limits: Sequence[tuple[str, int]],
         repeats=repeats((row.prompt, row.form, (row.responses, row.ranks, row.labeler)) for row in rows),
         lengths=_lengths(rows, limits, unit),
         labels=_labels(rows) if gathered.kind == "rankings" else None,
-        identical=pile.marked("identical").count,
-        near_identical=pile.marked("near_identical").count,
-        says_nothing=pile.marked("says_nothing").count,
+        identical=pile.counts["identical"],
+        near_identical=pile.counts["near_identical"],
+        says_nothing=pile.counts["says_nothing"],
     )
 
 
@@ -86,11 +85,9 @@ def _labels(rows: Sequence[Row]) -> Labels:
 
 def bias(rankings: Gathered, unit: str) -> LengthBias | None:
     """Whether the longer response wins, learnt on training rankings and measured on held-out ones."""
-    return length_bias(_wins(rankings.train.rows), _wins(rankings.held_out.rows), unit)
-
-
-def _wins(rows: Sequence[Row]) -> Wins:
-    return length_wins((row.ranks, row.lengths) for row in rows)
+    sides = (rankings.train.rows, rankings.held_out.rows)
+    train, held_out = (length_wins((row.ranks, row.lengths) for row in rows) for rows in sides)
+    return length_bias(train, held_out, unit)
 
 
 def consistency_of(rows: Sequence[Row]) -> Consistency:

@@ -56,12 +56,9 @@ def load(
     """
     problems, skip = _Problems(name), source.on_bad_record == "skip"
     read = _Reader(kind, source, cache, labels, problems.add, tell=not skip, keep=skip)
-    parts = list(read.parts(source.train, held_out=False))
-    if isinstance(source.held_out, list):
-        parts += read.parts(source.held_out, held_out=True)
-    else:
+    table = Table(list(read.parts()))
+    if not isinstance(source.held_out, list):
         problems.refuse()
-    table = Table(parts)
     train_rows, held_out_rows, skipped = _divided(table, source, name, problems)
     train, held_out = Records(kind, table, train_rows), Records(kind, table, held_out_rows)
     fingerprint = hashlib.sha256(f"{train.fingerprint} {held_out.fingerprint}".encode()).hexdigest()
@@ -82,10 +79,7 @@ def survey(
 ) -> Survey[T]:
     """Read all that `load` would, and keep it as `load` does; `refuse` hears of all that is wrong."""
     read = _Reader(kind, source, cache, read_labels, refuse, tell=True, keep=True)
-    parts = list(read.parts(source.train, held_out=False))
-    if isinstance(source.held_out, list):
-        parts += read.parts(source.held_out, held_out=True)
-    table = Table(parts)
+    table = Table(list(read.parts()))
     trains, held_out, _ = divide(table, source)
     train = np.setdiff1d(np.flatnonzero(table.good), held_out)
     return Survey(Records(kind, table, train), Records(kind, table, held_out), np.isin(train, trains))
@@ -151,9 +145,11 @@ class _Reader(Generic[T]):
     tell: bool  # and of each wrong record
     keep: bool  # wrong records are rows of their own; else their file cannot be used
 
-    def parts(self, entries: list[Entry], held_out: bool) -> Iterator[Part]:
+    def parts(self) -> Iterator[Part]:
         """The files one after the other; what is wrong with one is told before the next is read."""
-        for entry in entries:
+        apart = self.source.held_out if isinstance(self.source.held_out, list) else []
+        entries = [(entry, False) for entry in self.source.train] + [(entry, True) for entry in apart]
+        for entry, held_out in entries:
             opened = open_entry(self.kind, entry, self.cache, self.labels)
             if isinstance(opened, Problem):
                 self.refuse(opened)

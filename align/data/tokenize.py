@@ -161,7 +161,7 @@ def encode_prompts(
 
 
 def token_counts(
-    template: Template, records: Records[T], cache: Path | None, seen: Callable[[int], None]
+    template: Template, records: Records[Any], cache: Path | None, seen: Callable[[int], None]
 ) -> Iterator[list[int] | RecordError]:
     """For each record the tokens of its prompt and of each response, or why and where it cannot be encoded.
 
@@ -174,8 +174,8 @@ def token_counts(
             if problem:
                 yield RecordError(field, f"cannot be encoded: {problem}")
             else:
-                cuts = ends[ends_at[i] : ends_at[i + 1]].tolist()
-                yield [b - a for a, b in pairwise([0, *cuts])]
+                cuts: list[int] = [0, *ends[ends_at[i] : ends_at[i + 1]].tolist()]
+                yield [b - a for a, b in pairwise(cuts)]
 
 
 def responses_of(record: Record) -> tuple[str, ...]:
