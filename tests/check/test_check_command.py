@@ -245,7 +245,7 @@ def test_stages_find_all_that_a_check_read(
     from align.data import load as loading
     from align.data.template import Template
     from align.data.tokenize import encode_demonstrations, encode_prompts, encode_rankings
-    from align.models.base import find_base
+    from align.stages.setup import set_up
 
     rows = [ranking(f"film {i}", [" warm", " dull" * (i % 3 + 1)], [1, 2]) for i in range(40)]
     write_jsonl(tmp_path / "more.jsonl", [*rows, ranking("eos", [" a<eos>", " b"], [1, 2]), {"prompt": "no"}])
@@ -257,7 +257,7 @@ def test_stages_find_all_that_a_check_read(
     assert first.exit_code == 0
     cache = recipe.data.cache_folder
     kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")}
-    template = Template(find_base(recipe.base).tokenizer, "plain")
+    template = set_up(recipe).template
     template.hash  # noqa: B018  (its probe is tokenised)
 
     def refuse(*given: Any) -> Any:
