@@ -1,25 +1,28 @@
-"""Reads a kind of records once and keeps of each what is measured: keys, lengths and labels, no texts."""
+"""Reads a kind of records as training does and keeps of each what is measured: keys, lengths and labels."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from align.check.result import EXAMPLES, SHOWN, Side
-from align.check.texts import alike, key, normal_prompt, says_nothing
-from align.data.load import Located, Problem, scan, side
-from align.data.template import Template
-from align.data.tokenize import opening
-from align.errors import UserError
-from align.recipe import Source
-from align.records import Demonstration, Prompt, Ranking, prompt_key
+import numpy as np
+from numpy.typing import NDArray
 
-Record = Prompt | Demonstration | Ranking
+from align.check.result import EXAMPLES, Side, WrongRecords
+from align.check.texts import alike, key, normal_prompt, says_nothing
+from align.data.load import Problem, survey
+from align.data.table import Records
+from align.data.template import Template
+from align.data.tokenize import Record, opening, responses_of, token_counts
+from align.recipe import Source
+from align.records import Demonstration, Prompt, Ranking, RecordError
+
 TYPES: dict[str, Any] = {"demonstrations": Demonstration, "rankings": Ranking, "prompts": Prompt}
-_CHUNK = 2000  # records that are tokenised at once
+_OFTEN = 2000  # records between two words on how far it has come
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Reader:
     template: Template | None  # None: there is no tokenizer, and lengths are in characters
     chat: bool
     control: re.Pattern[str] | None  # finds what the tokenizer reads as special tokens
+    cache: Path | None
+    tell: Callable[[str], None]  # hears how far it has come
 
 
 @dataclass(slots=True)
@@ -44,7 +49,6 @@ class Row:
     responses: tuple[int, ...]  # their keys
     ranks: tuple[int | None, ...]
     labeler: str | None
-    group: str  # what decides its side: the prompt's hash, or that of split_key's value
 
     @property
     def sequence(self) -> int:
@@ -53,31 +57,21 @@ class Row:
 
 
 @dataclass
-class Mark:
-    """Something seen in records: how often, and where first."""
-
-    count: int = 0
-    places: list[str] = field(default_factory=list)
-
-    def add(self, place: str, count: int = 1) -> None:
-        self.count += count
-        if len(self.places) < EXAMPLES and place not in self.places:  # a row can become several records
-            self.places.append(place)
-
-
-@dataclass
 class Pile:
-    """One side of one kind."""
+    """One side of one kind, and what was seen in its records: how often, and where first."""
 
     rows: list[Row] = field(default_factory=list)
-    marks: dict[str, Mark] = field(default_factory=dict)
+    used: int = 0  # of the rows, those that a stage does not leave out, whatever their length
+    counts: Counter[str] = field(default_factory=Counter)
+    places: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def mark(self, name: str, place: str, count: int = 1) -> None:
+        """Note what was seen `count` times at a place; 0 is nothing to note."""
         if count:
-            self.marks.setdefault(name, Mark()).add(place, count)
-
-    def marked(self, name: str) -> Mark:
-        return self.marks.get(name, Mark())
+            self.counts[name] += count
+            places = self.places[name]
+            if len(places) < EXAMPLES and place not in places:  # a row can become several records
+                places.append(place)
 
 
 @dataclass
@@ -86,117 +80,79 @@ class Gathered:
 
     kind: str
     source: Source
+    wrong: WrongRecords
     train: Pile = field(default_factory=Pile)
     held_out: Pile = field(default_factory=Pile)
-    problems: list[Problem] = field(default_factory=list)  # the first ones
-    wrong: int = 0
-    empty: int = 0
-    files: int = 0  # that cannot be read, or not to their end
+    on_both_sides: int = 0  # values of split_key, or prompts where there is none
 
     def pile(self, name: Side) -> Pile:
+        """The records of one side."""
         return self.train if name == "train" else self.held_out
 
-    def refuse(self, problem: Problem) -> None:
-        self.wrong += 1
-        self.empty += problem.message.startswith("is empty")
-        self.files += problem.whole_file
-        if len(self.problems) < SHOWN:
-            self.problems.append(problem)
 
-
-def gather(
-    kind: str, source: Source, reader: Reader, cache: Path | None, tell: Callable[[str], None]
-) -> Gathered:
-    """Read what `data.<kind>` names; `tell` hears how far it has come."""
-    gathered = Gathered(kind, source)
-    names: dict[str, str] = {}  # a labeler's name once in memory, however many records say it
-    parts: list[tuple[Located[Any], Side]] = []
-    for part in _parts(kind, source, cache):
-        if isinstance(part, Problem):
-            gathered.refuse(part)
-            continue
-        parts.append(part)
-        if len(parts) == _CHUNK:
-            _take(parts, reader, gathered, names)
-            tell(f"{kind}: {len(gathered.train.rows) + len(gathered.held_out.rows):,} records read")
-            parts = []
-    _take(parts, reader, gathered, names)
+def gather(kind: str, source: Source, reader: Reader) -> Gathered:
+    """Read what `data.<kind>` names; raises UserError where the cache cannot be written."""
+    gathered = Gathered(kind, source, WrongRecords(kind, skipped=source.on_bad_record == "skip"))
+    reader.tell(f"{kind}: reading")
+    found = survey(TYPES[kind], source, gathered.wrong.add, reader.cache)
+    gathered.on_both_sides = len(np.intersect1d(found.train.keys, found.held_out.keys))
+    _measure(found.train, found.trains, gathered, gathered.train, reader)
+    _measure(found.held_out, np.ones(len(found.held_out), np.bool_), gathered, gathered.held_out, reader)
     return gathered
 
 
-def _parts(kind: str, source: Source, cache: Path | None) -> Iterator[tuple[Located[Any], Side] | Problem]:
-    """Every record with the side that it falls on."""
-    share = source.held_out
-    for part in scan(TYPES[kind], source.train, source.split_key, cache):
-        if isinstance(part, Problem):
-            yield part
-        else:
-            yield part, "train" if isinstance(share, list) else side(part.key, share)
-    if isinstance(share, list):
-        for part in scan(TYPES[kind], share, source.split_key, cache):
-            yield part if isinstance(part, Problem) else (part, "held_out")
-
-
-def _take(
-    parts: Sequence[tuple[Located[Any], Side]], reader: Reader, gathered: Gathered, names: dict[str, str]
+def _measure(
+    records: Records[Any], trains: NDArray[np.bool_], gathered: Gathered, pile: Pile, reader: Reader
 ) -> None:
-    """Measure records together: tokenising them in one call is most of the time that a check takes."""
-    lengths = _lengths([part.record for part, _ in parts], reader)
-    by_prompt = gathered.source.split_key is None  # then the key is the prompt's
-    for (part, where), found in zip(parts, lengths, strict=True):
-        if isinstance(found, UserError):
-            name, message = found.args
-            gathered.refuse(Problem(part.place, name, message))
+    """Add the records to the pile, one after the other; `trains` [N] as in `Survey`."""
+    once: dict[Any, Any] = {}  # labelers and ranks: once in memory, however many records say them
+    lengths = _lengths(records, trains, gathered.kind, reader)
+    for i, (record, prompt, found) in enumerate(zip(records, records.prompts.tolist(), lengths, strict=True)):
+        if i % _OFTEN == 0:
+            reader.tell(f"{gathered.kind}: {i:,} of {len(records):,} records measured")
+        if isinstance(found, RecordError):
+            gathered.wrong.add(Problem(records.place(i), found.field, found.message))
             continue
-        record, pile = part.record, gathered.pile(where)
-        texts = responses(record)
-        label = record.labeler if isinstance(record, Ranking) else None
+        ranks, labeler = (record.ranks, record.labeler) if isinstance(record, Ranking) else ((), None)
         row = Row(
-            part.place,
+            records.place(i),
             opening(record.prompt),
-            int((part.key if by_prompt else prompt_key(record.prompt))[:16], 16),
+            prompt,
             key(normal_prompt(record.prompt)),
             found[0],
             tuple(found[1:]),
-            tuple(key(text.strip()) for text in texts),
-            record.ranks if isinstance(record, Ranking) else (),
-            None if label is None else names.setdefault(label, label),
-            part.key[:16],
+            tuple(key(text.strip()) for text in responses_of(record)),
+            once.setdefault(ranks, ranks),
+            once.setdefault(labeler, labeler),
         )
         pile.rows.append(row)
+        pile.used += bool(trains[i])
         _mark(record, row, pile, reader)
 
 
-def responses(record: Record) -> tuple[str, ...]:
-    """The record's responses: K, one or none."""
-    if isinstance(record, Ranking):
-        return record.responses
-    return (record.response,) if isinstance(record, Demonstration) else ()
-
-
-def _lengths(records: Sequence[Record], reader: Reader) -> list[list[int] | UserError]:
-    """For each record the lengths of prompt and responses, or UserError(field, message)."""
+def _lengths(
+    records: Records[Any], trains: NDArray[np.bool_], kind: str, reader: Reader
+) -> Iterator[list[int] | RecordError]:
+    """For each record the lengths of prompt and responses, or why it has none."""
     template = reader.template
     if template is None:
-        return [[len(_prompt_text(r)), *map(len, responses(r))] for r in records]
-    found: list[list[int] | UserError] = []
-    prompts = template.prompts_ids([record.prompt for record in records])
-    answers = iter(template.responses_ids([text for record in records for text in responses(record)]))
-    for record, prompt in zip(records, prompts, strict=True):
-        mine = [next(answers) for _ in responses(record)]
-        names = [f"responses[{k}]" for k in range(len(mine))] if len(mine) > 1 else ["response"]
-        wrong = [
-            UserError(name, f"cannot be encoded: {ids}")
-            for name, ids in zip(["prompt", *names], [prompt, *mine], strict=False)
-            if isinstance(ids, UserError)
-        ]
-        found.append(wrong[0] if wrong else [len(ids) for ids in (prompt, *mine) if isinstance(ids, list)])
-    return found
+        yield from ([len(_prompt_text(r)), *map(len, responses_of(r))] for r in records)
+        return
+
+    def counts(part: NDArray[np.bool_]) -> Iterator[list[int] | RecordError]:
+        chosen = records.only(part)
+        said = f"{kind}: {{:,}} of {len(chosen):,} records encoded"
+        return token_counts(template, chosen, reader.cache, lambda n: reader.tell(said.format(n)))
+
+    # A stage sees only the first part, and finds its tokens again.
+    first, rest = counts(trains), counts(~trains)
+    for trained in trains.tolist():
+        yield next(first if trained else rest)
 
 
 def _mark(record: Record, row: Row, pile: Pile, reader: Reader) -> None:
     """Note what is odd about one record."""
-    texts, prompt = responses(record), _prompt_text(record)
+    texts, prompt = responses_of(record), _prompt_text(record)
     if len(texts) > 1:
         same = alike(texts)
         pile.mark("identical", row.place, bool(same.identical))

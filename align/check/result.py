@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from align.check.texts import Repeats
+from align.data.scan import Problem
 from align.stats.rankings import LengthBias
 
 Severity = Literal["error", "warning", "note"]
@@ -104,16 +105,24 @@ class Set:
     says_nothing: int  # responses of punctuation only
 
 
-@dataclass(frozen=True)
+@dataclass
 class WrongRecords:
     """What could not be read as records, or not be encoded."""
 
     kind: str
-    count: int
-    files: int  # of these, whole files, or the rest of one: they are never skipped
-    skipped: bool  # on_bad_record: skip
-    empty: int  # of these, for an empty prompt or response
-    first: list[str]
+    count: int = 0
+    files: int = 0  # of these, whole files, or the rest of one: they are never skipped
+    skipped: bool = False  # on_bad_record: skip
+    empty: int = 0  # of these, for an empty prompt or response
+    first: list[str] = field(default_factory=list)
+
+    def add(self, problem: Problem) -> None:
+        """Count it, and keep it if it is one of the first."""
+        self.count += 1
+        self.empty += problem.message.startswith("is empty")
+        self.files += problem.whole_file
+        if len(self.first) < SHOWN:
+            self.first.append(str(problem))
 
 
 @dataclass(frozen=True)

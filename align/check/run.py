@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from align import __version__
-from align.check import judge, summary, template
+from align.check import findings, summary, template
 from align.check.gather import Gathered, Reader, gather
-from align.check.result import KINDS, SEVERITIES, Agreement, Finding, Report, Set, WrongRecords
+from align.check.result import KINDS, SEVERITIES, Agreement, Finding, Report, Set
 from align.check.show import show
 from align.data.formats import built_in
 from align.data.template import Template
@@ -47,32 +47,26 @@ def main(recipe: Recipe, recipe_path: str) -> int:
 def check(recipe: Recipe, recipe_path: str, tell: Callable[[str], None] = lambda text: None) -> Report:
     """Read and measure all that the recipe names; nothing that is wrong with it raises."""
     tell("reading the tokenizer")
-    base, made, findings = _template(recipe)
+    base, made, found = _template(recipe)
     facts = None
     if base is not None and made is not None:
         facts = template.look(base.tokenizer, made, recipe.data.template)
-        findings += judge.template(facts)
-    findings += judge.missing(recipe)
+        found += findings.of_template(facts)
+    found += findings.of_kinds(recipe)
     control = template.control_tokens(base.tokenizer) if base is not None else None
-    reader = Reader(made, recipe.data.template == "chat", control)
+    reader = Reader(made, recipe.data.template == "chat", control, recipe.data.cache_folder, tell)
+    everything = _gathered(recipe, reader, found)
     unit = "tokens" if made else "characters"
-    everything: list[Gathered] = []
-    for kind in KINDS:
-        source = getattr(recipe.data, kind)
-        if source is not None:
-            tell(f"{kind}: reading")
-            everything.append(gather(kind, source, reader, recipe.data.cache_folder, tell))
-    sets, wrong = [], []
+    sets = []
     for gathered in everything:
         limits = summary.limits_of(recipe, gathered.kind, base.positions if base else None) if made else []
         both = [summary.summarise(gathered, side, limits, unit) for side in summary.SIDES]
         sets += both
-        wrong.append(summary.wrong_records(gathered))
-        findings += _of_records(recipe, gathered, both, wrong[-1])
-    bias, agreement = _of_rankings(everything, unit, findings)
+        found += _of_records(recipe, gathered, both)
+    bias, agreement = _of_rankings(everything, unit, found)
     leaks = list(summary.leaks(everything))
-    findings += judge.leaks(leaks, recipe)
-    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    found += findings.of_leaks(leaks, recipe)
+    found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Report(
         align=__version__,
         recipe=recipe_path,
@@ -84,9 +78,9 @@ def check(recipe: Recipe, recipe_path: str, tell: Callable[[str], None] = lambda
         length_bias=bias,
         agreement=agreement,
         leaks=leaks,
-        wrong_records=[part for part in wrong if part.count],
-        findings=findings,
-        next=judge.advice(findings, recipe, recipe_path),
+        wrong_records=[gathered.wrong for gathered in everything if gathered.wrong.count],
+        findings=found,
+        next=findings.next_step(found, recipe, recipe_path),
     )
 
 
@@ -142,31 +136,45 @@ def _template(recipe: Recipe) -> tuple[Base | None, Template | None, list[Findin
         return base, None, [Finding("error", "template", "data.template", str(error))]
 
 
-def _of_records(
-    recipe: Recipe, gathered: Gathered, both: Sequence[Set], wrong: WrongRecords
-) -> Iterator[Finding]:
-    yield from judge.wrong(wrong)
-    yield from judge.sides(gathered)
-    yield from judge.limits(both, wrong.skipped)
-    yield from judge.texts(gathered)
-    yield from judge.repeats(both)
-    for found in both:
-        yield from judge.labels(found, recipe)
+def _gathered(recipe: Recipe, reader: Reader, found: list[Finding]) -> list[Gathered]:
+    """Each kind that the recipe names; a cache that cannot be written is a finding, and done without."""
+    everything: list[Gathered] = []
+    for kind in KINDS:
+        source = getattr(recipe.data, kind)
+        if source is None:
+            continue
+        try:
+            everything.append(gather(kind, source, reader))
+        except UserError as error:
+            found.append(Finding("error", "cache", "data.cache", str(error)))
+            reader = replace(reader, cache=None)
+            everything.append(gather(kind, source, reader))
+    return everything
+
+
+def _of_records(recipe: Recipe, gathered: Gathered, both: Sequence[Set]) -> Iterator[Finding]:
+    yield from findings.of_wrong_records(gathered.wrong)
+    yield from findings.of_sides(gathered)
+    yield from findings.of_limits(both, gathered.wrong.skipped)
+    yield from findings.of_texts(gathered)
+    yield from findings.of_repeats(both)
+    for side in both:
+        yield from findings.of_labels(side, recipe)
 
 
 def _of_rankings(
-    everything: Sequence[Gathered], unit: str, findings: list[Finding]
+    everything: Sequence[Gathered], unit: str, found: list[Finding]
 ) -> tuple[LengthBias | None, list[Agreement]]:
     """Length bias and agreement, where there are rankings; adds what they mean to the findings."""
     rankings = next((gathered for gathered in everything if gathered.kind == "rankings"), None)
     if rankings is None:
         return None, []
     bias = summary.bias(rankings, unit)
-    findings += judge.length(bias)
+    found += findings.of_length(bias)
     agreement = []
     for side in summary.SIDES:
         rows = rankings.pile(side).rows
-        found = summary.consistency_of(rows)
-        findings += judge.conflicts(side, found, judge.openings(rows))
-        agreement.append(summary.agreement(side, found))
+        consistent = summary.consistency_of(rows)
+        found += findings.of_conflicts(side, consistent, {row.prompt: row.opening for row in rows})
+        agreement.append(summary.agreement(side, consistent))
     return bias, agreement

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from align.check.judge import number, percent
+from align.check.findings import number, percent
 from align.check.result import SEVERITIES, Finding, Labels, Report, Set, Spread
 from align.text import printable
 

@@ -15,13 +15,12 @@ from align.check.result import (
     Limit,
     Set,
     Side,
-    WrongRecords,
     spread,
 )
-from align.check.texts import Repeats, repeats
+from align.check.texts import repeats
 from align.recipe import Recipe
 from align.stats.consistency import Consistency, Judgement, consistency
-from align.stats.rankings import LengthBias, Wins, comparisons, length_bias, length_wins, ties
+from align.stats.rankings import LengthBias, comparisons, length_bias, length_wins, ties
 
 SIDES: tuple[Side, ...] = ("train", "held_out")
 _NAMED = 10  # labelers, and pairs of them, in the report
@@ -35,17 +34,13 @@ def summarise(gathered: Gathered, side: Side, limits: Sequence[tuple[str, int]],
         kind=gathered.kind,
         side=side,
         records=len(rows),
-        repeats=count_repeats(rows),
+        repeats=repeats((row.prompt, row.form, (row.responses, row.ranks, row.labeler)) for row in rows),
         lengths=_lengths(rows, limits, unit),
         labels=_labels(rows) if gathered.kind == "rankings" else None,
-        identical=pile.marked("identical").count,
-        near_identical=pile.marked("near_identical").count,
-        says_nothing=pile.marked("says_nothing").count,
+        identical=pile.counts["identical"],
+        near_identical=pile.counts["near_identical"],
+        says_nothing=pile.counts["says_nothing"],
     )
-
-
-def count_repeats(rows: Sequence[Row]) -> Repeats:
-    return repeats((row.prompt, row.form, (row.responses, row.ranks, row.labeler)) for row in rows)
 
 
 def limits_of(recipe: Recipe, kind: str, positions: int | None) -> list[tuple[str, int]]:
@@ -89,33 +84,22 @@ def _labels(rows: Sequence[Row]) -> Labels:
     )
 
 
-def wrong_records(gathered: Gathered) -> WrongRecords:
-    return WrongRecords(
-        gathered.kind,
-        gathered.wrong,
-        gathered.files,
-        gathered.source.on_bad_record == "skip",
-        gathered.empty,
-        [str(problem) for problem in gathered.problems],
-    )
-
-
 def bias(rankings: Gathered, unit: str) -> LengthBias | None:
     """Whether the longer response wins, learnt on training rankings and measured on held-out ones."""
-    return length_bias(_wins(rankings.train.rows), _wins(rankings.held_out.rows), unit)
-
-
-def _wins(rows: Sequence[Row]) -> Wins:
-    return length_wins((row.ranks, row.lengths) for row in rows)
+    sides = (rankings.train.rows, rankings.held_out.rows)
+    train, held_out = (length_wins((row.ranks, row.lengths) for row in rows) for rows in sides)
+    return length_bias(train, held_out, unit)
 
 
 def consistency_of(rows: Sequence[Row]) -> Consistency:
+    """What rankings of the same prompts say of each other."""
     return consistency(
         Judgement(row.prompt, row.responses, row.ranks, row.labeler, row.place) for row in rows
     )
 
 
 def agreement(side: Side, found: Consistency) -> Agreement:
+    """The same in numbers, for the report."""
     return Agreement(
         side=side,
         repeated_pairs=found.repeated_pairs,

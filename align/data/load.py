@@ -7,24 +7,27 @@ from the file's content and how it is read. What a stage gets are views of these
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic
+
+import numpy as np
+from numpy.typing import NDArray
 
 from align.data.formats import Format
 from align.data.labels import Labels, read_labels
 from align.data.rows import kind_of
 from align.data.scan import Located, Problem, T, format_code, open_entry, scan, scan_file
 from align.data.sources import File
-from align.data.split import divide, side
-from align.data.store import Batches, code_of, content_key, kept
+from align.data.split import check_share, divide, side
+from align.data.store import code_of, content_key, kept
 from align.data.table import SCHEMA, Part, Records, Rows, Table, row_of
 from align.errors import UserError
 from align.recipe import Entry, Source
 from align.runtime.files import sha256
 
-__all__ = ["Located", "Problem", "Split", "load", "scan", "side"]
+__all__ = ["Located", "Problem", "Split", "Survey", "load", "scan", "side", "survey"]
 
 SHOWN = 20  # problems that are printed one by one; the others are counted
 _CODE = ("records.py", "data/rows.py", "data/scan.py", "data/table.py", "data/formats/*.py")
@@ -51,29 +54,49 @@ def load(
     `labels` reads labeling databases.
     Raises UserError that names file, line and field of up to 20 problems and counts the others.
     """
-    problems = _Problems(name)
-    parts = list(_read(kind, source.train, source, problems, cache, labels, held_out=False))
-    if isinstance(source.held_out, list):
-        parts += _read(kind, source.held_out, source, problems, cache, labels, held_out=True)
-    else:
+    problems, skip = _Problems(name), source.on_bad_record == "skip"
+    read = _Reader(kind, source, cache, labels, problems.add, tell=not skip, keep=skip)
+    table = Table(list(read.parts()))
+    if not isinstance(source.held_out, list):
         problems.refuse()
-    table = Table(parts)
     train_rows, held_out_rows, skipped = _divided(table, source, name, problems)
     train, held_out = Records(kind, table, train_rows), Records(kind, table, held_out_rows)
     fingerprint = hashlib.sha256(f"{train.fingerprint} {held_out.fingerprint}".encode()).hexdigest()
     return Split(train, held_out, fingerprint, skipped)
 
 
+@dataclass(frozen=True)
+class Survey(Generic[T]):
+    """All good records of a source, each once, on their sides."""
+
+    train: Records[T]
+    held_out: Records[T]
+    trains: NDArray[np.bool_]  # [N], of `train`: not what is held out too, nor what a weight leaves out
+
+
+def survey(
+    kind: type[T], source: Source, refuse: Callable[[Problem], None], cache: Path | None = None
+) -> Survey[T]:
+    """Read all that `load` would, and keep it as `load` does; `refuse` hears of all that is wrong."""
+    read = _Reader(kind, source, cache, read_labels, refuse, tell=True, keep=True)
+    table = Table(list(read.parts()))
+    trains, held_out, _ = divide(table, source)
+    train = np.setdiff1d(np.flatnonzero(table.good), held_out)
+    return Survey(Records(kind, table, train), Records(kind, table, held_out), np.isin(train, trains))
+
+
 def _divided(
     table: Table, source: Source, name: str, problems: _Problems
 ) -> tuple[Rows, Rows, list[Problem]]:
     """The rows that train, those held out, and what was skipped; raises UserError as `load` says."""
-    train_rows, held_out_rows, leaks = divide(table, source, name)
+    train_rows, held_out_rows, leaks = divide(table, source)
+    check_share(table, held_out_rows, source, name)
     skipped: list[Problem] = []
     if source.on_bad_record == "skip":
         skipped = [*table.problems(), *leaks]
     else:
-        problems.add(leaks)
+        for leak in leaks:
+            problems.add(leak)
     problems.refuse()
     if not len(train_rows):
         left = "every record was skipped" if skipped else "the weights leave no record to train on"
@@ -89,11 +112,10 @@ class _Problems:
         self._first: list[Problem] = []
         self._count = 0
 
-    def add(self, problems: Iterable[Problem]) -> None:
-        for problem in problems:
-            self._count += 1
-            if self._count <= SHOWN:
-                self._first.append(problem)
+    def add(self, problem: Problem) -> None:
+        self._count += 1
+        if self._count <= SHOWN:
+            self._first.append(problem)
 
     def refuse(self) -> None:
         """Raise UserError if there is any."""
@@ -111,69 +133,70 @@ class _NotKept(Exception):
     """A file's records are not to be used: its problems have been told."""
 
 
-def _read(
-    kind: type[T],
-    entries: list[Entry],
-    source: Source,
-    problems: _Problems,
-    cache: Path | None,
-    labels: Labels,
-    held_out: bool,
-) -> Iterator[Part]:
-    """The files of the entries, each read or found in the cache; what is wrong is added to `problems`."""
-    for entry in entries:
-        opened = open_entry(kind, entry, cache, labels)
-        if isinstance(opened, Problem):
-            problems.add([opened])
-            continue
-        form, files = opened
-        for file in files:
-            try:
-                batches = _records(kind, entry, form, file, source, problems, cache)
-            except _NotKept:
+@dataclass(frozen=True)
+class _Reader(Generic[T]):
+    """Reads the files of a source's entries, or finds them in the cache."""
+
+    kind: type[T]
+    source: Source
+    cache: Path | None
+    labels: Labels
+    refuse: Callable[[Problem], None]  # hears of files that cannot be used
+    tell: bool  # and of each wrong record
+    keep: bool  # wrong records are rows of their own; else their file cannot be used
+
+    def parts(self) -> Iterator[Part]:
+        """The files one after the other; what is wrong with one is told before the next is read."""
+        apart = self.source.held_out if isinstance(self.source.held_out, list) else []
+        entries = [(entry, False) for entry in self.source.train] + [(entry, True) for entry in apart]
+        for entry, held_out in entries:
+            opened = open_entry(self.kind, entry, self.cache, self.labels)
+            if isinstance(opened, Problem):
+                self.refuse(opened)
                 continue
-            part = Part(batches, file.shown, entry.weight, held_out)
-            if source.on_bad_record == "fail":
-                problems.add(Table([part]).problems())
-            yield part
+            form, files = opened
+            for file in files:
+                try:
+                    yield self._part(entry, form, file, held_out)
+                except _NotKept:
+                    continue
 
+    def _part(self, entry: Entry, form: Format | None, file: File, held_out: bool) -> Part:
+        """A file's records and problems as rows of SCHEMA; raises _NotKept."""
+        found_before = True
 
-def _records(
-    kind: type[T],
-    entry: Entry,
-    form: Format | None,
-    file: File,
-    source: Source,
-    problems: _Problems,
-    cache: Path | None,
-) -> Batches:
-    """A file's records and problems as rows of SCHEMA."""
+        def rows() -> Iterator[tuple[Any, ...]]:
+            nonlocal found_before
+            found_before, good = False, True
+            for part in scan_file(self.kind, file.path, form, self.source.split_key):
+                if isinstance(part, Problem):
+                    if self.tell or part.whole_file:
+                        self.refuse(replace(part, place=file.shown + part.place))
+                    good = good and self.keep and not part.whole_file
+                if good:
+                    yield row_of(part)
+            if not good:
+                raise _NotKept
 
-    def rows() -> Iterator[tuple[Any, ...]]:
-        told = False
-        for part in scan_file(kind, file.path, form, source.split_key):
-            if isinstance(part, Problem) and (part.whole_file or source.on_bad_record == "fail"):
-                problems.add([replace(part, place=file.shown + part.place)])
-                told = True
-            elif not told:
-                yield row_of(part)
-        if told:
-            raise _NotKept
-
-    plug_in = format_code(entry.format)
-    try:
-        content = sha256(file.path)
-    except OSError as error:
-        problems.add([Problem(file.shown, "", f"cannot be read: {error.strerror}")])
-        raise _NotKept from error
-    key = content_key(
-        code=code_of(*_CODE),
-        kind=kind.__name__,
-        content=content,
-        name=kind_of(file.path.name),
-        format=entry.format,
-        plug_in=plug_in,
-        columns=entry.columns,
-        split_key=source.split_key,
-    )
-    return kept(cache if plug_in is not None else None, f"records/{key}.arrow", SCHEMA, rows)
+        plug_in = format_code(entry.format)
+        try:
+            content = sha256(file.path)
+        except OSError as error:
+            self.refuse(Problem(file.shown, "", f"cannot be read: {error.strerror}", whole_file=True))
+            raise _NotKept from error
+        key = content_key(
+            code=code_of(*_CODE),
+            kind=self.kind.__name__,
+            content=content,
+            name=kind_of(file.path.name),
+            format=entry.format,
+            plug_in=plug_in,
+            columns=entry.columns,
+            split_key=self.source.split_key,
+        )
+        batches = kept(self.cache if plug_in is not None else None, f"records/{key}.arrow", SCHEMA, rows)
+        part = Part(batches, file.shown, entry.weight, held_out)
+        if found_before and self.tell:
+            for problem in Table([part]).problems():
+                self.refuse(problem)
+        return part

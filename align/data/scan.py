@@ -22,6 +22,7 @@ from align.recipe import LABELS, Entry
 from align.records import Demonstration, Prompt, Ranking, RecordError, prompt_key
 
 T = TypeVar("T", Prompt, Demonstration, Ranking)
+W = TypeVar("W")
 
 
 @dataclass(frozen=True)
@@ -146,18 +147,7 @@ def _objects(kind: type[T], path: Path) -> Rows:
 def _records(
     kind: type[T], form: Format, rows: Rows, split_key: str | None
 ) -> Iterator[Located[T] | Problem]:
-    apart: list[Problem] = []
-
-    def good() -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for place, row in rows:
-            if isinstance(row, Problem):
-                apart.append(row)
-            else:
-                yield place, row
-
-    for place, row in form.gather(good()) if form.gather else rows:
-        yield from apart
-        apart.clear()
+    for place, row in gathered(form, rows):
         if isinstance(row, Problem):
             yield row
             continue
@@ -168,6 +158,23 @@ def _records(
                     yield Located(part, place, key or prompt_key(part.prompt))
         except RecordError as error:
             yield _problem(place, error)
+
+
+def gathered(form: Format, rows: Iterator[tuple[str, Mapping[str, Any] | W]]) -> Iterator[tuple[str, Any]]:
+    """The rows as the format puts them together, with their places; those that are no mapping pass by it."""
+    apart: list[tuple[str, W]] = []
+
+    def good() -> Iterator[tuple[str, Mapping[str, Any]]]:
+        for place, row in rows:
+            if isinstance(row, Mapping):
+                yield place, row
+            else:
+                apart.append((place, row))
+
+    for placed in form.gather(good()) if form.gather else rows:
+        yield from apart
+        apart.clear()
+        yield placed
     yield from apart
 
 

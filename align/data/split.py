@@ -21,18 +21,15 @@ def side(key: str, share: float) -> Literal["train", "held_out"]:
     return "held_out" if int(key[:13], 16) * _UNIT < share else "train"
 
 
-def divide(table: Table, source: Source, name: str) -> tuple[Rows, Rows, list[Problem]]:
+def divide(table: Table, source: Source) -> tuple[Rows, Rows, list[Problem]]:
     """The rows that train, each as often as its weight says, the rows held out, and the leaks between them.
 
     A training record whose prompt, or whose value of split_key, is held out is a leak, and does not train.
-    Raises UserError when a share leaves one side empty.
     """
     if isinstance(source.held_out, list):
         held_out = table.good & table.held_out
     else:
         held_out = table.good & (_draws(table.keys) < source.held_out)
-        if source.held_out > 0:
-            _check_share(table, held_out, source, source.held_out, name)
     train = table.good & ~held_out
     leaking, leaks = _leaks(table, train, held_out, source)
     train[leaking] = False
@@ -57,12 +54,13 @@ def _times(table: Table, rows: Rows) -> NDArray[np.int64]:
     return times
 
 
-def _check_share(table: Table, held_out: NDArray[np.bool_], source: Source, share: float, name: str) -> None:
-    good = int(table.good.sum())
-    if not good or 0 < int(held_out.sum()) < good:
+def check_share(table: Table, held_out: Rows, source: Source, name: str) -> None:
+    """Raise UserError where a share, not files, holds out all of the records or none."""
+    share, good = source.held_out, int(table.good.sum())
+    if isinstance(share, list) or not share or not good or 0 < len(held_out) < good:
         return
     draws = np.unique(_draws(table.keys[table.good]))
-    left = "nothing to train on" if held_out.any() else "nothing held out"
+    left = "nothing to train on" if len(held_out) else "nothing held out"
     others = "name held-out files, or 0.0 to hold nothing out"
     if len(draws) > 1:
         wanted = min(len(draws) - 1, max(1, round(share * len(draws))))

@@ -151,6 +151,16 @@ class Records(Sequence[T], Generic[T]):
         """Where a record stands: "file:12"."""
         return self._table.place(int(self._rows[index]))
 
+    @property
+    def prompts(self) -> NDArray[np.uint64]:
+        """The first 64 bits of the hash of each record's prompt [N]."""
+        return self._table.prompts[self._rows]
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """The same of what decides each record's side: its prompt, or its value of split_key [N]."""
+        return self._table.keys[self._rows]
+
     @cached_property
     def fingerprint(self) -> str:
         """A sha256 over the records in their order; names and places of files do not count."""

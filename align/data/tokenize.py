@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from align.data.scan import Problem
+from align.data.scan import Problem, T
 from align.data.store import Batches, code_of, content_key, kept, starts_of
 from align.data.table import Records, valid
 from align.data.template import Template
 from align.errors import UserError
-from align.records import Demonstration, Messages, Prompt, Ranking
+from align.records import Demonstration, Messages, Prompt, Ranking, RecordError
 
 __all__ = [
     "Encoded",
@@ -29,6 +29,8 @@ __all__ = [
     "encode_prompts",
     "encode_rankings",
     "opening",
+    "responses_of",
+    "token_counts",
 ]
 
 
@@ -41,7 +43,7 @@ class Encoded:
 
 
 E = TypeVar("E")
-R = TypeVar("R", Prompt, Demonstration, Ranking)
+Record = Prompt | Demonstration | Ranking
 _CODE = ("data/tokenize.py", "data/template.py")
 _CHUNK = 256  # records that are tokenised together
 _SCHEMA = pa.schema(
@@ -50,6 +52,7 @@ _SCHEMA = pa.schema(
         ("ends", pa.list_(pa.int32())),  # where each of them ends
         ("longest", pa.int32()),  # tokens of the prompt with its longest response
         ("problem", pa.string()),  # why there are no ids
+        ("field", pa.string()),  # the part of the record that has none
     ]
 )
 
@@ -124,7 +127,7 @@ def encode_demonstrations(
     has more than max_length tokens.
     """
     limit = _Limit(max_length, "sft.max_length", where)
-    return _encode(template, records, lambda r: (r.response,), limit, _same, cache, skip)
+    return _encode(template, records, limit, _same, cache, skip)
 
 
 def encode_rankings(
@@ -137,7 +140,7 @@ def encode_rankings(
 ) -> Encodings[Encoded]:
     """Encode each ranking, its prompt once; raises UserError as encode_demonstrations does."""
     limit = _Limit(max_length, "rm.max_length", where)
-    return _encode(template, records, lambda r: r.responses, limit, _same, cache, skip)
+    return _encode(template, records, limit, _same, cache, skip)
 
 
 def encode_prompts(
@@ -154,7 +157,32 @@ def encode_prompts(
     Raises UserError as encode_demonstrations does, and where the base has no positions for the response.
     """
     limit = _Limit(max_prompt_tokens, "ppo.max_prompt_tokens", where, room)
-    return _encode(template, records, lambda r: (), limit, lambda encoded: encoded.prompt, cache, skip)
+    return _encode(template, records, limit, lambda encoded: encoded.prompt, cache, skip)
+
+
+def token_counts(
+    template: Template, records: Records[Any], cache: Path | None, seen: Callable[[int], None]
+) -> Iterator[list[int] | RecordError]:
+    """For each record the tokens of its prompt and of each response, or why and where it cannot be encoded.
+
+    Encodes what is not in the cache, where `encode_*` finds it; `seen` hears how many that are so far.
+    """
+    for batch in _batches(template, records, cache, None, seen):
+        problems, fields = batch.column("problem").to_pylist(), batch.column("field").to_pylist()
+        ends, ends_at = _flat(batch.column("ends"))
+        for i, (problem, field) in enumerate(zip(problems, fields, strict=True)):
+            if problem:
+                yield RecordError(field, f"cannot be encoded: {problem}")
+            else:
+                cuts: list[int] = [0, *ends[ends_at[i] : ends_at[i + 1]].tolist()]
+                yield [b - a for a, b in pairwise(cuts)]
+
+
+def responses_of(record: Record) -> tuple[str, ...]:
+    """The record's responses: K, one or none."""
+    if isinstance(record, Ranking):
+        return record.responses
+    return (record.response,) if isinstance(record, Demonstration) else ()
 
 
 @dataclass(frozen=True)
@@ -167,8 +195,7 @@ class _Limit:
 
 def _encode(
     template: Template,
-    records: Sequence[R],
-    responses: Callable[[R], Sequence[str]],
+    records: Sequence[T],
     limit: _Limit,
     make: Callable[[Encoded], E],
     cache: Path | None,
@@ -178,44 +205,13 @@ def _encode(
     distinct, index = (
         records.distinct() if isinstance(records, Records) else (records, np.arange(len(records)))
     )
-
-    def told(row: int, problem: str) -> UserError:
-        return UserError(f"{limit.where}: {_named(distinct, row)}: {problem}")
-
-    def rows() -> Iterator[tuple[Any, ...]]:
-        for start in range(0, len(distinct), _CHUNK):
-            for i, (*found, problem) in enumerate(
-                _tokens(template, distinct[start : start + _CHUNK], responses)
-            ):
-                if problem and not skip:
-                    raise told(start + i, problem)
-                yield *found, problem
-
-    known = distinct.fingerprint if isinstance(distinct, Records) else None
-    key = content_key(
-        code=code_of(*_CODE),
-        template=template.hash,
-        rows=template.rows,
-        records=known,
-        of=limit.key,
-    )
-    batches = kept(cache if known else None, f"tokens/{key}.arrow", _SCHEMA, rows)
+    batches = _batches(template, distinct, cache, None if skip else limit.where)
     lengths = _whole(batches, lambda batch: batch.column("longest"))
-    problems = _problems(batches)
     if not skip:
-        for row, problem in problems.items():
-            raise told(row, problem)
         _refuse_long(distinct, lengths, limit)
         _refuse_beyond(template, int(max(lengths, default=0)), limit)
         return Encodings(batches, index, make, records)
-    beyond = template.positions if template.positions is not None else np.inf
-    for row in np.flatnonzero((lengths > limit.tokens) | (lengths + limit.room > beyond)).tolist():
-        over = f"`{limit.key}` is {limit.tokens}"
-        if lengths[row] <= limit.tokens:
-            over = f"the base reads at most {beyond}" + (
-                f", {limit.room} of them kept free" * bool(limit.room)
-            )
-        problems[row] = f"has {lengths[row]} tokens, and {over}"
+    problems = _problems(batches) | _too_long(template, lengths, limit)
     skipped = [Problem(_place(distinct, row, limit.where), "", problems[row]) for row in sorted(problems)]
     good = ~np.isin(index, list(problems))
     if len(records) and not good.any():
@@ -228,23 +224,68 @@ def _encode(
     return Encodings(batches, index[good], make, chosen, skipped)
 
 
-def _tokens(
-    template: Template, records: Sequence[Any], responses: Callable[[Any], Sequence[str]]
-) -> Iterator[tuple[Any, ...]]:
+def _batches(
+    template: Template,
+    records: Sequence[T],
+    cache: Path | None,
+    where: str | None,
+    seen: Callable[[int], None] = lambda count: None,
+) -> Batches:
+    """Rows of _SCHEMA, from the cache or made now; UserError at the first problem if `where` is given."""
+
+    def refuse(row: int, problem: str | None) -> None:
+        if problem is not None and where is not None:
+            raise UserError(f"{where}: {_named(records, row)}: {problem}")
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(records), _CHUNK):
+            seen(start)
+            for i, row in enumerate(_tokens(template, records[start : start + _CHUNK])):
+                refuse(start + i, row[3])
+                yield row
+
+    if not isinstance(records, Records):
+        return kept(None, "", _SCHEMA, rows)
+    made = {"template": template.hash, "rows": template.rows, "records": records.fingerprint}
+    key = content_key(code=code_of(*_CODE), **made)
+    batches = kept(cache, f"tokens/{key}.arrow", _SCHEMA, rows)
+    for row, problem in _problems(batches).items():
+        refuse(row, problem)
+    return batches
+
+
+def _tokens(template: Template, records: Sequence[Record]) -> Iterator[tuple[Any, ...]]:
     """Rows of _SCHEMA."""
-    texts = [responses(record) for record in records]
+    texts = [responses_of(record) for record in records]
     prompts = template.prompts_ids([record.prompt for record in records])
     answers = iter(template.responses_ids([text for several in texts for text in several]))
     for prompt, several in zip(prompts, texts, strict=True):
         found = [prompt, *(next(answers) for _ in several)]
         parts = [ids for ids in found if not isinstance(ids, UserError)]
         if len(parts) < len(found):
-            wrong = next(str(ids) for ids in found if isinstance(ids, UserError))
-            yield (), (), 0, wrong
+            wrong, ids = next((i, ids) for i, ids in enumerate(found) if isinstance(ids, UserError))
+            response = "response" if len(several) == 1 else f"responses[{wrong - 1}]"
+            yield (), (), 0, str(ids), response if wrong else "prompt"
             continue
         lengths = [len(part) for part in parts]
         flat = np.fromiter((token for part in parts for token in part), np.int32, sum(lengths))
-        yield flat, np.cumsum(lengths, dtype=np.int32), lengths[0] + max(lengths[1:], default=0), None
+        ends = np.cumsum(lengths, dtype=np.int32)
+        yield flat, ends, lengths[0] + max(lengths[1:], default=0), None, None
+
+
+def _too_long(template: Template, lengths: NDArray[np.int64], limit: _Limit) -> dict[int, str]:
+    """Why a row has too many tokens, by its number."""
+    beyond = template.positions if template.positions is not None else np.inf
+    free = f", {limit.room} of them kept free" * bool(limit.room)
+    return {
+        row: f"has {lengths[row]} tokens, and "
+        + (
+            f"`{limit.key}` is {limit.tokens}"
+            if lengths[row] > limit.tokens
+            else f"the base reads at most {beyond}{free}"
+        )
+        for row in np.flatnonzero((lengths > limit.tokens) | (lengths + limit.room > beyond)).tolist()
+    }
 
 
 def _same(encoded: Encoded) -> Encoded:
@@ -272,7 +313,7 @@ def _problems(batches: Batches) -> dict[int, str]:
     return found
 
 
-def _refuse_long(records: Sequence[R], lengths: NDArray[np.int64], limit: _Limit) -> None:
+def _refuse_long(records: Sequence[T], lengths: NDArray[np.int64], limit: _Limit) -> None:
     long = np.flatnonzero(lengths > limit.tokens)
     if len(long):
         first, longest = int(long[0]), int(lengths.max())
@@ -297,11 +338,11 @@ def _refuse_beyond(template: Template, longest: int, limit: _Limit) -> None:
     )
 
 
-def _place(records: Sequence[R], row: int, where: str) -> str:
+def _place(records: Sequence[T], row: int, where: str) -> str:
     return records.place(row) if isinstance(records, Records) else f"{where}: record {row + 1}"
 
 
-def _named(records: Sequence[R], row: int) -> str:
+def _named(records: Sequence[T], row: int) -> str:
     """A record's number, where it stands if that is known, and its prompt's first words."""
     place = f"{records.place(row)}: " if isinstance(records, Records) else ""
     return f"record {row + 1} ({place}{opening(records[row].prompt)})"

@@ -9,6 +9,7 @@ from typing import Any
 
 from align.data.formats import Format, detect, find
 from align.data.rows import FileError, read_rows
+from align.data.scan import gathered
 from align.errors import UserError
 from align.records import Demonstration, Messages, Prompt, Ranking, RecordError
 
@@ -109,24 +110,15 @@ def _detected(place: str, row: Mapping[str, Any]) -> Format:
 
 def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[Item | RecordError]:
     """Records as the format reads them, in the form of our own records."""
-    broken: list[RecordError] = []
-
-    def good() -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for place, row in rows:
-            if isinstance(row, RecordError):
-                broken.append(_at(place, row))
-            else:
-                yield place, row
-
-    for place, row in format.gather(good()) if format.gather else good():
-        yield from broken
-        broken.clear()
+    for place, row in gathered(format, rows):
+        if isinstance(row, RecordError):
+            yield _at(place, row)
+            continue
         try:
             for record in format.read(row):
                 yield _item(place, record)
         except RecordError as error:
             yield _at(place, error)
-    yield from broken
 
 
 def _item(place: str, record: Prompt | Demonstration | Ranking) -> Item:

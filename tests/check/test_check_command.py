@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from align.check.result import Finding, Report
 from align.check.run import check
 from align.check.show import lines
 from align.recipe_file import load_recipe
+from align.records import Demonstration, Prompt, Ranking
 
 REAL = ROOT.parent / "shared" / "data"
 Make = Callable[..., Path]
@@ -205,6 +207,129 @@ def test_what_is_skipped_is_a_warning(rankings: Callable[..., Report]) -> None:
     assert the(left_out, "wrong_records").severity == the(left_out, "beyond_base").severity == "warning"
 
 
+def test_where_what_is_skipped_leaves_nothing_training_refuses(rankings: Callable[..., Report]) -> None:
+    empty, long = ranking("empty", [" a", ""], [1, 2]), ranking("long", [" so" * 200, " b"], [1, 2])
+    all_wrong = rankings([empty], source={"on_bad_record": "skip"})
+    assert the(all_wrong, "no_records").severity == "error"
+    all_long = rankings([long], source={"on_bad_record": "skip"})
+    assert the(all_long, "beyond_base").severity == "error"
+    assert "they leave a side empty" in the(all_long, "beyond_base").message
+    light = rankings(
+        [ranking("p", [" a", " b"], [1, 2])], source={"train": {"path": "train.jsonl", "weight": 1e-9}}
+    )
+    assert the(light, "no_records").severity == "error"
+
+
+def test_a_wrong_record_is_told_whether_or_not_the_file_ends_well(tiny_recipe: Make, tmp_path: Path) -> None:
+    rows = [json.dumps(ranking(f"film {i * i * 7919}", [" a", " b"], [1, 2])) for i in range(9000)]
+    rows[2] = json.dumps(ranking("film", [" a"], [1]))
+    packed = gzip.compress("\n".join(rows).encode())
+    (tmp_path / "torn.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    source = {"train": ["rankings.jsonl", "torn.jsonl.gz"]}
+    recipe = tiny_recipe(data={"template": "plain", "rankings": source})
+    for report in (run(recipe), run(recipe)):  # the second finds the other file in the cache
+        (wrong,) = report.wrong_records
+        assert (wrong.count, wrong.files) == (2, 1)
+        assert "torn.jsonl.gz:3: `responses` has 1" in wrong.first[0]
+        # Training uses no record of a file that cannot be read to its end.
+        assert sum(part.records for part in report.sets if part.kind == "rankings") == 24
+
+
+KINDS = {"demonstrations": Demonstration, "rankings": Ranking, "prompts": Prompt}
+
+
+@pytest.mark.parametrize("held_out", [0.2, ["held_out.jsonl"]])
+def test_stages_find_all_that_a_check_read(
+    tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: Any
+) -> None:
+    from align.data import load as loading
+    from align.data.template import Template
+    from align.data.tokenize import encode_demonstrations, encode_prompts, encode_rankings
+    from align.stages.setup import set_up
+
+    rows = [ranking(f"film {i}", [" warm", " dull" * (i % 3 + 1)], [1, 2]) for i in range(40)]
+    write_jsonl(tmp_path / "more.jsonl", [*rows, ranking("eos", [" a<eos>", " b"], [1, 2]), {"prompt": "no"}])
+    write_jsonl(tmp_path / "held_out.jsonl", rows[:3])  # leaks: training goes on without them
+    train = [{"path": "more.jsonl", "weight": 0.5}, {"path": "rankings.jsonl", "weight": 3}]
+    source = {"train": train, "held_out": held_out, "on_bad_record": "skip"}
+    recipe = load_recipe(tiny_recipe(data={"template": "plain", "rankings": source}))
+    first = check(recipe, "r.yaml")
+    assert first.exit_code == 0
+    cache = recipe.data.cache_folder
+    kept = {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")}
+    template = set_up(recipe).template
+    template.hash  # noqa: B018  (its probe is tokenised)
+
+    def refuse(*given: Any) -> Any:
+        raise AssertionError("read or tokenised again")
+
+    monkeypatch.setattr(loading, "scan_file", refuse)
+    monkeypatch.setattr(Template, "responses_ids", refuse)
+    monkeypatch.setattr(Template, "prompts_ids", refuse)
+    for name, encode in (
+        ("demonstrations", encode_demonstrations),
+        ("rankings", encode_rankings),
+        ("prompts", encode_prompts),
+    ):
+        split = loading.load(KINDS[name], getattr(recipe.data, name), name, cache)
+        for side in (split.train, split.held_out):
+            encoded: Any = encode(template, side, 200, name, cache=cache, skip=True)  # type: ignore[operator]
+            assert len(encoded)
+    assert check(recipe, "r.yaml") == first
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")} == kept
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_and_everything_is_checked(
+    tiny_recipe: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    good, report = run(tiny_recipe()), run(tiny_recipe(), f"data.cache={tmp_path / 'file'}")
+    cache = the(report, "cache")
+    assert (cache.severity, cache.where, report.exit_code) == ("error", "data.cache", 2)
+    assert f"the cache {tmp_path / 'file'}" in cache.message and "cannot be written" in cache.message
+    assert report.sets == good.sets
+
+
+def test_stopped_in_the_middle_it_leaves_nothing_half_written(
+    tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from align.data.template import Template
+
+    recipe = tiny_recipe()
+    responses_ids = Template.responses_ids
+
+    def stopped(self: Template, texts: Any) -> Any:
+        if any("tired" in text for text in texts):  # in the rankings; the demonstrations are done
+            raise KeyboardInterrupt
+        return responses_ids(self, texts)
+
+    monkeypatch.setattr(Template, "responses_ids", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe)
+    names = [path.name for path in (tmp_path / "cache").rglob("*.arrow*")]
+    assert any(name.endswith(".arrow") for name in names) and not any(".part-" in name for name in names)
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.undo()
+    assert run(recipe).exit_code == 0
+
+
+def test_labels_of_a_database_are_checked(
+    tiny_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = {"labels": str(tmp_path / "labeling.db"), "held_out": 0.2}
+    recipe = tiny_recipe(data={"template": "plain", "rankings": source})
+    missing = run(recipe)
+    assert missing.exit_code == 2 and "labeling.db" in missing.wrong_records[0].first[0]
+    reading = pytest.importorskip("labeling.store.read", reason="needs the `labeling` extra")
+    rows = [ranking(f"film {i}", [" warm", " dull"], [1, 1], labeler=f"l{i % 4}") for i in range(30)]
+    monkeypatch.setattr(reading, "read_records", lambda path, kind, filters: rows)
+    report = run(recipe)
+    assert sum(part.records for part in report.sets if part.kind == "rankings") == 30
+    assert {finding.where for finding in found(report, "no_comparison")} >= {"data.rankings.train"}
+    (train, _) = (part.labels for part in report.sets if part.kind == "rankings")
+    assert train is not None and train.labelers == 4
+
+
 def test_a_missing_file_is_an_error_even_where_records_are_skipped(tiny_recipe: Make) -> None:
     source = {"train": ["rankings.jsonl", "gone.jsonl"], "on_bad_record": "skip"}
     report = run(tiny_recipe(data={"template": "plain", "rankings": source}))
@@ -343,7 +468,7 @@ def test_three_labelers_agree_as_published(tiny_recipe: Make) -> None:
 
 def test_the_page_explains_every_finding() -> None:
     codes: set[str] = set()
-    for name in ("judge.py", "run.py"):
+    for name in ("findings.py", "run.py"):
         for node in ast.walk(ast.parse((ROOT / "align" / "check" / name).read_text())):
             called = getattr(getattr(node, "func", None), "id", "")
             if isinstance(node, ast.Call) and called in ("Finding", "found"):

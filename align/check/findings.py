@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from align.check.gather import Gathered, Row
+from align.check.gather import Gathered
 from align.check.result import (
     EXAMPLES,
     KINDS,
@@ -37,14 +37,16 @@ def number(count: int, one: str, several: str | None = None) -> str:
 
 
 def percent(part: float, whole: float) -> str:
+    """`12.3%`."""
     return f"{100 * part / whole:.1f}%" if whole else "0%"
 
 
 def by_share(count: int, total: int, limit: float) -> Severity:
+    """A warning from this share of the total on, a note below."""
     return "warning" if count >= limit * total else "note"
 
 
-def missing(recipe: Recipe) -> Iterator[Finding]:
+def of_kinds(recipe: Recipe) -> Iterator[Finding]:
     """Kinds that the recipe does not name."""
     absent = [kind for kind in KINDS if getattr(recipe.data, kind) is None]
     if len(absent) == len(KINDS):
@@ -57,7 +59,7 @@ def missing(recipe: Recipe) -> Iterator[Finding]:
         )
 
 
-def wrong(found: WrongRecords) -> Iterator[Finding]:
+def of_wrong_records(found: WrongRecords) -> Iterator[Finding]:
     """Records that could not be read or encoded."""
     if not found.count:
         return
@@ -74,35 +76,33 @@ def wrong(found: WrongRecords) -> Iterator[Finding]:
     yield Finding(severity, "wrong_records", f"data.{found.kind}", message, found.first)
 
 
-def sides(gathered: Gathered) -> Iterator[Finding]:
+def of_sides(gathered: Gathered) -> Iterator[Finding]:
     """A side without records, and values of split_key that are on both."""
     where, source = f"data.{gathered.kind}", gathered.source
-    train, out = gathered.train.rows, gathered.held_out.rows
-    if not train and not gathered.wrong:
+    wrong = gathered.wrong
+    if not gathered.train.used and (not wrong.count or (wrong.skipped and not wrong.files)):
         yield Finding("error", "no_records", f"{where}.train", "no record is left to train on")
     elif source.held_out == 0.0 or source.held_out == []:
         message = "nothing is held out, so nothing measures what is learnt"
         yield Finding("note", "nothing_held_out", where, message)
-    elif not out and not gathered.wrong:
+    elif not gathered.held_out.rows and not wrong.count:
         what = f"a share of {source.held_out}" if isinstance(source.held_out, float) else "what is named"
         message = f"{what} leaves nothing held out: name a larger share, held-out files, or 0.0 for none"
         yield Finding("error", "nothing_held_out", f"{where}.held_out", message)
-    if source.split_key is not None:
-        shared = {row.group for row in train} & {row.group for row in out}
-        if shared:
-            skip = source.on_bad_record == "skip"
-            values = number(len(shared), "value stands", "values stand")
-            does = "the training records are left out" if skip else "training refuses them"
-            message = f"{values} on both sides: {does}"
-            yield Finding("warning" if skip else "error", "leak", f"{where}.split_key", message)
+    if source.split_key is not None and gathered.on_both_sides:
+        skip = source.on_bad_record == "skip"
+        values = number(gathered.on_both_sides, "value stands", "values stand")
+        does = "the training records are left out" if skip else "training refuses them"
+        message = f"{values} on both sides: {does}"
+        yield Finding("warning" if skip else "error", "leak", f"{where}.split_key", message)
 
 
-def limits(both: Sequence[Set], skip: bool) -> Iterator[Finding]:
+def of_limits(both: Sequence[Set], skip: bool) -> Iterator[Finding]:
     """Records of one kind that are too long."""
     records = sum(found.records for found in both)
-    every = [found.lengths.limits for found in both if found.lengths]
-    for of_sides in zip(*every, strict=True):
-        limit, over = of_sides[0], sum(part.over for part in of_sides)
+    measured = [found for found in both if found.lengths]
+    for same in zip(*(found.lengths.limits for found in measured if found.lengths), strict=True):
+        limit, over = same[0], sum(part.over for part in same)
         if not over:
             continue
         have = f"{over:,} of {number(records, 'record')} {'has' if over == 1 else 'have'} more than"
@@ -112,14 +112,17 @@ def limits(both: Sequence[Set], skip: bool) -> Iterator[Finding]:
             todo = "shorten or drop them, or take another base"
         else:
             what = f"{have} {limit.key} = {limit.tokens:,} tokens"
-            todo = f"raise it to {max(part.longest for part in of_sides):,}, or shorten or drop them"
+            todo = f"raise it to {max(part.longest for part in same):,}, or shorten or drop them"
+        empty = any(part.over == found.records for found, part in zip(measured, same, strict=True))
         if skip:
-            todo = "they are left out (on_bad_record: skip)"
+            left_out = "left out (on_bad_record: skip)"
+            todo = f"{todo}; {left_out}, they leave a side empty" if empty else f"they are {left_out}"
         code = "beyond_base" if limit.key == "base" else "too_long"
-        yield Finding("warning" if skip else "error", code, f"data.{both[0].kind}", f"{what}: {todo}")
+        severity: Severity = "warning" if skip and not empty else "error"
+        yield Finding(severity, code, f"data.{both[0].kind}", f"{what}: {todo}")
 
 
-def template(facts: TemplateFacts) -> Iterator[Finding]:
+def of_template(facts: TemplateFacts) -> Iterator[Finding]:
     """How tokenizer and chat template go together."""
     if facts.turn_ends_with_eos is False:
         message = (
@@ -147,7 +150,7 @@ def template(facts: TemplateFacts) -> Iterator[Finding]:
         yield Finding("note", "pad_is_eos", "base", message)
 
 
-def texts(gathered: Gathered) -> Iterator[Finding]:
+def of_texts(gathered: Gathered) -> Iterator[Finding]:
     """What is odd about single records of one kind, on both sides together."""
     piles = (gathered.train, gathered.held_out)
     where = f"data.{gathered.kind}"
@@ -157,13 +160,13 @@ def texts(gathered: Gathered) -> Iterator[Finding]:
     def found(
         code: str, of: int, limit: float, one: str, several: str, after: str = "", slug: str | None = None
     ) -> Iterator[Finding]:
-        count = sum(pile.marked(code).count for pile in piles)
+        count = sum(pile.counts[code] for pile in piles)
         if count:
-            places = [place for pile in piles for place in pile.marked(code).places][:EXAMPLES]
+            places = [place for pile in piles for place in pile.places[code]][:EXAMPLES]
             message = number(count, one, several) + after
             yield Finding(by_share(count, of, limit), slug or code, where, message, places)
 
-    for code in sorted({code for pile in piles for code in pile.marks if code.startswith("control ")}):
+    for code in sorted({code for pile in piles for code in pile.counts if code.startswith("control ")}):
         after = (
             f" the text {code.removeprefix('control ')!r}, which the tokenizer reads as a control token: "
             "take it out"
@@ -172,7 +175,7 @@ def texts(gathered: Gathered) -> Iterator[Finding]:
     holds = ("ranking holds", "rankings hold")
     after = " one text twice, ranked differently: such a label can only be noise"
     yield from found("same_text_ranked_apart", total, 0, *holds, after)
-    if sum(pile.marked("identical").count - pile.marked("same_text_ranked_apart").count for pile in piles):
+    if sum(pile.counts["identical"] - pile.counts["same_text_ranked_apart"] for pile in piles):
         yield from found("identical", total, _MUCH, *holds, " one response twice")
     yield from found("near_identical", total, _MANY, *holds, " responses that are nearly the same")
     yield from found("says_nothing", answers, _MUCH, "response is", "responses are", " punctuation only")
@@ -185,7 +188,7 @@ def texts(gathered: Gathered) -> Iterator[Finding]:
     yield from found("response_starts_with_space", answers, _MANY, *begins, after)
 
 
-def repeats(both: Sequence[Set]) -> Iterator[Finding]:
+def of_repeats(both: Sequence[Set]) -> Iterator[Finding]:
     """Records and prompts that come again on their side."""
     where = f"data.{both[0].kind}"
     records, whole, again, near = (
@@ -207,7 +210,7 @@ def repeats(both: Sequence[Set]) -> Iterator[Finding]:
         yield Finding("note", "near_prompts", where, message)
 
 
-def labels(found: Set, recipe: Recipe) -> Iterator[Finding]:
+def of_labels(found: Set, recipe: Recipe) -> Iterator[Finding]:
     """What the rankings of one side decide, and who made them."""
     said, where = found.labels, f"data.{found.kind}.{found.side}"
     if said is None or not found.records:
@@ -229,7 +232,7 @@ def labels(found: Set, recipe: Recipe) -> Iterator[Finding]:
         yield Finding("note", "one_labeler", where, message)
 
 
-def conflicts(side: str, found: Consistency, openings: dict[int, str]) -> Iterator[Finding]:
+def of_conflicts(side: str, found: Consistency, openings: dict[int, str]) -> Iterator[Finding]:
     """Labels that contradict each other."""
     where = f"data.rankings.{side}"
 
@@ -263,7 +266,7 @@ def conflicts(side: str, found: Consistency, openings: dict[int, str]) -> Iterat
         yield Finding("warning", "agreement", where, message)
 
 
-def length(found: LengthBias | None) -> Iterator[Finding]:
+def of_length(found: LengthBias | None) -> Iterator[Finding]:
     """Whether length alone predicts the label."""
     if found is None:
         return
@@ -281,7 +284,7 @@ def length(found: LengthBias | None) -> Iterator[Finding]:
     yield Finding(severity, "length_bias", "data.rankings", message)
 
 
-def leaks(found: Sequence[Leak], recipe: Recipe) -> Iterator[Finding]:
+def of_leaks(found: Sequence[Leak], recipe: Recipe) -> Iterator[Finding]:
     """Prompts that are trained on and measured on."""
     for leak in found:
         own = leak.trains == leak.held_out
@@ -308,12 +311,7 @@ def leaks(found: Sequence[Leak], recipe: Recipe) -> Iterator[Finding]:
         yield Finding(severity, "leak", f"data.{leak.held_out}.held_out", message, leak.first)
 
 
-def openings(rows: Sequence[Row]) -> dict[int, str]:
-    """The first words of each prompt, by its key."""
-    return {row.prompt: row.opening for row in rows}
-
-
-def advice(findings: Sequence[Finding], recipe: Recipe, recipe_path: str) -> str:
+def next_step(findings: Sequence[Finding], recipe: Recipe, recipe_path: str) -> str:
     """One line: what to do next."""
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = sum(finding.severity == "warning" for finding in findings)
