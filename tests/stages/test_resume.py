@@ -119,9 +119,9 @@ def _copy_without(finished: Path, stage: str, target: Path) -> Path:
         ("rm", "align.runtime.metrics:JsonLines.append", 3, "after"),
         ("rm", "align.stages.rm:evaluate_quickly", 2, "before"),  # in the second evaluation
         ("rm", "align.models.export:save_file", 2, "after"),
-        ("rm", "align.stages.rm:_score_rankings", 8, "after"),  # between two microbatches
+        ("rm", "align.stages.rm:ranking_scores", 8, "after"),  # between two microbatches
         ("rm", "align.runtime.checkpoint:save_file", 3, "after"),  # a checkpoint half written
-        ("ppo", "align.stages.ppo:assess", 3, "before"),  # sampled, not yet updated
+        ("ppo", "align.stages.ppo:score_rollout", 3, "before"),  # sampled, not yet updated
         (
             "ppo",
             "align.stages.ppo_update:policy_loss",

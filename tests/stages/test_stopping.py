@@ -70,7 +70,7 @@ def _signal_at(where: str, count: int, number: int, patch: pytest.MonkeyPatch) -
         ("rm", "align.stages.rm:batch_loss", 3, 2),
         ("rm", "align.stages.rm:_apply", 3, 3),
         ("rm", "align.stages.rm:evaluate_quickly", 1, 2),
-        ("ppo", "align.stages.ppo:assess", 2, 1),  # sampled, not yet updated
+        ("ppo", "align.stages.ppo:score_rollout", 2, 1),  # sampled, not yet updated
         ("ppo", "align.stages.ppo_update:policy_loss", 6, 2),  # within the updates of iteration 2
         ("ppo", "align.stages.ppo:summary", 1, 2),  # evaluating
     ],
