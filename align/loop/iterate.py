@@ -30,7 +30,7 @@ from align.recipe import LABELS, Entry, Recipe, Source, Stage
 from align.recipe_file import dump, load_recipe
 from align.records import Prompt, prompt_key
 from align.runtime.files import write_text
-from align.runtime.lineage import ADAPTER, read_manifest
+from align.runtime.manifest import ADAPTER, Manifest, read_manifest
 from align.stages.setup import source
 
 What = Literal["ask", "wait for demonstrations", "sft", "sample", "wait for rankings", "rm", "ppo", "stuck"]
@@ -254,15 +254,15 @@ class _Loop:
             return progress(session, written, ranked, origin)
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def _finished(folder: Path) -> Manifest | None:
     """The manifest of a stage that has finished."""
     path = folder / "manifest.json"
-    manifest = read_manifest(path, "restore it") if path.exists() else {}
-    return manifest if manifest.get("finished") else None
+    manifest = read_manifest(path, "restore it") if path.exists() else None
+    return manifest if manifest and manifest.finished else None
 
 
 def _digest(folder: Path) -> str:
-    return str(read_manifest(folder / "manifest.json", "restore it")["final"][ADAPTER])
+    return read_manifest(folder / "manifest.json", "restore it").final[ADAPTER]
 
 
 def _checked(recipe: Recipe) -> Recipe:

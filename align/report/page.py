@@ -137,7 +137,7 @@ def _lineage(run: RunFiles) -> list[tuple[str, str, str]]:
     rows = []
     for stage in run.stages.values():
         for part, words in (("lineage", "from"), ("data", "read"), ("final", "wrote")):
-            found = stage.manifest.get(part)
+            found = stage.lineage if part == "lineage" else stage.manifest.get(part)
             for name, digest in sorted(found.items()) if isinstance(found, dict) else []:
                 if part != "final" or name.endswith(".safetensors"):
                     rows.append((stage.name, f"{words} {name}", str(digest)[:_HASH]))

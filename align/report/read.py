@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align.runtime.manifest import as_manifest
 from align.text import clean
 
 _STAGES = ("sft", "rm", "ppo")
@@ -28,6 +29,14 @@ class Stage:
     @property
     def finished(self) -> bool:
         return self.manifest.get("finished") is True
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """Every hash that it started from, by name; empty where the manifest is not one of a stage."""
+        try:
+            return as_manifest(self.manifest).lineage
+        except (KeyError, ValueError, TypeError, AttributeError):
+            return {}
 
     @property
     def results(self) -> dict[str, float]:

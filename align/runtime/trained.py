@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from align.errors import MissingStage, UserError
 from align.recipe import Base, Lora, Recipe, Stage
 from align.recipe_file import load_recipe
-from align.runtime.lineage import read_manifest
+from align.runtime.manifest import Manifest, read_manifest
 
 
 def as_trained(
     folder: Path, stage: Stage, base: Path | None = None, finished: bool = True
-) -> tuple[Recipe, dict[str, Any]]:
+) -> tuple[Recipe, Manifest]:
     """The recipe and manifest of a run folder's finished `stage`; `base`: where the base lies now.
 
     Raises MissingStage where it has not finished (with `finished`), UserError where the folder is no run's.
@@ -50,19 +50,19 @@ def refuse_code(recipe: Recipe, folder: Path, trusted: bool) -> None:
         )
 
 
-def _manifest(folder: Path, stage: Stage, finished: bool) -> dict[str, Any]:
+def _manifest(folder: Path, stage: Stage, finished: bool) -> Manifest:
     path, state = folder / stage / "manifest.json", "has not run"
     if path.exists():
         manifest = read_manifest(path, f"restore it, or train {stage} again")
-        if manifest["finished"] or not finished:
+        if manifest.finished or not finished:
             return manifest
         state = "has not finished"
     raise MissingStage(f"{stage} {state} in {folder}: run `align {stage} {folder / 'recipe.yaml'}` first")
 
 
-def _with(recipe: Recipe, manifest: dict[str, Any], base: Path | None) -> Recipe:
+def _with(recipe: Recipe, manifest: Manifest, base: Path | None) -> Recipe:
     """The recipe with what the stage's own manifest says; recipe.yaml is that of the run's last command."""
-    theirs = manifest["recipe"]
+    theirs = manifest.recipe
     spec: dict[str, Any] = {**recipe.base.model_dump(), **theirs["base"]}
     if base is not None:
         spec |= {"name": str(base), "revision": None}

@@ -247,7 +247,6 @@ def _note(
     run: Trained, tokenizer: PreTrainedTokenizerBase, kind: str, dtype: str, proof: Proof
 ) -> dict[str, Any]:
     """What a person who finds the folder wants to know."""
-    results = run.manifest.get("results", {})
     return {
         "stage": run.stage,
         "model": kind,
@@ -255,9 +254,9 @@ def _note(
         "template": run.recipe.data.template,
         "padding": tokenizer.pad_token,
         "base": run.recipe.base.name,
-        "lineage": run.manifest["lineage"],
-        "files": run.manifest["final"],
-        "results": results,
+        "lineage": run.manifest.lineage,
+        "files": run.manifest.final,
+        "results": run.manifest.results,
         "proof": {
             "responses": proof.probes,
             "texts": proof.texts,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from align.errors import UserError
 from align.models.base import Base
@@ -12,6 +11,7 @@ from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe import Recipe, Stage
 from align.runtime.lineage import parent
+from align.runtime.manifest import Manifest
 from align.runtime.trained import as_trained, refuse_code
 from align.stages.setup import Setup, set_up
 
@@ -24,7 +24,7 @@ class Trained:
     recipe: Recipe
     setup: Setup
     final: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 def open_run(folder: Path, stage: Stage, base: Path | None = None, trusted: bool = False) -> Trained:

@@ -66,17 +66,22 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     labels = Labels(recipe, "ppo", accel, restart)
     split = load(Prompt, spec, "prompts", cache, labels)
     guard = parent(recipe, "rm", cfg.guard, setup.lineage) if cfg.guard else None
-    parents = {"sft": sft.adapter_hash}
-    for one in sources:
-        parents |= one.lineage
+    parents = {sft.ref("sft"): None, **{one.parent: None for one in sources if one.parent}}
     if guard is not None:
-        parents |= {"guard": guard.adapter_hash, "guard_head": guard.head_hash}
-    lineage = {**setup.lineage, **parents}
+        parents[guard.ref("guard")] = None
     distributed.check_divisible(cfg.rollout_batch_size, "ppo.rollout_batch_size", accel)
     ptx = load_demonstrations(recipe, labels)
     data = {"prompts": split.fingerprint} | ({"demonstrations": ptx.fingerprint} if ptx else {})
-    made_of = {"lineage": lineage, "data": data}
-    with open_stage(recipe, "ppo", accel, **made_of, labels=labels.contents, restart=restart) as stage:
+    with open_stage(
+        recipe,
+        "ppo",
+        accel,
+        lineage=setup.lineage,
+        parents=list(parents),
+        data=data,
+        labels=labels.contents,
+        restart=restart,
+    ) as stage:
         if stage.finished:
             stage.say(f"ppo is finished: {stage.final}")
             return

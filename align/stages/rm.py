@@ -64,13 +64,20 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     demonstrations = None
     if recipe.data.demonstrations is not None:
         demonstrations = load(Demonstration, recipe.data.demonstrations, "demonstrations", cache, labels)
-    lineage = {**setup.lineage, "sft": sft.adapter_hash}
     data = {"rankings": split.fingerprint}
     if demonstrations is not None:
         data["demonstrations"] = demonstrations.fingerprint
     distributed.check_divisible(cfg.batch_size, "rm.batch_size", accel)
-    made_of = {"lineage": lineage, "data": data}
-    with open_stage(recipe, "rm", accel, **made_of, labels=labels.contents, restart=restart) as stage:
+    with open_stage(
+        recipe,
+        "rm",
+        accel,
+        lineage=setup.lineage,
+        parents=[sft.ref("sft")],
+        data=data,
+        labels=labels.contents,
+        restart=restart,
+    ) as stage:
         if stage.finished:
             stage.say(f"rm is finished: {stage.final}")
             return

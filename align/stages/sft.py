@@ -59,9 +59,11 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     spec, cache = source(recipe, "demonstrations", "sft"), recipe.data.cache_folder
     labels = Labels(recipe, "sft", accel, restart)
     split = load(Demonstration, spec, "demonstrations", cache, labels)
-    made_of = {"lineage": setup.lineage, "data": {"demonstrations": split.fingerprint}}
+    data = {"demonstrations": split.fingerprint}
 
-    with open_stage(recipe, "sft", accel, **made_of, labels=labels.contents, restart=restart) as stage:
+    with open_stage(
+        recipe, "sft", accel, lineage=setup.lineage, data=data, labels=labels.contents, restart=restart
+    ) as stage:
         if stage.finished:
             stage.say(f"sft is finished: {stage.final}")
             return
