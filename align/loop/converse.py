@@ -11,7 +11,7 @@ from align.errors import UserError
 from align.loop.policy import Drawing, Policy, open_policy
 from align.recipe import Recipe
 from align.records import Prompt
-from align.runtime.trained import as_trained
+from align.runtime.lineage import as_trained
 
 _HALF = "\ufffd"  # what the bytes of half a character decode to
 

@@ -29,9 +29,8 @@ from align.recipe_ppo import PPO, Reward
 from align.rollouts.params import Sampled
 from align.rollouts.sources import OwnModel, Service, Texts, by_function
 from align.runtime import distributed
-from align.runtime.lineage import parent
+from align.runtime.lineage import as_trained, parent
 from align.runtime.manifest import ParentRef
-from align.runtime.trained import as_trained
 
 Score = Callable[[Texts], Tensor]
 

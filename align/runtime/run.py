@@ -242,58 +242,53 @@ def open_stage(
     check_installed(recipe.run.trackers)
     made_of = {**lineage, **{parent.name: parent.hashes for parent in parents}}
     _agree(made_of | {f"data.{kind}": read for kind, read in data.items()}, accel)
-    console = Console(quiet=not accel.is_main_process)
-    folder = recipe.run.path / stage
-    manifest: Manifest | None = None
-    lock, new = None, False
-    if accel.is_main_process:
-        _writable(recipe.run.path)
-        lock = _lock(recipe.run.path)
-        try:
+    main = accel.is_main_process
+    folder, console = recipe.run.path / stage, Console(quiet=not main)
+    manifest, new = None, False
+    with ExitStack() as stack:
+        if main:
+            _writable(recipe.run.path)
+            stack.callback(_lock(recipe.run.path).release)
             if restart and folder.exists():
-                aside = _set_aside(folder)
-                console.print(
-                    f"the old {stage} folder is now {aside}", highlight=False, markup=False, soft_wrap=True
-                )
+                moved = f"the old {stage} folder is now {_set_aside(folder)}"
+                console.print(moved, highlight=False, markup=False, soft_wrap=True)
             new = not folder.exists()
             manifest = stage_manifest(recipe, stage, lineage, data, folder, parents, labels)
             _begin(recipe, folder, manifest, labels or {})
-        except BaseException:
-            lock.release()
-            raise
-    main = accel.is_main_process
-    run = StageRun(
-        stage=stage,
-        folder=folder,
-        accel=accel,
-        console=console,
-        manifest=share_object(manifest, accel),
-        keep=recipe.run.keep,
-        grace=recipe.run.grace,
-        metrics=JsonLines(folder / "metrics.jsonl" if main else None),
-        samples=JsonLines(folder / "samples.jsonl" if main else None),
-        bad_steps=JsonLines(folder / BAD_STEPS if main else None),
-        trackers=recipe.run.trackers,
-    )
-    if main and run.finished:
-        shutil.rmtree(run.checkpoints, ignore_errors=True)  # of a process that was killed while it did so
-    if labels and begun(folder):
-        run.say(
-            f"{stage}: its labels are those of {run.manifest.started_at}, when it began; --restart takes "
-            "what has come since"
+        run = StageRun(
+            stage=stage,
+            folder=folder,
+            accel=accel,
+            console=console,
+            manifest=share_object(manifest, accel),
+            keep=recipe.run.keep,
+            grace=recipe.run.grace,
+            metrics=JsonLines(folder / "metrics.jsonl" if main else None),
+            samples=JsonLines(folder / "samples.jsonl" if main else None),
+            bad_steps=JsonLines(folder / BAD_STEPS if main else None),
+            trackers=recipe.run.trackers,
         )
-    if shared := sharding.told(accel):
-        run.say(f"{stage}: {shared}")
-    try:
-        yield run
-    except UserError:
-        if new and not begun(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        run.close()
-        if lock is not None:
-            lock.release()
+        stack.callback(run.close)
+        _tell(run, bool(labels))
+        try:
+            yield run
+        except UserError:
+            if new and not begun(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _tell(run: StageRun, labeled: bool) -> None:
+    """Say how the stage begins; `labeled`: it reads labeling databases."""
+    if labeled and begun(run.folder):
+        since = f"its labels are those of {run.manifest.started_at}, when it began"
+        run.say(f"{run.stage}: {since}; --restart takes what has come since")
+    if shared := sharding.told(run.accel):
+        run.say(f"{run.stage}: {shared}")
+    if run.finished:
+        run.say(f"{run.stage} is finished: {run.final}")
+        if run.main:  # what a process left that was killed when it had just finished
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
 def _begin(recipe: Recipe, folder: Path, manifest: Manifest, labels: Mapping[str, bytes]) -> None:

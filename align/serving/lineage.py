@@ -10,8 +10,8 @@ from pathlib import Path
 from align.errors import UserError
 from align.recipe import STAGES, Stage
 from align.runtime.files import sha256
+from align.runtime.lineage import as_trained, refuse_code
 from align.runtime.manifest import ADAPTER, HEAD, Manifest, ParentRef, read_manifest
-from align.runtime.trained import as_trained, refuse_code
 from align.text import clean
 
 _SHOWN = 16  # characters of a hash

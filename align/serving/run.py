@@ -10,9 +10,8 @@ from align.models.base import Base
 from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe import Recipe, Stage
-from align.runtime.lineage import parent
+from align.runtime.lineage import as_trained, parent, refuse_code
 from align.runtime.manifest import Manifest
-from align.runtime.trained import as_trained, refuse_code
 from align.stages.setup import Setup, set_up
 
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from align.errors import UserError
 from align.records import Prompt
 from align.runtime.hub import quiet_bars
+from align.runtime.lineage import as_trained
 from align.runtime.manifest import ADAPTER
 from align.runtime.progress import Bar
-from align.runtime.trained import as_trained
 from align.serving.app import connected
 from align.serving.records import SCORES, Item
 from labeling.client import Client, Task

@@ -17,8 +17,8 @@ from align.cli import app
 from align.errors import UserError
 from align.recipe_file import load_recipe
 from align.runtime.files import read_json, sha256, to_json
+from align.runtime.lineage import as_trained
 from align.runtime.manifest import ParentRef, read_manifest
-from align.runtime.trained import as_trained
 from align.stages import ppo, rm
 
 

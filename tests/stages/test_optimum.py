@@ -238,7 +238,9 @@ def test_it_arrives_without_a_value_model(tmp_path: Path, advantage: str) -> Non
     bandit = make_bandit(tmp_path, 0.4, 0, iterations=iterations, **fields)
     train(bandit)
     share, to_best, moved, far = covered(bandit)
-    print(f"{advantage}: {share:.2%} of the way; KL to the optimum {to_best:.4f}, to the reference {moved:.3f}")
+    print(
+        f"{advantage}: {share:.2%} of the way; KL to the optimum {to_best:.4f}, to the reference {moved:.3f}"
+    )
     assert share >= COVERED
     assert far > 0.3
 
