@@ -26,6 +26,7 @@ from align.cli_parts import (
 from align.errors import UserError
 from align.failures import reported
 from align.runtime.hub import quiet_bars
+from align.stage_table import STAGES, Stage
 
 HELP = """Teach a language model what people prefer: three stages, one recipe file.
 
@@ -62,12 +63,6 @@ Restart = Annotated[
         "--restart", help="Start anew; what is there is set aside, not deleted.", show_default=False
     ),
 ]
-
-
-class ExportStage(StrEnum):
-    rm = "rm"
-    sft = "sft"
-    ppo = "ppo"
 
 
 class ExportDtype(StrEnum):
@@ -126,7 +121,7 @@ def run(
     accelerate_config: AccelerateConfig = None,
 ) -> None:
     """All three in order; finished stages are not run again, nor rm where no rankings are named or needed."""
-    run_stages(["sft", "rm", "ppo"], recipe, overrides, restart, num_processes, accelerate_config)
+    run_stages(list(STAGES), recipe, overrides, restart, num_processes, accelerate_config)
 
 
 @recipe_app.command("show")
@@ -219,9 +214,9 @@ def score(
 def export(
     run: RunFolder,
     stage: Annotated[
-        ExportStage,
+        Stage,
         typer.Option("--stage", help="rm: the reward model; sft, ppo: the policy after that stage."),
-    ] = ExportStage.rm,
+    ] = "rm",
     to: Annotated[
         Path | None,
         typer.Option("--to", metavar="FOLDER", help="Without it: RUN/export/STAGE.", show_default=False),
@@ -237,7 +232,7 @@ def export(
         from align.serving.export import export as export_stage
 
         quiet_bars()
-        export_stage(run, stage.value, to, dtype.value, base, trusted=trust_remote_code)
+        export_stage(run, stage, to, dtype.value, base, trusted=trust_remote_code)
 
 
 @app.command(rich_help_panel="Label")

@@ -10,6 +10,7 @@ import typer
 
 from align.failures import ended, reported
 from align.runtime.hub import quiet_bars
+from align.stage_table import Stage
 
 RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.", show_default=False)
@@ -65,7 +66,7 @@ TrustCode = Annotated[
 
 
 def run_stages(
-    stages: list[str],
+    stages: list[Stage],
     path: Path,
     overrides: list[str] | None,
     restart: bool,

@@ -20,6 +20,7 @@ from align.errors import UserError
 from align.recipe import LABEL_KEYS, LABELS, Base, Entry, Recipe, Source, train_of_labels
 from align.recipe_mistakes import mistakes, recipe_schema
 from align.recipe_parts import Section, by_new_names, expand
+from align.stage_table import STAGES
 from align.yaml_text import Document, Keys, Mistake, Place, read
 
 SMALLEST = """\
@@ -321,9 +322,10 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             reward["run"] = os.path.expanduser(reward["run"])
         if reward["function"]:
             reward["function"] = _beside(reward["function"], folder)
-    for stage, parent in (("rm", "sft"), ("ppo", "sft"), ("ppo", "rm")):
-        if plain[stage][parent]:
-            plain[stage][parent] = os.path.expanduser(plain[stage][parent])
+    for stage, about in STAGES.items():
+        for parent in about.parents:
+            if plain[stage][parent]:
+                plain[stage][parent] = os.path.expanduser(plain[stage][parent])
     return Recipe.model_validate(plain)
 
 

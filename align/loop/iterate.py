@@ -26,11 +26,12 @@ from align.errors import UserError
 from align.loop.generate import Priority, Wanted, generate, in_drawn_order
 from align.loop.policy import Drawing, PolicyStage, origin_of
 from align.loop.queues import labeling_package
-from align.recipe import LABELS, Entry, Recipe, Source, Stage
+from align.recipe import LABELS, Entry, Recipe, Source
 from align.recipe_file import dump, load_recipe
 from align.records import Prompt, prompt_key
 from align.runtime.files import write_text
 from align.runtime.manifest import ADAPTER, Manifest, read_manifest
+from align.stage_table import STAGES, Stage
 from align.stages.setup import source
 
 What = Literal["ask", "wait for demonstrations", "sft", "sample", "wait for rankings", "rm", "ppo", "stuck"]
@@ -268,9 +269,10 @@ def _digest(folder: Path) -> str:
 def _checked(recipe: Recipe) -> Recipe:
     """The recipe with its database named, and read where no other source is; raises UserError."""
     given = [
-        key
-        for key, value in (("rm.sft", recipe.rm.sft), ("ppo.sft", recipe.ppo.sft), ("ppo.rm", recipe.ppo.rm))
-        if value
+        f"{stage}.{parent}"
+        for stage, about in STAGES.items()
+        for parent in about.parents
+        if getattr(getattr(recipe, stage), parent)
     ]
     if given:
         raise UserError(f"iterate trains every stage itself: leave out {', '.join(given)}")

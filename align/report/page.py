@@ -24,10 +24,10 @@ from align.report.read import RunFiles, Stage, read_run
 from align.report.reward import rm_view
 from align.report.summary import figures, warnings
 from align.runtime.files import write_text
+from align.stage_table import STAGES
 from align.text import clean, number
 
 PAGE = "report.html"
-_TITLES = {"sft": "Supervised fine-tuning", "rm": "Reward model", "ppo": "PPO"}
 _HASH = 12  # characters of a hash that are shown
 
 
@@ -71,7 +71,7 @@ def render(run: RunFiles) -> str:
         figures=figures(run),
         warnings=warnings(run),
         stages=[_stage_row(stage) for stage in run.stages.values()],
-        titles=_TITLES,
+        titles={name: about.title for name, about in STAGES.items()},
         data=data_view(run.check),
         lineage=_lineage(run),
         versions=_versions(run),
@@ -109,7 +109,7 @@ def _stage_row(stage: Stage) -> dict[str, str]:
     steps = max((row["step"] for row in stage.metrics if "step" in row), default=0)
     return {
         "name": stage.name,
-        "title": _TITLES[stage.name],
+        "title": STAGES[stage.name].title,
         "state": "finished" if stage.finished else "not finished",
         "steps": number(steps),
         "when": finished.strftime("%Y-%m-%d %H:%M") if finished else "",

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align import stage_table
 from align.runtime.manifest import as_manifest
+from align.stage_table import STAGES
 from align.text import clean
-
-_STAGES = ("sft", "rm", "ppo")
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stage's files; what is missing is empty."""
 
-    name: str
+    name: stage_table.Stage
     manifest: dict[str, Any] = field(default_factory=dict)
     metrics: list[dict[str, float]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class RunFiles:
     name: str
     recipe: str
     check: dict[str, Any]
-    stages: dict[str, Stage]
+    stages: dict[stage_table.Stage, Stage]
 
     @property
     def empty(self) -> bool:
@@ -68,13 +68,15 @@ def read_run(folder: Path) -> RunFiles:
         recipe = clean((folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"), 100_000)
     except OSError:
         recipe = ""
-    stages = {name: _stage(folder / name) for name in _STAGES if (folder / name / "manifest.json").is_file()}
+    stages = {
+        name: _stage(name, folder / name) for name in STAGES if (folder / name / "manifest.json").is_file()
+    }
     return RunFiles(clean(folder.resolve().name), recipe, _document(folder / "check.json"), stages)
 
 
-def _stage(folder: Path) -> Stage:
+def _stage(name: stage_table.Stage, folder: Path) -> Stage:
     return Stage(
-        name=folder.name,
+        name=name,
         manifest=_document(folder / "manifest.json"),
         metrics=[numbers(row) for row in _lines(folder / "metrics.jsonl")],
         samples=[clean(row) for row in _lines(folder / "samples.jsonl")],

@@ -17,12 +17,13 @@ from pydantic import ValidationError
 
 from align import __version__
 from align.errors import MissingStage, UserError
-from align.recipe import Base, Lora, Recipe, Stage
+from align.recipe import Base, Lora, Recipe
 from align.recipe_file import load_recipe
 from align.recipe_parts import by_new_names
 from align.recipe_ppo import Reward
 from align.runtime.files import sha256, write_bytes
 from align.runtime.manifest import ADAPTER, HEAD, VERSION, Kind, Manifest, ParentRef, hashes, read_manifest
+from align.stage_table import STAGES, Stage
 
 # Keys that a rerun may change: what comes out stays the same. (Microbatches: to rounding, and with
 # lora.dropout, which sft draws a microbatch at a time, to other masks.)
@@ -62,7 +63,7 @@ class Parent:
     def ref(self, kind: Kind, name: str | None = None, base: str | None = None) -> ParentRef:
         """What the manifest of a stage that starts from it says; `base`: its own, where that is another."""
         # Of a reward model's head too: centring it anew changes every score, and the adapter stays.
-        head = None if kind == "sft" else self.manifest.final[HEAD]
+        head = self.manifest.final[HEAD] if STAGES[self.manifest.stage].has_head else None
         return ParentRef(
             kind=kind, name=name or kind, run=self.run, adapter=self.adapter_hash, head=head, base=base
         )

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from align import __version__
 from align.errors import UserError
-from align.recipe import Stage
 from align.recipe_ppo import Reward
 from align.runtime.files import read_json
+from align.stage_table import Stage
 
 VERSION = 1  # of the form below; 0 stands for the one without a version, whose parents were flat keys
 ADAPTER = "adapter_model.safetensors"  # PEFT's name

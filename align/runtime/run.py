@@ -27,7 +27,7 @@ from rich.console import Console
 from torch import Tensor
 
 from align.errors import AlignError, Terminated, UserError
-from align.recipe import Recipe, Stage
+from align.recipe import Recipe
 from align.recipe_file import dump
 from align.runtime import checkpoint, distributed, sharding, stopping
 from align.runtime.files import json_digest, sha256, sweep, to_json, whole_folder, write_text
@@ -36,6 +36,7 @@ from align.runtime.manifest import Manifest, ParentRef
 from align.runtime.metrics import JsonLines
 from align.runtime.progress import Bar
 from align.runtime.trackers import Tracker, check_installed, numbers, open_trackers
+from align.stage_table import Stage
 
 _SIZES = "sizes"  # a checkpoint's note of how long the stage's .jsonl files were, and of processes
 BAD_STEPS = "bad-steps.jsonl"

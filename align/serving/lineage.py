@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from align.errors import UserError
-from align.recipe import STAGES, Stage
 from align.runtime.files import sha256
 from align.runtime.lineage import as_trained, refuse_code
 from align.runtime.manifest import ADAPTER, HEAD, Manifest, ParentRef, read_manifest
+from align.stage_table import STAGES, Stage, place_of
 from align.text import clean
 
 _SHOWN = 16  # characters of a hash
@@ -71,7 +71,7 @@ def _gather(stage: Stage, run: Path, nodes: dict[tuple[Path, str], Node]) -> Nod
         earlier, place = ref.stage, Path(ref.run or run)
         if earlier is None:
             continue  # a function, whose code a run does not keep
-        if STAGES.index(earlier) >= STAGES.index(stage):
+        if place_of(earlier) >= place_of(stage):
             node.wrong.append(f"{ref.name}: {stage} does not start from {earlier}, and its manifest says so")
             continue
         if not (place / earlier / "manifest.json").is_file():
@@ -89,7 +89,7 @@ def _gather(stage: Stage, run: Path, nodes: dict[tuple[Path, str], Node]) -> Nod
 def _changed(ref: ParentRef, theirs: Manifest, folder: Path) -> Iterator[str]:
     """What a parent's manifest does not say as it was written down."""
     found = [(ref.name, ref.adapter, theirs.final.get(ADAPTER))]
-    if ref.kind != "sft":
+    if ref.stage and STAGES[ref.stage].has_head:
         found.append((f"{ref.name}_head", ref.head, theirs.final.get(HEAD)))
     if ref.base is not None:
         found.append((f"{ref.name}_base", ref.base, theirs.base))
@@ -167,7 +167,7 @@ def _tree(node: Node, members: list[Node], indent: str) -> None:
 def _last(node: Node) -> Node | None:
     """The latest of the stages on the same base that it starts from."""
     same = [parent for parent in node.parents if _base(parent) == _base(node)]
-    return max(same, key=lambda parent: STAGES.index(parent.stage), default=None)
+    return max(same, key=lambda parent: place_of(parent.stage), default=None)
 
 
 def _pairs(hashes: Iterable[tuple[str, str]]) -> str:

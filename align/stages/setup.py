@@ -28,12 +28,13 @@ from align.data.scan import T
 from align.data.tokenize import Encodings, Template
 from align.errors import UserError
 from align.models.base import Base, find_base
-from align.recipe import Entry, Recipe, Source, Stage
+from align.recipe import Entry, Recipe, Source
 from align.report.page import refresh
 from align.runtime import distributed, lineage, manifest, sharding
 from align.runtime.files import json_digest, write_text
 from align.runtime.metrics import json_line
 from align.runtime.run import StageRun, open_stage, share_object
+from align.stage_table import Stage
 
 E = TypeVar("E")
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from align.errors import UserError
-from align.recipe import Stage
 from align.recipe_file import load_recipe
 from align.runtime.files import read_json, to_json
 from align.runtime.lineage import stage_manifest
+from align.stage_table import Stage
 
 Change = Callable[[dict[str, Any]], object]
 REWARDS = 'ppo.rewards=[{"run": "this"}, {"function": "m:f", "weight": 0.5}]'
