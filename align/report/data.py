@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from align.report.documents import Check, Finding, Judged, LengthBias, RecordSet, Spread
+from align.report.documents import Check, Finding, Judged, LengthBias, RecordSet
 from align.text import number, percent
 
 _SEVERITIES = ("error", "warning", "note")
@@ -40,12 +40,12 @@ def _set(one: RecordSet) -> Cells:
     labels, lengths = one.labels, one.lengths
     sizes = ", ".join(sorted(labels.k, key=lambda size: int(size) if size.isdigit() else 0))
     pairs = (labels.ties or 0) + (labels.comparisons or 0)
-    spreads = (lengths.prompt, lengths.response, lengths.sequence) if lengths else (None, None, None)
+    spreads = (lengths.prompt, lengths.response, lengths.sequence) if lengths else ({}, {}, {})
     side = "held out" if one.side == "held_out" else "training"
     return [
         f"{one.kind}, {side}",
         _count(one.records),
-        _count(one.repeats.prompts),
+        _count(one.repeats.get("prompts")),
         sizes or "–",
         _count(labels.comparisons),
         percent(labels.ties / pairs) if pairs and labels.ties is not None else "–",
@@ -53,8 +53,8 @@ def _set(one: RecordSet) -> Cells:
     ]
 
 
-def _spread(found: Spread | None) -> str:
-    return f"{_count(found.median)} / {_count(found.max)}" if found else "–"
+def _spread(found: dict[str, float]) -> str:
+    return f"{_count(found.get('median'))} / {_count(found.get('max'))}" if found else "–"
 
 
 def _length(found: LengthBias) -> str:

@@ -55,9 +55,6 @@ class Document(BaseModel):
             return cls.model_fields[str(info.field_name)].get_default(call_default_factory=True)
 
 
-# manifest.json and the lines of the stages' files
-
-
 def _time(text: Any) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
@@ -114,9 +111,6 @@ class Answer(Document):
     policy_eos: Flag | Number = None
 
 
-# evaluation.json
-
-
 class Share(Document):
     """A number with its 95% interval and the count that it is of."""
 
@@ -125,12 +119,7 @@ class Share(Document):
     low: Number = None
     high: Number = None
     count: Number = None
-
-
-class LengthOnly(Share):
-    """How good the length alone is."""
-
-    longer_wins: bool = True
+    longer_wins: bool = True  # of the length alone
 
 
 class Compared(Document):
@@ -175,7 +164,7 @@ class Evaluation(Document):
     ties: Number = None
     accuracy: Share = Share()
     kendall_tau: Share = Share()
-    length_only: LengthOnly | None = None
+    length_only: Share | None = None
     people: Compared | None = None
     longer_preferred: Compared | None = None
     by_rank_gap: Objects[Share] = []
@@ -184,9 +173,6 @@ class Evaluation(Document):
     by_labeler: Objects[Share] = []
     calibration: Calibration | None = None
     score: Scores = Scores()
-
-
-# check.json
 
 
 class Finding(Document):
@@ -198,20 +184,13 @@ class Finding(Document):
     examples: list[Text] = []
 
 
-class Spread(Document):
-    """Lengths of one part of the records."""
-
-    median: Number = None
-    max: Number = None
-
-
 class Lengths(Document):
     """Lengths of the records, in tokens, or characters where the check had no tokenizer."""
 
     unit: Text = "tokens"
-    prompt: Spread | None = None
-    response: Spread | None = None
-    sequence: Spread | None = None
+    prompt: Numbers = {}  # median and max, as the others
+    response: Numbers = {}
+    sequence: Numbers = {}
 
 
 class Labels(Document):
@@ -222,19 +201,13 @@ class Labels(Document):
     ties: Number = None
 
 
-class Repeats(Document):
-    """How often prompts come again."""
-
-    prompts: Number = None
-
-
 class RecordSet(Document):
     """The records of one kind and side."""
 
     kind: Text = ""
     side: Text = ""
     records: Number = None
-    repeats: Repeats = Repeats()
+    repeats: Numbers = {}
     lengths: Lengths | None = None
     labels: Labels = Labels()
 
