@@ -29,6 +29,7 @@ from align.cli_parts import (
 )
 from align.failures import reported
 from align.runtime.hub import quiet_bars
+from align.stage_table import STAGES, Stage
 
 HELP = """Teach a language model what people prefer: three stages, one recipe file.
 
@@ -68,7 +69,7 @@ def main() -> None:
     app(prog_name="align")
 
 
-def _training(*stages: str) -> Callable[..., None]:
+def _training(*stages: Stage) -> Callable[..., None]:
     """The command that runs these stages in order."""
 
     def command(
@@ -89,7 +90,7 @@ for _name, _stages, _help in (
     ("ppo", ("ppo",), "3. PPO: raise the reward model's score, staying close to the SFT model."),
     (
         "run",
-        ("sft", "rm", "ppo"),
+        tuple(STAGES),
         "All three in order; finished stages are not run again, nor rm where no rankings are named or "
         "needed.",
     ),
@@ -171,7 +172,7 @@ def score(
 def export(
     run: RunFolder,
     stage: Annotated[
-        Literal["rm", "sft", "ppo"],
+        Stage,
         typer.Option("--stage", help="rm: the reward model; sft, ppo: the policy after that stage."),
     ] = "rm",
     to: Annotated[Path | None, option("--to", "Without it: RUN/export/STAGE.", "FOLDER")] = None,

@@ -20,6 +20,7 @@ from align.cli_parts import (
 )
 from align.failures import reported
 from align.runtime.hub import quiet_bars
+from align.stage_table import Stage
 
 KEPT = "what came so far is kept; the same command goes on"
 
@@ -197,7 +198,7 @@ def iterate(
         from align.loop.iterate import iterate as run
         from align.loop.policy import Drawing
 
-        def train(stage: str, path: Path) -> None:
+        def train(stage: Stage, path: Path) -> None:
             run_stages([stage], path, None, False, num_processes, accelerate_config)
 
         quiet_bars()

@@ -10,6 +10,7 @@ import typer
 
 from align.failures import ended, reported
 from align.runtime.hub import quiet_bars
+from align.stage_table import Stage
 
 if TYPE_CHECKING:
     from align.recipe import Recipe
@@ -71,7 +72,7 @@ def load(path: Path, overrides: list[str] | None) -> Recipe:
 
 
 def run_stages(
-    stages: list[str],
+    stages: list[Stage],
     path: Path,
     overrides: list[str] | None,
     restart: bool,

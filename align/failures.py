@@ -22,18 +22,13 @@ import typer
 
 from align import __version__
 from align.errors import AlignError, Terminated, ran_out_of_memory
+from align.stage_table import STAGES, Stage
 from align.text import printable
 
 GOES_ON = "the same command goes on from the last checkpoint"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
-# What to lower in each stage: what leaves the result as it is, then what does not.
-_SMALLER = {
-    "sft": ("sft.microbatch_size", ", set sft.gradient_checkpointing, or lower sft.max_length"),
-    "rm": ("rm.microbatch_tokens", ", or rm.max_length"),
-    "ppo": ("ppo.microbatch_tokens", ", or ppo.rollout_batch_size or ppo.max_response_tokens"),
-}
 _LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")  # gloo, NCCL
 _NO_ANSWER = "Timed out waiting"  # gloo; NCCL ends the process itself
 
@@ -42,7 +37,7 @@ _NO_ANSWER = "Timed out waiting"  # gloo; NCCL ends the process itself
 class Context:
     """What a command was doing when it failed."""
 
-    stage: str | None = None  # None: nothing that could go on
+    stage: Stage | None = None  # None: nothing that could go on
     folder: Path | None = None  # the stage's run folder, where the traceback of a bug goes
     kept: str | None = None  # what to say where the command is interrupted, if not that nothing was changed
 
@@ -133,7 +128,7 @@ def _machine_failure(error: BaseException, context: Context) -> str | None:
     if no_file and context.folder and not context.folder.is_dir():
         return f"{context.folder} has gone; bring it back (is its disk mounted?){again}"
     if ran_out_of_memory(error):
-        free, others = _SMALLER.get(context.stage or "", ("the microbatch's size", ""))
+        free, others = STAGES[context.stage].smaller if context.stage else ("the microbatch's size", "")
         held = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
         return f"memory ran out; lower {free} (the result stays the same){others}{again}{held}"
     if _NO_ANSWER in text:

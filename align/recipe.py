@@ -29,9 +29,6 @@ from align.recipe_parts import (
 )
 from align.recipe_ppo import PPO
 
-Stage = Literal["sft", "rm", "ppo"]
-STAGES: tuple[Stage, ...] = ("sft", "rm", "ppo")
-
 HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+"
 LABELS = "labels"  # the format of an entry that is a labeling database
 LABEL_FILTERS = ("guideline", "labelers", "agreement", "corrections", "until")  # which labels it gives

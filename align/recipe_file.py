@@ -20,6 +20,7 @@ from align.errors import UserError
 from align.recipe import LABEL_KEYS, LABELS, SECTIONS, Entry, Recipe, Source
 from align.recipe_mistakes import mistakes, recipe_schema
 from align.recipe_parts import Keys, OneOrMore, Section, Short, by_new_names, marked, section_in
+from align.stage_table import STAGES
 from align.yaml_text import Document, Mistake, Place, read
 
 SMALLEST = """\
@@ -299,9 +300,10 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             reward["run"] = os.path.expanduser(reward["run"])
         if reward["function"]:
             reward["function"] = _beside(reward["function"], folder)
-    for stage, parent in (("rm", "sft"), ("ppo", "sft"), ("ppo", "rm")):
-        if plain[stage][parent]:
-            plain[stage][parent] = os.path.expanduser(plain[stage][parent])
+    for stage, about in STAGES.items():
+        for parent in about.parents:
+            if plain[stage][parent]:
+                plain[stage][parent] = os.path.expanduser(plain[stage][parent])
     return Recipe.model_validate(plain)
 
 

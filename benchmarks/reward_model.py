@@ -170,7 +170,7 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
     from align.recipe import RM, Base
     from align.runtime import distributed
     from align.stages import rm
-    from align.stages.rm_rows import Row
+    from align.stages.rm import Row
 
     _, batch, steps, train, held_out = _data(arguments, k)
     cfg = RM(microbatch_tokens=10**6)

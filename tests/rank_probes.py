@@ -24,7 +24,7 @@ from align.rollouts.params import Draws, SamplingParams
 from align.runtime import distributed, sharding
 from align.runtime.checkpoint import load_optimizer, optimizer_tensors
 from align.runtime.memory import size
-from align.stages import labels
+from align.stages import setup
 from align.stages.setup import Setup
 
 _LORA = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
@@ -153,7 +153,7 @@ def labels_of_one(recipe: str) -> None:
         assert os.environ["RANK"] == "0"
         return Path(entry.path).read_bytes()
 
-    labels.read_labels = read
+    setup.read_labels = read
     app(["sft", recipe], prog_name="align")
 
 

@@ -38,7 +38,7 @@ ROOMS = [
     {"recipe_parts"},
     {"objectives", "svg"},
     {"records", "stats", "seeds", "text"},
-    {"errors", "__init__"},
+    {"errors", "stage_table", "__init__"},
 ]
 HEIGHT = {room: -i for i, rooms in enumerate(ROOMS) for room in rooms}
 # These stay usable alone: plain data, numbers over labels, mathematics over tensors, what a draw depends on.
@@ -50,6 +50,7 @@ ALONE = {
     "seeds": set(),
     "text": set(),
     "errors": set(),
+    "stage_table": set(),
     "__init__": set(),
 }
 # What the labeling app may use of align: no training, no models, no run folder. Of data, see below.
@@ -73,6 +74,7 @@ LIGHT = {
     "recipe_labeling",
 }
 LIGHT |= {"recipe_parts", "yaml_text", "records", "errors", "report", "stats", "svg", "text", "__init__"}
+LIGHT |= {"stage_table"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 APP_FILES = sorted(APP.rglob("*.py"))
 

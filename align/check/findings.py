@@ -17,10 +17,10 @@ from align.check.result import (
     WrongRecords,
 )
 from align.recipe import Recipe
+from align.stage_table import OF_RECORDS
 from align.stats.consistency import Conflict, Consistency
 from align.stats.rankings import LengthBias
 
-_STAGES = {"demonstrations": "sft", "rankings": "rm", "prompts": "ppo"}
 _MUCH = 0.05  # from this share of the records on, what is odd about them is a warning
 _MANY = 0.2  # the same, for what is common in good data too
 _FEW = 100  # with fewer held-out comparisons, an accuracy's 95% interval is over 0.2 wide
@@ -55,7 +55,7 @@ def of_kinds(recipe: Recipe) -> Iterator[Finding]:
         return
     for kind in absent:
         yield Finding(
-            "note", "no_data", f"data.{kind}", f"not in the recipe; {_STAGES[kind]} would need them"
+            "note", "no_data", f"data.{kind}", f"not in the recipe; {OF_RECORDS[kind]} would need them"
         )
 
 
@@ -318,7 +318,7 @@ def next_step(findings: Sequence[Finding], recipe: Recipe, recipe_path: str) -> 
     if errors:
         what = "the error" if errors == 1 else f"the {errors} errors"
         return f"Training would refuse this. Correct {what} above, then: align check {recipe_path}"
-    stages = [_STAGES[kind] for kind in KINDS if getattr(recipe.data, kind) is not None]
+    stages = [OF_RECORDS[kind] for kind in KINDS if getattr(recipe.data, kind) is not None]
     command = "run" if len(stages) == len(KINDS) else stages[0]
     go = f"align {command} {recipe_path}"
     if warnings:

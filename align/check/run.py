@@ -21,7 +21,7 @@ from align.data.template import Template
 from align.errors import AlignError, UserError
 from align.recipe import LABELS, Recipe
 from align.runtime.files import to_json, write_text
-from align.runtime.trained import as_trained
+from align.runtime.lineage import as_trained
 from align.stats.rankings import LengthBias
 
 if TYPE_CHECKING:

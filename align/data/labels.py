@@ -3,7 +3,7 @@
 Who can read one says so by the entry point `labels` of the group align.label_sources: a function that takes a
 database's address, a kind of records and filters, and gives rows in align's own form.
 
-What was read is kept in the cache under its content's hash. A stage keeps it too (align.stages.labels), and
+What was read is kept in the cache under its content's hash. A stage keeps it too (align.stages.setup), and
 trains to its end on the labels that there were when it started.
 """
 
@@ -26,24 +26,22 @@ from align.records import Demonstration, Prompt, Ranking
 from align.runtime.files import write_bytes
 
 GROUP = "align.label_sources"
-_KINDS: dict[type[Prompt] | type[Demonstration] | type[Ranking], Any] = {
+Kind = type[Prompt] | type[Demonstration] | type[Ranking]
+KINDS: dict[Kind, Any] = {  # their names in a recipe's data
     Prompt: "prompts",
     Demonstration: "demonstrations",
     Ranking: "rankings",
 }
-
-
-Kind = type[Prompt] | type[Demonstration] | type[Ranking]
 Labels = Callable[[Kind, Entry], bytes]  # the records of a database, in our own form, as JSON Lines
 LabelSource = Callable[[str, str, Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 
 
 def read_labels(kind: Kind, entry: Entry) -> bytes:
     """The records as they are now; raises FileError or UserError."""
-    rows = _source()(entry.path, _KINDS[kind], entry.label_filters)
+    rows = _source()(entry.path, KINDS[kind], entry.label_filters)
     if not rows:
         raise FileError(
-            "", f"has no {_KINDS[kind]} yet" + (", of those asked for" if entry.label_filters else "")
+            "", f"has no {KINDS[kind]} yet" + (", of those asked for" if entry.label_filters else "")
         )
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 

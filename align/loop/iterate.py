@@ -26,11 +26,12 @@ from align.errors import UserError
 from align.loop.generate import Priority, Wanted, generate, in_drawn_order
 from align.loop.policy import Drawing, PolicyStage, origin_of
 from align.loop.queues import labeling_package
-from align.recipe import LABELS, Entry, Recipe, Source, Stage
+from align.recipe import LABELS, Entry, Recipe, Source
 from align.recipe_file import dump, load_recipe
 from align.records import Prompt, prompt_key
 from align.runtime.files import write_text
-from align.runtime.lineage import ADAPTER, read_manifest
+from align.runtime.manifest import ADAPTER, Manifest, read_manifest
+from align.stage_table import STAGES, Stage
 from align.stages.setup import source
 
 What = Literal["ask", "wait for demonstrations", "sft", "sample", "wait for rankings", "rm", "ppo", "stuck"]
@@ -255,23 +256,24 @@ class _Loop:
             return progress(session, written, ranked, origin)
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def _finished(folder: Path) -> Manifest | None:
     """The manifest of a stage that has finished."""
     path = folder / "manifest.json"
-    manifest = read_manifest(path, "restore it") if path.exists() else {}
-    return manifest if manifest.get("finished") else None
+    manifest = read_manifest(path, "restore it") if path.exists() else None
+    return manifest if manifest and manifest.finished else None
 
 
 def _digest(folder: Path) -> str:
-    return str(read_manifest(folder / "manifest.json", "restore it")["final"][ADAPTER])
+    return read_manifest(folder / "manifest.json", "restore it").final[ADAPTER]
 
 
 def _checked(recipe: Recipe) -> Recipe:
     """The recipe with its database named, and read where no other source is; raises UserError."""
     given = [
-        key
-        for key, value in (("rm.sft", recipe.rm.sft), ("ppo.sft", recipe.ppo.sft), ("ppo.rm", recipe.ppo.rm))
-        if value
+        f"{stage}.{parent}"
+        for stage, about in STAGES.items()
+        for parent in about.parents
+        if getattr(getattr(recipe, stage), parent)
     ]
     if given:
         raise UserError(f"iterate trains every stage itself: leave out {', '.join(given)}")

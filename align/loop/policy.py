@@ -18,8 +18,7 @@ from align.recipe import Recipe
 from align.records import Prompt
 from align.rollouts.engine import EngineName, open_engine, sampling_params
 from align.rollouts.params import Draws, Engine, SamplingParams
-from align.runtime.lineage import parent
-from align.runtime.trained import as_trained
+from align.runtime.lineage import as_trained, parent
 from align.stages.setup import Setup, set_up
 
 PolicyStage = Literal["base", "sft", "ppo"]

@@ -24,10 +24,10 @@ from align.report.read import RunFiles, Stage, read_run
 from align.report.reward import rm_view
 from align.report.summary import figures, warnings
 from align.runtime.files import write_text
+from align.stage_table import STAGES
 from align.text import clean, number
 
 PAGE = "report.html"
-_TITLES = {"sft": "Supervised fine-tuning", "rm": "Reward model", "ppo": "PPO"}
 _HASH = 12  # characters of a hash that are shown
 
 
@@ -71,7 +71,7 @@ def render(run: RunFiles) -> str:
         figures=figures(run),
         warnings=warnings(run),
         stages=[_stage_row(stage) for stage in run.stages.values()],
-        titles=_TITLES,
+        titles={name: about.title for name, about in STAGES.items()},
         data=data_view(run.check),
         lineage=_lineage(run),
         versions=_versions(run),
@@ -103,26 +103,17 @@ def _facts(run: RunFiles) -> dict[str, str]:
 
 
 def _stage_row(stage: Stage) -> dict[str, str]:
-    manifest = stage.manifest
-    started, finished = _time(manifest.get("started_at")), _time(manifest.get("finished_at"))
+    started, finished = stage.manifest.started_at, stage.manifest.finished_at
     took = _span((finished - started).total_seconds()) if started and finished and finished >= started else ""
     steps = max((row["step"] for row in stage.metrics if "step" in row), default=0)
     return {
         "name": stage.name,
-        "title": _TITLES[stage.name],
-        "state": "finished" if stage.finished else "not finished",
+        "title": STAGES[stage.name].title,
+        "state": "finished" if stage.manifest.finished else "not finished",
         "steps": number(steps),
         "when": finished.strftime("%Y-%m-%d %H:%M") if finished else "",
         "took": took,
     }
-
-
-def _time(text: Any) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _span(seconds: float) -> str:
@@ -134,20 +125,20 @@ def _span(seconds: float) -> str:
 
 def _lineage(run: RunFiles) -> list[tuple[str, str, str]]:
     """(stage, what, hash): what each stage started from, read and wrote."""
-    rows = []
-    for stage in run.stages.values():
-        for part, words in (("lineage", "from"), ("data", "read"), ("final", "wrote")):
-            found = stage.manifest.get(part)
-            for name, digest in sorted(found.items()) if isinstance(found, dict) else []:
-                if part != "final" or name.endswith(".safetensors"):
-                    rows.append((stage.name, f"{words} {name}", str(digest)[:_HASH]))
-    return rows
+    return [
+        (stage.name, f"{words} {name}", digest[:_HASH])
+        for stage in run.stages.values()
+        for words, found in (
+            ("from", stage.lineage),
+            ("read", stage.manifest.data),
+            ("wrote", stage.manifest.final),
+        )
+        for name, digest in sorted(found.items())
+        if words != "wrote" or name.endswith(".safetensors")
+    ]
 
 
 def _versions(run: RunFiles) -> str:
     """Of the libraries, as the last stage noted them."""
-    for stage in reversed(run.stages.values()):
-        found = stage.manifest.get("versions")
-        if isinstance(found, dict):
-            return ", ".join(f"{name} {version}" for name, version in found.items())
-    return ""
+    found = next((s.manifest.versions for s in reversed(run.stages.values()) if s.manifest.versions), {})
+    return ", ".join(f"{name} {version}" for name, version in found.items())

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from align.report.read import numbers
+from align.report.documents import Share
 from align.svg import Series, line_chart, whisker
 from align.text import number, percent
 
@@ -52,13 +52,12 @@ def chart(title: str, series: Sequence[Series], about: str = "", **options: Any)
     return [Chart(title, svg, keys if len(keys) > 1 else [], about)]
 
 
-def bar(name: str, share: Any, span: tuple[float, float], unit: str = "", tone: str = "a") -> list[Bar]:
+def bar(name: str, share: Share, span: tuple[float, float], unit: str = "", tone: str = "a") -> list[Bar]:
     """A share of evaluation.json as a row, or none where it is not known."""
-    found = numbers(share)
-    if "value" not in found:
+    if share.value is None:
         return []
     show = percent if span[0] >= 0 else number
-    low, high = found.get("low"), found.get("high")
+    low, high = share.low, share.high
     interval = f"{show(low)} to {show(high)}" if low is not None and high is not None else ""
-    count = f"{number(found['count'])} {unit}".strip() if "count" in found else ""
-    return [Bar(name, whisker(found["value"], low, high, span, tone), show(found["value"]), interval, count)]
+    count = f"{number(share.count)} {unit}".strip() if share.count is not None else ""
+    return [Bar(name, whisker(share.value, low, high, span, tone), show(share.value), interval, count)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
+from align.report.documents import Answer, Sample
 from align.report.parts import Chart, chart
-from align.report.read import Stage, numbers
+from align.report.read import Stage
 from align.svg import Series, histogram
 from align.text import number, percent, two
 
@@ -60,7 +61,7 @@ def ppo_view(stage: Stage) -> dict[str, Any]:
         "more": more,
         "table": _before_after(answers),
         "answers": _chosen(answers),
-        "samples": _samples(stage.samples),
+        "samples": _samples([Sample.model_validate(row) for row in stage.samples]),
     }
 
 
@@ -84,18 +85,18 @@ def _guard(stage: Stage) -> list[Chart]:
     return chart("Reward and guard over the root of the KL", series, about, x="√KL", whole=False)
 
 
-def _scores(row: dict[str, Any]) -> tuple[float, ...]:
-    found = numbers(row)
-    return tuple(found[key] for key in ("reference_score", "policy_score") if key in found)
+def _scores(row: Answer) -> tuple[float, ...]:
+    return tuple(score for score in (row.reference_score, row.policy_score) if score is not None)
 
 
-def _before_after(rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+def _before_after(rows: list[Answer]) -> list[tuple[str, str, str]]:
     """(what, before, after) as means over the held-out prompts."""
     if not rows:
         return []
 
     def mean(key: str) -> float | None:
-        values = [float(row[key]) for row in rows if isinstance(row.get(key), (bool, int, float))]
+        found = (getattr(row, key) for row in rows)
+        values = [float(value) for value in found if value is not None]
         return fmean(values) if values else None
 
     shown = []
@@ -115,7 +116,7 @@ def _before_after(rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     return shown
 
 
-def _chosen(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+def _chosen(rows: list[Answer]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Some answers: those that gained most, some in the middle, those that lost most."""
     ordered = sorted(rows, key=lambda row: _scores(row)[0] - _scores(row)[1])
     if len(ordered) <= 3 * _EACH:
@@ -132,9 +133,9 @@ def _chosen(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]
             title,
             [
                 {
-                    "prompt": row.get("prompt", ""),
-                    "before": row.get("reference", ""),
-                    "after": row.get("policy", ""),
+                    "prompt": row.prompt,
+                    "before": row.reference,
+                    "after": row.policy,
                     "scores": tuple(two(score) for score in _scores(row)),
                 }
                 for row in part
@@ -144,17 +145,17 @@ def _chosen(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]
     ]
 
 
-def _samples(rows: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+def _samples(rows: list[Sample]) -> list[tuple[str, list[dict[str, Any]]]]:
     """What the policy wrote in the first iteration, the middle one and the last one."""
-    steps = sorted({row["step"] for row in rows if isinstance(row.get("step"), int)})
+    steps = sorted({row.step for row in rows if row.step is not None})
     chosen = [steps[i] for i in sorted({0, len(steps) // 2, len(steps) - 1})] if steps else []
     return [
         (
             f"Iteration {number(step)}",
             [
-                {**row, "score": two(numbers(row).get("score", float("nan")))}
+                {**row.model_dump(), "score": two(float("nan") if row.score is None else row.score)}
                 for row in rows
-                if row.get("step") == step
+                if row.step == step
             ],
         )
         for step in chosen

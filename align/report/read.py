@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from align import stage_table
+from align.report.documents import Answer, Check, Evaluation, Manifest, numbers
+from align.runtime.manifest import as_manifest
+from align.stage_table import STAGES
 from align.text import clean
-
-_STAGES = ("sft", "rm", "ppo")
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stage's files; what is missing is empty."""
 
-    name: str
-    manifest: dict[str, Any] = field(default_factory=dict)
-    metrics: list[dict[str, float]] = field(default_factory=list)
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    held_out: list[dict[str, Any]] = field(default_factory=list)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def finished(self) -> bool:
-        return self.manifest.get("finished") is True
-
-    @property
-    def results(self) -> dict[str, float]:
-        """The last evaluation."""
-        return numbers(self.manifest.get("results"))
+    name: stage_table.Stage
+    manifest: Manifest
+    lineage: dict[str, str]  # every hash that it started from, by name
+    metrics: list[dict[str, float]]
+    samples: list[dict[str, Any]]
+    held_out: list[Answer]
+    evaluation: Evaluation
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         """(step, value) of each line of metrics.jsonl that has the metric."""
@@ -45,12 +38,12 @@ class RunFiles:
 
     name: str
     recipe: str
-    check: dict[str, Any]
-    stages: dict[str, Stage]
+    check: Check | None
+    stages: dict[stage_table.Stage, Stage]
 
     @property
     def empty(self) -> bool:
-        return not self.stages and not self.check
+        return not self.stages and self.check is None
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -59,30 +52,30 @@ def read_run(folder: Path) -> RunFiles:
         recipe = clean((folder / "recipe.yaml").read_text(encoding="utf-8", errors="replace"), 100_000)
     except OSError:
         recipe = ""
-    stages = {name: _stage(folder / name) for name in _STAGES if (folder / name / "manifest.json").is_file()}
-    return RunFiles(clean(folder.resolve().name), recipe, _document(folder / "check.json"), stages)
-
-
-def _stage(folder: Path) -> Stage:
-    return Stage(
-        name=folder.name,
-        manifest=_document(folder / "manifest.json"),
-        metrics=[numbers(row) for row in _lines(folder / "metrics.jsonl")],
-        samples=[clean(row) for row in _lines(folder / "samples.jsonl")],
-        held_out=[clean(row) for row in _lines(folder / "held_out.jsonl")],
-        evaluation=_document(folder / "evaluation.json"),
+    stages = {
+        name: _stage(name, folder / name) for name in STAGES if (folder / name / "manifest.json").is_file()
+    }
+    check = _document(folder / "check.json")
+    return RunFiles(
+        clean(folder.resolve().name), recipe, Check.model_validate(check) if check else None, stages
     )
 
 
-def numbers(row: Any) -> dict[str, float]:
-    """The finite numbers of a mapping."""
-    if not isinstance(row, dict):
-        return {}
-    return {
-        key: float(value)
-        for key, value in row.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    }
+def _stage(name: stage_table.Stage, folder: Path) -> Stage:
+    manifest = _document(folder / "manifest.json")
+    try:
+        lineage = as_manifest(manifest).lineage
+    except (KeyError, ValueError, TypeError, AttributeError):  # it is not what a stage writes
+        lineage = {}
+    return Stage(
+        name=name,
+        manifest=Manifest.model_validate(manifest),
+        lineage=lineage,
+        metrics=[numbers(row) for row in _lines(folder / "metrics.jsonl")],
+        samples=[clean(row) for row in _lines(folder / "samples.jsonl")],
+        held_out=[Answer.model_validate(clean(row)) for row in _lines(folder / "held_out.jsonl")],
+        evaluation=Evaluation.model_validate(_document(folder / "evaluation.json")),
+    )
 
 
 def _document(path: Path) -> dict[str, Any]:

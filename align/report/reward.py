@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from align.report.documents import Calibration, Evaluation, Misjudged, Share
 from align.report.parts import Bar, Chart, bar, chart
-from align.report.read import Stage, numbers
+from align.report.read import Stage
 from align.svg import Series, reliability
 from align.text import number, percent
 
@@ -38,120 +39,105 @@ def rm_view(stage: Stage) -> dict[str, Any]:
         "charts": charts,
         "agreement": agreement(stage),
         "breakdowns": _breakdowns(found),
-        "calibration": _calibration(found.get("calibration")),
-        "tau": bar("Kendall's tau", found.get("kendall_tau"), (-1, 1), "rankings"),
+        "calibration": _calibration(found.calibration) if found.calibration else {},
+        "tau": bar("Kendall's tau", found.kendall_tau, (-1, 1), "rankings"),
         "facts": _facts(found),
-        "misjudged": [_misjudged(row) for row in stage.samples[:_SHOWN]],
+        "misjudged": [_misjudged(Misjudged.model_validate(row)) for row in stage.samples[:_SHOWN]],
         "misjudged_count": len(stage.samples),
     }
 
 
-def _facts(found: dict[str, Any]) -> list[str]:
+def _facts(found: Evaluation) -> list[str]:
     """What was held out, and what scores mean."""
     facts = []
-    kinds = ("prompts", "rankings", "comparisons", "ties")
-    counts = [f"{number(value)} {kind}" for kind, value in numbers({k: found.get(k) for k in kinds}).items()]
-    if counts:
+    known = {
+        "prompts": found.prompts,
+        "rankings": found.rankings,
+        "comparisons": found.comparisons,
+        "ties": found.ties,
+    }
+    if counts := [f"{number(value)} {kind}" for kind, value in known.items() if value is not None]:
         facts.append(f"Held out: {', '.join(counts)}.")
-    score = found.get("score")
-    if isinstance(score, dict) and "std" in numbers(score):
-        zero = f"{score['centred_on']} average 0, and " if score.get("centred_on") else ""
-        facts.append(f"Of the scores, {zero}the standard deviation is {number(numbers(score)['std'])}.")
+    if found.score.std is not None:
+        zero = f"{found.score.centred_on} average 0, and " if found.score.centred_on else ""
+        facts.append(f"Of the scores, {zero}the standard deviation is {number(found.score.std)}.")
     return facts
 
 
 def agreement(stage: Stage) -> list[Bar]:
     """How often the reward model orders a pair as people did, beside what it must be compared with."""
-    found, results = stage.evaluation, stage.results
-    own = found.get("accuracy") or {
-        "value": results.get("eval/accuracy"),
-        "low": results.get("eval/accuracy_low"),
-        "high": results.get("eval/accuracy_high"),
-        "count": results.get("eval/comparisons"),
-    }
+    found, results = stage.evaluation, stage.manifest.results
+    own = found.accuracy
+    if own.value is None:
+        own = Share(
+            value=results.get("eval/accuracy"),
+            low=results.get("eval/accuracy_low"),
+            high=results.get("eval/accuracy_high"),
+            count=results.get("eval/comparisons"),
+        )
     rows = bar("reward model", own, (0, 1), "comparisons")
-    length = found.get("length_only")
-    if isinstance(length, dict):
-        rule = "longer" if length.get("longer_wins", True) else "shorter"
+    if length := found.length_only:
+        rule = "longer" if length.longer_wins else "shorter"
         rows += bar(f"only length: the {rule} one wins", length, (0, 1), "comparisons", "b")
-    people = found.get("people")
-    if isinstance(people, dict):
-        rows += bar("people with each other", people.get("agreement"), (0, 1), "pairs", "c")
-        rows += bar("reward model on those pairs", people.get("model"), (0, 1), "pairs")
+    if people := found.people:
+        rows += bar("people with each other", people.agreement, (0, 1), "pairs", "c")
+        rows += bar("reward model on those pairs", people.model, (0, 1), "pairs")
     return rows
 
 
-def _breakdowns(found: dict[str, Any]) -> list[tuple[str, list[Bar]]]:
-    titles = {
-        "by_rank_gap": "By how far apart the ranks are",
-        "by_strength": "By how clear the preference was",
-        "by_length_difference": "By how much longer the preferred response is, tokens",
-        "by_labeler": "By labeler",
+def _breakdowns(found: Evaluation) -> list[tuple[str, list[Bar]]]:
+    parts = {
+        "By how far apart the ranks are": found.by_rank_gap,
+        "By how clear the preference was": found.by_strength,
+        "By how much longer the preferred response is, tokens": found.by_length_difference,
+        "By labeler": found.by_labeler,
     }
-    shown = []
-    for key, title in titles.items():
-        rows = found.get(key)
-        bars = [
-            row
-            for share in (rows if isinstance(rows, list) else [])[:_ROWS]
-            if isinstance(share, dict)
-            for row in bar(str(share.get("name", "")), share, (0, 1), "comparisons")
-        ]
-        if bars:
-            shown.append((title, bars))
-    longer = found.get("longer_preferred")
-    if isinstance(longer, dict):
-        bars = bar("people", longer.get("people"), (0, 1), "comparisons", "c")
-        bars += bar("reward model", longer.get("model"), (0, 1), "comparisons")
-        if bars:
-            shown.append(("How often the longer response is preferred", bars))
-    return shown
+    shown = {
+        title: [row for share in shares[:_ROWS] for row in bar(share.name, share, (0, 1), "comparisons")]
+        for title, shares in parts.items()
+    }
+    if longer := found.longer_preferred:
+        people = bar("people", longer.people, (0, 1), "comparisons", "c")
+        model = bar("reward model", longer.model, (0, 1), "comparisons")
+        shown["How often the longer response is preferred"] = people + model
+    return [(title, bars) for title, bars in shown.items() if bars]
 
 
-def _calibration(found: Any) -> dict[str, Any]:
-    if not isinstance(found, dict):
-        return {}
-    temperature = numbers(found).get("temperature")
-    kinds = [("raw", "as it is"), ("scaled", "with the fitted temperature")]
+def _calibration(found: Calibration) -> dict[str, Any]:
     charts, rows = [], []
-    for key, name in kinds:
-        part = found.get(key)
-        if not isinstance(part, dict):
+    for part, name in ((found.raw, "as it is"), (found.scaled, "with the fitted temperature")):
+        if part is None:
             continue
-        bins = part.get("bins")
-        bins = [numbers(b) for b in bins if isinstance(b, dict)] if isinstance(bins, list) else []
         title = f"Reliability {name}"
-        if svg := reliability(title, bins):
+        if svg := reliability(title, part.bins):
             charts.append(Chart(title, svg))
-        ece = numbers(part).get("ece")
-        shares = [numbers(part.get(k)) for k in ("log_loss", "brier")]
-        rows.append((name, percent(ece) if ece is not None else "–", *map(_with_interval, shares)))
+        ece = percent(part.ece) if part.ece is not None else "–"
+        rows.append((name, ece, _with_interval(part.log_loss), _with_interval(part.brier)))
     return {
         "charts": charts,
         "rows": rows,
-        "temperature": number(temperature) if temperature is not None else "",
-        "at_bound": found.get("at_bound") is True,
+        "temperature": number(found.temperature) if found.temperature is not None else "",
+        "at_bound": found.at_bound,
     }
 
 
-def _with_interval(share: dict[str, float]) -> str:
-    if "value" not in share:
+def _with_interval(share: Share) -> str:
+    if share.value is None:
         return "–"
-    text = number(share["value"])
-    if "low" in share and "high" in share:
-        text += f" ({number(share['low'])} to {number(share['high'])})"
+    text = number(share.value)
+    if share.low is not None and share.high is not None:
+        text += f" ({number(share.low)} to {number(share.high)})"
     return text
 
 
-def _misjudged(row: dict[str, Any]) -> dict[str, Any]:
-    known = ("step", "prompt", "preferred", "other", "margin")
-    margin = numbers(row).get("margin")
+def _misjudged(row: Misjudged) -> dict[str, Any]:
+    more = (row.model_extra or {}).items()
     return {
-        "prompt": row.get("prompt", ""),
-        "preferred": row.get("preferred", ""),
-        "other": row.get("other", ""),
-        "margin": number(margin) if margin is not None else "–",
-        "more": [(k, _plain(v)) for k, v in row.items() if k not in known and v is not None],
+        "prompt": row.prompt,
+        "preferred": row.preferred,
+        "other": row.other,
+        "margin": number(row.margin) if row.margin is not None else "–",
+        "more": [(key, _plain(value)) for key, value in more if value is not None],
     }
 
 

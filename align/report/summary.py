@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from align.report.parts import Figure
-from align.report.read import RunFiles, Stage, numbers
+from align.report.read import RunFiles, Stage
 from align.report.reward import agreement
 from align.text import number, percent, two
 
@@ -13,11 +13,12 @@ from align.text import number, percent, two
 def figures(run: RunFiles) -> list[Figure]:
     """The numbers that a person looks for first."""
     shown = []
-    if (sft := run.stages.get("sft")) and "eval/loss" in sft.results:
+    if (sft := run.stages.get("sft")) and "eval/loss" in sft.manifest.results:
         detail = "nats a token on held-out demonstrations"
-        if "eval/perplexity" in sft.results:
-            detail += f"; perplexity {number(sft.results['eval/perplexity'])}"
-        shown.append(Figure("SFT loss", number(sft.results["eval/loss"]), detail))
+        results = sft.manifest.results
+        if "eval/perplexity" in results:
+            detail += f"; perplexity {number(results['eval/perplexity'])}"
+        shown.append(Figure("SFT loss", number(results["eval/loss"]), detail))
     if (rm := run.stages.get("rm")) and (rows := agreement(rm)):
         detail = f"of {rows[0].count} as people ordered them"
         if rows[0].interval:
@@ -25,8 +26,8 @@ def figures(run: RunFiles) -> list[Figure]:
         if len(rows) > 1:
             detail += f"; {rows[1].name}: {rows[1].value}"
         shown.append(Figure("Reward model agrees", rows[0].value, detail))
-    if (ppo := run.stages.get("ppo")) and "eval/score" in ppo.results:
-        results = ppo.results
+    if (ppo := run.stages.get("ppo")) and "eval/score" in ppo.manifest.results:
+        results = ppo.manifest.results
         before = f"{two(results['eval/reference_score'])} → " if "eval/reference_score" in results else ""
         detail = f"on {number(results.get('eval/prompts', 0))} held-out prompts"
         shown.append(Figure("Score, SFT → PPO", before + two(results["eval/score"]), detail))
@@ -48,39 +49,38 @@ def warnings(run: RunFiles) -> list[str]:
 
 def _doubts_about_rm(stage: Stage) -> list[str]:
     found, doubts = stage.evaluation, []
-    own, length = numbers(found.get("accuracy")), numbers(found.get("length_only"))
-    if "low" in own and own["low"] <= length.get("value", 0.5):
-        what = f"length alone ({percent(length['value'])})" if "value" in length else "guessing"
+    own, length = found.accuracy, found.length_only.value if found.length_only else None
+    if own.low is not None and own.low <= (0.5 if length is None else length):
+        what = "guessing" if length is None else f"length alone ({percent(length)})"
         doubts.append(f"The reward model is not clearly better than {what}: its interval reaches there.")
-    if 0 < own.get("count", 0) < 200:
+    if own.count is not None and 0 < own.count < 200:
         doubts.append(
-            f"Only {number(own['count'])} held-out comparisons: with more of them the interval is narrower."
+            f"Only {number(own.count)} held-out comparisons: with more of them the interval is narrower."
         )
-    longer = found.get("longer_preferred")
-    if isinstance(longer, dict):
-        model, people = (numbers(longer.get(k)).get("value") for k in ("model", "people"))
+    if longer := found.longer_preferred:
+        model, people = longer.model.value, longer.people.value
         if model is not None and people is not None and model - people > 0.1:
             doubts.append(
                 f"The reward model prefers the longer response in {percent(model)} of the comparisons, "
                 f"people in {percent(people)}: PPO is likely to exploit that."
             )
-    raw = (found.get("calibration") or {}).get("raw") if isinstance(found.get("calibration"), dict) else None
-    if (ece := numbers(raw).get("ece", 0)) > 0.1:
-        doubts.append(f"The reward model's probabilities are off by {percent(ece)} in the mean (ECE).")
+    raw = found.calibration.raw if found.calibration else None
+    if raw and raw.ece is not None and raw.ece > 0.1:
+        doubts.append(f"The reward model's probabilities are off by {percent(raw.ece)} in the mean (ECE).")
     return doubts
 
 
 def _doubts_about_ppo(stage: Stage) -> list[str]:
-    doubts, results = [], stage.results
+    doubts, results = [], stage.manifest.results
     if results.get("eval/eos", 1) < 0.5:
         doubts.append(
             f"Only {percent(results['eval/eos'])} of the policy's responses end by themselves; the length "
             "limit cuts the others."
         )
     lengths = [
-        (float(row["reference_length"]), float(row["policy_length"]))
-        for row in map(numbers, stage.held_out)
-        if "reference_length" in row and "policy_length" in row
+        (row.reference_length, row.policy_length)
+        for row in stage.held_out
+        if row.reference_length is not None and row.policy_length is not None
     ]
     if lengths:
         before, after = (fmean(part) for part in zip(*lengths, strict=True))

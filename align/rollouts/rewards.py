@@ -29,8 +29,8 @@ from align.recipe_ppo import PPO, Reward
 from align.rollouts.params import Sampled
 from align.rollouts.sources import OwnModel, Service, Texts, by_function
 from align.runtime import distributed
-from align.runtime.lineage import parent
-from align.runtime.trained import as_trained
+from align.runtime.lineage import as_trained, parent
+from align.runtime.manifest import ParentRef
 
 Score = Callable[[Texts], Tensor]
 
@@ -44,9 +44,9 @@ class Source:
     adapter: Path | None = None  # the final/ of a reward model of the policy's base
     foreign: Recipe | None = None  # of a reward model with another base, which lies at `final`
     final: Path | None = None
-    trained_on: Mapping[str, Any] = field(default_factory=dict)  # the lineage of a model of another base
+    trained_on: Mapping[str, str] = field(default_factory=dict)  # base and template, with another base
     judge: Score | None = None  # a function or a service
-    lineage: Mapping[str, str] = field(default_factory=dict)
+    parent: ParentRef | None = None  # None for a service
 
 
 def find_sources(recipe: Recipe, lineage: Mapping[str, str]) -> list[Source]:
@@ -62,8 +62,7 @@ def find_sources(recipe: Recipe, lineage: Mapping[str, str]) -> list[Source]:
 
 def _own_rm(recipe: Recipe, name: str, weight: float, lineage: Mapping[str, str]) -> Source:
     rm = parent(recipe, "rm", recipe.ppo.rm, lineage)
-    hashes = {"rm": rm.adapter_hash, "rm_head": rm.head_hash}
-    return Source(name, weight, adapter=rm.final, final=rm.final, lineage=hashes)
+    return Source(name, weight, adapter=rm.final, final=rm.final, parent=rm.ref("rm"))
 
 
 def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Source:
@@ -72,27 +71,24 @@ def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Source
         return _own_rm(recipe, name, weight, lineage)
     if reward.run:
         theirs, manifest = as_trained(Path(reward.run), "rm")
-        same = all(manifest["lineage"].get(part) == mine for part, mine in lineage.items())
+        same = all(manifest.shared[part] == mine for part, mine in lineage.items())
         rm = parent(recipe if same else theirs, "rm", reward.run, lineage if same else {})
-        hashes = {key: rm.adapter_hash, f"{key}_head": rm.head_hash}
         if same:
-            return Source(name, weight, adapter=rm.final, final=rm.final, lineage=hashes)
+            return Source(name, weight, adapter=rm.final, final=rm.final, parent=rm.ref("reward", key))
         if (code := theirs.base.foreign_code) and not recipe.base.trust_remote_code:
             raise UserError(
                 f"ppo.rewards: loading {reward.run} runs {' and '.join(code)}; that is done only where this "
                 "recipe says so: base.trust_remote_code: true"
             )
-        hashes[f"{key}_base"] = str(manifest["lineage"]["base"])
-        return Source(
-            name, weight, foreign=theirs, final=rm.final, trained_on=manifest["lineage"], lineage=hashes
-        )
+        ref = rm.ref("reward", key, manifest.base)
+        return Source(name, weight, foreign=theirs, final=rm.final, trained_on=manifest.shared, parent=ref)
     if reward.function:
         given, function = reward.function, _function(reward.function)
         return Source(
             name,
             weight,
             judge=lambda texts: by_function(given, function, texts),
-            lineage={key: imports.digest(given, function)},
+            parent=ParentRef(kind="function", name=key, digest=imports.digest(given, function)),
         )
     return Source(name, weight, judge=Service(str(reward.url), reward.timeout).scores)
 

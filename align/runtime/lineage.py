@@ -1,4 +1,4 @@
-"""What a stage was made of, written into its manifest, and what the next one verifies of it."""
+"""What a stage is made of, compared with what it was started with, and what the next one verifies of it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from align import __version__
 from align.errors import MissingStage, UserError
-from align.recipe import SECTIONS, Recipe, Stage
+from align.recipe import SECTIONS, Base, Lora, Recipe
+from align.recipe_file import load_recipe
 from align.recipe_parts import MayChange, by_new_names, marked, may_change
 from align.recipe_ppo import Reward
-from align.runtime.files import read_json, sha256, write_bytes
+from align.runtime.files import sha256, write_bytes
+from align.runtime.manifest import ADAPTER, HEAD, VERSION, Kind, Manifest, ParentRef, hashes, read_manifest
+from align.stage_table import STAGES, Stage
 
 LABELS = "labels"  # in a stage's folder, what it read of labeling databases
-ADAPTER = "adapter_model.safetensors"  # PEFT's name
 _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
 
 
@@ -28,19 +33,22 @@ _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "
 class Parent:
     """A finished earlier stage: where its adapter lies and what it was trained with."""
 
-    stage: Stage
     final: Path
-    manifest: dict[str, Any]
+    run: str | None  # the run folder, where the recipe names one
+    manifest: Manifest
 
     @property
     def adapter_hash(self) -> str:
-        """The sha256 of its adapter's weights, as its manifest has it."""
-        return str(self.manifest["final"][ADAPTER])
+        """The SHA-256 of its adapter."""
+        return self.manifest.final[ADAPTER]
 
-    @property
-    def head_hash(self) -> str:
-        """Of the reward model's head; centring it anew changes every score, and the adapter stays."""
-        return str(self.manifest["final"]["head.safetensors"])
+    def ref(self, kind: Kind, name: str | None = None, base: str | None = None) -> ParentRef:
+        """What the manifest of a stage that starts from it says; `base`: its own, where that is another."""
+        # Of a reward model's head too: centring it anew changes every score, and the adapter stays.
+        head = self.manifest.final[HEAD] if STAGES[self.manifest.stage].has_head else None
+        return ParentRef(
+            kind=kind, name=name or kind, run=self.run, adapter=self.adapter_hash, head=head, base=base
+        )
 
 
 def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, Any]) -> Parent:
@@ -52,8 +60,8 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
     folder = (Path(run).expanduser() if run else recipe.run.path) / stage
     path = folder / "manifest.json"
     again = f"restore it, or train {stage} again (`align {stage} … --restart`)"
-    manifest = read_manifest(path, again) if path.exists() else {}
-    if not manifest.get("finished"):
+    manifest = read_manifest(path, again) if path.exists() else None
+    if manifest is None or not manifest.finished:
         state = "was started but has not finished" if manifest else "has not run"
         first = f"run `align {stage}` with this recipe first"
         if run:
@@ -62,7 +70,7 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
                 first = f"name the run's folder, {folder.parent.parent}, not a stage's"
         raise MissingStage(f"{stage} {state} in {folder.parent}: {first}")
     for key, mine in lineage.items():
-        theirs = manifest["lineage"].get(key)
+        theirs: Any = manifest.shared[key]
         if theirs != mine:
             what = key
             if key == "template":
@@ -72,13 +80,13 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
                 f"Name the run that belongs to this base, or train {stage} again"
             )
     here = _relevant(recipe, stage)
-    theirs, mine = _as_of_now(manifest["recipe"], here)["lora"], here["lora"]
+    theirs, mine = _as_of_now(manifest.recipe, here)["lora"], here["lora"]
     if differing := [k for k in mine if k != "dropout" and theirs.get(k) != mine[k]]:
         what = ", ".join(f"lora.{k} {theirs.get(k)} (here {mine[k]})" for k in differing)
         raise UserError(
             f"{folder} was trained with {what}. Roles start from its adapter: set the same in this recipe"
         )
-    for name, expected in manifest["final"].items():
+    for name, expected in manifest.final.items():
         file = folder / "final" / name
         if not file.is_file():
             raise UserError(f"{file} is missing: {again}")
@@ -87,51 +95,111 @@ def parent(recipe: Recipe, stage: Stage, run: str | None, lineage: Mapping[str, 
                 f"{file} is not what {stage} wrote: its SHA-256 is {sha256(file)}, "
                 f"the manifest says {expected}: {again}"
             )
-    return Parent(stage, folder / "final", manifest)
+    return Parent(folder / "final", str(folder.parent.absolute()) if run else None, manifest)
 
 
-def _template(manifest: Mapping[str, Any], theirs: Any, recipe: Recipe, mine: str) -> tuple[str, Any, str]:
+def as_trained(
+    folder: Path, stage: Stage, base: Path | None = None, finished: bool = True
+) -> tuple[Recipe, Manifest]:
+    """The recipe and manifest of a run folder's finished `stage`; `base`: where the base lies now.
+
+    Raises MissingStage where it has not finished (with `finished`), UserError where the folder is no run's.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder. Name a run's folder, such as runs/quickstart")
+    if (folder / "manifest.json").is_file():
+        raise UserError(f"{folder} is a stage's folder: name the run's, {folder.parent}")
+    if not (folder / "recipe.yaml").is_file():
+        raise UserError(f"{folder} holds no recipe.yaml: it is not a run's folder, such as runs/quickstart")
+    recipe = load_recipe(folder / "recipe.yaml", of_run=True)
+    manifest = _finished_manifest(folder, stage, finished)
+    try:
+        return _with(recipe, manifest, base), manifest
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(
+            f"{folder / stage / 'manifest.json'} does not say what this version of align can read: {where}: "
+            f"{error.errors()[0]['msg']}. Use the version that trained it (`align lineage {folder}` names it)"
+        ) from error
+
+
+def refuse_code(recipe: Recipe, folder: Path, trusted: bool) -> None:
+    """Raise UserError where loading the base of a run runs other people's code, unless it is trusted.
+
+    Whoever has the folder need not be who wrote its recipe.
+    """
+    if not trusted and (code := recipe.base.foreign_code):
+        raise UserError(
+            f"loading the base of {folder} runs {' and '.join(code)}, as its recipe says. Where you trust "
+            "that code, add --trust-remote-code"
+        )
+
+
+def _finished_manifest(folder: Path, stage: Stage, finished: bool) -> Manifest:
+    path, state = folder / stage / "manifest.json", "has not run"
+    if path.exists():
+        manifest = read_manifest(path, f"restore it, or train {stage} again")
+        if manifest.finished or not finished:
+            return manifest
+        state = "has not finished"
+    raise MissingStage(f"{stage} {state} in {folder}: run `align {stage} {folder / 'recipe.yaml'}` first")
+
+
+def _with(recipe: Recipe, manifest: Manifest, base: Path | None) -> Recipe:
+    """The recipe with what the stage's own manifest says; recipe.yaml is that of the run's last command."""
+    theirs = manifest.recipe
+    spec: dict[str, Any] = {**recipe.base.model_dump(), **theirs["base"]}
+    if base is not None:
+        spec |= {"name": str(base), "revision": None}
+    data = recipe.data.model_copy(update={"template": theirs["data"]["template"]})
+    return recipe.model_copy(update={"base": Base(**spec), "lora": Lora(**theirs["lora"]), "data": data})
+
+
+def _template(manifest: Manifest, theirs: Any, recipe: Recipe, mine: str) -> tuple[str, Any, str]:
     """What differs where the template's hash does, and both values of it."""
-    old, new = manifest["recipe"]["data"]["template"], recipe.data.template
+    old, new = manifest.recipe["data"]["template"], recipe.data.template
     return ("data.template", old, new) if old != new else ("tokenizer or chat template", theirs, mine)
 
 
 def stage_manifest(
     recipe: Recipe,
     stage: Stage,
-    lineage: Mapping[str, Any],
+    lineage: Mapping[str, str],
     data: Mapping[str, str],
     folder: Path,
+    parents: Sequence[ParentRef] = (),
     labels: Mapping[str, bytes] | None = None,
-) -> dict[str, Any]:
+) -> Manifest:
     """The stage's manifest: a new one, or the one that is there, if it says the same.
 
-    labels: what was read of labeling databases, by entry of the recipe.
+    lineage: hashes of base and template. data: fingerprints of the records, by kind. labels: what was
+    read of labeling databases, by entry of the recipe.
     Raises UserError with each difference when the stage began with another recipe, lineage or data.
     """
-    new: dict[str, Any] = {
-        "stage": stage,
-        "recipe": _relevant(recipe, stage),
-        "lineage": dict(lineage),
-        "places": _places(recipe, stage),
-        "data": dict(data),
-        "labels": {entry: _digest(content) for entry, content in (labels or {}).items()},
-        "versions": _versions(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started_at": now(),
-        "finished": False,
-    }
+    revision = f"@{recipe.base.revision}" if recipe.base.revision else ""
+    new = Manifest(
+        version=VERSION,
+        stage=stage,
+        recipe=_relevant(recipe, stage),
+        base=lineage.get("base", ""),
+        base_name=f"{recipe.base.name}{revision}",
+        template=lineage.get("template", ""),
+        parents=list(parents),
+        data=dict(data),
+        labels={entry: _digest(content) for entry, content in (labels or {}).items()},
+        versions=_versions(),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        started_at=now(),
+        finished=False,
+    )
     path = folder / "manifest.json"
     if not path.exists() and not begun(folder):
         return new
     old = read_manifest(path, "set the folder aside with --restart")
-    then = {**old, "recipe": _as_of_now(old["recipe"], new["recipe"])}
-    differences = [
-        line for part in ("recipe", "lineage", "data") for line in _differences(then[part], new[part], part)
-    ]
+    differences = _all_differences(old, new)
     if differences and not begun(folder):
         return new  # it ended before its first checkpoint: there is nothing to go on from, nothing to lose
-    grown = new["labels"] and old["data"] != new["data"]
+    grown = new.labels and old.data != new.data
     if differences:
         raise UserError(
             f"{folder} was started with something else:\n  "
@@ -140,23 +208,24 @@ def stage_manifest(
             + "\nPut it back, give the run another name (run.name), or start anew with --restart, "
             "which sets the old folder aside"
         )
-    old["places"], old["labels"] = new["places"], {**old.get("labels", {}), **new["labels"]}
-    if old["versions"] != new["versions"]:
-        old.setdefault("resumed_with", []).append(new["versions"])
-    return old
+    resumed_with = old.resumed_with + ([new.versions] if old.versions != new.versions else [])
+    now_known = {"version": VERSION, "parents": new.parents, "base_name": new.base_name}
+    return old.model_copy(
+        update={**now_known, "labels": old.labels | new.labels, "resumed_with": resumed_with}
+    )
 
 
-def _places(recipe: Recipe, stage: Stage) -> dict[str, str]:
-    """Where base and earlier stages lie, by their key in the lineage; those of the same run are left out."""
-    runs: dict[str, str | None] = {}
-    if stage == "rm":
-        runs = {"sft": recipe.rm.sft}
-    elif stage == "ppo":
-        runs = {"sft": recipe.ppo.sft, "rm": recipe.ppo.rm, "guard": recipe.ppo.guard}
-        runs |= {f"reward/{one.label}": one.run for one in recipe.ppo.rewards or () if one.run != "this"}
-    found = {key: str(Path(run).expanduser().absolute()) for key, run in runs.items() if run}
-    revision = f"@{recipe.base.revision}" if recipe.base.revision else ""
-    return {"base": f"{recipe.base.name}{revision}", **found}
+def _all_differences(old: Manifest, new: Manifest) -> list[str]:
+    """What decides the result and is not the same, a line each."""
+    lines = _differences(_as_of_now(old.recipe, new.recipe), new.recipe, "recipe")
+    lines += _differences(old.shared, new.shared, "lineage")
+    if old.version == 0:  # its flat keys cannot always be told apart, so they are compared as they were
+        lines += _differences(hashes(old.parents), hashes(new.parents), "lineage")
+    else:
+        were, are = ({parent.name: parent.hashes for parent in one.parents} for one in (old, new))
+        for name in sorted({*were, *are}):
+            lines += _differences(were.get(name, {}), are.get(name, {}), "lineage")
+    return lines + _differences(old.data, new.data, "data")
 
 
 def begun(folder: Path) -> bool:
@@ -170,9 +239,9 @@ def kept_labels(folder: Path) -> dict[str, bytes]:
         return {}
     found = {}
     manifest = read_manifest(folder / "manifest.json", "set the folder aside with --restart")
-    for entry, digest in manifest.get("labels", {}).items():
+    for entry, digest in manifest.labels.items():
         path = folder / LABELS / f"{digest}.jsonl"
-        if re.fullmatch("[0-9a-f]{64}", str(digest)) and path.is_file() and sha256(path) == digest:
+        if re.fullmatch("[0-9a-f]{64}", digest) and path.is_file() and sha256(path) == digest:
             found[entry] = path.read_bytes()
     return found
 
@@ -187,39 +256,6 @@ def keep_labels(folder: Path, labels: Mapping[str, bytes]) -> None:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def read_manifest(path: Path, remedy: str) -> dict[str, Any]:
-    """A stage's manifest; UserError with the remedy where it is not one that a stage wrote."""
-    try:
-        manifest = read_json(path)
-        parts = [manifest["lineage"], manifest["data"], manifest["versions"]]
-        parts += [manifest["recipe"], *manifest["recipe"].values()]
-        manifest["recipe"]["base"], manifest["recipe"]["lora"], manifest["recipe"]["data"]["template"]
-        if manifest["finished"]:
-            parts.append(manifest["final"])
-            manifest["final"][ADAPTER]
-            if outside := [name for name in manifest["final"] if _leaves(name)]:
-                raise ValueError(f"it names {outside[0]}, which is outside its folder")
-        texts = [manifest["lineage"], manifest["data"]]
-        texts += [manifest.get(part, {}) for part in ("places", "labels", "final")]
-        if not (
-            all(isinstance(part, dict) for part in parts)
-            and all(isinstance(text, str) for part in texts for text in part.values())
-            and isinstance(manifest.get("command", []), list)
-        ):
-            raise ValueError("it is not what a stage writes")
-    except KeyError as error:
-        raise UserError(f"{path} has no entry {error}: {remedy}") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): {remedy}") from error
-    return dict(manifest)
-
-
-def _leaves(name: str) -> bool:
-    """Whether a path leaves the folder that it is relative to."""
-    path = PurePath(name)
-    return path.is_absolute() or ".." in path.parts
 
 
 def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
@@ -288,7 +324,7 @@ def _differences(old: Any, new: Any, key: str) -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
+    found = {"align": __version__, "python": sys.version.split()[0]}
     for name in _VERSIONS:
         try:
             found[name] = version(name)

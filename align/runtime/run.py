@@ -27,14 +27,16 @@ from rich.console import Console
 from torch import Tensor
 
 from align.errors import AlignError, Terminated, UserError
-from align.recipe import Recipe, Stage
+from align.recipe import Recipe
 from align.recipe_file import dump
 from align.runtime import checkpoint, distributed, sharding, stopping
 from align.runtime.files import json_digest, sha256, sweep, to_json, whole_folder, write_text
 from align.runtime.lineage import LABELS, begun, keep_labels, now, stage_manifest
+from align.runtime.manifest import Manifest, ParentRef
 from align.runtime.metrics import JsonLines
 from align.runtime.progress import Bar
 from align.runtime.trackers import Tracker, check_installed, numbers, open_trackers
+from align.stage_table import Stage
 
 _SIZES = "sizes"  # a checkpoint's note of how long the stage's .jsonl files were, and of processes
 BAD_STEPS = "bad-steps.jsonl"
@@ -49,7 +51,7 @@ class StageRun:
     folder: Path
     accel: Accelerator
     console: Console
-    manifest: dict[str, Any]
+    manifest: Manifest
     keep: int
     metrics: JsonLines
     samples: JsonLines
@@ -72,8 +74,8 @@ class StageRun:
     @property
     def identity(self) -> dict[str, str]:
         """What its checkpoints belong to; one from elsewhere is passed over."""
-        parts = {part: json_digest(self.manifest[part]) for part in ("recipe", "data")}
-        return {"stage": self.stage, **parts, **self.manifest["lineage"]}
+        parts = {"recipe": json_digest(self.manifest.recipe), "data": json_digest(self.manifest.data)}
+        return {"stage": self.stage, **parts, **self.manifest.lineage}
 
     @property
     def _logs(self) -> dict[str, JsonLines]:
@@ -82,7 +84,7 @@ class StageRun:
     @property
     def finished(self) -> bool:
         """Whether its manifest says so and its result is there."""
-        return bool(self.manifest.get("finished")) and self.final.is_dir()
+        return self.manifest.finished and self.final.is_dir()
 
     @property
     def main(self) -> bool:
@@ -152,8 +154,8 @@ class StageRun:
     def _open_trackers(self) -> None:
         """Let the trackers follow metrics.jsonl, whose lines after the checkpoint are cut by now."""
         if self.main and self.trackers and not self._opened:
-            written, samples = self.metrics.rows(), self.samples.rows()
-            self._opened = open_trackers(self.trackers, self.folder, self.manifest, written, samples)
+            manifest, written, samples = self.manifest.json_ready(), self.metrics.rows(), self.samples.rows()
+            self._opened = open_trackers(self.trackers, self.folder, manifest, written, samples)
             self.metrics.followers.append(self._track)
 
     def _track(self, step: int, row: Mapping[str, object]) -> None:
@@ -204,8 +206,9 @@ class StageRun:
         if self.main:
             files = sorted(p for p in self.final.rglob("*") if p.is_file())
             hashes = {p.relative_to(self.final).as_posix(): sha256(p) for p in files}
-            self.manifest.update(finished=True, final=hashes, results=dict(results), finished_at=now())
-            write_text(self.folder / "manifest.json", to_json(self.manifest))
+            ended = {"finished": True, "final": hashes, "results": dict(results), "finished_at": now()}
+            self.manifest = self.manifest.model_copy(update=ended)
+            write_text(self.folder / "manifest.json", to_json(self.manifest.json_ready()))
             shutil.rmtree(self.checkpoints, ignore_errors=True)
         self.accel.wait_for_everyone()
 
@@ -224,76 +227,72 @@ def open_stage(
     stage: Stage,
     accel: Accelerator,
     *,
-    lineage: Mapping[str, Any],
+    lineage: Mapping[str, str],
     data: Mapping[str, str],
+    parents: Sequence[ParentRef] = (),
     labels: Mapping[str, bytes] | None = None,
     restart: bool,
 ) -> Iterator[StageRun]:
     """Lock the run folder, compare what is there with the recipe, and hand the stage its folder.
 
-    `lineage`: base and template hashes, and the parents' adapter hashes. `data`: fingerprint of each
-    kind of records the stage reads. `labels`: what it read of labeling databases, to be kept. Raises
+    `lineage`: base and template hashes. `data`: fingerprint of each kind of records the stage reads.
+    `parents`: what it starts from. `labels`: what it read of labeling databases, to be kept. Raises
     UserError when another process has the folder, when the folder cannot be written, when the stage was
     started with another recipe, lineage or data, or when its processes have not read the same.
     """
     check_installed(recipe.run.trackers)
-    _agree({**lineage, **{f"data.{kind}": read for kind, read in data.items()}}, accel)
-    console = Console(quiet=not accel.is_main_process)
-    folder = recipe.run.path / stage
-    manifest: dict[str, Any] = {}
-    lock, new = None, False
-    if accel.is_main_process:
-        _writable(recipe.run.path)
-        lock = _lock(recipe.run.path)
-        try:
-            if restart and folder.exists():
-                aside = _set_aside(folder)
-                console.print(
-                    f"the old {stage} folder is now {aside}", highlight=False, markup=False, soft_wrap=True
-                )
-            new = not folder.exists()
-            manifest = stage_manifest(recipe, stage, lineage, data, folder, labels)
-            _begin(recipe, folder, manifest, labels or {})
-        except BaseException:
-            lock.release()
-            raise
-    manifest = share_object(manifest, accel)
+    made_of = {**lineage, **{parent.name: parent.hashes for parent in parents}}
+    _agree(made_of | {f"data.{kind}": read for kind, read in data.items()}, accel)
     main = accel.is_main_process
-    run = StageRun(
-        stage=stage,
-        folder=folder,
-        accel=accel,
-        console=console,
-        manifest=manifest,
-        keep=recipe.run.keep,
-        grace=recipe.run.grace,
-        metrics=JsonLines(folder / "metrics.jsonl" if main else None),
-        samples=JsonLines(folder / "samples.jsonl" if main else None),
-        bad_steps=JsonLines(folder / BAD_STEPS if main else None),
-        trackers=recipe.run.trackers,
-    )
-    if main and run.finished:
-        shutil.rmtree(run.checkpoints, ignore_errors=True)  # of a process that was killed while it did so
-    if labels and begun(folder):
-        run.say(
-            f"{stage}: its labels are those of {manifest['started_at']}, when it began; --restart takes what "
-            "has come since"
+    folder, console = recipe.run.path / stage, Console(quiet=not main)
+    manifest, new = None, False
+    with ExitStack() as stack:
+        if main:
+            _writable(recipe.run.path)
+            stack.callback(_lock(recipe.run.path).release)
+            if restart and folder.exists():
+                moved = f"the old {stage} folder is now {_set_aside(folder)}"
+                console.print(moved, highlight=False, markup=False, soft_wrap=True)
+            new = not folder.exists()
+            manifest = stage_manifest(recipe, stage, lineage, data, folder, parents, labels)
+            _begin(recipe, folder, manifest, labels or {})
+        run = StageRun(
+            stage=stage,
+            folder=folder,
+            accel=accel,
+            console=console,
+            manifest=share_object(manifest, accel),
+            keep=recipe.run.keep,
+            grace=recipe.run.grace,
+            metrics=JsonLines(folder / "metrics.jsonl" if main else None),
+            samples=JsonLines(folder / "samples.jsonl" if main else None),
+            bad_steps=JsonLines(folder / BAD_STEPS if main else None),
+            trackers=recipe.run.trackers,
         )
-    if shared := sharding.told(accel):
-        run.say(f"{stage}: {shared}")
-    try:
-        yield run
-    except UserError:
-        if new and not begun(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        run.close()
-        if lock is not None:
-            lock.release()
+        stack.callback(run.close)
+        _tell(run, bool(labels))
+        try:
+            yield run
+        except UserError:
+            if new and not begun(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
-def _begin(recipe: Recipe, folder: Path, manifest: Mapping[str, Any], labels: Mapping[str, bytes]) -> None:
+def _tell(run: StageRun, labeled: bool) -> None:
+    """Say how the stage begins; `labeled`: it reads labeling databases."""
+    if labeled and begun(run.folder):
+        since = f"its labels are those of {run.manifest.started_at}, when it began"
+        run.say(f"{run.stage}: {since}; --restart takes what has come since")
+    if shared := sharding.told(run.accel):
+        run.say(f"{run.stage}: {shared}")
+    if run.finished:
+        run.say(f"{run.stage} is finished: {run.final}")
+        if run.main:  # what a process left that was killed when it had just finished
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
+def _begin(recipe: Recipe, folder: Path, manifest: Manifest, labels: Mapping[str, bytes]) -> None:
     """Create the stage's folder with recipe and manifest; UserError where something is in the way."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -301,7 +300,7 @@ def _begin(recipe: Recipe, folder: Path, manifest: Mapping[str, Any], labels: Ma
             sweep(place)
         keep_labels(folder, labels)
         write_text(recipe.run.path / "recipe.yaml", dump(recipe))
-        write_text(folder / "manifest.json", to_json(manifest))
+        write_text(folder / "manifest.json", to_json(manifest.json_ready()))
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UserError(
             f"{error.filename2 or error.filename} is in the way ({error.strerror}): move it, or give "

@@ -27,10 +27,11 @@ from align.models.merge import check_classifier, in_float32, merged_policy, merg
 from align.models.passes import PAIRS, microbatches, passes
 from align.models.roles import Roles
 from align.models.scoring import score_pairs
-from align.recipe import Recipe, Stage
+from align.recipe import Recipe
 from align.records import Ranking
 from align.runtime.files import to_json, whole_folder, write_text
 from align.serving.run import Trained, open_run, reward_model
+from align.stage_table import Stage
 
 NOTE = "align_export.json"
 _PROBES = 64  # responses that both models score
@@ -247,7 +248,6 @@ def _note(
     run: Trained, tokenizer: PreTrainedTokenizerBase, kind: str, dtype: str, proof: Proof
 ) -> dict[str, Any]:
     """What a person who finds the folder wants to know."""
-    results = run.manifest.get("results", {})
     return {
         "stage": run.stage,
         "model": kind,
@@ -255,9 +255,9 @@ def _note(
         "template": run.recipe.data.template,
         "padding": tokenizer.pad_token,
         "base": run.recipe.base.name,
-        "lineage": run.manifest["lineage"],
-        "files": run.manifest["final"],
-        "results": results,
+        "lineage": run.manifest.lineage,
+        "files": run.manifest.final,
+        "results": run.manifest.results,
         "proof": {
             "responses": proof.probes,
             "texts": proof.texts,

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from align.errors import UserError
-from align.recipe import STAGES, Stage
 from align.runtime.files import sha256
-from align.runtime.lineage import ADAPTER, read_manifest
-from align.runtime.trained import as_trained, refuse_code
+from align.runtime.lineage import as_trained, refuse_code
+from align.runtime.manifest import ADAPTER, HEAD, Manifest, ParentRef, read_manifest
+from align.stage_table import STAGES, Stage, place_of
 from align.text import clean
 
-_HEAD = "head.safetensors"
 _SHOWN = 16  # characters of a hash
 
 
@@ -25,14 +23,14 @@ class Node:
 
     stage: Stage
     run: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     wrong: list[str] = field(default_factory=list)
     parents: list[Node] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
         """Whether the stage had finished when its manifest was written."""
-        return bool(self.manifest["finished"])
+        return self.manifest.finished
 
 
 def show(run: Path, base: Path | None = None, trusted: bool = False) -> int:
@@ -56,7 +54,7 @@ def show(run: Path, base: Path | None = None, trusted: bool = False) -> int:
             if _last(node) is None:
                 _tree(node, members, "")
     count = sum(len(node.wrong) for node in nodes.values()) + sum(map(len, wrong.values()))
-    files = sum(len(node.manifest.get("final", ())) for node in nodes.values())
+    files = sum(len(node.manifest.final) for node in nodes.values())
     print(f"{count} of it could not be verified" if count else f"all {files} files are as they were written")
     return 2 if count else 0
 
@@ -68,57 +66,51 @@ def _gather(stage: Stage, run: Path, nodes: dict[tuple[Path, str], Node]) -> Nod
         return nodes[key]
     path = run / stage / "manifest.json"
     manifest = read_manifest(path, "restore it")
-    if not {"base", "template"} <= manifest["lineage"].keys():
-        raise UserError(f"{path} names no base or template: restore it")
-    node = Node(stage, run, manifest, list(_files(run / stage, manifest)) if manifest["finished"] else [])
-    for name, written in sorted(manifest["lineage"].items()):
-        earlier = _earlier(name)
-        place = Path(manifest.get("places", {}).get(name.removesuffix("_head"), run))
-        if earlier is None or name.startswith("reward/") and place == run and not _own(manifest, name):
-            continue  # a base, a template, or the hash of a reward function's code
-        if STAGES.index(earlier) >= STAGES.index(stage):
-            node.wrong.append(f"{name}: {stage} does not start from {earlier}, and its manifest says so")
+    node = Node(stage, run, manifest, list(_files(run / stage, manifest)) if manifest.finished else [])
+    for ref in manifest.parents:
+        earlier, place = ref.stage, Path(ref.run or run)
+        if earlier is None:
+            continue  # a function, whose code a run does not keep
+        if place_of(earlier) >= place_of(stage):
+            node.wrong.append(f"{ref.name}: {stage} does not start from {earlier}, and its manifest says so")
             continue
         if not (place / earlier / "manifest.json").is_file():
-            node.wrong.append(f"{name}: {place / earlier} is not there, so {_short(written)} is not verified")
+            lost = f"{place / earlier} is not there, so {_short(ref.adapter)} is not verified"
+            node.wrong.append(f"{ref.name}: {lost}")
             continue
         parent = _gather(earlier, place, nodes)
-        file = _HEAD if name.endswith("_head") else ADAPTER
-        theirs = parent.manifest.get("final", {}).get(file)
-        if theirs != written:
-            node.wrong.append(
-                f"{name} was {written} when this was trained, and {place / earlier} has {theirs}"
-            )
+        node.wrong += _changed(ref, parent.manifest, place / earlier)
         if parent not in node.parents:
             node.parents.append(parent)
     nodes[key] = node
     return node
 
 
-def _earlier(name: str) -> Stage | None:
-    """The stage whose hash stands under this key of the lineage."""
-    if name == "sft":
-        return "sft"
-    is_model = name.removesuffix("_head") in ("rm", "guard") or name.startswith("reward/")
-    return "rm" if is_model and not name.endswith("_base") else None
+def _changed(ref: ParentRef, theirs: Manifest, folder: Path) -> Iterator[str]:
+    """What a parent's manifest does not say as it was written down."""
+    found = [(ref.name, ref.adapter, theirs.final.get(ADAPTER))]
+    if ref.stage and STAGES[ref.stage].has_head:
+        found.append((f"{ref.name}_head", ref.head, theirs.final.get(HEAD)))
+    if ref.base is not None:
+        found.append((f"{ref.name}_base", ref.base, theirs.base))
+    for name, written, now in found:
+        if written is None:
+            yield f"{name}: no hash of it was written down, so {folder} is not verified"
+        elif written != now:
+            yield f"{name} was {written} when this was trained, and {folder} has {now}"
 
 
-def _own(manifest: dict[str, Any], name: str) -> bool:
-    """Whether a named reward is a reward model: then its head has a hash too."""
-    return f"{name.removesuffix('_head')}_head" in manifest["lineage"]
-
-
-def _files(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
+def _files(folder: Path, manifest: Manifest) -> Iterator[str]:
     """What is wrong with the files of final/."""
     final = folder / "final"
-    for name, written in manifest["final"].items():
+    for name, written in manifest.final.items():
         if not (final / name).is_file():
             yield f"final/{name} is missing"
         elif (found := sha256(final / name)) != written:
             yield f"final/{name} is not what was written: its SHA-256 is {found}, and was {written}"
     there = {path.relative_to(final).as_posix() for path in final.rglob("*") if path.is_file()}
     yield from (
-        f"final/{name} was not written by {folder.name}" for name in sorted(there - {*manifest["final"]})
+        f"final/{name} was not written by {folder.name}" for name in sorted(there - {*manifest.final})
     )
 
 
@@ -132,7 +124,6 @@ def _bases(nodes: dict[tuple[Path, str], Node], moved: Path | None, trusted: boo
         if _base(node) in found:
             continue
         faults = found.setdefault(_base(node), [])
-        lineage = node.manifest["lineage"]
         try:
             recipe, _ = as_trained(node.run, node.stage, moved, finished=False)
             refuse_code(recipe, node.run, trusted)
@@ -142,30 +133,27 @@ def _bases(nodes: dict[tuple[Path, str], Node], moved: Path | None, trusted: boo
             faults.append(f"it is not verified: {error}. Where it lies elsewhere now, name it with --base")
             continue
         for what, now in (("base", base.fingerprint), ("template", template.hash)):
-            if now != lineage[what]:
-                faults.append(
-                    f"its {what} is not the one that was trained on: {now}, and was {lineage[what]}"
-                )
+            if now != (was := node.manifest.shared[what]):
+                faults.append(f"its {what} is not the one that was trained on: {now}, and was {was}")
     return found
 
 
 def _base(node: Node) -> str:
-    name = node.manifest.get("places", {}).get("base", "")
-    return f"{name} {_short(node.manifest['lineage']['base'])}".strip()
+    return f"{node.manifest.base_name} {_short(node.manifest.base)}".strip()
 
 
 def _tree(node: Node, members: list[Node], indent: str) -> None:
     """Print a node, and under it those that start from it: under the last of its parents each."""
-    state = f"finished {node.manifest.get('finished_at')}" if node.finished else "has not finished"
+    state = f"finished {node.manifest.finished_at}" if node.finished else "has not finished"
     print(f"{indent}└─ {node.stage}  {_text(str(node.run))}  {_text(state)}")
     indent += "   "
     manifest = node.manifest
     lines = {
-        "command": shlex.join(map(str, manifest.get("command", ()))),
-        "from": _pairs({k: v for k, v in manifest["lineage"].items() if k not in ("base", "template")}),
-        "data": _pairs(manifest["data"]),
-        "adapter": _short(manifest.get("final", {}).get(ADAPTER, "")),
-        "versions": ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+        "command": shlex.join(manifest.command),
+        "from": _pairs(pair for ref in manifest.parents for pair in ref.hashes.items()),
+        "data": _pairs(manifest.data.items()),
+        "adapter": _short(manifest.final.get(ADAPTER, "")),
+        "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     }
     for name, text in lines.items():
         if text:
@@ -179,11 +167,11 @@ def _tree(node: Node, members: list[Node], indent: str) -> None:
 def _last(node: Node) -> Node | None:
     """The latest of the stages on the same base that it starts from."""
     same = [parent for parent in node.parents if _base(parent) == _base(node)]
-    return max(same, key=lambda parent: STAGES.index(parent.stage), default=None)
+    return max(same, key=lambda parent: place_of(parent.stage), default=None)
 
 
-def _pairs(hashes: dict[str, str]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in hashes.items())
+def _pairs(hashes: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} {_short(value)}" for name, value in sorted(hashes))
 
 
 def _short(value: object) -> str:

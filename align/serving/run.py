@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from align.errors import UserError
 from align.models.base import Base
 from align.models.forward import Forward
 from align.models.roles import Roles
-from align.recipe import Recipe, Stage
-from align.runtime.lineage import parent
-from align.runtime.trained import as_trained, refuse_code
+from align.recipe import Recipe
+from align.runtime.lineage import as_trained, parent, refuse_code
+from align.runtime.manifest import Manifest
+from align.stage_table import Stage
 from align.stages.setup import Setup, set_up
 
 
@@ -24,7 +24,7 @@ class Trained:
     recipe: Recipe
     setup: Setup
     final: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 def open_run(folder: Path, stage: Stage, base: Path | None = None, trusted: bool = False) -> Trained:

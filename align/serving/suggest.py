@@ -11,9 +11,9 @@ from rich.console import Console
 from align.errors import UserError
 from align.records import Prompt
 from align.runtime.hub import quiet_bars
-from align.runtime.lineage import ADAPTER
+from align.runtime.lineage import as_trained
+from align.runtime.manifest import ADAPTER
 from align.runtime.progress import Bar
-from align.runtime.trained import as_trained
 from align.serving.app import connected
 from align.serving.records import SCORES, Item
 from labeling.client import Client, Task
@@ -35,7 +35,7 @@ def suggest(
     doesn't take, all before anything heavy is loaded.
     """
     recipe, manifest = as_trained(run, "rm", base)
-    version, source = str(manifest["final"][ADAPTER]), f"{recipe.run.name}/rm"
+    version, source = manifest.final[ADAPTER], f"{recipe.run.name}/rm"
     with connected(url, token_file) as app:
         tasks = list(app.tasks(unscored_by=version))
         if not tasks:

@@ -18,7 +18,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from align.data.load import load
 from align.data.tokenize import encode_prompts
 from align.errors import UserError
 from align.evaluation.policy import Answered, summary
@@ -26,22 +25,19 @@ from align.models.export import save_adapter, save_head
 from align.objectives.kl import reverse_k3
 from align.objectives.masked import masked_sum, mean_and_var, moments
 from align.recipe import Recipe
-from align.records import Prompt
-from align.report.page import refresh
+from align.records import Demonstration, Prompt
 from align.rollouts.engine import sampling_params
 from align.rollouts.params import Draws
 from align.rollouts.rewards import find_sources, part_metrics, texts_of
 from align.rollouts.rollout import Rollout, score_rollout
 from align.runtime import distributed
 from align.runtime.files import write_text
-from align.runtime.lineage import parent
 from align.runtime.memory import itemised
 from align.runtime.metrics import json_line
-from align.runtime.run import StageRun, open_stage
+from align.runtime.run import StageRun
 from align.seeds import step_rows
-from align.stages.labels import Labels
 from align.stages.ppo_advantages import Estimate, estimate
-from align.stages.ppo_ptx import load_demonstrations, with_demonstrations
+from align.stages.ppo_ptx import with_demonstrations
 from align.stages.ppo_roles import Context, prepare, resume, save
 from align.stages.ppo_steer import check_outcome, is_bad, steer
 from align.stages.ppo_update import update
@@ -55,56 +51,34 @@ from align.stages.ppo_watch import (
     watch,
     write_samples,
 )
-from align.stages.setup import set_up, source, write_skipped
+from align.stages.setup import Inputs
 
 
 def run(recipe: Recipe, restart: bool = False) -> None:
-    """Train the policy that the recipe describes, or go on from its newest checkpoint."""
-    cfg, setup = recipe.ppo, set_up(recipe)
-    accel = setup.accel
-    sft = parent(recipe, "sft", cfg.sft, setup.lineage)
-    sources = find_sources(recipe, setup.lineage)
-    spec, cache = source(recipe, "prompts", "ppo"), recipe.data.cache_folder
-    labels = Labels(recipe, "ppo", accel, restart)
-    split = load(Prompt, spec, "prompts", cache, labels)
-    guard = parent(recipe, "rm", cfg.guard, setup.lineage) if cfg.guard else None
-    parents = {"sft": sft.adapter_hash}
-    for one in sources:
-        parents |= one.lineage
-    if guard is not None:
-        parents |= {"guard": guard.adapter_hash, "guard_head": guard.head_hash}
-    lineage = {**setup.lineage, **parents}
-    distributed.check_divisible(cfg.rollout_batch_size, "ppo.rollout_batch_size", accel)
-    ptx = load_demonstrations(recipe, labels)
-    data = {"prompts": split.fingerprint} | ({"demonstrations": ptx.fingerprint} if ptx else {})
-    made_of = {"lineage": lineage, "data": data}
-    with (
-        open_stage(recipe, "ppo", accel, **made_of, labels=labels.contents, restart=restart) as stage,
-        ExitStack() as held,
-    ):
+    """Train the policy that the recipe describes, or go on from its newest checkpoint.
+
+    Raises MissingStage where an earlier stage has not finished, UserError where something must be changed.
+    """
+    cfg, inputs = recipe.ppo, Inputs(recipe, "ppo", restart)
+    sft = inputs.parent("sft", "sft", cfg.sft)
+    sources = find_sources(recipe, inputs.setup.lineage)
+    inputs.parents += [one.parent for one in sources if one.parent]
+    guard = inputs.parent("guard", "rm", cfg.guard) if cfg.guard else None
+    inputs.read(Prompt)
+    ptx = inputs.read(Demonstration) if cfg.ptx_coef else None
+    distributed.check_divisible(cfg.rollout_batch_size, "ppo.rollout_batch_size", inputs.setup.accel)
+    with inputs.open() as stage, ExitStack() as held:
         if stage.finished:
-            stage.say(f"ppo is finished: {stage.final}")
             return
-        prompts, held_out = (
-            encode_prompts(
-                setup.template,
-                side,
-                cfg.max_prompt_tokens,
-                where,
-                cfg.max_response_tokens,
-                cache,
-                skip=spec.on_bad_record == "skip",
-            )
-            for side, where in ((split.train, "data.prompts"), (split.held_out, "data.prompts (held out)"))
-        )
-        write_skipped(stage, split.skipped, prompts.skipped, held_out.skipped)
+        encode = partial(encode_prompts, room=cfg.max_response_tokens)
+        prompts, held_out = inputs.encode(stage, Prompt, encode, cfg.max_prompt_tokens)
         if not prompts:
             raise UserError("data.prompts: there is no training prompt")
         if not held_out and cfg.keep == "best":
             raise UserError(
                 "ppo.keep: best needs held-out prompts to compare iterations: data.prompts.held_out"
             )
-        context = prepare(recipe, setup, sft.final, sources, guard.final if guard else None)
+        context = prepare(recipe, inputs.setup, sft, sources, guard)
         held.callback(context.engine.close)
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
@@ -134,8 +108,6 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         answered, results = outcome(context, stage, judged)
         check_outcome(context, stage, results)
         _finish(context, stage, answered, results)
-        if stage.main:
-            refresh(recipe.run.path, stage.say)
 
 
 @dataclass(frozen=True)

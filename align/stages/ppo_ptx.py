@@ -8,8 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from align.data.labels import Labels, read_labels
-from align.data.load import Split, load
+from align.data.load import Split
 from align.data.tokenize import Encoded, encode_demonstrations
 from align.errors import UserError
 from align.models.batch import collate
@@ -21,14 +20,6 @@ from align.runtime import distributed
 from align.seeds import step_rows
 from align.stages.ppo_roles import Context
 from align.stages.setup import source
-
-
-def load_demonstrations(recipe: Recipe, labels: Labels = read_labels) -> Split[Demonstration] | None:
-    """data.demonstrations, where ppo.ptx_coef asks for them; `labels` reads labeling databases."""
-    if not recipe.ppo.ptx_coef:
-        return None
-    found, cache = source(recipe, "demonstrations", "ppo"), recipe.data.cache_folder
-    return load(Demonstration, found, "demonstrations", cache, labels)
 
 
 def with_demonstrations(context: Context, recipe: Recipe, split: Split[Demonstration] | None) -> Context:

@@ -9,17 +9,16 @@ compared: a reward model that does not come back the same is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from align.data.load import load
-from align.data.tokenize import encode_demonstrations, encode_rankings
+from align.data.tokenize import Encoded, Encodings, encode_demonstrations, encode_rankings
 from align.errors import AlignError, UserError
 from align.evaluation.reward import Evaluation, Judged, evaluate, evaluate_quickly, judge, misjudged, plain
 from align.models.export import save_adapter, save_head, save_score
@@ -33,19 +32,15 @@ from align.models.scoring import last_states, ranking_scores, score_rankings
 from align.objectives.bradley_terry import batch_loss, has_pair, pair_accuracy
 from align.recipe import RM, Recipe
 from align.records import Demonstration, Ranking
-from align.report.page import refresh
 from align.runtime import distributed
 from align.runtime.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.runtime.files import to_json, write_text
-from align.runtime.lineage import parent
 from align.runtime.memory import itemised
-from align.runtime.run import StageRun, open_stage
+from align.runtime.run import StageRun
 from align.runtime.sharding import shared_out
 from align.seeds import generator, order, step_rows
-from align.stages.labels import Labels
-from align.stages.rm_rows import EncodedRows, Row, Rows, best_alone, columns
-from align.stages.setup import Setup, set_up, source, write_skipped
-from align.stats.rankings import comparisons, fit_length_model, length_wins
+from align.stages.setup import Inputs, Setup
+from align.stats.rankings import Ranks, comparisons, fit_length_model, length_wins
 
 _CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16
 _MISJUDGED = 20  # comparisons in samples.jsonl
@@ -53,46 +48,67 @@ _PROBES = 16  # rankings scored before saving and after loading
 _RELOAD_TOLERANCE = 1e-5  # relative; the same numbers up to the batch's padding
 
 
+class Row(NamedTuple):
+    """A ranking as the model and the loss take it; strength is 0 where none is said."""
+
+    encoded: Encoded
+    ranks: Ranks
+    strength: float = 0.0
+
+
+Rows = Sequence[Row]
+
+
+class EncodedRows(Sequence[Row]):
+    """Encoded rankings as rows, each made when it is asked for: they may be more than memory holds."""
+
+    def __init__(self, encoded: Encodings[Encoded]) -> None:
+        self._encoded = encoded
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __getitem__(self, index: Any) -> Any:
+        """A row, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        ranking: Ranking = self._encoded.records[index]
+        return Row(self._encoded[index], ranking.ranks, ranking.strength or 0.0)
+
+
+def columns(rows: Rows) -> tuple[list[Encoded], list[Ranks]]:
+    """What was ranked, and how."""
+    return [row.encoded for row in rows], [row.ranks for row in rows]
+
+
+def best_alone(row: Row) -> Row:
+    """The first of the ranking's best responses, alone."""
+    rank, place = min((rank, i) for i, rank in enumerate(row.ranks) if rank is not None)
+    return Row(Encoded(row.encoded.prompt, [row.encoded.responses[place]]), (rank,))
+
+
 def run(recipe: Recipe, restart: bool = False) -> None:
-    """Train the reward model that the recipe describes, or go on from its newest checkpoint."""
-    cfg, setup = recipe.rm, set_up(recipe)
-    accel = setup.accel
-    sft = parent(recipe, "sft", cfg.sft, setup.lineage)
-    spec, cache = source(recipe, "rankings", "rm"), recipe.data.cache_folder
-    labels = Labels(recipe, "rm", accel, restart)
-    split = load(Ranking, spec, "rankings", cache, labels)
-    demonstrations = None
-    if recipe.data.demonstrations is not None:
-        demonstrations = load(Demonstration, recipe.data.demonstrations, "demonstrations", cache, labels)
-    lineage = {**setup.lineage, "sft": sft.adapter_hash}
-    data = {"rankings": split.fingerprint}
-    if demonstrations is not None:
-        data["demonstrations"] = demonstrations.fingerprint
+    """Train the reward model that the recipe describes, or go on from its newest checkpoint.
+
+    Raises MissingStage where sft has not finished, UserError where something must be changed first.
+    """
+    cfg, inputs = recipe.rm, Inputs(recipe, "rm", restart)
+    setup, accel = inputs.setup, inputs.setup.accel
+    sft = inputs.parent("sft", "sft", cfg.sft)
+    inputs.read(Ranking)
+    demonstrations = inputs.read(Demonstration).train if recipe.data.demonstrations else None
     distributed.check_divisible(cfg.batch_size, "rm.batch_size", accel)
-    made_of = {"lineage": lineage, "data": data}
-    with open_stage(recipe, "rm", accel, **made_of, labels=labels.contents, restart=restart) as stage:
+    with inputs.open() as stage:
         if stage.finished:
-            stage.say(f"rm is finished: {stage.final}")
             return
-        encoded = [
-            encode_rankings(
-                setup.template,
-                side,
-                cfg.max_length,
-                "data.rankings",
-                cache,
-                skip=spec.on_bad_record == "skip",
-            )
-            for side in (split.train, split.held_out)
-        ]
-        write_skipped(stage, split.skipped, *(side.skipped for side in encoded))
+        encoded = inputs.encode(stage, Ranking, encode_rankings, cfg.max_length)
         train, held_out = map(EncodedRows, encoded)
         if not any(has_pair(row.ranks, cfg.ties) for row in train):
             raise UserError(
                 "data.rankings: no training ranking decides any comparison; all responses are tied"
             )
-        zero = _centring_rows(demonstrations.train if demonstrations else None, train, recipe, setup)
-        forward = _model(setup, sft.final, recipe.run.seed, cfg.head_std)
+        zero = _centring_rows(demonstrations, train, recipe, setup)
+        forward = _model(setup, sft, recipe.run.seed, cfg.head_std)
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
         if cfg.share_prompt and (why := share_prompts(forward, "reward", longest)):
             stage.say(f"rm: each response goes through the model behind a prompt of its own: {why}")
@@ -100,7 +116,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         _train(recipe, forward, train, held_out, steps, stage)
         probes = (held_out or train)[:_PROBES]
         score, before = _centre(forward, zero, probes, cfg, setup)
-        score["centred_on"] = "demonstrations" if demonstrations else "best-ranked responses"
+        score["centred_on"] = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
         scores = _held_out_scores(forward, held_out, cfg, accel)
         judged = judge(*columns(held_out), scores, encoded[1].records)
         lengths = ((row.ranks, [len(response) for response in row.encoded.responses]) for row in train)
@@ -109,25 +125,37 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         results |= {f"score/{name}": score[name] for name in ("shift", "std", "centring_error")}
         stage.metrics.append(steps, results)
         _write_misjudged(stage, encoded[1].records, judged, steps)
+        proof = partial(_prove_reload, setup, probes, before, cfg, forward.share_prompt)
+        _finish(stage, setup, forward, evaluation, score, results, proof)
 
-        def write(folder: Path) -> None:
-            assert forward.roles.peft is not None
-            save_adapter(forward.roles.peft, "reward", folder)
-            save_head(forward.roles.heads["reward"], folder)
-            save_score(plain({**score, "temperature": evaluation.calibration.temperature}), folder)
-            setup.base.tokenizer.save_pretrained(str(folder))
 
-        def prove(folder: Path) -> None:
-            if stage.main or setup.together:  # a sharded model scores only with all its parts
-                _prove_reload(setup, folder, probes, before, cfg, forward.share_prompt)
+def _finish(
+    stage: StageRun,
+    setup: Setup,
+    forward: Forward,
+    evaluation: Evaluation,
+    score: dict[str, Any],
+    results: dict[str, float],
+    proof: Callable[[Path], None],
+) -> None:
+    """Write final/, whose scores `proof` compares with the trained model's, and evaluation.json."""
 
-        if stage.main:
-            document = evaluation.document() | {"score": plain(score)}
-            write_text(stage.folder / "evaluation.json", to_json(document))
-        stage.finish(write, {name: x for name, x in results.items() if math.isfinite(x)}, prove)
-        stage.say(_summary(stage, evaluation))
-        if stage.main:
-            refresh(recipe.run.path, stage.say)
+    def write(folder: Path) -> None:
+        assert forward.roles.peft is not None
+        save_adapter(forward.roles.peft, "reward", folder)
+        save_head(forward.roles.heads["reward"], folder)
+        save_score(plain({**score, "temperature": evaluation.calibration.temperature}), folder)
+        setup.base.tokenizer.save_pretrained(str(folder))
+
+    def prove(folder: Path) -> None:
+        if stage.main or setup.together:  # a sharded model scores only with all its parts
+            proof(folder)
+
+    if stage.main:
+        document = evaluation.document() | {"score": plain(score)}
+        write_text(stage.folder / "evaluation.json", to_json(document))
+    stage.finish(write, {name: x for name, x in results.items() if math.isfinite(x)}, prove)
+    stage.say(_summary(stage, evaluation))
 
 
 def _train(
@@ -275,7 +303,7 @@ def _centre(
 
 
 def _prove_reload(
-    setup: Setup, folder: Path, probes: Rows, before: Sequence[Tensor], cfg: RM, share_prompt: bool
+    setup: Setup, probes: Rows, before: Sequence[Tensor], cfg: RM, share_prompt: bool, folder: Path
 ) -> None:
     """Load what was saved on a fresh base and score the probes again; AlignError unless nothing changed."""
     fresh = _model(setup, folder, seed=None)

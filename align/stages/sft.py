@@ -21,21 +21,18 @@ from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from align.data.load import load
 from align.data.store import kept
-from align.data.tokenize import Encoded, encode_demonstrations
+from align.data.tokenize import Encoded, Encodings, encode_demonstrations
 from align.errors import UserError
 from align.models.export import save_adapter
 from align.models.lora import lora_config
 from align.recipe import SFT, Recipe
 from align.records import Demonstration
-from align.report.page import refresh
 from align.runtime.distributed import check_divisible, more_elsewhere, share, total
-from align.runtime.run import open_stage
+from align.runtime.run import StageRun
 from align.runtime.trainer import ResumableTrainer
 from align.seeds import generator, step_rows
-from align.stages.labels import Labels
-from align.stages.setup import set_up, source, write_skipped
+from align.stages.setup import Inputs, Setup
 
 Row = dict[str, list[int]]  # input_ids and labels of one demonstration, equally long
 
@@ -53,72 +50,24 @@ def run(recipe: Recipe, restart: bool = False) -> None:
 
     Raises UserError where the recipe, the base or the data must be changed first.
     """
-    cfg, seed, setup = recipe.sft, recipe.run.seed, set_up(recipe)
-    accel, base = setup.accel, setup.base
-    microbatch, accumulation = _microbatches(cfg, accel)
-    spec, cache = source(recipe, "demonstrations", "sft"), recipe.data.cache_folder
-    labels = Labels(recipe, "sft", accel, restart)
-    split = load(Demonstration, spec, "demonstrations", cache, labels)
-    made_of = {"lineage": setup.lineage, "data": {"demonstrations": split.fingerprint}}
-
-    with open_stage(recipe, "sft", accel, **made_of, labels=labels.contents, restart=restart) as stage:
+    cfg, inputs = recipe.sft, Inputs(recipe, "sft", restart)
+    _microbatches(cfg, inputs.setup.accel)
+    inputs.read(Demonstration)
+    with inputs.open() as stage:
         if stage.finished:
-            stage.say(f"sft is finished: {stage.final}")
             return
-
-        encoded = [
-            encode_demonstrations(
-                setup.template,
-                side,
-                cfg.max_length,
-                "data.demonstrations",
-                cache,
-                skip=spec.on_bad_record == "skip",
-            )
-            for side in (split.train, split.held_out)
-        ]
-        write_skipped(stage, split.skipped, *(side.skipped for side in encoded))
-        train, held_out = encoded[0], _rows(encoded[1])
+        train, held_out = inputs.encode(stage, Demonstration, encode_demonstrations, cfg.max_length)
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
-        rows = step_rows(seed, "sft", 0, steps * cfg.batch_size, len(train))  # of step 0, of step 1, …
-
-        model = setup.load_model()
-        base.tokenizer.pad_token = base.tokenizer.convert_ids_to_tokens(base.pad_id)  # what TRL pads with
-        if cfg.packing:
-            _check_packing(model, _rows([train[i] for i in train.lengths.argsort()[:2].tolist()]))
-
-        def draw(step: int, part: int) -> int:
-            return generator(seed, "sft", "dropout", step, part, accel.process_index).initial_seed()
-
-        trainer = _Trainer(
-            stage=stage,
-            draw=draw,
-            metrics=_METRICS,
-            evaluate_every=cfg.evaluate_every,
-            held_out=held_out,
-            pad_id=base.pad_id,
-            together=setup.together,
-            model=model,
-            peft_config=lora_config(recipe.lora, model),
-            processing_class=base.tokenizer,
-            train_dataset=_on_disk(train).select(rows),
-            args=_arguments(recipe, str(stage.folder), accel.device, steps, microbatch, accumulation),
-        )
-        if base.spec.quantize:  # then TRL makes adapters bfloat16, too coarse for small steps
-            for parameter in trainer.model.parameters():
-                if parameter.requires_grad:
-                    parameter.data = parameter.data.float()
+        trainer = _trainer(recipe, inputs.setup, stage, train, _rows(held_out), steps)
         trainer.go()
 
         def write(folder: Path) -> None:
             save_adapter(trainer.model, "default", folder)
-            base.tokenizer.save_pretrained(str(folder))
+            inputs.setup.base.tokenizer.save_pretrained(str(folder))
 
         stage.finish(write, trainer.results)
         found = "".join(f", {name} {value:.4g}" for name, value in trainer.results.items())
         stage.say(f"sft has finished after {steps} steps{found}; its adapter is in {stage.final}")
-        if stage.main:
-            refresh(recipe.run.path, stage.say)
 
 
 class _Trainer(ResumableTrainer, SFTTrainer):
@@ -169,6 +118,41 @@ class _Trainer(ResumableTrainer, SFTTrainer):
         return self.results
 
 
+def _trainer(
+    recipe: Recipe, setup: Setup, stage: StageRun, train: Encodings[Encoded], held_out: list[Row], steps: int
+) -> _Trainer:
+    """TRL's trainer on the base; raises UserError where packing does not go with it."""
+    cfg, seed = recipe.sft, recipe.run.seed
+    rows = step_rows(seed, "sft", 0, steps * cfg.batch_size, len(train))  # of step 0, of step 1, …
+    model, tokenizer = setup.load_model(), setup.base.tokenizer
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(setup.base.pad_id)  # what TRL pads with
+    if cfg.packing:
+        _check_packing(model, _rows([train[i] for i in train.lengths.argsort()[:2].tolist()]))
+
+    def draw(step: int, part: int) -> int:
+        return generator(seed, "sft", "dropout", step, part, setup.accel.process_index).initial_seed()
+
+    trainer = _Trainer(
+        stage=stage,
+        draw=draw,
+        metrics=_METRICS,
+        evaluate_every=cfg.evaluate_every,
+        held_out=held_out,
+        pad_id=setup.base.pad_id,
+        together=setup.together,
+        model=model,
+        peft_config=lora_config(recipe.lora, model),
+        processing_class=tokenizer,
+        train_dataset=_on_disk(train).select(rows),
+        args=_arguments(recipe, str(stage.folder), setup.accel, steps),
+    )
+    if setup.base.spec.quantize:  # then TRL makes adapters bfloat16, too coarse for small steps
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    return trainer
+
+
 def _rows(demonstrations: Sequence[Encoded]) -> list[Row]:
     """Each demonstration as ids and labels; -100 marks what is not learned.
 
@@ -209,11 +193,10 @@ def _microbatches(cfg: SFT, accel: Accelerator) -> tuple[int, int]:
     return size, mine // size
 
 
-def _arguments(
-    recipe: Recipe, folder: str, device: torch.device, steps: int, microbatch: int, accumulation: int
-) -> SFTConfig:
+def _arguments(recipe: Recipe, folder: str, accel: Accelerator, steps: int) -> SFTConfig:
     """The recipe in TRL's words; what TRL would do by default and must not is switched off."""
-    cfg = recipe.sft
+    cfg, device = recipe.sft, accel.device
+    microbatch, accumulation = _microbatches(cfg, accel)
     arguments = SFTConfig(
         output_dir=folder,
         seed=recipe.run.seed % 2**32,  # numpy takes no larger one

@@ -102,7 +102,7 @@ def test_a_run_trains_adapters_on_four_bits_and_nothing_else(tiny_recipe: Callab
     assert metrics["kl/reference"] == 0.0 and metrics["engine/logprob_gap"] < 1e-4
 
     ppo.run(recipe, restart=True)
-    assert json.loads((run / "ppo" / "manifest.json").read_text())["lineage"]["base"].endswith("+4bit")
+    assert json.loads((run / "ppo" / "manifest.json").read_text())["base"].endswith("+4bit")
     said = Console(file=StringIO(), width=500)
     export(run, "ppo", console=said)
     assert "the base's whole weights" in said.file.getvalue()  # type: ignore[attr-defined]

@@ -353,7 +353,7 @@ def test_a_reward_model_may_have_another_base_and_tokenizer(finished_run: Path, 
     with pytest.raises(UserError, match="set `ppo.value_init: policy`"):
         _prepared(ours, overrides)
     context, setup, found = _prepared(ours, [*overrides, "ppo.value_init=policy"])
-    assert set(found[0].lineage) == {"reward/theirs", "reward/theirs_head", "reward/theirs_base"}
+    assert set(found[0].parent.hashes) == {"reward/theirs", "reward/theirs_head", "reward/theirs_base"}
     rollout, sampled = _rollout(context, setup)
     manifest = json.loads((theirs / "rm" / "manifest.json").read_text())
     manifest["recipe"]["base"]["trust_remote_code"] = True  # a stranger's run must not bring code

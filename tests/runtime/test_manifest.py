@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from align.errors import UserError
-from align.recipe import Stage
 from align.recipe_file import load_recipe
 from align.runtime.files import read_json, to_json
 from align.runtime.lineage import stage_manifest
+from align.stage_table import Stage
 
 Change = Callable[[dict[str, Any]], object]
 REWARDS = 'ppo.rewards=[{"run": "this"}, {"function": "m:f", "weight": 0.5}]'
@@ -22,7 +22,8 @@ def _begin(recipe: Path, stage: Stage, *settings: str) -> dict[str, Any]:
     """What open_stage does with the manifest."""
     loaded = load_recipe(recipe, settings)
     folder = loaded.run.path / stage
-    manifest = stage_manifest(loaded, stage, {"base": "b", "template": "t"}, {"rankings": "d"}, folder)
+    lineage = {"base": "b", "template": "t"}
+    manifest = stage_manifest(loaded, stage, lineage, {"rankings": "d"}, folder).json_ready()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.json").write_text(to_json(manifest))
     return manifest

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import make_recipe, make_tiny_base
+from first_manifests import as_first
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -15,7 +17,8 @@ from align.cli import app
 from align.errors import UserError
 from align.recipe_file import load_recipe
 from align.runtime.files import read_json, sha256, to_json
-from align.runtime.trained import as_trained
+from align.runtime.lineage import as_trained
+from align.runtime.manifest import ParentRef, read_manifest
 from align.stages import ppo, rm
 
 
@@ -35,7 +38,7 @@ def test_the_tree_of_a_whole_run(run: Path, tiny_base: Path) -> None:
     assert code == 0, out
     manifests = {stage: read_json(run / stage / "manifest.json") for stage in ("sft", "rm", "ppo")}
     lines = out.splitlines()
-    assert lines[0] == f"base {tiny_base} {manifests['sft']['lineage']['base'][:16]}"
+    assert lines[0] == f"base {tiny_base} {manifests['sft']['base'][:16]}"
     starts = {stage: next(i for i, x in enumerate(lines) if f"└─ {stage}  " in x) for stage in manifests}
     assert starts["sft"] < starts["rm"] < starts["ppo"]
     indents = [lines[i].index("└") for i in starts.values()]
@@ -140,6 +143,123 @@ def test_a_manifest_that_names_files_outside_is_refused(run: Path, tiny_base: Pa
         rm.run(load_recipe(recipe))
 
 
+def test_a_newer_version_says_who_wrote_it(run: Path) -> None:
+    path = run / "rm/manifest.json"
+    manifest = read_json(path)
+    versions = {**manifest["versions"], "align": "7.1"}
+    path.write_text(to_json({"version": manifest["version"] + 1, "versions": versions, "other": 1}))
+    code, out = _lineage(run)
+    assert code == 2 and "was written by align 7.1, in version 2 of its form" in out
+
+
+# What is called like a part of something else
+
+
+@pytest.fixture(scope="module")
+def labelled(
+    finished_run: Path, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """A run whose rewards are called x, x_base and x_head: models of other runs, and a function."""
+    folder = tmp_path_factory.mktemp("labelled")
+    names = ("x", "x_base", "x_head")
+    for name in names:
+        shutil.copytree(finished_run, folder / name)
+    judge = tmp_path_factory.mktemp("functions") / "judge_labelled.py"
+    judge.write_text("def f(prompts, responses): return [0.0] * len(prompts)\n")
+    rewards = [{"run": str(folder / name), "name": name} for name in names]
+    rewards.append({"function": f"{judge}:f", "name": "y_head"})
+    fields = {"sft": str(finished_run), "rewards": rewards, "iterations": 2}
+    recipe = load_recipe(make_recipe(folder, tiny_base, ppo=fields))
+    ppo.run(recipe)
+    copies = iter(range(100))
+
+    def copy() -> Path:
+        there = Path(shutil.copytree(folder, folder.with_name(f"{folder.name}-{next(copies)}")))
+        for path in (there / "runs/tiny/ppo/manifest.json", there / "runs/tiny/recipe.yaml"):
+            path.write_text(path.read_text().replace(f"{folder}/", f"{there}/"))
+        return there
+
+    return copy
+
+
+@pytest.mark.parametrize("changed", ["x", "x_base", "x_head"])
+@pytest.mark.parametrize("file", ["adapter_model", "head"])
+def test_a_reward_model_is_verified_whatever_it_is_called(
+    labelled: Callable[..., Path], changed: str, file: str
+) -> None:
+    folder = labelled()
+    run, final = folder / "runs" / "tiny", folder / changed / "rm" / "final" / f"{file}.safetensors"
+    assert _lineage(run)[0] == 0
+    tensors = {name: tensor + 1 for name, tensor in load_file(final).items()}
+    save_file(tensors, final)
+    manifest = read_json(final.parents[1] / "manifest.json")
+    was, manifest["final"][final.name] = manifest["final"][final.name], sha256(final)
+    (final.parents[1] / "manifest.json").write_text(to_json(manifest))
+    code, out = _lineage(run)
+    part = "_head" if file == "head" else ""
+    assert code == 2 and f"reward/{changed}{part} was {was} when this was trained" in out
+
+
+def test_a_reward_model_is_not_told_as_unverified_for_its_name(labelled: Callable[..., Path]) -> None:
+    code, out = _lineage(labelled() / "runs" / "tiny")
+    assert code == 0 and "NOT VERIFIED" not in out, out
+
+
+# Manifests of the version before
+
+
+def test_manifests_of_the_version_before_are_verified(run: Path) -> None:
+    as_first(run)
+    assert "lineage" in read_json(run / "ppo/manifest.json")
+    code, out = _lineage(run)
+    assert code == 0, out
+    manifest = read_json(run / "ppo/manifest.json")
+    manifest["lineage"]["rm_head"] = "0" * 64
+    (run / "ppo/manifest.json").write_text(to_json(manifest))
+    code, out = _lineage(run)
+    assert code == 2 and f"rm_head was {'0' * 64} when this was trained" in out
+
+
+def test_their_labels_are_told_from_their_parts(labelled: Callable[..., Path]) -> None:
+    """x's head and the model x_head had one key, and x_head was written last; so it was with no other."""
+    run = labelled() / "runs" / "tiny"
+    manifest = read_json(run / "ppo" / "manifest.json")
+    as_first(run)
+    found = read_manifest(run / "ppo" / "manifest.json", "")
+    expected = [ParentRef(**parent) for parent in manifest["parents"]]
+    by_name = {parent.name: parent for parent in expected}
+    by_name["reward/x"] = by_name["reward/x"].model_copy(update={"head": None})
+    assert {parent.name: parent for parent in found.parents} == by_name
+    code, out = _lineage(run)
+    assert code == 2 and "reward/x_head: no hash of it was written down" in out
+    assert out.count("NOT VERIFIED") == 1
+
+
+@pytest.mark.parametrize("rewards", [False, True], ids=["rm", "labelled"])
+def test_a_stage_that_the_version_before_began_goes_on_to_the_same_bits(
+    run: Path, labelled: Callable[..., Path], rewards: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = labelled() / "runs" / "tiny" if rewards else run
+    recipe = load_recipe(run / "recipe.yaml", [f"run.folder={run.parent}", "ppo.checkpoint_every=1"])
+    whole = (run / "ppo/final/adapter_model.safetensors").read_bytes()
+    shutil.rmtree(run / "ppo")
+
+    def stopped(*_: object) -> None:
+        raise RuntimeError("stopped")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped"):
+        patch.setattr(ppo, "outcome", stopped)
+        ppo.run(recipe)
+    *_, before_last, last = sorted((run / "ppo/checkpoints").iterdir())
+    shutil.rmtree(last)
+    as_first(run)
+    (run / "ppo/metrics.jsonl").write_text((run / "ppo/metrics.jsonl").read_text() + "{}\n")  # is cut off
+    ppo.run(recipe)
+    assert "{}" not in (run / "ppo/metrics.jsonl").read_text(), f"it did not go on from {before_last}"
+    assert (run / "ppo/final/adapter_model.safetensors").read_bytes() == whole
+    assert read_json(run / "ppo/manifest.json")["version"] == 1
+
+
 # What ppo refuses to start from
 
 
@@ -185,8 +305,8 @@ def test_ppo_refuses_what_it_does_not_belong_to_with_both_values(
     recipe = load_recipe(make_recipe(tmp_path / "mine", base, **sections))
     manifest = read_json(run / stage / "manifest.json")
     expected = says.format(
-        base=manifest["lineage"]["base"],
-        template=manifest["lineage"]["template"],
+        base=manifest["base"],
+        template=manifest["template"],
         changed=sha256(adapter),
         adapter=manifest["final"]["adapter_model.safetensors"],
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from first_manifests import as_first
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -54,8 +55,8 @@ def strangers(finished_run: Path, tiny_base: Path, tmp_path: Path, fired: Path) 
 
     def on_their_base(manifest: dict[str, Any]) -> None:
         manifest["recipe"]["base"]["trust_remote_code"] = True
-        manifest["lineage"]["base"] = fingerprint(base)
-        manifest["places"]["base"] = str(base)
+        manifest["base"] = fingerprint(base)
+        manifest["base_name"] = str(base)
 
     _change(run, on_their_base)
     return run
@@ -166,9 +167,28 @@ def test_an_adapters_configuration_asks_peft_for_nothing_that_stages_do_not_writ
 
 
 NOT_WRITTEN: list[Callable[[dict[str, Any]], object]] = [
+    lambda m: m.pop("parents"),
+    lambda m: m.pop("base"),
+    lambda m: m.update(base=3),
+    lambda m: m["data"].update(rankings=[]),
+    lambda m: m.update(parents=None),
+    lambda m: m["parents"].append({"kind": "rm"}),
+    lambda m: m["parents"][0].update(kind="base"),
+    lambda m: m["parents"][0].update(adapter=None),
+    lambda m: m.update(base_name=None),
+    lambda m: m.update(version="1"),
+    lambda m: m.update(command=None),
+    lambda m: m.update(labels=[]),
+    lambda m: m["final"].update({"head.safetensors": None}),
+    lambda m: m["recipe"].update(lora=[]),
+    lambda m: m["parents"].append({"kind": "rm", "name": "rm", "adapter": "0" * 64, "head": "1"}),
+]
+FIRST_NOT_WRITTEN: list[Callable[[dict[str, Any]], object]] = [
     lambda m: m.pop("lineage"),
     lambda m: m["lineage"].pop("base"),
     lambda m: m["lineage"].update(base=3),
+    lambda m: m["lineage"].update(sft_head="0" * 64),
+    lambda m: m.update(lineage=3),
     lambda m: m["data"].update(rankings=[]),
     lambda m: m.update(places=None),
     lambda m: m["places"].update(base=None),
@@ -176,15 +196,23 @@ NOT_WRITTEN: list[Callable[[dict[str, Any]], object]] = [
     lambda m: m.update(labels=[]),
     lambda m: m["final"].update({"head.safetensors": None}),
     lambda m: m["recipe"].update(lora=[]),
+    lambda m: m["recipe"].update(ppo={"rewards": [3]}),
     lambda m: m["lineage"].update(rm="0" * 64),
 ]
 
 
-def test_a_manifest_by_hand_is_a_message_and_never_a_bug(finished_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "changes"), [(False, NOT_WRITTEN), (True, FIRST_NOT_WRITTEN)], ids=["now", "first form"]
+)
+def test_a_manifest_by_hand_is_a_message_and_never_a_bug(
+    finished_run: Path, tmp_path: Path, first: bool, changes: list[Callable[[dict[str, Any]], object]]
+) -> None:
     run = Path(shutil.copytree(finished_run, tmp_path / "tiny"))
+    if first:
+        as_first(run)
     path = run / "rm" / "manifest.json"
     good = path.read_text()
-    for number, change in enumerate(NOT_WRITTEN):
+    for number, change in enumerate(changes):
         manifest = json.loads(good)
         change(manifest)
         path.write_text(json.dumps(manifest))

@@ -13,13 +13,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from align.data.load import load
 from align.recipe_file import load_recipe
+from align.records import Demonstration
 from align.rollouts.rewards import find_sources
 from align.runtime.run import StageRun, open_stage
 from align.stages import ppo
-from align.stages.ppo_ptx import load_demonstrations, ptx_rows, with_demonstrations
+from align.stages.ppo_ptx import ptx_rows, with_demonstrations
 from align.stages.ppo_roles import Context, prepare
-from align.stages.setup import set_up
+from align.stages.setup import set_up, source
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 FIELDS = {
@@ -52,7 +54,8 @@ def opened(run: Path, folder: Path, **fields: Any) -> Iterator[tuple[Context, St
     recipe = load_recipe(path, [f"run.folder={folder}", *(f"ppo.{k}={v}" for k, v in chosen.items())])
     setup = set_up(recipe)
     context = prepare(recipe, setup, run / "sft" / "final", find_sources(recipe, setup.lineage))
-    context = with_demonstrations(context, recipe, load_demonstrations(recipe))
+    demonstrations = load(Demonstration, source(recipe, "demonstrations", "ppo"), "demonstrations")
+    context = with_demonstrations(context, recipe, demonstrations if recipe.ppo.ptx_coef else None)
     with torch.no_grad():
         for parameter in context.forward.roles.parameters_of("policy").values():
             parameter.add_(0.05)

@@ -14,13 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from align.data.load import load
 from align.errors import AlignError
 from align.recipe_file import load_recipe
+from align.records import Demonstration
 from align.runtime.run import StageRun, open_stage
 from align.stages import ppo, ppo_update
-from align.stages.ppo_ptx import load_demonstrations, ptx_rows, with_demonstrations
+from align.stages.ppo_ptx import ptx_rows, with_demonstrations
 from align.stages.ppo_roles import Context, prepare
-from align.stages.setup import set_up
+from align.stages.setup import set_up, source
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 
@@ -37,7 +39,8 @@ def opened(path: Path, folder: Path, *overrides: str) -> Iterator[tuple[Context,
     recipe = load_recipe(path, [f"run.folder={folder}", *overrides])
     setup = set_up(recipe)
     context = prepare(recipe, setup, run / "sft" / "final", run / "rm" / "final")
-    context = with_demonstrations(context, recipe, load_demonstrations(recipe))
+    demonstrations = load(Demonstration, source(recipe, "demonstrations", "ppo"), "demonstrations")
+    context = with_demonstrations(context, recipe, demonstrations if recipe.ppo.ptx_coef else None)
     with open_stage(recipe, "ppo", setup.accel, lineage={}, data={}, restart=False) as stage:
         yield context, stage
 

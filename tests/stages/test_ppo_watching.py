@@ -67,7 +67,8 @@ def test_the_guard_watches_and_changes_nothing(parents: Path) -> None:
     assert title not in (runs / "without" / "report.html").read_text()
     manifest = json.loads((runs / "with" / "ppo" / "manifest.json").read_text())
     theirs = json.loads((runs / "guard" / "rm" / "manifest.json").read_text())["final"]
-    assert manifest["lineage"]["guard_head"] == theirs["head.safetensors"]
+    (guard,) = (parent for parent in manifest["parents"] if parent["kind"] == "guard")
+    assert guard["head"] == theirs["head.safetensors"]
 
 
 def test_a_guard_that_is_the_reward_model_gives_its_scores(parents: Path) -> None:
@@ -84,7 +85,7 @@ def test_a_guard_of_another_base_is_refused(parents: Path, tmp_path: Path) -> No
     shutil.copytree(runs / "guard", tmp_path / "foreign")
     manifest = tmp_path / "foreign" / "rm" / "manifest.json"
     document = json.loads(manifest.read_text())
-    document["lineage"]["base"] = "another"
+    document["base"] = "another"
     manifest.write_text(json.dumps(document))
     done = align(
         "ppo", parents, *[f"--set={s}" for s in settings(parents, "foreign", guard=tmp_path / "foreign")]
