@@ -37,7 +37,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Sway:
+class SuggestionEffect:
     """Both groups, and by how much more people agree when they are shown what the machine thinks."""
 
     shown: Agreement
@@ -57,7 +57,7 @@ class Sway:
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
-def sway(judgements: Iterable[Judgement]) -> Sway:
+def suggestion_effect(judgements: Iterable[Judgement]) -> SuggestionEffect:
     """Mean agreement in both groups with 95% intervals, and their difference.
 
     Wilson's interval for each group, and Newcombe's hybrid of the two (Statistics in Medicine 17, 1998,
@@ -70,13 +70,13 @@ def sway(judgements: Iterable[Judgement]) -> Sway:
         groups[judgement.shown].append(judgement)
     shown, hidden = _agreement(groups[True]), _agreement(groups[False])
     if shown.share is None or hidden.share is None:
-        return Sway(shown, hidden)
+        return SuggestionEffect(shown, hidden)
     assert shown.low is not None and shown.high is not None
     assert hidden.low is not None and hidden.high is not None
     difference = shown.share - hidden.share
     below = math.hypot(shown.share - shown.low, hidden.high - hidden.share)
     above = math.hypot(shown.high - shown.share, hidden.share - hidden.low)
-    return Sway(shown, hidden, difference, difference - below, difference + above)
+    return SuggestionEffect(shown, hidden, difference, difference - below, difference + above)
 
 
 def _agreement(judgements: Sequence[Judgement]) -> Agreement:

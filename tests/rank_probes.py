@@ -36,7 +36,7 @@ def sharded(folder: str) -> None:
     base = find_base(Base(name=str(Path(folder))))
     setup = Setup(accel, base, Template(base.tokenizer, "plain"))
     found = []
-    for roles in (Roles(base.load_model(accel.device)), Roles(setup.load_model(), setup.together)):
+    for roles in (Roles(base.load_model(accel.device)), Roles(setup.load_model(), setup.shard_group)):
         torch.manual_seed(0)
         roles.add("policy", _LORA, trains=True)
         found.append(roles)
@@ -50,7 +50,7 @@ def sharded(folder: str) -> None:
                     p.numel() for n, p in whole.decoder.layers.named_parameters() if "lora_" not in n
                 ),
                 "held": sum(_here(p).numel() for n, p in layers if "lora_" not in n),
-                "lean": [one.lean for one in forward],
+                "lean": [one.fused for one in forward],
                 "bytes": [size(roles.held({})[0].parameters) for roles in found],
                 "adapters": sorted({type(p).__name__ for n, p in layers if "lora_" in n}),
                 "same": _sample(whole, accel.process_index) == _sample(parts, accel.process_index),

@@ -234,8 +234,8 @@ def test_the_reward_snippet_gives_aligns_own_score(run: Path, tiny_base: Path, t
     )
     forward = Forward(roles)
     with torch.no_grad():
-        trunk = forward.trunk(collate([(prompt, [*response, tokenizer.eos_token_id])], 0))
-        (ours,) = forward.scores("reward", trunk).tolist()
+        prefix = forward.prefix(collate([(prompt, [*response, tokenizer.eos_token_id])], 0))
+        (ours,) = forward.scores("reward", prefix).tolist()
     printed = python(snippet(ROOT / "docs" / "metrics.md", tiny_base, run), tmp_path)
     assert float(printed) == pytest.approx(ours, rel=1e-4)
 

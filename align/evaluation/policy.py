@@ -156,14 +156,14 @@ def _judge(
     guarded = "guard" in forward.roles.heads
     pairs = [(one.prompt, one.response) for one in sampled]
     for part in passes(forward.roles, pairs, cfg.microbatch_tokens, PAIRS):
-        rows, trunk = part.rows, forward.trunk(collate(part.items))
-        for name, found in rewards.adapters(forward, trunk).items():
+        rows, prefix = part.rows, forward.prefix(collate(part.items))
+        for name, found in rewards.adapters(forward, prefix).items():
             said[name][rows] = found[: len(rows)].cpu()
         if guarded:
-            guard[rows] = forward.scores("guard", trunk)[: len(rows)].cpu()
+            guard[rows] = forward.scores("guard", prefix)[: len(rows)].cpu()
         if with_kl:
-            policy, _, _ = forward.logprobs("policy", trunk, cfg.temperature)
-            reference, _, _ = forward.logprobs("reference", trunk, cfg.temperature)
+            policy, _, _ = forward.logprobs("policy", prefix, cfg.temperature)
+            reference, _, _ = forward.logprobs("reference", prefix, cfg.temperature)
             kl[rows] = (policy - reference).sum(1)[: len(rows)].cpu()
     if not sampled:
         return Answers([], [], [], None)

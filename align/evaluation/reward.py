@@ -153,7 +153,7 @@ class Evaluation:
         return document
 
 
-def judge(
+def attach_scores(
     encoded: Iterable[Encoded],
     ranks: Iterable[Ranks],
     scores: Sequence[Tensor],

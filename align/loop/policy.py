@@ -63,8 +63,8 @@ def engine_gap(policy: Policy, prompt: list[int]) -> float:
     draws = Draws(policy.seed, "gap", policy.origin, [0])
     (one,) = policy.engine.sample([prompt], draws, whole)
     forward = Forward(policy.roles, whole.eos_id, whole.min_tokens)
-    trunk = forward.trunk(collate([(one.prompt, one.response)], whole.pad_id))
-    own, _, _ = forward.logprobs(_ROLE, trunk, whole.temperature)
+    prefix = forward.prefix(collate([(one.prompt, one.response)], whole.pad_id))
+    own, _, _ = forward.logprobs(_ROLE, prefix, whole.temperature)
     return float((own[0].cpu() - torch.tensor(one.logprobs)).abs().mean())
 
 

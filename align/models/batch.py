@@ -38,7 +38,7 @@ def collate(pairs: Sequence[Pair], pad_id: int = 0) -> Batch:
 
 
 @dataclass
-class Trunk:
+class PrefixStates:
     """What all roles have in common of a batch: the hidden states below the lowest adapter.
 
     `hidden` is [B, L, D] where the lower layers could be run apart, else None and `input_ids` [B, L]
@@ -51,10 +51,10 @@ class Trunk:
     lengths: Tensor
     hidden: Tensor | None
 
-    def rows(self) -> list[Trunk]:
+    def rows(self) -> list[PrefixStates]:
         """One trunk a row, without padding, to be collated anew by `stack`."""
         return [
-            Trunk(
+            PrefixStates(
                 self.input_ids[i : i + 1, :n],
                 self.attention_mask[i : i + 1, :n],
                 self.prompt_lengths[i : i + 1],
@@ -65,14 +65,14 @@ class Trunk:
         ]
 
 
-def stack(rows: Sequence[Trunk]) -> Trunk:
+def stack(rows: Sequence[PrefixStates]) -> PrefixStates:
     """Collate single-row trunks, right-padded to the longest."""
 
     def padded(parts: list[Tensor]) -> Tensor:
         return pad_sequence([p[0] for p in parts], batch_first=True)
 
     hidden = [row.hidden for row in rows if row.hidden is not None]
-    return Trunk(
+    return PrefixStates(
         padded([row.input_ids for row in rows]),
         padded([row.attention_mask for row in rows]),
         torch.cat([row.prompt_lengths for row in rows]),
@@ -81,10 +81,10 @@ def stack(rows: Sequence[Trunk]) -> Trunk:
     )
 
 
-def response_positions(trunk: Trunk) -> tuple[Tensor, Tensor]:
+def response_positions(prefix: PrefixStates) -> tuple[Tensor, Tensor]:
     """Where response tokens are predicted [B, T] (one place before they stand), and the response mask."""
-    counts = trunk.lengths - trunk.prompt_lengths
+    counts = prefix.lengths - prefix.prompt_lengths
     offsets = torch.arange(int(counts.max()), device=counts.device)
     mask = offsets < counts.unsqueeze(1)
-    at = (trunk.prompt_lengths.unsqueeze(1) - 1 + offsets).clamp(max=trunk.input_ids.shape[1] - 1)
+    at = (prefix.prompt_lengths.unsqueeze(1) - 1 + offsets).clamp(max=prefix.input_ids.shape[1] - 1)
     return at, mask

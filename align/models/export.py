@@ -107,19 +107,19 @@ def save_score(known: Mapping[str, Any], folder: Path) -> None:
     write_text(folder / SCORE, to_json(dict(known)))
 
 
-def read_spread(folder: Path) -> float:
+def read_score_std(folder: Path) -> float:
     """The standard deviation of the reward model's scores; UserError where there is none to divide by."""
     path = folder / SCORE
     try:
-        spread = float(read_json(path)["std"])
+        score_std = float(read_json(path)["std"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} does not give the standard deviation of scores ({error}): train rm again, or set "
             "`ppo.scale_scores: false`"
         ) from error
-    if not 0 < spread < float("inf"):
+    if not 0 < score_std < float("inf"):
         raise UserError(
-            f"{path} says that scores have a standard deviation of {spread}, by which they cannot be "
+            f"{path} says that scores have a standard deviation of {score_std}, by which they cannot be "
             "divided: set `ppo.scale_scores: false`"
         )
-    return spread
+    return score_std

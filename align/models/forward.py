@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from align.errors import UserError
 from align.models import lean
-from align.models.batch import Batch, Trunk, response_positions
+from align.models.batch import Batch, PrefixStates, response_positions
 from align.models.packed import Packed
 from align.models.roles import Roles
 
 _CHUNK_ELEMENTS = 2**25  # logits computed at a time: 128 MiB in float32
-_LEAN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative to the hidden states' norm
-_LEAN_COARSE = 5e-2  # of half precision
+_FUSED_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative to the hidden states' norm
+_FUSED_COARSE = 5e-2  # of half precision
 
 
 class Forward:
@@ -27,7 +27,7 @@ class Forward:
 
     At the start a probe is run both ways; where the model cannot be split at the lowest adapted layer
     with the same result (it scales its embeddings, say), every pass goes through the whole model.
-    `share_prompt` says whether rankings may come packed; `share_prompts` finds out. `lean` says whether
+    `share_prompt` says whether rankings may come packed; `share_prompts` finds out. `fused` says whether
     passes are those of `align.models.lean`, which have to agree with the model's own on the probe; they go
     around the layers' own forward, in which alone a sharded layer is whole. No response ends within its
     first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
@@ -40,32 +40,32 @@ class Forward:
         self.split = roles.lowest_adapted_layer
         if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
             self.split = 0
-        self.lean = not roles.together and lean.suits(roles.decoder) and self._lean_agrees()
+        self.fused = not roles.shard_group and lean.suits(roles.decoder) and self._fused_agrees()
         self._check_output_layer()
 
     @torch.no_grad()
-    def trunk(self, batch: Batch) -> Trunk:
+    def prefix(self, batch: Batch) -> PrefixStates:
         """Run the layers below the lowest adapter."""
         device = self.roles.base.device
         ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
         hidden = self._lower(ids, attention_mask=mask)
-        return Trunk(ids, mask, batch.prompt_lengths.to(device), batch.lengths.to(device), hidden)
+        return PrefixStates(ids, mask, batch.prompt_lengths.to(device), batch.lengths.to(device), hidden)
 
-    def hidden(self, role: str, trunk: Trunk, at: Tensor) -> Tensor:
+    def hidden(self, role: str, prefix: PrefixStates, at: Tensor) -> Tensor:
         """A role's last hidden states [B, T, D], after the final norm, at the positions `at` [B, T]."""
-        if not self.lean:
-            whole = self._upper(role, trunk.input_ids, trunk.hidden, attention_mask=trunk.attention_mask)
+        if not self.fused:
+            whole = self._upper(role, prefix.input_ids, prefix.hidden, attention_mask=prefix.attention_mask)
             return lean.take(whole, at)
         self.roles.activate(role)
         adapter = self.roles.adapter_of(role)
-        if trunk.hidden is None:
-            return lean.decode(self.roles.decoder, adapter, self._embedded(trunk.input_ids), 0, at=at)
-        return lean.decode(self.roles.decoder, adapter, trunk.hidden, self.split, at=at)
+        if prefix.hidden is None:
+            return lean.decode(self.roles.decoder, adapter, self._embedded(prefix.input_ids), 0, at=at)
+        return lean.decode(self.roles.decoder, adapter, prefix.hidden, self.split, at=at)
 
     def logprobs(
         self,
         role: str,
-        trunk: Trunk,
+        prefix: PrefixStates,
         temperature: float,
         entropy_gradient: bool = False,
         end_anywhere: bool = False,
@@ -75,17 +75,17 @@ class Forward:
         Entropies carry a gradient only if asked. Padding has 0 in both. end_anywhere: the responses were
         not sampled, so that `min_response_tokens` does not hold for them.
         """
-        at, mask = response_positions(trunk)
-        found = self.hidden(role, trunk, at)
-        return *self._read(found, at, mask, trunk, temperature, entropy_gradient, end_anywhere), mask
+        at, mask = response_positions(prefix)
+        found = self.hidden(role, prefix, at)
+        return *self._read(found, at, mask, prefix, temperature, entropy_gradient, end_anywhere), mask
 
     def logprobs_and_values(
-        self, role: str, head: str, trunk: Trunk, temperature: float, entropy_gradient: bool = False
+        self, role: str, head: str, prefix: PrefixStates, temperature: float, entropy_gradient: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What `logprobs` gives, and the values [B, T] of a head that reads the same hidden states."""
-        at, mask = response_positions(trunk)
-        found = self.hidden(role, trunk, at)
-        logprobs, entropies = self._read(found, at, mask, trunk, temperature, entropy_gradient)
+        at, mask = response_positions(prefix)
+        found = self.hidden(role, prefix, at)
+        logprobs, entropies = self._read(found, at, mask, prefix, temperature, entropy_gradient)
         return logprobs, entropies, mask, self.roles.heads[head](found).masked_fill(~mask, 0.0)
 
     def _read(
@@ -93,14 +93,14 @@ class Forward:
         hidden: Tensor,
         at: Tensor,
         mask: Tensor,
-        trunk: Trunk,
+        prefix: PrefixStates,
         temperature: float,
         entropy_gradient: bool = False,
         end_anywhere: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Log probabilities and entropies [B, T] from the hidden states [B, T, D]."""
         taken = hidden[mask]
-        labels = trunk.input_ids.gather(1, (at + 1).clamp(max=trunk.input_ids.shape[1] - 1))
+        labels = prefix.input_ids.gather(1, (at + 1).clamp(max=prefix.input_ids.shape[1] - 1))
         head = self.roles.base.get_output_embeddings()
         least = 0 if end_anywhere else self.min_response_tokens
         early = mask.cumsum(1)[mask] <= least if least else None
@@ -116,21 +116,21 @@ class Forward:
         zeros = torch.zeros(mask.shape, dtype=flat.dtype, device=mask.device)
         return zeros.masked_scatter(mask, flat), zeros.masked_scatter(mask, entropy)
 
-    def values(self, role: str, trunk: Trunk) -> Tensor:
+    def values(self, role: str, prefix: PrefixStates) -> Tensor:
         """The value [B, T] before each response token is written; 0 at padding."""
-        at, mask = response_positions(trunk)
-        values: Tensor = self.roles.heads[role](self.hidden(role, trunk, at))
+        at, mask = response_positions(prefix)
+        values: Tensor = self.roles.heads[role](self.hidden(role, prefix, at))
         return values.masked_fill(~mask, 0.0)
 
-    def scores(self, role: str, trunk: Trunk) -> Tensor:
+    def scores(self, role: str, prefix: PrefixStates) -> Tensor:
         """The score [B] of each sequence, read at its last real token, whatever the ids are."""
-        scores: Tensor = self.roles.heads[role](self._last(role, trunk))
+        scores: Tensor = self.roles.heads[role](self._last(role, prefix))
         return scores
 
     def ends(self, role: str, batch: Batch | Packed) -> Tensor:
         """A role's last hidden states [N, D] at the end of each response, packed or in rows of their own."""
         if isinstance(batch, Batch):
-            return self._last(role, self.trunk(batch))
+            return self._last(role, self.prefix(batch))
         base = self.roles.base
         ids, inputs = batch.input_ids.to(base.device), batch.inputs(base.device, base.dtype)
         with torch.no_grad():
@@ -138,8 +138,8 @@ class Forward:
         hidden = self._upper(role, ids, lower, **inputs)
         return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 
-    def _last(self, role: str, trunk: Trunk) -> Tensor:
-        return self.hidden(role, trunk, trunk.lengths[:, None] - 1)[:, 0]
+    def _last(self, role: str, prefix: PrefixStates) -> Tensor:
+        return self.hidden(role, prefix, prefix.lengths[:, None] - 1)[:, 0]
 
     def _lower(self, ids: Tensor, **inputs: Tensor) -> Tensor | None:
         """The hidden states below the lowest adapter, where these layers can be run apart."""
@@ -179,13 +179,13 @@ class Forward:
         return bool(torch.equal(whole[mask], upper[mask]))
 
     @torch.no_grad()
-    def _lean_agrees(self) -> bool:
+    def _fused_agrees(self) -> bool:
         ids, mask = _probe(self.roles.base)
         own = self._decode(input_ids=ids, attention_mask=mask)[mask]
         everywhere = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         role = self.roles.active or ""
         ours = lean.decode(self.roles.decoder, role, self._embedded(ids), 0, at=everywhere)[mask]
-        tolerance = _LEAN_TOLERANCE.get(own.dtype, _LEAN_COARSE)
+        tolerance = _FUSED_TOLERANCE.get(own.dtype, _FUSED_COARSE)
         return bool((ours - own).float().norm() <= tolerance * own.float().norm())
 
     @torch.no_grad()

@@ -92,7 +92,7 @@ def pack(rankings: Sequence[Encoded]) -> Packed:
     )
 
 
-def apart(rankings: Sequence[Encoded]) -> Batch:
+def separate_rows(rankings: Sequence[Encoded]) -> Batch:
     """The same responses in the same order, each in a row of its own behind a prompt of its own."""
     return collate([(r.prompt, response) for r in rankings for response in r.responses])
 
@@ -138,7 +138,7 @@ def _disagreement(forward: Forward, role: str) -> str | None:
         changed = forward.ends(role, pack([other, second]))
     except _REFUSALS as error:
         return f"{name} accepts no custom mask or positions ({type(error).__name__})"
-    separate = forward.ends(role, apart([first, second]))
+    separate = forward.ends(role, separate_rows([first, second]))
     norm = separate.float().norm()
     if not (packed - separate).float().norm() <= _TOLERANCE.get(packed.dtype, _COARSE) * norm:
         return f"with a custom mask and positions {name} gives other numbers"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from align.data.tokenize import Encoded
-from align.models.batch import Pair, Trunk
+from align.models.batch import Pair, PrefixStates
 from align.models.forward import Forward
 from align.models.packed import size
 from align.models.roles import Roles
@@ -77,7 +77,7 @@ def microbatches(sizes: Sequence[tuple[int, int]], tokens: int) -> list[list[int
 PAIRS: Layout[Pair] = Layout(lambda pair: (1, len(pair[0]) + len(pair[1])), ([0, 0], []))
 
 
-def states(forward: Forward) -> Layout[Trunk]:
+def states(forward: Forward) -> Layout[PrefixStates]:
     """Rows whose lower layers have run already."""
     base = forward.roles.base
     device = base.device
@@ -85,7 +85,7 @@ def states(forward: Forward) -> Layout[Trunk]:
     length = torch.tensor([2], device=device)
     width = base.config.hidden_size
     hidden = torch.zeros(1, 2, width, dtype=base.dtype, device=device) if forward.split else None
-    empty = Trunk(ids, torch.ones_like(ids, dtype=torch.bool), length, length, hidden)
+    empty = PrefixStates(ids, torch.ones_like(ids, dtype=torch.bool), length, length, hidden)
     return Layout(lambda row: (1, int(row.lengths)), empty)
 
 

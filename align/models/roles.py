@@ -31,13 +31,13 @@ from align.runtime.memory import Held
 class Roles(nn.Module):
     """A frozen base with one adapter a role; `add` gives roles, `activate` chooses the one that passes use.
 
-    `together`: the processes that the base is sharded among. Each pass of one is then a pass of all.
+    `shard_group`: the processes that the base is sharded among. Each pass of one is then a pass of all.
     """
 
-    def __init__(self, model: PreTrainedModel, together: Accelerator | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, shard_group: Accelerator | None = None) -> None:
         super().__init__()
         self.base = model
-        self.together = together
+        self.shard_group = shard_group
         self.heads = nn.ModuleDict()
         self.peft: PeftModel | None = None
         self._trains: dict[str, bool] = {}
@@ -142,12 +142,12 @@ class Roles(nn.Module):
         With a sharded base a pass of one process waits for all, so who has fewer must idle; else it is 0.
         A sharded base must have run once, as Forward lets it.
         """
-        if self.together is None:
+        if self.shard_group is None:
             return 0
         for module in self.base.modules():
             if isinstance(module, FSDPModule):
                 module.reset_iter_state()  # it counts passes until a backward pass, and there may be none
-        return more_elsewhere(passes, self.together)
+        return more_elsewhere(passes, self.shard_group)
 
     @torch.no_grad()
     def idle(self) -> None:

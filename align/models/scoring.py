@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from align.data.tokenize import Encoded
-from align.models.batch import Pair, Trunk, collate, stack
+from align.models.batch import Pair, PrefixStates, collate, stack
 from align.models.forward import Forward
-from align.models.packed import apart, pack
+from align.models.packed import pack, separate_rows
 from align.models.passes import PAIRS, passes, rankings, states
 
 
@@ -28,14 +28,14 @@ def score_pairs(
     """
     scores = torch.empty(len(pairs))
     for part in passes(forward.roles, pairs, tokens, PAIRS):
-        found = forward.scores(role, forward.trunk(collate(part.items)))
+        found = forward.scores(role, forward.prefix(collate(part.items)))
         scores[part.rows] = found[: len(part.rows)].float().cpu()
         advance(len(part.rows))
     return scores
 
 
 @torch.no_grad()
-def score_states(forward: Forward, role: str, rows: Sequence[Trunk], tokens: int) -> Tensor:
+def score_states(forward: Forward, role: str, rows: Sequence[PrefixStates], tokens: int) -> Tensor:
     """The same of rows whose lower layers have run."""
     scores = torch.empty(len(rows))
     for part in passes(forward.roles, rows, tokens, states(forward)):
@@ -46,7 +46,7 @@ def score_states(forward: Forward, role: str, rows: Sequence[Trunk], tokens: int
 
 def last_states(forward: Forward, role: str, part: Sequence[Encoded]) -> Tensor:
     """A role's last hidden states [N, D] at the end of each response of these rankings."""
-    return forward.ends(role, pack(part) if forward.share_prompt else apart(part))
+    return forward.ends(role, pack(part) if forward.share_prompt else separate_rows(part))
 
 
 def ranking_scores(forward: Forward, role: str, part: Sequence[Encoded]) -> list[Tensor]:

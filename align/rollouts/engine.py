@@ -33,7 +33,7 @@ def open_engine(name: EngineName, url: str | None, roles: Roles, folder: Path) -
     Raises UserError where the engine cannot be used.
     """
     if name == "paged":
-        if roles.together:
+        if roles.shard_group:
             raise UserError(
                 "engine paged cannot sample from a base that is sharded: its scheduler decides for each "
                 "process alone when there is a pass, and a pass here is one of all processes. Use hf or "

@@ -145,7 +145,7 @@ def _outlast(roles: Roles) -> None:
 
 def _any(samples: bool, roles: Roles) -> bool:
     """Whether a process that shares the base has one more token to sample; every process asks after each."""
-    return bool(highest(int(samples), roles.together)) if roles.together else samples
+    return bool(highest(int(samples), roles.shard_group)) if roles.shard_group else samples
 
 
 def draw(logits: Tensor, u: Tensor, step: int | Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,8 @@ from align.data import imports
 from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.base import Base, find_base
-from align.models.batch import Trunk
-from align.models.export import read_spread
+from align.models.batch import PrefixStates
+from align.models.export import read_score_std
 from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe import Recipe
@@ -127,11 +127,11 @@ class Rewards:
     weights: Sequence[float]
     roles: Mapping[str, str]  # by name
     judges: Mapping[str, Score]  # by name
-    spreads: Mapping[str, float]  # by name; what a reward model's scores are divided by
+    score_stds: Mapping[str, float]  # by name; what a reward model's scores are divided by
 
-    def adapters(self, forward: Forward, trunk: Trunk) -> dict[str, Tensor]:
+    def adapters(self, forward: Forward, prefix: PrefixStates) -> dict[str, Tensor]:
         """What the reward models of the policy's base say of a microbatch: by name, [b]."""
-        return {name: forward.scores(role, trunk) for name, role in self.roles.items()}
+        return {name: forward.scores(role, prefix) for name, role in self.roles.items()}
 
     def all(self, scores: Mapping[str, Tensor], texts: Texts | None, device: torch.device) -> Judged:
         """The scores of adapters [B] with those of the other sources, and their weighted sum."""
@@ -145,7 +145,7 @@ class Rewards:
         if list(self.weights) == [1.0]:
             return parts[self.names[0]]
         weighted = [
-            weight * parts[name] / self.spreads.get(name, 1.0)
+            weight * parts[name] / self.score_stds.get(name, 1.0)
             for name, weight in zip(self.names, self.weights, strict=True)
         ]
         return torch.stack(weighted).sum(0)
@@ -169,7 +169,7 @@ def load_rewards(
     """
     adapters: dict[str, str] = {}
     judges: dict[str, Score] = {}
-    spreads: dict[str, float] = {}
+    score_stds: dict[str, float] = {}
     for source in sources:
         if source.adapter is not None:
             role = f"reward{len(adapters)}" if adapters else "reward"
@@ -181,12 +181,12 @@ def load_rewards(
         elif source.judge is not None:
             judges[source.name] = source.judge
         if scale and source.final is not None:
-            spreads[source.name] = read_spread(source.final)
+            score_stds[source.name] = read_score_std(source.final)
     alone = len(sources) == 1
-    spread = spreads.get(sources[0].name, 1.0) if alone else 1.0
+    score_std = score_stds.get(sources[0].name, 1.0) if alone else 1.0
     names = [source.name for source in sources]
     weights = [source.weight for source in sources]
-    return Rewards(names, weights, adapters, judges, {} if alone else spreads), spread
+    return Rewards(names, weights, adapters, judges, {} if alone else score_stds), score_std
 
 
 def _own_model(source: Source, device: torch.device) -> OwnModel:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from align.models.batch import Trunk, collate
+from align.models.batch import PrefixStates, collate
 from align.models.forward import Forward
 from align.models.passes import PAIRS, passes
 from align.rollouts.params import Sampled
@@ -22,7 +22,7 @@ class Rollout:
     """Responses of this process (B rows, T = longest response). Padding holds 0 in every [B, T] field."""
 
     sampled: list[Sampled]  # B responses as token ids, with their prompts
-    trunks: list[Trunk]  # B single rows
+    prefixes: list[PrefixStates]  # B single rows
     response_mask: Tensor  # [B, T] bool
     old_logprobs: Tensor  # [B, T] of the policy that sampled, by the training forward
     ref_logprobs: Tensor  # [B, T]
@@ -49,16 +49,16 @@ def score_rollout(
     `texts`: the responses as text, where a source of rewards reads text. Every process calls it together.
     """
     roles, device = forward.roles, forward.roles.base.device
-    trunks: dict[int, Trunk] = {}
+    prefixes: dict[int, PrefixStates] = {}
     numbers: dict[str, dict[int, Tensor]] = defaultdict(dict)
     said: dict[str, dict[int, Tensor]] = defaultdict(dict)
     for part in passes(roles, [(s.prompt, s.response) for s in sampled], microbatch_tokens, PAIRS):
-        trunk = forward.trunk(collate(part.items))
-        for name, values in _token_numbers(forward, trunk, temperature).items():
+        prefix = forward.prefix(collate(part.items))
+        for name, values in _token_numbers(forward, prefix, temperature).items():
             numbers[name].update(zip(part.rows, values, strict=False))
-        for name, scores in rewards.adapters(forward, trunk).items():
+        for name, scores in rewards.adapters(forward, prefix).items():
             said[name].update(zip(part.rows, scores, strict=False))
-        trunks.update(zip(part.rows, trunk.rows(), strict=False))
+        prefixes.update(zip(part.rows, prefix.rows(), strict=False))
 
     def padded(name: str) -> Tensor:
         rows = [numbers[name][i][: len(one.response)] for i, one in enumerate(sampled)]
@@ -70,7 +70,7 @@ def score_rollout(
     ones = [torch.ones(len(one.response), dtype=torch.bool, device=device) for one in sampled]
     return Rollout(
         sampled=sampled,
-        trunks=[trunks[i] for i in order],
+        prefixes=[prefixes[i] for i in order],
         response_mask=pad_sequence(ones, batch_first=True),
         old_logprobs=padded("policy"),
         ref_logprobs=padded("reference"),
@@ -85,14 +85,14 @@ def score_rollout(
     )
 
 
-def _token_numbers(forward: Forward, trunk: Trunk, temperature: float) -> dict[str, Tensor]:
+def _token_numbers(forward: Forward, prefix: PrefixStates, temperature: float) -> dict[str, Tensor]:
     """What policy, reference and value model say of each response token of a microbatch, [b, T] each."""
     found = {}
     if forward.roles.adapter_of("value") == "policy":
-        old, entropy, _, found["value"] = forward.logprobs_and_values("policy", "value", trunk, temperature)
+        old, entropy, _, found["value"] = forward.logprobs_and_values("policy", "value", prefix, temperature)
     else:
-        old, entropy, _ = forward.logprobs("policy", trunk, temperature)
+        old, entropy, _ = forward.logprobs("policy", prefix, temperature)
         if "value" in forward.roles.heads:
-            found["value"] = forward.values("value", trunk)
-    reference, _, _ = forward.logprobs("reference", trunk, temperature)
+            found["value"] = forward.values("value", prefix)
+    reference, _, _ = forward.logprobs("reference", prefix, temperature)
     return found | {"policy": old, "entropy": entropy, "reference": reference}

@@ -102,7 +102,7 @@ class StageRun:
         with stopping.heeded(self.grace, speaks), Bar(self.console, self.stage, total, done) as bar:
             yield bar
 
-    def heed(self, step: int, save: Callable[[], None]) -> None:
+    def stop_if_told(self, step: int, save: Callable[[], None]) -> None:
         """Between two steps, `step` of them done: if a process was told to stop, save and stop.
 
         All processes call it together, since all of them stop at the same step.

@@ -113,7 +113,7 @@ def _deepspeed() -> Sharding:
     return Sharding("DeepSpeed's ZeRO-3" if stage == "3" else None)
 
 
-def together(accel: Accelerator) -> Accelerator | None:
+def shard_group(accel: Accelerator) -> Accelerator | None:
     """The processes that one copy of the base is sharded among; None where each has all of it."""
     wish = sharding()
     return accel if accel.num_processes > 1 and wish is not None and wish.layers else None

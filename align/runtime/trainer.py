@@ -82,7 +82,7 @@ class ResumableTrainer(Trainer):
         """One microbatch forward and backward, after seeding what it draws."""
         step = self.state.global_step
         if self._drawn_for != step:
-            self.stage.heed(step, lambda: self._save_checkpoint(model, None))
+            self.stage.stop_if_told(step, lambda: self._save_checkpoint(model, None))
             self._drawn_for, self._microbatch = step, 0
         with self.stage.unchanged(step, lambda: self._save_checkpoint(model, None)):
             set_seed(self._draw(step, self._microbatch))

@@ -181,7 +181,7 @@ def _own(run: Trained, pairs: list[Pair]) -> Tensor:
     forward = Forward(roles)
     found = []
     for part in passes(roles, pairs, tokens, PAIRS):
-        logprobs, _, mask = forward.logprobs("policy", forward.trunk(collate(part.items)), 1.0)
+        logprobs, _, mask = forward.logprobs("policy", forward.prefix(collate(part.items)), 1.0)
         found.append((part.rows, [row[m].cpu() for row, m in zip(logprobs, mask, strict=True)]))
     return _in_order(found)
 

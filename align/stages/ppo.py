@@ -39,7 +39,7 @@ from align.seeds import step_rows
 from align.stages.ppo_advantages import Estimate, estimate
 from align.stages.ppo_ptx import with_demonstrations
 from align.stages.ppo_roles import Context, prepare, resume, save
-from align.stages.ppo_steer import check_outcome, is_bad, steer
+from align.stages.ppo_steer import check_outcome, is_bad, update_kl_coef
 from align.stages.ppo_update import update
 from align.stages.ppo_watch import (
     HeldOut,
@@ -48,7 +48,7 @@ from align.stages.ppo_watch import (
     guard_metrics,
     outcome,
     prune_best,
-    watch,
+    warn,
     write_samples,
 )
 from align.stages.setup import Inputs
@@ -89,11 +89,11 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             itemised(stage, lambda: context.forward.roles.held(context.optimizers)),
         ):
             for iteration in range(done, cfg.iterations):
-                stage.heed(iteration, partial(save, context, stage, iteration))
+                stage.stop_if_told(iteration, partial(save, context, stage, iteration))
                 done_now = iterate(context, stage, prompts, iteration)
                 metrics, last = done_now.metrics, iteration + 1 == cfg.iterations
                 write_samples(context, stage, done_now.rollout, iteration)
-                watch(context, stage, iteration + 1, metrics)
+                warn(context, stage, iteration + 1, metrics)
                 if cfg.evaluate_every and (iteration + 1) % cfg.evaluate_every == 0 and not last:
                     results = summary(judged.answered())
                     consider(context, stage, iteration + 1, results)
@@ -129,8 +129,8 @@ def iterate(context: Context, stage: StageRun, prompts: Sequence[list[int]], ite
     clock = Clock()
     with stage.unchanged(iteration, partial(save, context, stage, iteration)):
         rollout = roll_out(context, prompts, iteration, clock)
-    found = estimate(cfg, rollout, context.state.kl_coef, context.spread, accel)
-    coef = steer(context, stage, rollout, iteration)
+    found = estimate(cfg, rollout, context.state.kl_coef, context.score_std, accel)
+    coef = update_kl_coef(context, stage, rollout, iteration)
     metrics = rollout_metrics(rollout, found, accel)
     metrics |= part_metrics(rollout.parts, cfg, accel)
     metrics |= engine_metrics(context, stage, rollout)

@@ -53,8 +53,8 @@ def ptx_backward(context: Context, iteration: int, step: int) -> Tensor:
     mine = distributed.share(drawn, context.accel)
     result = torch.zeros((), dtype=torch.float64, device=context.forward.roles.base.device)
     for part in passes(context.forward.roles, mine, cfg.microbatch_tokens, PAIRS):
-        trunk = context.forward.trunk(collate(part.items))
-        logprobs, _, mask = context.forward.logprobs("policy", trunk, 1.0, end_anywhere=True)
+        prefix = context.forward.prefix(collate(part.items))
+        logprobs, _, mask = context.forward.logprobs("policy", prefix, 1.0, end_anywhere=True)
         loss = -masked_sum(logprobs, mask) / count
         (cfg.ptx_coef * loss).backward()
         result += loss.detach()

@@ -61,7 +61,7 @@ class Context:
     optimizers: dict[str, torch.optim.Optimizer]
     setup: Setup
     rewards: Rewards
-    spread: float  # what scores are divided by before they become rewards
+    score_std: float  # what scores are divided by before they become rewards
     state: State
     engine: Engine
     demonstrations: Sequence[Encoded] = field(default=())  # of PPO-ptx
@@ -88,12 +88,12 @@ def prepare(
     reward model, frozen, that scores and trains nobody.
     """
     sources = [Source("model", 1.0, adapter=rewards, final=rewards)] if isinstance(rewards, Path) else rewards
-    roles = Roles(setup.load_model(), setup.together)
+    roles = Roles(setup.load_model(), setup.shard_group)
     roles.add("policy", sft, trains=True)
     roles.add("reference", sft, trains=False)
-    found, spread = load_rewards(sources, roles, setup.accel.device, recipe.ppo.scale_scores)
+    found, score_std = load_rewards(sources, roles, setup.accel.device, recipe.ppo.scale_scores)
     if recipe.ppo.has_value_model:
-        _add_value(roles, recipe.ppo, sft, sources, found.spreads, spread)
+        _add_value(roles, recipe.ppo, sft, sources, found.score_stds, score_std)
     if guard is not None:
         roles.add("guard", guard, trains=False)
         roles.add_head("guard", guard)
@@ -114,14 +114,19 @@ def prepare(
         optimizers,
         setup,
         found,
-        spread,
+        score_std,
         State(recipe.ppo.kl_coef),
         open_engine(recipe.ppo.engine, recipe.ppo.engine_url, roles, folder),
     )
 
 
 def _add_value(
-    roles: Roles, cfg: PPO, sft: Path, sources: Sequence[Source], spreads: Mapping[str, float], spread: float
+    roles: Roles,
+    cfg: PPO,
+    sft: Path,
+    sources: Sequence[Source],
+    score_stds: Mapping[str, float],
+    score_std: float,
 ) -> None:
     """The value model: the first reward model of this base as it scores, or the policy with value 0."""
     models = [source for source in sources if source.adapter is not None]
@@ -145,7 +150,7 @@ def _add_value(
     roles.add_head("value", first.adapter, bias=True)
     with torch.no_grad():  # values are in units of what the scaled score counts
         weight = roles.parameters_of("value")["head.weight"]
-        weight.mul_(first.weight).div_(spreads.get(first.name, spread))
+        weight.mul_(first.weight).div_(score_stds.get(first.name, score_std))
 
 
 def resume(context: Context, stage: StageRun) -> int:

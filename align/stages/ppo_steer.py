@@ -22,7 +22,7 @@ from align.stages.ppo_roles import Context, save
 BAD_IN_A_ROW = 3  # as many steps that could not be applied end the stage
 
 
-def steer(context: Context, stage: StageRun, rollout: Rollout, iteration: int) -> float:
+def update_kl_coef(context: Context, stage: StageRun, rollout: Rollout, iteration: int) -> float:
     """The KL coefficient of this rollout's updates; the state then holds the next rollout's.
 
     Raises AlignError where the mean KL of the rollout is above ppo.kl_limit.

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from align.models.batch import Trunk, stack
+from align.models.batch import PrefixStates, stack
 from align.models.forward import Forward
 from align.models.optimizer import apply, clip, learning_rate
 from align.models.passes import Pass, passes, states
@@ -42,7 +42,7 @@ class Term(NamedTuple):
 class Minibatch:
     """This process's responses of one update, b rows; `count` are the real tokens of all processes."""
 
-    trunks: list[Trunk]
+    prefixes: list[PrefixStates]
     response_mask: Tensor  # [b, T] bool
     old_logprobs: Tensor  # [b, T]
     ref_logprobs: Tensor  # [b, T]
@@ -56,7 +56,7 @@ class Minibatch:
     def of(cls, rollout: Rollout, found: Estimate, rows: list[int], count: int, kl_coef: float) -> Minibatch:
         """These rows of this process's rollout."""
         return cls(
-            [rollout.trunks[i] for i in rows],
+            [rollout.prefixes[i] for i in rows],
             rollout.response_mask[rows],
             rollout.old_logprobs[rows],
             rollout.ref_logprobs[rows],
@@ -127,7 +127,7 @@ def gradients(
     """Fill the gradients of one update, cut to ppo.max_grad_norm; gives its metrics over all processes."""
     cfg, forward = context.cfg, context.forward
     sums = {} if "policy" in trains else _silent(cfg, batch)
-    for part in passes(forward.roles, batch.trunks, cfg.microbatch_tokens, states(forward)):
+    for part in passes(forward.roles, batch.prefixes, cfg.microbatch_tokens, states(forward)):
         for terms in _losses(cfg, forward, batch, part, trains):
             torch.stack([term.weight * term.value for term in terms if term.weight]).sum().backward()
             for term in terms:
@@ -147,23 +147,23 @@ def gradients(
 
 
 def _losses(
-    cfg: PPO, forward: Forward, batch: Minibatch, part: Pass[Trunk], trains: Sequence[str]
+    cfg: PPO, forward: Forward, batch: Minibatch, part: Pass[PrefixStates], trains: Sequence[str]
 ) -> Iterator[list[Term]]:
     """The terms of one backward pass after the other, each with its own adapter active."""
-    trunk, entropy = stack(part.items), bool(cfg.entropy_coef)
+    prefix, entropy = stack(part.items), bool(cfg.entropy_coef)
     if cfg.value_model == "shared" and batch.returns is not None:
-        *tokens, values = forward.logprobs_and_values("policy", "value", trunk, cfg.temperature, entropy)
+        *tokens, values = forward.logprobs_and_values("policy", "value", prefix, cfg.temperature, entropy)
         terms = value_terms(cfg, batch, part, values)
         yield terms + (policy_terms(cfg, batch, part, *tokens) if "policy" in trains else [])
         return
     if "policy" in trains:
-        yield policy_terms(cfg, batch, part, *forward.logprobs("policy", trunk, cfg.temperature, entropy))
+        yield policy_terms(cfg, batch, part, *forward.logprobs("policy", prefix, cfg.temperature, entropy))
     if "value" in trains:
-        yield value_terms(cfg, batch, part, forward.values("value", trunk))
+        yield value_terms(cfg, batch, part, forward.values("value", prefix))
 
 
 def policy_terms(
-    cfg: PPO, batch: Minibatch, part: Pass[Trunk], logprobs: Tensor, entropies: Tensor, mask: Tensor
+    cfg: PPO, batch: Minibatch, part: Pass[PrefixStates], logprobs: Tensor, entropies: Tensor, mask: Tensor
 ) -> list[Term]:
     """The policy's loss on a microbatch: its surrogate, the KL term and the entropy bonus; [b, T] each."""
     width, count = mask.shape[1], batch.count
@@ -183,7 +183,7 @@ def policy_terms(
     return terms
 
 
-def value_terms(cfg: PPO, batch: Minibatch, part: Pass[Trunk], values: Tensor) -> list[Term]:
+def value_terms(cfg: PPO, batch: Minibatch, part: Pass[PrefixStates], values: Tensor) -> list[Term]:
     """The value model's loss on a microbatch, values [b, T]."""
     assert batch.old_values is not None and batch.returns is not None
     width, count = values.shape[1], batch.count

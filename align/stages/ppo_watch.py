@@ -72,7 +72,7 @@ def guard_metrics(context: Context, rollout: Rollout) -> dict[str, float]:
     """The rollout's mean score by the second reward model, over all processes."""
     if context.cfg.guard is None:
         return {}
-    scores = score_states(context.forward, "guard", rollout.trunks, context.cfg.microbatch_tokens).double()
+    scores = score_states(context.forward, "guard", rollout.prefixes, context.cfg.microbatch_tokens).double()
     sums = torch.stack([scores.sum(), torch.ones_like(scores).sum()]).to(context.accel.device)
     total, count = distributed.total(sums, context.accel).tolist()
     return {"guard/score": total / count}
@@ -111,7 +111,7 @@ def engine_metrics(context: Context, stage: StageRun, rollout: Rollout) -> dict[
     return metrics
 
 
-def watch(context: Context, stage: StageRun, iteration: int, metrics: dict[str, float]) -> None:
+def warn(context: Context, stage: StageRun, iteration: int, metrics: dict[str, float]) -> None:
     """Warn, once a run each, where no response ends, and where the guard falls while the reward rises."""
     if metrics.get("response/eos") == 0:
         _warn(

@@ -20,7 +20,15 @@ from torch import Tensor
 
 from align.data.tokenize import Encoded, Encodings, encode_demonstrations, encode_rankings
 from align.errors import AlignError, UserError
-from align.evaluation.reward import Evaluation, Judged, evaluate, evaluate_quickly, judge, misjudged, plain
+from align.evaluation.reward import (
+    Evaluation,
+    Judged,
+    attach_scores,
+    evaluate,
+    evaluate_quickly,
+    misjudged,
+    plain,
+)
 from align.models.export import save_adapter, save_head, save_score
 from align.models.forward import Forward
 from align.models.heads import ScalarHead, centre, difference_rms
@@ -118,7 +126,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         score, before = _centre(forward, zero, probes, cfg, setup)
         score["centred_on"] = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
         scores = _held_out_scores(forward, held_out, cfg, accel)
-        judged = judge(*columns(held_out), scores, encoded[1].records)
+        judged = attach_scores(*columns(held_out), scores, encoded[1].records)
         lengths = ((row.ranks, [len(response) for response in row.encoded.responses]) for row in train)
         evaluation = evaluate(judged, fit_length_model(length_wins(lengths)), recipe.run.seed)
         results = evaluation.metrics()
@@ -148,7 +156,7 @@ def _finish(
         setup.base.tokenizer.save_pretrained(str(folder))
 
     def prove(folder: Path) -> None:
-        if stage.main or setup.together:  # a sharded model scores only with all its parts
+        if stage.main or setup.shard_group:  # a sharded model scores only with all its parts
             proof(folder)
 
     if stage.main:
@@ -182,7 +190,7 @@ def _train(
     ):
         for step in range(done, steps):
             keep = partial(save, step)
-            stage.heed(step, keep)
+            stage.stop_if_told(step, keep)
             rows = [train[i] for i in step_rows(seed, "rm", step, cfg.batch_size, len(train))]
             rate = learning_rate(cfg.learning_rate, step, steps, cfg.warmup, cfg.schedule)
             with stage.unchanged(step, keep):
@@ -191,7 +199,7 @@ def _train(
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
                 scores = _held_out_scores(forward, held_out, cfg, accel)
-                metrics |= evaluate_quickly(judge(*columns(held_out), scores), seed).metrics()
+                metrics |= evaluate_quickly(attach_scores(*columns(held_out), scores), seed).metrics()
             stage.metrics.append(step + 1, metrics)
             if (step + 1) % cfg.checkpoint_every == 0 or last:
                 save(step + 1)
@@ -319,7 +327,7 @@ def _prove_reload(
 
 def _model(setup: Setup, adapter: Path, seed: int | None, std: float | None = None) -> Forward:
     """A fresh base with the reward role: its head drawn from the seed, or loaded where there is none."""
-    roles = Roles(setup.load_model(), setup.together)
+    roles = Roles(setup.load_model(), setup.shard_group)
     roles.add("reward", adapter, trains=True)
     roles.add_head("reward", adapter if seed is None else generator(seed, "rm", "head"), std=std)
     return Forward(roles)

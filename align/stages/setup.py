@@ -53,13 +53,13 @@ class Setup:
         return {"base": self.base.fingerprint, "template": self.template.hash}
 
     @property
-    def together(self) -> Accelerator | None:
+    def shard_group(self) -> Accelerator | None:
         """The processes that share one copy of the base; None where each has its own."""
-        return sharding.together(self.accel)
+        return sharding.shard_group(self.accel)
 
     def load_model(self) -> PreTrainedModel:
         """The base on this process's device, or its part of it; raises UserError as Base.load_model does."""
-        if self.together is None:
+        if self.shard_group is None:
             return self.base.load_model(self.accel.device)
         if self.base.spec.quantize:
             raise UserError(

@@ -74,17 +74,17 @@ class _Trainer(ResumableTrainer, SFTTrainer):
     """TRL's trainer, with our checkpoints and an evaluation that weighs every response token alike."""
 
     def __init__(
-        self, *, held_out: list[Row], pad_id: int, together: Accelerator | None, **trainer: Any
+        self, *, held_out: list[Row], pad_id: int, shard_group: Accelerator | None, **trainer: Any
     ) -> None:
         super().__init__(**trainer)
-        self._pad_id, self._together = pad_id, together
+        self._pad_id, self._shard_group = pad_id, shard_group
         # Neighbours of like length waste no padding; each process takes its share.
         by_length = sorted(held_out, key=lambda row: len(row["input_ids"]))
         self._held_out = share(by_length, self.accelerator)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         """DDP's for the adapter, which is all that trains; a sharded base's frozen weights are left out."""
-        if self._together is None or not training:
+        if self._shard_group is None or not training:
             wrapped: nn.Module = super()._wrap_model(model, training, dataloader)
             return wrapped
         frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
@@ -102,7 +102,7 @@ class _Trainer(ResumableTrainer, SFTTrainer):
         found = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # nats, tokens
         self.model.eval()
         starts = range(0, len(self._held_out), size)
-        missing = more_elsewhere(len(starts), self._together)
+        missing = more_elsewhere(len(starts), self._shard_group)
         with torch.no_grad():
             for start in starts:
                 batch = self._prepare_inputs(collate(self._held_out[start : start + size]))
@@ -139,7 +139,7 @@ def _trainer(
         evaluate_every=cfg.evaluate_every,
         held_out=held_out,
         pad_id=setup.base.pad_id,
-        together=setup.together,
+        shard_group=setup.shard_group,
         model=model,
         peft_config=lora_config(recipe.lora, model),
         processing_class=tokenizer,

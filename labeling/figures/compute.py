@@ -34,7 +34,7 @@ from labeling.figures.shapes import (
     Spread,
 )
 from labeling.store.models import Person
-from labeling.store.sway import sway
+from labeling.store.sway import measured_effect
 
 Estimates = Mapping[Hashable, Estimate]
 _DAYS = 30
@@ -55,7 +55,7 @@ def figures(session: Session) -> Figures:
         seconds=_seconds(given),
         agreement=_agreement(material, given, rankings, estimates),
         policies=_policies(material, given),
-        sway=measured if (measured := sway(session)).met else None,
+        sway=measured if (measured := measured_effect(session)).met else None,
     )
 
 

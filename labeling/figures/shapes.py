@@ -7,7 +7,7 @@ from datetime import date
 from pydantic import BaseModel
 
 from align.stats.estimate import Estimate
-from labeling.sway import Sway
+from labeling.sway import SuggestionEffect
 
 
 class Spread(BaseModel):
@@ -105,7 +105,7 @@ class Figures(BaseModel):
     seconds: dict[str, Spread]
     agreement: Agreement
     policies: Policies
-    sway: Sway | None  # of suggestions; None where nobody has met one
+    sway: SuggestionEffect | None  # of suggestions; None where nobody has met one
 
     @property
     def answers(self) -> int:

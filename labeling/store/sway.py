@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from labeling.store.labels import standing
 from labeling.store.models import Label
 from labeling.store.suggestions import HIDDEN, SEEN
-from labeling.sway import Judgement, Sway
-from labeling.sway import sway as measured
+from labeling.sway import Judgement, SuggestionEffect
+from labeling.sway import suggestion_effect as measured
 
 
 def judgements(session: Session) -> list[Judgement]:
@@ -24,5 +24,5 @@ def judgements(session: Session) -> list[Judgement]:
     ]
 
 
-def sway(session: Session) -> Sway:
+def measured_effect(session: Session) -> SuggestionEffect:
     return measured(judgements(session))

@@ -15,10 +15,10 @@ from align.evaluation.reward import (
     Evaluation,
     Judged,
     Named,
+    attach_scores,
     evaluate,
     evaluate_quickly,
     flatten,
-    judge,
     misjudged,
 )
 from align.records import Ranking
@@ -224,7 +224,7 @@ def test_the_most_confident_mistakes_come_first() -> None:
 def test_judging_takes_lengths_from_the_tokens_and_the_rest_from_the_record() -> None:
     encoded = Encoded([1, 2], [[3, 4, 0], [5, 0]])
     record = Ranking("p", ("a", "b"), (2, 1), labeler="ann", strength=3.0)
-    (one,) = judge([encoded], [record.ranks], [torch.tensor([0.5, 2.0])], [record])
+    (one,) = attach_scores([encoded], [record.ranks], [torch.tensor([0.5, 2.0])], [record])
     assert (one.lengths, one.scores, one.labeler, one.strength) == ((3, 2), (0.5, 2.0), "ann", 3.0)
     (pair,) = flatten([one])
     assert (pair.better, pair.worse, pair.margin, pair.longer, pair.right) == (1, 0, 1.5, -1, 1.0)
@@ -232,7 +232,7 @@ def test_judging_takes_lengths_from_the_tokens_and_the_rest_from_the_record() ->
 
 def test_scores_that_are_no_numbers_are_an_error() -> None:
     with pytest.raises(AlignError, match="broken"):
-        judge([Encoded([1], [[2], [3]])], [(1, 2)], [torch.tensor([float("nan"), 1.0])])
+        attach_scores([Encoded([1], [[2], [3]])], [(1, 2)], [torch.tensor([float("nan"), 1.0])])
 
 
 def test_metrics_have_each_number_once() -> None:

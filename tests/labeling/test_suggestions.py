@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError  # noqa: E402
 from labeling.answers import drawn_order, ranks_by_score  # noqa: E402
 from labeling.store.models import Label, Suggestion  # noqa: E402
 from labeling.store.people import new_token  # noqa: E402
-from labeling.store.sway import judgements, sway  # noqa: E402
+from labeling.store.sway import judgements, measured_effect  # noqa: E402
 
 HTML = {"Accept": "text/html"}
 FOUR = {"prompt": "Which?", "responses": ["alpha", "beta", "gamma", "delta"]}
@@ -249,7 +249,7 @@ def test_a_share_of_tasks_hides_the_suggestion_and_says_so(make_site: Any) -> No
         site.answer(ann, ranking(site, page, RANKS if "start" in page else [1, 2, 3, 4]), task=page)
     assert 3 <= hidden <= 19  # 10 of 40 are expected; further off once in a thousand secrets
     with site.config.store.read() as session:
-        found = sway(session)
+        found = measured_effect(session)
     assert (found.shown.judgements, found.shown.share) == (40 - hidden, 1.0)
     assert (found.hidden.judgements, found.hidden.share) == (hidden, pytest.approx(2.5 / 6))
     assert found.difference == pytest.approx(3.5 / 6) and found.is_clear

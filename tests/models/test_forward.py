@@ -51,7 +51,7 @@ def test_logprobs_are_those_of_the_models_own_logits(tiny_base: Path) -> None:
     forward = Forward(roles)
     assert forward.split == 2
     batch = collate(PAIRS, pad_id=0)
-    ours, entropy, mask = forward.logprobs("policy", forward.trunk(batch), temperature=0.7)
+    ours, entropy, mask = forward.logprobs("policy", forward.prefix(batch), temperature=0.7)
     for row, (prompt, response) in enumerate(PAIRS):  # one at a time, without padding
         ids = torch.tensor([prompt + response])
         distribution = (roles.base(input_ids=ids).logits[0] / 0.7).log_softmax(-1)
@@ -69,7 +69,7 @@ def test_gradients_are_those_of_the_models_own_logits(tiny_base: Path) -> None:
     forward = Forward(roles)
     weights = torch.rand(3, 6)
     batch = collate(PAIRS, pad_id=0)
-    logprobs, _, _ = forward.logprobs("policy", forward.trunk(batch), temperature=0.7)
+    logprobs, _, _ = forward.logprobs("policy", forward.prefix(batch), temperature=0.7)
     (logprobs * weights).sum().backward()
     ours = {name: p.grad.clone() for name, p in roles.parameters_of("policy").items()}
     roles.zero_grad()
@@ -120,19 +120,19 @@ def test_a_barred_token_has_no_probability_in_values_and_gradients() -> None:
 def test_the_minimum_is_counted_from_each_rows_own_response(tiny_base: Path) -> None:
     forward = Forward(_roles(tiny_base), eos_id=1, min_response_tokens=2)
     unaware = Forward(forward.roles)
-    trunk = forward.trunk(collate([(prompt, [8, 9, 10]) for prompt, _ in PAIRS], pad_id=0))
-    ours, _, _ = forward.logprobs("policy", trunk, 1.0)
-    free, _, _ = unaware.logprobs("policy", trunk, 1.0)
+    prefix = forward.prefix(collate([(prompt, [8, 9, 10]) for prompt, _ in PAIRS], pad_id=0))
+    ours, _, _ = forward.logprobs("policy", prefix, 1.0)
+    free, _, _ = unaware.logprobs("policy", prefix, 1.0)
     assert (ours > free).tolist() == [[True, True, False]] * 3
-    demonstrations, _, _ = forward.logprobs("policy", trunk, 1.0, end_anywhere=True)
+    demonstrations, _, _ = forward.logprobs("policy", prefix, 1.0, end_anywhere=True)
     assert torch.equal(demonstrations, free)
 
 
 def test_values_and_scores_are_read_at_the_right_token(tiny_base: Path) -> None:
     roles = _roles(tiny_base)
     forward = Forward(roles)
-    trunk = forward.trunk(collate(PAIRS, pad_id=1))  # the padding's id is EOS, and must not matter
-    values, scores = forward.values("value", trunk), forward.scores("value", trunk)
+    prefix = forward.prefix(collate(PAIRS, pad_id=1))  # the padding's id is EOS, and must not matter
+    values, scores = forward.values("value", prefix), forward.scores("value", prefix)
     for row, (prompt, response) in enumerate(PAIRS):
         hidden = roles.base.base_model(input_ids=torch.tensor([prompt + response])).last_hidden_state[0]
         per_token = hidden @ roles.heads["value"].weight
@@ -144,16 +144,16 @@ def test_values_and_scores_are_read_at_the_right_token(tiny_base: Path) -> None:
 
 def test_rows_stacked_anew_give_the_same(tiny_base: Path) -> None:
     forward = Forward(_roles(tiny_base))
-    trunk = forward.trunk(collate(PAIRS, pad_id=0))
-    whole, _, _ = forward.logprobs("policy", trunk, 1.0)
-    rows = trunk.rows()
+    prefix = forward.prefix(collate(PAIRS, pad_id=0))
+    whole, _, _ = forward.logprobs("policy", prefix, 1.0)
+    rows = prefix.rows()
     part, _, _ = forward.logprobs("policy", stack([rows[1], rows[0]]), 1.0)
     torch.testing.assert_close(part, whole[[1, 0], : part.shape[1]], rtol=1e-5, atol=1e-6)
 
 
 def test_a_response_starts_one_place_before_its_first_token(tiny_base: Path) -> None:
     forward = Forward(_roles(tiny_base))
-    at, mask = response_positions(forward.trunk(collate(PAIRS, pad_id=0)))
+    at, mask = response_positions(forward.prefix(collate(PAIRS, pad_id=0)))
     assert at[mask].tolist() == [2, 3, 4, 5, 1, 2, 0, 1, 2, 3, 4, 5]
 
 
@@ -172,7 +172,7 @@ def test_other_architectures_give_their_own_logprobs(tiny_base: Path, kind: str)
     model = models[kind]().requires_grad_(False).eval()
     roles = _roles(tiny_base, layers=None if kind == "gpt2" else 2, model=model)
     forward = Forward(roles)
-    ours, _, mask = forward.logprobs("policy", forward.trunk(collate(PAIRS, pad_id=0)), 1.0)
+    ours, _, mask = forward.logprobs("policy", forward.prefix(collate(PAIRS, pad_id=0)), 1.0)
     for row, (prompt, response) in enumerate(PAIRS):
         logits = model(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
         expected = logits[len(prompt) - 1 : -1][torch.arange(len(response)), torch.tensor(response)]
@@ -201,7 +201,7 @@ def test_each_layer_keeps_its_own_kind_of_attention_when_the_lower_ones_are_run_
     forward = Forward(roles)
     assert forward.split == 3
     prompt, response = list(range(2, 32)), [5, 6, 7, 1]
-    ours, _, _ = forward.logprobs("policy", forward.trunk(collate([(prompt, response)], pad_id=0)), 1.0)
+    ours, _, _ = forward.logprobs("policy", forward.prefix(collate([(prompt, response)], pad_id=0)), 1.0)
     logits = model(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
     expected = logits[len(prompt) - 1 : -1][torch.arange(4), torch.tensor(response)]
     torch.testing.assert_close(ours[0], expected, rtol=1e-4, atol=1e-4)

@@ -68,15 +68,15 @@ def _roles(model: PreTrainedModel, layers: int | None = None) -> Roles:
 def _both(forward: Forward, loss: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Loss and gradients of all adapters and heads, lean and by transformers' own forward pass."""
     found: list[list[Tensor]] = []
-    assert forward.lean
+    assert forward.fused
     for way in (True, False):
-        forward.lean = way
+        forward.fused = way
         forward.roles.zero_grad()
         value = loss()
         value.backward()
         gradients = [p.grad for p in forward.roles.parameters() if p.grad is not None]
         found.append([value.detach(), *(gradient.clone() for gradient in gradients)])
-    forward.lean = True
+    forward.fused = True
     return found[0], found[1]
 
 
@@ -84,14 +84,14 @@ def _both(forward: Forward, loss: Any) -> tuple[list[Tensor], list[Tensor]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_and_gradients_are_transformers_own(kind: str, layers: int | None) -> None:
     forward = Forward(_roles(_model(kind), layers))
-    trunk = forward.trunk(collate(PAIRS, pad_id=1))
+    prefix = forward.prefix(collate(PAIRS, pad_id=1))
     weights = torch.rand(3, 6)
 
     def policy() -> Tensor:
-        return (forward.logprobs("policy", trunk, 0.7)[0] * weights).sum()
+        return (forward.logprobs("policy", prefix, 0.7)[0] * weights).sum()
 
     def value() -> Tensor:
-        return (forward.values("value", trunk) * weights).sum()
+        return (forward.values("value", prefix) * weights).sum()
 
     for loss, count in ((policy, 14 * (layers or 3)), (value, 14 * (layers or 3) + 1)):
         ours, theirs = _both(forward, loss)
@@ -105,8 +105,8 @@ def test_adapters_may_be_more_precise_than_the_base() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         forward = Forward(_roles(_model().to(dtype)))
         assert {p.dtype for p in forward.roles.parameters_of("policy").values()} == {torch.float32}
-        trunk = forward.trunk(collate(PAIRS, pad_id=1))
-        found += _both(forward, lambda: forward.logprobs("policy", trunk, 1.0)[0].sum())  # noqa: B023
+        prefix = forward.prefix(collate(PAIRS, pad_id=1))
+        found += _both(forward, lambda: forward.logprobs("policy", prefix, 1.0)[0].sum())  # noqa: B023
     exact, _, ours, theirs = ([gradient.double() for gradient in one] for one in found)
     errors = [
         sum(float((a - b).norm() / b.norm()) for a, b in zip(one, exact, strict=True))
@@ -117,7 +117,7 @@ def test_adapters_may_be_more_precise_than_the_base() -> None:
 
 def test_the_last_layer_runs_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = Forward(_roles(_model()))
-    trunk = forward.trunk(collate(PAIRS, pad_id=1))  # 3 rows of 7
+    prefix = forward.prefix(collate(PAIRS, pad_id=1))  # 3 rows of 7
     seen: list[int] = []
 
     def linear(x: Tensor, *rest: Any) -> Tensor:
@@ -125,7 +125,7 @@ def test_the_last_layer_runs_where_it_is_read(monkeypatch: pytest.MonkeyPatch) -
         return nn.functional.linear(x, *rest)
 
     monkeypatch.setattr(lean, "F", SimpleNamespace(**{**vars(nn.functional), "linear": linear}))
-    forward.scores("value", trunk)
+    forward.scores("value", prefix)
     below, keys_and_values, read = [21] * 14, [21] * 2, [3] * 5
     assert seen == below + keys_and_values + read
 
@@ -161,7 +161,7 @@ def test_a_model_that_gives_other_numbers_is_left_to_transformers() -> None:
     norm: nn.Module = roles.decoder.norm
     norm.register_forward_hook(lambda module, inputs, output: output * 1.01)
     forward = Forward(roles)
-    assert lean.suits(roles.decoder) and not forward.lean
-    trunk = forward.trunk(collate(PAIRS, pad_id=1))
-    at, _ = response_positions(trunk)
-    assert forward.hidden("policy", trunk, at).shape == (3, 6, 32)
+    assert lean.suits(roles.decoder) and not forward.fused
+    prefix = forward.prefix(collate(PAIRS, pad_id=1))
+    at, _ = response_positions(prefix)
+    assert forward.hidden("policy", prefix, at).shape == (3, 6, 32)

@@ -73,7 +73,7 @@ def a_final(base: Base, folder: Path) -> Forward:
 def expected(forward: Forward) -> torch.Tensor:
     """Each pair's score on its own, without padding."""
     with torch.no_grad():
-        rows = [forward.scores("reward", forward.trunk(collate([pair], 0))) for pair in PAIRS]
+        rows = [forward.scores("reward", forward.prefix(collate([pair], 0))) for pair in PAIRS]
     return torch.cat(rows)
 
 

@@ -31,7 +31,7 @@ from transformers import (
 from align.data.tokenize import Encoded
 from align.models.forward import Forward
 from align.models.lora import lora_config
-from align.models.packed import apart, pack, share_prompts, size
+from align.models.packed import pack, separate_rows, share_prompts, size
 from align.models.roles import Roles
 from align.recipe import Lora
 
@@ -125,7 +125,7 @@ def test_scores_and_gradients_are_those_of_one_response_at_a_time(kind: str, att
     expected = one_by_one(forward)
     expected_gradients = gradients(forward, expected)
     assert expected.std() > 0.1
-    for batch in (pack(RANKINGS), apart(RANKINGS)):
+    for batch in (pack(RANKINGS), separate_rows(RANKINGS)):
         scores = scores_of(forward, batch)
         torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
         found = gradients(forward, scores)

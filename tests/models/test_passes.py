@@ -65,10 +65,10 @@ def test_an_empty_row_gives_a_loss_of_0_and_gradients_of_0(forward: Forward, kin
     (part,) = passes(forward.roles, [], 100, layout)
     role = "reward"
     if kind in ("pairs", "states"):
-        trunk = forward.trunk(collate(part.items)) if kind == "pairs" else stack(part.items)
-        logprobs, entropies, mask = forward.logprobs(role, trunk, 1.0, entropy_gradient=True)
+        prefix = forward.prefix(collate(part.items)) if kind == "pairs" else stack(part.items)
+        logprobs, entropies, mask = forward.logprobs(role, prefix, 1.0, entropy_gradient=True)
         assert logprobs.shape == entropies.shape == mask.shape == (1, 0)
-        loss = logprobs.sum() + entropies.sum() + forward.values(role, trunk).sum()
+        loss = logprobs.sum() + entropies.sum() + forward.values(role, prefix).sum()
     else:
         loss = batch_loss(ranking_scores(forward, role, part.items), [(1,)], centering_coef=1.0, count=3)
     loss.backward()
@@ -84,7 +84,7 @@ def test_scores_are_the_same_by_pairs_by_states_and_by_rankings(forward: Forward
     counts: list[int] = []
     expected = score_pairs(forward, "reward", pairs, 9, counts.append)
     assert sum(counts) == len(pairs) and len(counts) > 1
-    rows = [row for pair in pairs for row in forward.trunk(collate([pair])).rows()]
+    rows = [row for pair in pairs for row in forward.prefix(collate([pair])).rows()]
     torch.testing.assert_close(score_states(forward, "reward", rows, 9), expected)
     for shared in (False, True):
         forward.share_prompt = shared

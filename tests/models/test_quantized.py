@@ -61,7 +61,7 @@ def test_without_bitsandbytes_it_is_refused(tiny_base: Path, monkeypatch: pytest
 
 def test_it_is_not_sharded(tiny_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     setup = set_up(load_recipe(tiny_recipe(), ["base.quantize=4bit"]))
-    monkeypatch.setattr(sharding, "together", lambda accel: accel)
+    monkeypatch.setattr(sharding, "shard_group", lambda accel: accel)
     with pytest.raises(UserError, match=r"base\.quantize: a base in four bits is not sharded"):
         setup.load_model()
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from align.errors import UserError
-from align.models.export import read_spread, save_score
+from align.models.export import read_score_std, save_score
 
 
 def test_the_spread_comes_back(tmp_path: Path) -> None:
     save_score({"std": 1.25, "temperature": None}, tmp_path)
-    assert read_spread(tmp_path) == 1.25
+    assert read_score_std(tmp_path) == 1.25
     assert json.loads((tmp_path / "score.json").read_text())["temperature"] is None
 
 
@@ -24,4 +24,4 @@ def test_without_a_spread_the_message_says_what_to_do(tmp_path: Path, content: s
     if content is not None:
         (tmp_path / "score.json").write_text(content)
     with pytest.raises(UserError, match=r"score\.json.*ppo\.scale_scores: false"):
-        read_spread(tmp_path)
+        read_score_std(tmp_path)

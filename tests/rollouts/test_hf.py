@@ -63,7 +63,7 @@ def test_sampling_and_training_agree_on_log_probabilities(roles: Roles) -> None:
     sampled = _sample(roles, PROMPTS, [0, 1, 2, 3, 4])
     forward = Forward(roles)
     batch = collate([(s.prompt, s.response) for s in sampled], pad_id=0)
-    logprobs, _, _ = forward.logprobs("policy", forward.trunk(batch), 1.0)
+    logprobs, _, _ = forward.logprobs("policy", forward.prefix(batch), 1.0)
     for row, one in enumerate(sampled):
         assert logprobs[row, : len(one.response)].tolist() == pytest.approx(one.logprobs, abs=1e-5)
 
@@ -90,9 +90,9 @@ def test_no_response_ends_before_the_minimum_and_the_trainer_knows(roles: Roles)
     assert not any(eos in s.response[:5] for s in held)
     batch = collate([(s.prompt, s.response) for s in held], pad_id=0)
     forward = Forward(roles, eos, 5)
-    logprobs, _, _ = forward.logprobs("policy", forward.trunk(batch), 1.0)
+    logprobs, _, _ = forward.logprobs("policy", forward.prefix(batch), 1.0)
     unaware = Forward(roles)
-    free_logprobs, _, _ = unaware.logprobs("policy", unaware.trunk(batch), 1.0)
+    free_logprobs, _, _ = unaware.logprobs("policy", unaware.prefix(batch), 1.0)
     for row, one in enumerate(held):
         count = len(one.response)
         assert logprobs[row, :count].tolist() == pytest.approx(one.logprobs, abs=1e-5)

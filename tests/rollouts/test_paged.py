@@ -69,7 +69,7 @@ def test_its_log_probabilities_are_the_trainers_also_after_an_update(roles: Role
     for iteration in (0, 1):
         sampled = engine.sample(PROMPTS, draws(iteration), PARAMS)
         batch = collate([(s.prompt, s.response) for s in sampled], pad_id=0)
-        logprobs, _, _ = forward.logprobs("policy", forward.trunk(batch), PARAMS.temperature)
+        logprobs, _, _ = forward.logprobs("policy", forward.prefix(batch), PARAMS.temperature)
         for row, one in enumerate(sampled):
             assert logprobs[row, : len(one.response)].tolist() == pytest.approx(one.logprobs, abs=1e-5)
         move(roles, "policy")

@@ -74,7 +74,7 @@ def own_model(seen: list[list[int]]) -> OwnModel:
 
     base: Any = SimpleNamespace(pad_id=1, tokenizer=SimpleNamespace(eos_token="#"))
     roles = SimpleNamespace(more_elsewhere=lambda own: 0)
-    forward: Any = SimpleNamespace(roles=roles, trunk=lambda batch: batch, scores=scores)
+    forward: Any = SimpleNamespace(roles=roles, prefix=lambda batch: batch, scores=scores)
     return OwnModel("the judge", base, _Letters(), forward, 6)  # type: ignore[arg-type]
 
 
@@ -139,7 +139,7 @@ def test_a_source_alone_has_its_weight_too() -> None:
 
 def test_a_spread_is_divided_by_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Alone, what the whole score is divided by; of several, what each reward model's is."""
-    monkeypatch.setattr(rewards, "read_spread", lambda final: 4.0 if final.name == "first" else 2.0)
+    monkeypatch.setattr(rewards, "read_score_std", lambda final: 4.0 if final.name == "first" else 2.0)
     added: list[tuple[str, str]] = []
     roles: Any = SimpleNamespace(
         add=lambda role, folder, trains: added.append((role, folder.name)), add_head=lambda *_: None
@@ -147,10 +147,10 @@ def test_a_spread_is_divided_by_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (Source(n, 0.5, adapter=Path(n), final=Path(n)) for n in ("first", "second"))
     judge = Source("rule", 1.0, judge=lambda texts: torch.zeros(1))
     alone, spread = load_rewards([first], roles, CPU, scale=True)
-    assert (dict(alone.spreads), spread) == ({}, 4.0)
+    assert (dict(alone.score_stds), spread) == ({}, 4.0)
     added.clear()
     several, spread = load_rewards([first, judge, second], roles, CPU, scale=True)
-    assert (dict(several.spreads), spread) == ({"first": 4.0, "second": 2.0}, 1.0)
+    assert (dict(several.score_stds), spread) == ({"first": 4.0, "second": 2.0}, 1.0)
     assert added == [("reward", "first"), ("reward1", "second")]
     assert several.roles == {"first": "reward", "second": "reward1"}
     given = {"first": torch.tensor([8.0]), "second": torch.tensor([6.0])}

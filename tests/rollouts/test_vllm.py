@@ -65,7 +65,7 @@ def gap(roles: Roles, sampled: list[Sampled], params: SamplingParams = PARAMS, r
     """The largest difference to the trainer's log probabilities."""
     forward = Forward(roles, params.eos_id, params.min_tokens)
     batch = collate([(s.prompt, s.response) for s in sampled], pad_id=0)
-    logprobs, _, _ = forward.logprobs(role, forward.trunk(batch), params.temperature)
+    logprobs, _, _ = forward.logprobs(role, forward.prefix(batch), params.temperature)
     pairs = [
         (x, y) for i, s in enumerate(sampled) for x, y in zip(logprobs[i].tolist(), s.logprobs, strict=False)
     ]

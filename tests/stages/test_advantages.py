@@ -33,7 +33,7 @@ def rollout(values: Tensor | None = None) -> Rollout:
     old = torch.full((4, 2), -1.0) * MASK
     return Rollout(
         sampled=[Sampled([1], [2, 3], [])] * 4,
-        trunks=[],
+        prefixes=[],
         response_mask=MASK,
         old_logprobs=old,
         ref_logprobs=old - 0.5 * MASK,

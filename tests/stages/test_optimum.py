@@ -110,8 +110,8 @@ class Bandit:
     def logprobs(self, role: str) -> tuple[Tensor, Tensor]:
         """Log probabilities [N, T] and mask of all responses, with the role's gradient where it has one."""
         forward = self.context.forward
-        trunk = forward.trunk(collate([(self.prompts[0], r) for r in self.responses], EOS))
-        found, _, mask = forward.logprobs(role, trunk, 1.0)
+        prefix = forward.prefix(collate([(self.prompts[0], r) for r in self.responses], EOS))
+        found, _, mask = forward.logprobs(role, prefix, 1.0)
         return found, mask
 
     def whole(self, role: str) -> Tensor:

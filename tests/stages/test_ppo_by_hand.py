@@ -85,7 +85,7 @@ class ByHand:
     """What an iteration should hold, a list of tensors by response."""
 
     def __init__(self, context: Context, rollout: Any) -> None:
-        self.rows = [(t.input_ids, int(t.prompt_lengths)) for t in rollout.trunks]
+        self.rows = [(t.input_ids, int(t.prompt_lengths)) for t in rollout.prefixes]
         with torch.no_grad():
             pairs = [logprobs(context, "policy", *row) for row in self.rows]
             self.old, self.entropy = ([pair[i] for pair in pairs] for i in (0, 1))
@@ -244,7 +244,7 @@ def test_several_sources_are_scaled_each_by_its_spread(finished_run: Path, tmp_p
     rewards = f"[{{run: this, weight: -2.0}}, {{function: '{tmp_path}/seven.py:count', weight: 0.5}}]"
     with opened(run, tmp_path / "run", scale_scores="true", rewards=rewards) as (context, stage):
         spread = json.loads((run / "rm" / "final" / "score.json").read_text())["std"]
-        assert context.spread == 1.0
+        assert context.score_std == 1.0
         own = [context.forward.roles.parameters_of(role)["head.weight"] for role in ("value", "reward")]
         torch.testing.assert_close(own[0], own[1] * -2.0 / spread)
         metrics = ppo.iterate(context, stage, PROMPTS, 0).metrics

@@ -232,11 +232,11 @@ def test_value_coef_scales_the_values_gradient(recipe_path: Path, tmp_path: Path
 
 def test_several_responses_to_a_prompt(recipe_path: Path, tmp_path: Path) -> None:
     with opened(recipe_path, tmp_path, "ppo.responses_per_prompt=4") as (context, stage):
-        trunks = ppo.iterate(context, stage, PROMPTS, 0).rollout.trunks
-    prompts = [tuple(t.input_ids[0, : int(t.prompt_lengths)].tolist()) for t in trunks]
+        prefixes = ppo.iterate(context, stage, PROMPTS, 0).rollout.prefixes
+    prompts = [tuple(t.input_ids[0, : int(t.prompt_lengths)].tolist()) for t in prefixes]
     assert len(prompts) == 8
     assert len(set(prompts)) == 2 and len(set(prompts[:4])) == len(set(prompts[4:])) == 1
-    assert len({tuple(t.input_ids[0].tolist()) for t in trunks}) > 2  # draws are a row's own
+    assert len({tuple(t.input_ids[0].tolist()) for t in prefixes}) > 2  # draws are a row's own
 
 
 def test_ptx_is_the_demonstrations_negative_log_likelihood(recipe_path: Path, tmp_path: Path) -> None:

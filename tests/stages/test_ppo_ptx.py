@@ -27,7 +27,7 @@ def prepared(asked: list[Any], **fields: Any) -> tuple[Any, torch.Tensor]:
         return w * mask, None, mask
 
     forward = SimpleNamespace(
-        trunk=lambda batch: batch,
+        prefix=lambda batch: batch,
         logprobs=logprobs,
         more_elsewhere=lambda passes: 0,
         idle=lambda *_: None,

@@ -30,7 +30,7 @@ def rollout() -> Rollout:
     zero = torch.zeros(2, 3)
     return Rollout(
         sampled=[Sampled([5, 6], [7, 8], [-1.0, -1.0])] * 2,
-        trunks=[],
+        prefixes=[],
         response_mask=MASK,
         old_logprobs=torch.tensor([[-1.0, -2.0, -3.0], [-1.0, 0.0, 0.0]]),
         ref_logprobs=torch.tensor([[-2.0, -2.0, -5.0], [-2.0, 0.0, 0.0]]),
@@ -47,7 +47,7 @@ def context(processes: int = 1, **fields: Any) -> Any:
     return SimpleNamespace(
         cfg=PPO(**fields),
         state=State(0.5),
-        spread=2.0,
+        score_std=2.0,
         accel=SimpleNamespace(num_processes=processes, process_index=processes - 1),
         setup=SimpleNamespace(base=SimpleNamespace(tokenizer=SimpleNamespace(decode=str))),
     )
@@ -79,12 +79,12 @@ def test_rewards_by_hand() -> None:
 def test_the_coefficient_by_hand(tmp_path: Path) -> None:
     """The mean KL is 2 nats: a tenth over the target, and two responses of a horizon of ten."""
     given = context(kl_target=2 / 1.1, kl_horizon=10)
-    assert ppo_steer.steer(given, stage(tmp_path), rollout(), 0) == 0.5
+    assert ppo_steer.update_kl_coef(given, stage(tmp_path), rollout(), 0) == 0.5
     assert given.state.kl_coef == pytest.approx(0.5 * (1 + 0.1 * 2 / 10))
     broken = rollout()
     broken.ref_logprobs[0, 1] = math.nan
     before = given.state.kl_coef
-    assert ppo_steer.steer(given, stage(tmp_path), broken, 1) == before == given.state.kl_coef
+    assert ppo_steer.update_kl_coef(given, stage(tmp_path), broken, 1) == before == given.state.kl_coef
 
 
 FIELDS = ["score", "log probability", "reference log probability", "value", "reward"]

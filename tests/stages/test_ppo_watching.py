@@ -116,7 +116,7 @@ def test_it_warns_once_when_the_guard_falls_and_the_reward_rises(parents: Path) 
     with open_stage(recipe, "ppo", context.accel, lineage={}, data={}, restart=False) as stage:
         stage.say = said.append  # type: ignore[method-assign]
         for i in range(40):
-            ppo_watch.watch(context, stage, i + 1, {"reward/score": i, "guard/score": -abs(i - 15)})
+            ppo_watch.warn(context, stage, i + 1, {"reward/score": i, "guard/score": -abs(i - 15)})
     assert len(said) == 1 and "exploit the reward" in said[0]
     fired = int(said[0].split("iteration ")[1].split()[0])
     assert 20 < fired < 40

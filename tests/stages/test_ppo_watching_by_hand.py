@@ -72,7 +72,7 @@ def test_the_engines_gap_and_weights_by_hand(tmp_path: Path) -> None:
 def test_a_policy_that_never_ends_is_told_once(tmp_path: Path) -> None:
     given, here = context(max_response_tokens=8), stage(tmp_path)
     for iteration, share in enumerate((0.125, 0.0, 0.0), start=1):
-        ppo_watch.watch(given, here, iteration, {"response/eos": share, "reward/score": 1.0})
+        ppo_watch.warn(given, here, iteration, {"response/eos": share, "reward/score": 1.0})
     (said,) = here.said
     assert "no response of iteration 2 ended within ppo.max_response_tokens (8)" in said
 

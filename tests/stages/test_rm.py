@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from align.data.load import load
 from align.errors import AlignError, UserError
-from align.models.export import read_spread
+from align.models.export import read_score_std
 from align.recipe_file import load_recipe
 from align.records import Demonstration, Ranking
 from align.stages import rm, sft
@@ -83,7 +83,7 @@ def test_demonstrations_average_exactly_zero_and_their_spread_is_stored(after_sf
     stored = json.loads((after_sft.parent / "runs/tiny/rm/final/score.json").read_text())
     assert stored["std"] == pytest.approx(float(scores.std(unbiased=False)), rel=1e-4)
     assert stored["centred_on"] == "demonstrations" and stored["rows"] == len(records)
-    assert read_spread(after_sft.parent / "runs/tiny/rm/final") == stored["std"]
+    assert read_score_std(after_sft.parent / "runs/tiny/rm/final") == stored["std"]
     results = _results(after_sft)
     assert results["score/std"] == stored["std"]
     assert abs(results["score/shift"]) > 0.01

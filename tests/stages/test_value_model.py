@@ -51,10 +51,10 @@ def test_values_are_read_off_the_policys_hidden_states(recipe_path: Path, tmp_pa
     with torch.no_grad():
         for parameter in roles.parameters_of("policy").values():
             parameter.add_(0.05)
-    trunk = forward.trunk(collate([([5, 6, 7], [8, 9, 10]), ([5, 6], [7])], 0))
-    logprobs, _, mask, values = forward.logprobs_and_values("policy", "value", trunk, 1.0)
-    torch.testing.assert_close(logprobs, forward.logprobs("policy", trunk, 1.0)[0])
-    torch.testing.assert_close(values, forward.values("value", trunk))
+    prefix = forward.prefix(collate([([5, 6, 7], [8, 9, 10]), ([5, 6], [7])], 0))
+    logprobs, _, mask, values = forward.logprobs_and_values("policy", "value", prefix, 1.0)
+    torch.testing.assert_close(logprobs, forward.logprobs("policy", prefix, 1.0)[0])
+    torch.testing.assert_close(values, forward.values("value", prefix))
     roles.activate("policy")
     own = roles.base.base_model(input_ids=torch.tensor([[5, 6, 7, 8, 9, 10]])).last_hidden_state[0]
     head = roles.parameters_of("value")
