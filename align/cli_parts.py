@@ -10,7 +10,7 @@ import typer
 
 from align.failures import ended, reported
 from align.runtime.hub import quiet_bars
-from align.stage_table import Stage
+from align.stage_table import STAGES, Stage
 
 if TYPE_CHECKING:
     from align.recipe import Recipe
@@ -90,7 +90,7 @@ def run_stages(
         for stage in stages:
             context.stage, context.folder = stage, recipe.run.path / stage
             if not elsewhere:
-                module = importlib.import_module(f"align.stages.{stage}")
+                module = importlib.import_module(STAGES[stage].module)
                 quiet_bars()
                 module.run(recipe, restart=restart)
                 continue

@@ -15,6 +15,7 @@ Stage = Literal["sft", "rm", "ppo"]
 class About:
     """What the others know of a stage."""
 
+    module: str  # whose run(recipe) it is
     title: str  # in reports
     records: str  # what it trains on, data.RECORDS
     parents: tuple[Stage, ...]  # stages that it starts from; their fields in its section name other runs
@@ -25,6 +26,7 @@ class About:
 # In the order in which they run.
 STAGES: dict[Stage, About] = {
     "sft": About(
+        module="align.stages.sft",
         title="Supervised fine-tuning",
         records="demonstrations",
         parents=(),
@@ -32,6 +34,7 @@ STAGES: dict[Stage, About] = {
         smaller=("sft.microbatch_size", ", set sft.gradient_checkpointing, or lower sft.max_length"),
     ),
     "rm": About(
+        module="align.stages.rm",
         title="Reward model",
         records="rankings",
         parents=("sft",),
@@ -39,6 +42,7 @@ STAGES: dict[Stage, About] = {
         smaller=("rm.microbatch_tokens", ", or rm.max_length"),
     ),
     "ppo": About(
+        module="align.stages.ppo",
         title="PPO",
         records="prompts",
         parents=("sft", "rm"),

@@ -34,7 +34,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from conftest import make_recipe, make_tiny_base  # noqa: E402
 
-STAGES = ("sft", "rm", "ppo")
+from align.stage_table import STAGES  # noqa: E402
+
 SECTIONS: dict[str, dict[str, object]] = {
     "lora": {"dropout": 0.1},
     "sft": {"steps": 24, "microbatch_size": 2, "checkpoint_every": 3, "evaluate_every": 4},
@@ -65,7 +66,7 @@ def main() -> None:
         return
     if not arguments.fresh:
         for stage in STAGES:
-            importlib.import_module(f"align.stages.{stage}")
+            importlib.import_module(STAGES[stage].module)
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         result = Chaos(Path(name), random.Random(arguments.seed), arguments.fresh).run(arguments.kills)
     print(json.dumps({"seed": arguments.seed, "fresh": arguments.fresh, **result}))
@@ -127,7 +128,7 @@ class Chaos:
         """One stage from nothing to its end, killed again and again."""
         target = self.folder / f"{stage}-{number}"
         shutil.copytree(self.folder / "whole", target)
-        for later in STAGES[STAGES.index(stage) :]:
+        for later in list(STAGES)[list(STAGES).index(stage) :]:
             shutil.rmtree(target / "runs" / "tiny" / later)
         recipe = target / "recipe.yaml"
         recipe.write_text(recipe.read_text().replace(str(self.folder / "whole"), str(target)))
@@ -263,7 +264,7 @@ def live(stage: str, recipe: str) -> None:
         finish(self, *arguments, **named)  # type: ignore[arg-type]
 
     StageRun.finish = keep  # type: ignore[method-assign]
-    importlib.import_module(f"align.stages.{stage}").run(load_recipe(Path(recipe)))
+    importlib.import_module(STAGES[stage].module).run(load_recipe(Path(recipe)))
 
 
 def lines(folder: Path) -> int:

@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from align.stage_table import STAGES
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 BASE = ROOT / ".cache" / "quickstart" / "base"
@@ -70,7 +72,7 @@ def measure(stage: str, folder: Path, steps: int) -> dict[str, Any]:
 
     StageRun.save = timed  # type: ignore[method-assign]
     try:
-        importlib.import_module(f"align.stages.{stage}").run(recipe)
+        importlib.import_module(STAGES[stage].module).run(recipe)
     finally:
         StageRun.save = save  # type: ignore[method-assign]
     saving = statistics.median(ended - started for started, ended in moments)

@@ -109,10 +109,11 @@ def started() -> Iterator[Ranks]:
 
 def _serve() -> None:
     from align.cli import _quiet_libraries
+    from align.stage_table import STAGES
 
     _quiet_libraries()
-    for stage in ("sft", "rm", "ppo"):
-        importlib.import_module(f"align.stages.{stage}")
+    for stage in STAGES:
+        importlib.import_module(STAGES[stage].module)
     for line in sys.stdin:
         print(json.dumps(_fork(json.loads(line))), flush=True)
 

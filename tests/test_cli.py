@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import align.runtime
 from align.cli import app
 from align.errors import AlignError, MissingStage, UserError
+from align.stage_table import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "base: b\nrun: {name: demo}\nppo: {kl_coef: 0.2}\n"
@@ -49,8 +50,8 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         launch.report_exit = lambda code: calls.append(("reported", code))
         monkeypatch.setitem(sys.modules, "align.runtime.launch", launch)
         monkeypatch.setattr(align.runtime, "launch", launch, raising=False)
-        for name in ("sft", "rm", "ppo"):
-            stage: Any = types.ModuleType(f"align.stages.{name}")
+        for name in STAGES:
+            stage: Any = types.ModuleType(STAGES[name].module)
 
             def run(recipe: Any, restart: bool, name: str = name) -> None:
                 calls.append((name, recipe.ppo.kl_coef, restart))
@@ -58,7 +59,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
                     raise error
 
             stage.run = run
-            monkeypatch.setitem(sys.modules, f"align.stages.{name}", stage)
+            monkeypatch.setitem(sys.modules, STAGES[name].module, stage)
         return calls
 
     return install

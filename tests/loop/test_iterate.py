@@ -15,6 +15,7 @@ from rich.console import Console
 from align.errors import UserError
 from align.loop.iterate import Goal, State, Step, iterate, next_step
 from align.recipe_file import load_recipe
+from align.stage_table import STAGES
 
 GOAL = Goal(rankings=10, demonstrations=5)
 READY = State(sft=True)
@@ -60,7 +61,7 @@ class Round:
             if stage == self.stop_at:
                 raise KeyboardInterrupt
             self.trained.append((stage, path.name))
-            importlib.import_module(f"align.stages.{stage}").run(load_recipe(path))
+            importlib.import_module(STAGES[stage].module).run(load_recipe(path))
 
         wanted = Goal(**{"rankings": 5, "demonstrations": 4, "k": 3, **goal})
         iterate(load_recipe(self.path), "recipe.yaml", wanted, train, self.console)

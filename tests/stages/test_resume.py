@@ -16,8 +16,7 @@ from conftest import ROOT, align
 from safetensors.torch import load_file, save_file
 
 from align.runtime.files import sha256
-
-STAGES = ("sft", "rm", "ppo")
+from align.stage_table import STAGES
 
 # Runs a stage and kills its own process at the n-th call of a function, before or after the call.
 KILLER = """
@@ -41,7 +40,8 @@ def wrapped(*a, **k):
     return result
 setattr(owner, last, wrapped)
 from align.recipe_file import load_recipe
-importlib.import_module(f"align.stages.{stage}").run(load_recipe(Path(recipe)))
+from align.stage_table import STAGES
+importlib.import_module(STAGES[stage].module).run(load_recipe(Path(recipe)))
 """
 
 
@@ -101,7 +101,7 @@ def _metrics(stage_folder: Path) -> list[dict[str, float]]:
 def _copy_without(finished: Path, stage: str, target: Path) -> Path:
     """The same recipe and the earlier stages, elsewhere; `stage` has not run there."""
     shutil.copytree(finished, target, dirs_exist_ok=True)
-    for later in STAGES[STAGES.index(stage) :]:
+    for later in list(STAGES)[list(STAGES).index(stage) :]:
         shutil.rmtree(target / "runs" / "tiny" / later)
     recipe = target / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace(str(finished), str(target)))

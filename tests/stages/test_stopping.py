@@ -18,8 +18,8 @@ from conftest import ROOT, make_recipe
 
 from align.errors import Terminated
 from align.recipe_file import load_recipe
+from align.stage_table import STAGES
 
-STAGES = ("sft", "rm", "ppo")
 SECTIONS: dict[str, dict[str, Any]] = {
     "lora": {"dropout": 0.1},
     "sft": {"microbatch_size": 2, "checkpoint_every": 100, "evaluate_every": 2},
@@ -30,7 +30,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 def _run(stage: str, recipe: Path, *overrides: str) -> Path:
     loaded = load_recipe(recipe, overrides)
-    importlib.import_module(f"align.stages.{stage}").run(loaded)
+    importlib.import_module(STAGES[stage].module).run(loaded)
     return loaded.run.path / stage
 
 
