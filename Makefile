@@ -64,10 +64,10 @@ $(VENV)/.oracles: $(VENV)/.dev tests/objectives/oracles.txt
 	@touch $@
 
 # DeepSpeed, for the tests of ZeRO-3: 13 MB, apart, since accelerate imports it wherever it finds it.
-$(VENV)/.deepspeed: $(VENV)/.dev tests/stages/deepspeed.txt
+$(VENV)/.deepspeed: $(VENV)/.dev tests/processes/deepspeed.txt
 	rm -rf $(VENV)/deepspeed
 	$(BIN)/python -m pip --disable-pip-version-check install --no-deps --no-compile --target $(VENV)/deepspeed \
-	  -r tests/stages/deepspeed.txt
+	  -r tests/processes/deepspeed.txt
 	@touch $@
 
 oracles: $(VENV)/.oracles $(VENV)/.deepspeed  ## torchtune, TRL's last PPO and DeepSpeed, for the tests that need them

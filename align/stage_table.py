@@ -42,7 +42,7 @@ STAGES: dict[Stage, About] = {
         smaller=("rm.microbatch_tokens", ", or rm.max_length"),
     ),
     "ppo": About(
-        module="align.stages.ppo",
+        module="align.ppo.train",
         title="PPO",
         records="prompts",
         parents=("sft", "rm"),

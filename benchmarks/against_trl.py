@@ -27,8 +27,8 @@ from align.data.load import load
 from align.data.tokenize import Encodings, Template, encode_demonstrations, encode_rankings
 from align.models.base import find_base
 from align.objectives.bradley_terry import pair_accuracy
-from align.recipe import Recipe
-from align.recipe_file import load_recipe
+from align.recipe.load import load_recipe
+from align.recipe.sections import Recipe
 from align.records import Demonstration, Ranking
 from align.seeds import step_rows
 from align.stages import rm, sft

@@ -252,8 +252,8 @@ class Fresh(Process):
 
 def live(stage: str, recipe: str) -> None:
     """Run a stage; what lay in its checkpoints before it finished is kept in `last`, to compare it."""
-    from align.recipe_file import load_recipe
-    from align.runtime.run import StageRun
+    from align.recipe.load import load_recipe
+    from align.run.folder import StageRun
 
     finish = StageRun.finish
 

@@ -52,8 +52,8 @@ def main() -> None:
 
 def measure(stage: str, folder: Path, steps: int) -> dict[str, Any]:
     """Run one stage with a checkpoint after each step."""
-    from align.recipe_file import load_recipe
-    from align.runtime.run import StageRun
+    from align.recipe.load import load_recipe
+    from align.run.folder import StageRun
 
     recipe_file = ROOT / "recipes" / "quickstart.yaml"
     own = getattr(load_recipe(recipe_file), stage)

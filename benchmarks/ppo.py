@@ -102,7 +102,7 @@ def prepare(arguments: argparse.Namespace, work: Path) -> None:
     """Base, prompts, an SFT policy and a reward model; both also as plain checkpoints, for TRL."""
     from rich.console import Console
 
-    from align.recipe_file import load_recipe
+    from align.recipe.load import load_recipe
     from align.serving.export import export
     from align.stages import rm, sft
 
@@ -208,8 +208,8 @@ def write_recipe(arguments: argparse.Namespace, work: Path, base: Path) -> Path:
 
 def ours(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Our iterations, timed from within the stage's own loop."""
-    from align.recipe_file import load_recipe
-    from align.stages import ppo
+    from align.ppo import train as ppo
+    from align.recipe.load import load_recipe
 
     iterations: list[dict[str, float]] = []
     whole = ppo.iterate

@@ -51,7 +51,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         ppo.prepare(arguments, arguments.work)
         return {}
     if arguments.measure == "import":
-        from align.stages import ppo as _stage  # noqa: F401
+        from align.ppo import train as _stage  # noqa: F401
 
         return {"peak": ppo.peak(), "parameters": 0}
     run = {"sft": sft, "align": ppo.ours, "trl": ppo.trl}[arguments.measure]
@@ -61,7 +61,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 def sft(arguments: argparse.Namespace, work: Path) -> dict[str, float]:
     """Two steps of our SFT on sequences as long as PPO's."""
-    from align.recipe_file import load_recipe
+    from align.recipe.load import load_recipe
     from align.stages import sft as stage
 
     recipe = load_recipe(work / "recipe.yaml", ["run.name=sft-again"])

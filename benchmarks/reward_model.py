@@ -164,11 +164,11 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
     """The steps of `align rm`: whole rankings, the prompt once."""
     from align.models.base import find_base
     from align.models.forward import Forward
-    from align.models.packed import share_prompts
+    from align.models.probes import share_prompts
     from align.models.roles import Roles
     from align.models.scoring import score_rankings
-    from align.recipe import RM, Base
-    from align.runtime import distributed
+    from align.processes import distributed
+    from align.recipe.sections import RM, Base
     from align.stages import rm
     from align.stages.rm import Row
 

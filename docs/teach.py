@@ -194,10 +194,10 @@ print(f"reward model  held-out pairs ordered as people did {before:.0%} -> {accu
 #        maximise  E [ r(x, y) ] - beta KL(pi || pi_SFT)
 #
 # Beyond this page: one frozen base with four adapters instead of four models (align/models/roles.py), layers
-# below the adapters run once (align/models/forward.py), faster engines (align/rollouts/engine.py), a beta
-# that steers itself and limits (align/stages/ppo_steer.py), a guard against over-optimisation
-# (align/stages/ppo_watch.py), advantages without a value model (align/objectives/group.py), checkpoints
-# (align/runtime/checkpoint.py), many GPUs (align/runtime/distributed.py).
+# below the adapters run once (align/models/forward.py), faster engines (align/sampling/engines.py), a beta
+# that steers itself and limits (align/ppo/safety.py), a guard against over-optimisation
+# (align/ppo/monitor.py), advantages without a value model (align/objectives/group.py), checkpoints
+# (align/run/checkpoint.py), many GPUs (align/processes/distributed.py).
 
 BETA, CLIP = 0.3, 0.2
 value, value_head = copy.deepcopy(rm), copy.deepcopy(rm_head)  # the value model starts as the reward model

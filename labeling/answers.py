@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from align.errors import UserError
-from align.recipe_labeling import MAX_RESPONSES
+from align.recipe.labeling import MAX_RESPONSES
 
 TEXT_LIMIT = 100_000  # characters of what a person writes
 UNSTORABLE = "holds half a character, a NUL, a number without bounds, or is nested more than 50 deep"

@@ -18,7 +18,7 @@ import uvicorn
 from rich.console import Console
 
 from align.errors import Terminated, UserError
-from align.recipe import Recipe
+from align.recipe.sections import Recipe
 from labeling.companion import Companion
 from labeling.figures.show import show
 from labeling.store.engine import Store

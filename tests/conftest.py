@@ -186,8 +186,9 @@ def group() -> Iterator[Ranks]:
 @pytest.fixture(scope="session")
 def finished_run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose three stages have finished; copy it before you write into it."""
-    from align.recipe_file import load_recipe
-    from align.stages import ppo, rm, sft
+    from align.ppo import train as ppo
+    from align.recipe.load import load_recipe
+    from align.stages import rm, sft
 
     recipe = load_recipe(make_recipe(tmp_path_factory.mktemp("finished"), tiny_base))
     for stage in (sft, rm, ppo):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from align.runtime.files import read_json, to_json
+from align.run.files import read_json, to_json
 
 
 def first_form(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def hasty_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def make_site(tmp_path: Path, hasty_disk: None) -> Iterator[Callable[..., Site]]:
     """Makes sites; what is given are fields of the recipe's `labeling` section."""
-    from align.recipe_labeling import Labeling
+    from align.recipe.labeling import Labeling
     from labeling.store.engine import Store
     from labeling.web.app import make_app
     from labeling.web.config import Config

@@ -12,20 +12,20 @@ import torch
 from peft import LoraConfig
 from torch.distributed.tensor import DTensor
 
-from align.cli import app
+from align.cli.app import app
 from align.data.labels import Kind
 from align.data.tokenize import Template
 from align.models.base import find_base
 from align.models.forward import Forward
 from align.models.roles import Roles
-from align.recipe import Base, Entry
-from align.rollouts.hf import Hf
-from align.rollouts.params import Draws, SamplingParams
-from align.runtime import distributed, sharding
-from align.runtime.checkpoint import load_optimizer, optimizer_tensors
-from align.runtime.memory import size
-from align.stages import setup
-from align.stages.setup import Setup
+from align.processes import distributed, sharding
+from align.recipe.sections import Base, Entry
+from align.run.checkpoint import load_optimizer, optimizer_tensors
+from align.run.memory import size
+from align.sampling.params import Draws, SamplingParams
+from align.sampling.sampler import Hf
+from align.stages import frame
+from align.stages.frame import Setup
 
 _LORA = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
 
@@ -153,7 +153,7 @@ def labels_of_one(recipe: str) -> None:
         assert os.environ["RANK"] == "0"
         return Path(entry.path).read_bytes()
 
-    setup.read_labels = read
+    frame.read_labels = read
     app(["sft", recipe], prog_name="align")
 
 

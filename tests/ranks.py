@@ -108,7 +108,7 @@ def started() -> Iterator[Ranks]:
 
 
 def _serve() -> None:
-    from align.cli import _quiet_libraries
+    from align.cli.app import _quiet_libraries
     from align.stage_table import STAGES
 
     _quiet_libraries()
@@ -173,7 +173,7 @@ def _be(rank: int, port: str, command: dict[str, Any], folder: Path) -> None:
         sys.path += command["environment"].get("PYTHONPATH", "").split(os.pathsep)
         if command["at"] and (name := command["do"].get(str(rank))):
             arm(*command["at"], signal.Signals[name])
-        from align.cli import app
+        from align.cli.app import app
 
         first, *rest = command["arguments"]
         try:

@@ -16,11 +16,11 @@ import pytest
 import typer.main
 from conftest import ROOT, align, make_recipe
 
-from align.cli import app
-from align.recipe import SECTIONS
-from align.recipe_file import load_recipe
-from align.recipe_parts import MayChange, marked
-from align.runtime import checkpoint
+from align.cli.app import app
+from align.recipe.load import load_recipe
+from align.recipe.parts import MayChange, marked
+from align.recipe.sections import SECTIONS
+from align.run import checkpoint
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

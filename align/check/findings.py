@@ -16,7 +16,7 @@ from align.check.result import (
     TemplateFacts,
     WrongRecords,
 )
-from align.recipe import Recipe
+from align.recipe.sections import Recipe
 from align.stage_table import OF_RECORDS
 from align.stats.consistency import Conflict, Consistency
 from align.stats.rankings import LengthBias

@@ -18,7 +18,7 @@ from align.data.load import Problem, survey
 from align.data.table import Records
 from align.data.template import Template
 from align.data.tokenize import Record, opening, responses_of, token_counts
-from align.recipe import Source
+from align.recipe.sections import Source
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
 TYPES: dict[str, Any] = {"demonstrations": Demonstration, "rankings": Ranking, "prompts": Prompt}

@@ -19,9 +19,9 @@ from align.check.show import show
 from align.data.formats import built_in
 from align.data.template import Template
 from align.errors import AlignError, UserError
-from align.recipe import LABELS, Recipe
-from align.runtime.files import to_json, write_text
-from align.runtime.lineage import as_trained
+from align.recipe.sections import LABELS, Recipe
+from align.run.files import to_json, write_text
+from align.run.lineage import as_trained
 from align.stats.rankings import LengthBias
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from align.check.result import (
     spread,
 )
 from align.check.texts import repeats
-from align.recipe import Recipe
+from align.recipe.sections import Recipe
 from align.stats.consistency import Consistency, Judgement, consistency
 from align.stats.rankings import LengthBias, comparisons, length_bias, length_wins, ties
 

@@ -3,7 +3,7 @@
 Who can read one says so by the entry point `labels` of the group align.label_sources: a function that takes a
 database's address, a kind of records and filters, and gives rows in align's own form.
 
-What was read is kept in the cache under its content's hash. A stage keeps it too (align.stages.setup), and
+What was read is kept in the cache under its content's hash. A stage keeps it too (align.stages.frame), and
 trains to its end on the labels that there were when it started.
 """
 
@@ -21,9 +21,9 @@ from align.data.rows import FileError
 from align.data.sources import File
 from align.data.store import in_cache
 from align.errors import UserError
-from align.recipe import LABELS, Entry
+from align.recipe.sections import LABELS, Entry
 from align.records import Demonstration, Prompt, Ranking
-from align.runtime.files import write_bytes
+from align.run.files import write_bytes
 
 GROUP = "align.label_sources"
 Kind = type[Prompt] | type[Demonstration] | type[Ranking]

@@ -24,8 +24,8 @@ from align.data.split import check_share, divide, side
 from align.data.store import code_of, content_key, kept
 from align.data.table import SCHEMA, Part, Records, Rows, Table, row_of
 from align.errors import UserError
-from align.recipe import Entry, Source
-from align.runtime.files import sha256
+from align.recipe.sections import Entry, Source
+from align.run.files import sha256
 
 __all__ = ["Located", "Problem", "Split", "Survey", "load", "scan", "side", "survey"]
 

@@ -18,7 +18,7 @@ from align.data.labels import Labels, labels_file, read_labels
 from align.data.rows import FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
-from align.recipe import LABELS, Entry
+from align.recipe.sections import LABELS, Entry
 from align.records import Demonstration, Prompt, Ranking, RecordError, prompt_key
 
 T = TypeVar("T", Prompt, Demonstration, Ranking)

@@ -13,9 +13,9 @@ from typing import Any
 
 from align.data.rows import KINDS, PACKED, FileError, kind_of
 from align.data.store import in_cache
-from align.recipe import Entry
-from align.runtime.files import read_json, to_json, write_text
-from align.runtime.hub import refused
+from align.recipe.sections import Entry
+from align.run.files import read_json, to_json, write_text
+from align.run.hub import refused
 
 _NO_RECORDS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _SPLITS = ("train", "validation", "valid", "val", "dev", "test", "eval")

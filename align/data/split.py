@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from align.data.scan import Problem
 from align.data.table import Rows, Table
 from align.errors import UserError
-from align.recipe import Source
+from align.recipe.sections import Source
 
 _UNIT = 2.0**-52  # the upper 52 bits of a hash, exact in a float
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from align.errors import UserError
-from align.runtime.files import fsync
+from align.run.files import fsync
 
 _ROWS, _BYTES = 1024, 2**23  # a batch ends with whichever comes first
 _PART = ".part-"

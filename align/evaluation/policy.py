@@ -15,12 +15,12 @@ from align.models.base import Base
 from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.passes import PAIRS, passes
-from align.recipe_ppo import PPO
-from align.rollouts.engine import sampling_params
-from align.rollouts.params import Draws, Engine, Sampled
-from align.rollouts.rewards import Rewards, texts_of
-from align.rollouts.sources import Texts
-from align.runtime import distributed
+from align.processes import distributed
+from align.recipe.ppo import PPO
+from align.rewards.external import Texts
+from align.rewards.rewards import Rewards, texts_of
+from align.sampling.engines import sampling_params
+from align.sampling.params import Draws, Engine, Sampled
 
 
 @dataclass(frozen=True)

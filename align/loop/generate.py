@@ -21,12 +21,12 @@ from align.errors import AlignError, UserError
 from align.loop.judges import Judges, open_judges
 from align.loop.policy import Drawing, Policy, PolicyStage, engine_gap, open_policy
 from align.loop.queues import Queue, open_queue
-from align.recipe import Recipe
-from align.recipe_ppo import PPO
+from align.recipe.ppo import PPO
+from align.recipe.sections import Recipe
 from align.records import Demonstration, Prompt, RecordError, prompt_key
-from align.rollouts.params import Draws, Sampled
-from align.runtime.progress import Bar
-from align.stages.setup import Setup, source
+from align.run.progress import Bar
+from align.sampling.params import Draws, Sampled
+from align.stages.frame import Setup, source
 
 Priority = Literal["none", "margin", "disagreement"]
 _CHUNK = 16  # prompts whose tasks are kept together: what a kill can cost

@@ -26,13 +26,13 @@ from align.errors import UserError
 from align.loop.generate import Priority, Wanted, generate, in_drawn_order
 from align.loop.policy import Drawing, PolicyStage, origin_of
 from align.loop.queues import labeling_package
-from align.recipe import LABELS, Entry, Recipe, Source
-from align.recipe_file import dump, load_recipe
+from align.recipe.load import dump, load_recipe
+from align.recipe.sections import LABELS, Entry, Recipe, Source
 from align.records import Prompt, prompt_key
-from align.runtime.files import write_text
-from align.runtime.manifest import ADAPTER, Manifest, read_manifest
+from align.run.files import write_text
+from align.run.manifest import ADAPTER, Manifest, read_manifest
 from align.stage_table import STAGES, Stage
-from align.stages.setup import source
+from align.stages.frame import source
 
 What = Literal["ask", "wait for demonstrations", "sft", "sample", "wait for rankings", "rm", "ppo", "stuck"]
 

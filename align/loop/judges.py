@@ -13,9 +13,9 @@ from typing import Literal
 from align.loop.policy import Policy
 from align.models.forward import Forward
 from align.models.scoring import score_pairs
-from align.recipe import Recipe
-from align.rollouts.params import Sampled
-from align.runtime.lineage import parent
+from align.recipe.sections import Recipe
+from align.run.lineage import parent
+from align.sampling.params import Sampled
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from align.errors import UserError
 from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.roles import Roles
-from align.recipe import Recipe
+from align.recipe.sections import Recipe
 from align.records import Prompt
-from align.rollouts.engine import EngineName, open_engine, sampling_params
-from align.rollouts.params import Draws, Engine, SamplingParams
-from align.runtime.lineage import as_trained, parent
-from align.stages.setup import Setup, set_up
+from align.run.lineage import as_trained, parent
+from align.sampling.engines import EngineName, open_engine, sampling_params
+from align.sampling.params import Draws, Engine, SamplingParams
+from align.stages.frame import Setup, set_up
 
 PolicyStage = Literal["base", "sft", "ppo"]
 _ROLE = "policy"

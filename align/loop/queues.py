@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from align.errors import UserError
-from align.recipe import Recipe
+from align.loop.labeling_app import connected
+from align.recipe.sections import Recipe
 from align.records import Demonstration, Prompt, RecordError, prompt_key
-from align.runtime.files import fsync
-from align.serving.app import connected
+from align.run.files import fsync
 from labeling.client import Client
 
 

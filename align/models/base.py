@@ -24,9 +24,9 @@ from transformers import (
 
 from align.data.template import Template
 from align.errors import UserError
-from align.recipe import Base as BaseSpec
-from align.runtime.files import read_json
-from align.runtime.hub import first_line, refused
+from align.recipe.sections import Base as BaseSpec
+from align.run.files import read_json
+from align.run.hub import first_line, refused
 
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
 _SAMPLE = 2**16  # bytes read at each place of a weight file

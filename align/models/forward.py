@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from align.errors import UserError
-from align.models import lean
+from align.models import fused_llama
 from align.models.batch import Batch, PrefixStates, response_positions
+from align.models.logprobs import token_logprobs
 from align.models.packed import Packed
 from align.models.roles import Roles
 
-_CHUNK_ELEMENTS = 2**25  # logits computed at a time: 128 MiB in float32
 _FUSED_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative to the hidden states' norm
 _FUSED_COARSE = 5e-2  # of half precision
 
@@ -28,7 +28,7 @@ class Forward:
     At the start a probe is run both ways; where the model cannot be split at the lowest adapted layer
     with the same result (it scales its embeddings, say), every pass goes through the whole model.
     `share_prompt` says whether rankings may come packed; `share_prompts` finds out. `fused` says whether
-    passes are those of `align.models.lean`, which have to agree with the model's own on the probe; they go
+    passes are those of `fused_llama`, which have to agree with the model's own on the probe; they go
     around the layers' own forward, in which alone a sharded layer is whole. No response ends within its
     first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
     """
@@ -40,7 +40,7 @@ class Forward:
         self.split = roles.lowest_adapted_layer
         if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
             self.split = 0
-        self.fused = not roles.shard_group and lean.suits(roles.decoder) and self._fused_agrees()
+        self.fused = not roles.shard_group and fused_llama.suits(roles.decoder) and self._fused_agrees()
         self._check_output_layer()
 
     @torch.no_grad()
@@ -55,12 +55,12 @@ class Forward:
         """A role's last hidden states [B, T, D], after the final norm, at the positions `at` [B, T]."""
         if not self.fused:
             whole = self._upper(role, prefix.input_ids, prefix.hidden, attention_mask=prefix.attention_mask)
-            return lean.take(whole, at)
+            return fused_llama.take(whole, at)
         self.roles.activate(role)
         adapter = self.roles.adapter_of(role)
         if prefix.hidden is None:
-            return lean.decode(self.roles.decoder, adapter, self._embedded(prefix.input_ids), 0, at=at)
-        return lean.decode(self.roles.decoder, adapter, prefix.hidden, self.split, at=at)
+            return fused_llama.decode(self.roles.decoder, adapter, self._embedded(prefix.input_ids), 0, at=at)
+        return fused_llama.decode(self.roles.decoder, adapter, prefix.hidden, self.split, at=at)
 
     def logprobs(
         self,
@@ -184,7 +184,7 @@ class Forward:
         own = self._decode(input_ids=ids, attention_mask=mask)[mask]
         everywhere = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         role = self.roles.active or ""
-        ours = lean.decode(self.roles.decoder, role, self._embedded(ids), 0, at=everywhere)[mask]
+        ours = fused_llama.decode(self.roles.decoder, role, self._embedded(ids), 0, at=everywhere)[mask]
         tolerance = _FUSED_TOLERANCE.get(own.dtype, _FUSED_COARSE)
         return bool((ours - own).float().norm() <= tolerance * own.float().norm())
 
@@ -200,85 +200,6 @@ class Forward:
             raise UserError(
                 f"base: {kind} scales or caps its logits, which is not supported; choose another base"
             )
-
-
-def token_logprobs(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    labels: Tensor,
-    temperature: float,
-    entropy_gradient: bool = False,
-    barred: tuple[Tensor, int] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """log softmax(hidden @ weight.T / temperature) at the labels, and the entropies, in float32 at least.
-
-    hidden [N, D], weight [V, D] (frozen), labels [N] -> [N], [N]. The gradient reaches `hidden` only,
-    through the log probabilities and, with entropy_gradient, the entropies. barred: places [N] bool at
-    which an id has probability 0, and the id.
-    """
-    result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(
-        hidden, weight, bias, labels, temperature, entropy_gradient, barred
-    )
-    return result
-
-
-class _TokenLogprobs(torch.autograd.Function):
-    """d log p(y) / d h = (W_y - sum_v p_v W_v) / temperature is as large as h, so it is computed in the
-    forward pass, a chunk of tokens at a time, and no logits are kept. So is the entropy's, where it is
-    asked for: d H / d h = -sum_v p_v (log p_v + H) W_v / temperature."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        temperature: float,
-        entropy_gradient: bool,
-        barred: tuple[Tensor, int] | None,
-    ) -> tuple[Tensor, Tensor]:
-        size = max(1, _CHUNK_ELEMENTS // weight.shape[0])
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        entropy_slopes = torch.empty_like(hidden) if slopes is not None and entropy_gradient else None
-        logprobs = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
-        entropies = torch.empty_like(logprobs)
-        for start in range(0, hidden.shape[0], size):
-            part = slice(start, start + size)
-            logits = nn.functional.linear(hidden[part], weight, bias).to(dtype)
-            if temperature != 1:
-                logits.div_(temperature)
-            if barred is not None:  # the lowest number, not -inf: 0 * -inf has no entropy
-                places, token = barred
-                logits[:, token].masked_fill_(places[part], torch.finfo(dtype).min)
-            logits.sub_(logits.amax(-1, keepdim=True))
-            shares = logits.exp()  # of the sum below
-            total = shares.sum(-1, keepdim=True)
-            normal = total.log()
-            logprobs[part] = (logits.gather(-1, labels[part, None]) - normal)[:, 0]
-            entropies[part] = (normal - torch.linalg.vecdot(shares, logits)[:, None] / total)[:, 0]
-            if slopes is not None:
-                mean = (shares.to(weight.dtype) @ weight).div_(total)
-                slopes[part] = (weight[labels[part]] - mean) / temperature
-            if entropy_slopes is not None:
-                surprise = logits.sub_(normal).add_(entropies[part, None])
-                mean = (shares.mul_(surprise).to(weight.dtype) @ weight).div_(total)
-                entropy_slopes[part] = mean.neg_() / temperature
-        if slopes is not None:
-            ctx.save_for_backward(slopes, entropy_slopes)
-        if not entropy_gradient:
-            ctx.mark_non_differentiable(entropies)
-        return logprobs, entropies
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        slopes, entropy_slopes = ctx.saved_tensors
-        gradient = (gradients[0][:, None] * slopes).to(slopes.dtype)
-        if entropy_slopes is not None:
-            gradient += (gradients[1][:, None] * entropy_slopes).to(slopes.dtype)
-        return gradient, None, None, None, None, None, None
 
 
 def _splittable(decoder: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from align.errors import UserError
-from align.recipe import Lora
+from align.recipe.sections import Lora
 
 
 def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from align.errors import UserError
+from align.models.adapters import HEAD, read_adapter
 from align.models.base import Base
-from align.models.export import HEAD, read_adapter
-from align.runtime.checkpoint import read_tensors
+from align.run.checkpoint import read_tensors
 
 NEW_PAD = "<|pad|>"  # the padding token that is added where a tokenizer has none to spare
 

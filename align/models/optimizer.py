@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from align.runtime import distributed
+from align.processes import distributed
 
 
 def learning_rate(

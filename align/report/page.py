@@ -23,7 +23,7 @@ from align.report.policy import ppo_view, sft_view
 from align.report.read import RunFiles, Stage, read_run
 from align.report.reward import rm_view
 from align.report.summary import figures, warnings
-from align.runtime.files import write_text
+from align.run.files import write_text
 from align.stage_table import STAGES
 from align.text import clean, number
 

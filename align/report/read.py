@@ -10,7 +10,7 @@ from typing import Any
 
 from align import stage_table
 from align.report.documents import Answer, Check, Evaluation, Manifest, numbers
-from align.runtime.manifest import as_manifest
+from align.run.manifest import as_manifest
 from align.stage_table import STAGES
 from align.text import clean
 

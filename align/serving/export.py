@@ -27,9 +27,9 @@ from align.models.merge import check_classifier, in_float32, merged_policy, merg
 from align.models.passes import PAIRS, microbatches, passes
 from align.models.roles import Roles
 from align.models.scoring import score_pairs
-from align.recipe import Recipe
+from align.recipe.sections import Recipe
 from align.records import Ranking
-from align.runtime.files import to_json, whole_folder, write_text
+from align.run.files import to_json, whole_folder, write_text
 from align.serving.run import Trained, open_run, reward_model
 from align.stage_table import Stage
 

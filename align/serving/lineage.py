@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from align.errors import UserError
-from align.runtime.files import sha256
-from align.runtime.lineage import as_trained, refuse_code
-from align.runtime.manifest import ADAPTER, HEAD, Manifest, ParentRef, read_manifest
+from align.run.files import sha256
+from align.run.lineage import as_trained, refuse_code
+from align.run.manifest import ADAPTER, HEAD, Manifest, ParentRef, read_manifest
 from align.stage_table import STAGES, Stage, place_of
 from align.text import clean
 

@@ -9,11 +9,11 @@ from align.errors import UserError
 from align.models.base import Base
 from align.models.forward import Forward
 from align.models.roles import Roles
-from align.recipe import Recipe
-from align.runtime.lineage import as_trained, parent, refuse_code
-from align.runtime.manifest import Manifest
+from align.recipe.sections import Recipe
+from align.run.lineage import as_trained, parent, refuse_code
+from align.run.manifest import Manifest
 from align.stage_table import Stage
-from align.stages.setup import Setup, set_up
+from align.stages.frame import Setup, set_up
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from align.models.batch import Pair
 from align.models.forward import Forward
 from align.models.scoring import score_pairs
 from align.records import RecordError
-from align.runtime.files import whole_file
-from align.runtime.progress import Bar
+from align.run.files import whole_file
+from align.run.progress import Bar
 from align.serving.records import SCORE, Item, read_items
 from align.serving.run import Trained, open_run, reward_model
 

@@ -29,25 +29,25 @@ from align.evaluation.reward import (
     misjudged,
     plain,
 )
-from align.models.export import save_adapter, save_head, save_score
+from align.models.adapters import save_adapter, save_head, save_score
 from align.models.forward import Forward
 from align.models.heads import ScalarHead, centre, difference_rms
 from align.models.optimizer import apply, clip, learning_rate
-from align.models.packed import share_prompts
 from align.models.passes import Layout, passes, rankings
+from align.models.probes import share_prompts
 from align.models.roles import Roles, tensors_of
 from align.models.scoring import last_states, ranking_scores, score_rankings
 from align.objectives.bradley_terry import batch_loss, has_pair, pair_accuracy
-from align.recipe import RM, Recipe
+from align.processes import distributed
+from align.processes.sharding import shared_out
+from align.recipe.sections import RM, Recipe
 from align.records import Demonstration, Ranking
-from align.runtime import distributed
-from align.runtime.checkpoint import load_into, load_optimizer, optimizer_tensors
-from align.runtime.files import to_json, write_text
-from align.runtime.memory import itemised
-from align.runtime.run import StageRun
-from align.runtime.sharding import shared_out
+from align.run.checkpoint import load_into, load_optimizer, optimizer_tensors
+from align.run.files import to_json, write_text
+from align.run.folder import StageRun
+from align.run.memory import itemised
 from align.seeds import generator, order, step_rows
-from align.stages.setup import Inputs, Setup
+from align.stages.frame import Inputs, Setup
 from align.stats.rankings import Ranks, comparisons, fit_length_model, length_wins
 
 _CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16

@@ -24,15 +24,15 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from align.data.store import kept
 from align.data.tokenize import Encoded, Encodings, encode_demonstrations
 from align.errors import UserError
-from align.models.export import save_adapter
+from align.models.adapters import save_adapter
 from align.models.lora import lora_config
-from align.recipe import SFT, Recipe
+from align.processes.distributed import check_divisible, more_elsewhere, share, total
+from align.recipe.sections import SFT, Recipe
 from align.records import Demonstration
-from align.runtime.distributed import check_divisible, more_elsewhere, share, total
-from align.runtime.run import StageRun
-from align.runtime.trainer import ResumableTrainer
+from align.run.folder import StageRun
 from align.seeds import generator, step_rows
-from align.stages.setup import Inputs, Setup
+from align.stages.frame import Inputs, Setup
+from align.stages.trainer import ResumableTrainer
 
 Row = dict[str, list[int]]  # input_ids and labels of one demonstration, equally long
 

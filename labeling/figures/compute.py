@@ -33,8 +33,8 @@ from labeling.figures.shapes import (
     Progress,
     Spread,
 )
+from labeling.figures.suggestion_effect import measured_effect
 from labeling.store.models import Person
-from labeling.store.sway import measured_effect
 
 Estimates = Mapping[Hashable, Estimate]
 _DAYS = 30

@@ -7,7 +7,7 @@ from datetime import date
 from pydantic import BaseModel
 
 from align.stats.estimate import Estimate
-from labeling.sway import SuggestionEffect
+from labeling.figures.suggestion_effect import SuggestionEffect
 
 
 class Spread(BaseModel):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
-from align.recipe_labeling import Labeling
+from align.recipe.labeling import Labeling
 from align.records import RecordError
 from align.stats.rankings import disagreement
 from labeling.answers import ORDERING, checked, ranks_alone, ranks_by_score, ranks_of

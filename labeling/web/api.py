@@ -13,7 +13,7 @@ from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from align.recipe_labeling import MAX_RESPONSES
+from align.recipe.labeling import MAX_RESPONSES
 from labeling.figures.shapes import Figures
 from labeling.store.items import add_items
 from labeling.store.labels import standing as that_stands

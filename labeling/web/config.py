@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastapi import Request
 
-from align.recipe_labeling import Labeling
+from align.recipe.labeling import Labeling
 from labeling.companion import Companion
 from labeling.guideline import read_guideline
 from labeling.store.engine import Store

@@ -17,7 +17,7 @@ from conftest import ROOT, align, write_jsonl
 from align.check.result import Finding, Report
 from align.check.run import check
 from align.check.show import lines
-from align.recipe_file import load_recipe
+from align.recipe.load import load_recipe
 from align.records import Demonstration, Prompt, Ranking
 
 REAL = ROOT.parent / "shared" / "data"
@@ -245,7 +245,7 @@ def test_stages_find_all_that_a_check_read(
     from align.data import load as loading
     from align.data.template import Template
     from align.data.tokenize import encode_demonstrations, encode_prompts, encode_rankings
-    from align.stages.setup import set_up
+    from align.stages.frame import set_up
 
     rows = [ranking(f"film {i}", [" warm", " dull" * (i % 3 + 1)], [1, 2]) for i in range(40)]
     write_jsonl(tmp_path / "more.jsonl", [*rows, ranking("eos", [" a<eos>", " b"], [1, 2]), {"prompt": "no"}])

@@ -20,7 +20,7 @@ from align.data.load import Split, load
 from align.data.table import SCHEMA
 from align.data.tokenize import Template, encode_demonstrations, encode_prompts
 from align.errors import UserError
-from align.recipe import Source
+from align.recipe.sections import Source
 from align.records import Demonstration, Prompt
 
 
@@ -174,7 +174,7 @@ def test_two_processes_that_start_together_write_one_file(tmp_path: Path) -> Non
     path, cache = write(tmp_path / "a.jsonl", *range(3000)), tmp_path / "cache"
     code = (
         "import sys\nfrom pathlib import Path\nfrom align.data.load import load\n"
-        "from align.recipe import Source\nfrom align.records import Demonstration\n"
+        "from align.recipe.sections import Source\nfrom align.records import Demonstration\n"
         "split = load(Demonstration, Source(train=[sys.argv[1]]), 'd', Path(sys.argv[2]))\n"
         "print(len(split.train), split.fingerprint)\n"
     )

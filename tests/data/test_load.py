@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from align.data.load import Located, Split, load, scan, side
 from align.errors import UserError
-from align.recipe import Source
+from align.recipe.sections import Source
 from align.records import Demonstration, Prompt, Ranking, prompt_key
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"

@@ -258,7 +258,7 @@ def test_axe_finds_nothing_and_nothing_sticks_out(team: Any, visit: Any) -> None
 def test_the_terminal_has_the_same_numbers(team: Any, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from align.cli import app
+    from align.cli.app import app
 
     clear = {"text": "p", "origin": "clear\x1b[2J"}, {"text": "q", "origin": "new"}
     (item,) = team.add({"prompt": "eight", "kind": "compare", "responses": list(clear)})

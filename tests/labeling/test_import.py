@@ -14,9 +14,9 @@ pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
 from sqlalchemy import func, select  # noqa: E402
 
-from align.cli import app  # noqa: E402
+from align.cli.app import app  # noqa: E402
 from align.data.load import load  # noqa: E402
-from align.recipe import Source  # noqa: E402
+from align.recipe.sections import Source  # noqa: E402
 from align.records import Ranking  # noqa: E402
 from labeling.store.models import Item, Person, Slot  # noqa: E402
 

@@ -22,7 +22,7 @@ httpx2 = pytest.importorskip("httpx2")
 from sqlalchemy import text  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from align.cli import app  # noqa: E402
+from align.cli.app import app  # noqa: E402
 from align.errors import UserError  # noqa: E402
 from labeling.serve import _listen, _reached_at, _way_in  # noqa: E402
 from labeling.store.engine import Store  # noqa: E402

@@ -13,9 +13,9 @@ from sqlalchemy import select, text  # noqa: E402
 from sqlalchemy.exc import DBAPIError  # noqa: E402
 
 from labeling.answers import drawn_order, ranks_by_score  # noqa: E402
+from labeling.figures.suggestion_effect import judgements, measured_effect  # noqa: E402
 from labeling.store.models import Label, Suggestion  # noqa: E402
 from labeling.store.people import new_token  # noqa: E402
-from labeling.store.sway import judgements, measured_effect  # noqa: E402
 
 HTML = {"Accept": "text/html"}
 FOUR = {"prompt": "Which?", "responses": ["alpha", "beta", "gamma", "delta"]}
@@ -336,7 +336,7 @@ def test_a_newer_reward_model_labels_anew_and_nothing_is_lost(make_site: Any, da
 
 
 def test_suggestions_that_were_there_before_become_labels_at_the_start(make_site: Any, database: str) -> None:
-    from align.recipe import Recipe
+    from align.recipe.sections import Recipe
     from labeling.serve import make_config
 
     site = make_site(database)

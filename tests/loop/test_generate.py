@@ -13,15 +13,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 from vllm_server import Fake, serving
 
-from align.cli import app
+from align.cli.app import app
 from align.errors import AlignError, MissingStage, UserError
 from align.loop import generate as module
 from align.loop.generate import Done, Wanted, generate
 from align.loop.judges import margin, open_judges
 from align.loop.policy import Drawing, open_policy
-from align.recipe import Recipe
-from align.recipe_file import load_recipe
-from align.rollouts.params import Draws, Sampled
+from align.recipe.load import load_recipe
+from align.recipe.sections import Recipe
+from align.sampling.params import Draws, Sampled
 from align.serving.score import score
 
 QUIET = Console(quiet=True)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from align.errors import UserError
 from align.loop.iterate import Goal, State, Step, iterate, next_step
-from align.recipe_file import load_recipe
+from align.recipe.load import load_recipe
 from align.stage_table import STAGES
 
 GOAL = Goal(rankings=10, demonstrations=5)

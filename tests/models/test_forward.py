@@ -19,10 +19,11 @@ from transformers import (
 )
 
 from align.models.batch import collate, response_positions, stack
-from align.models.forward import Forward, token_logprobs
+from align.models.forward import Forward
+from align.models.logprobs import token_logprobs
 from align.models.lora import lora_config
 from align.models.roles import Roles
-from align.recipe import Lora
+from align.recipe.sections import Lora
 
 PAIRS = [([5, 6, 7], [8, 9, 10, 1]), ([11, 12], [13, 1]), ([20], [21, 22, 23, 24, 25, 1])]
 
@@ -90,7 +91,7 @@ def test_token_logprobs_pass_gradcheck_in_any_chunk(monkeypatch: pytest.MonkeyPa
     weight, bias = torch.randn(7, 4, dtype=torch.float64), torch.randn(7, dtype=torch.float64)
     labels = torch.tensor([0, 3, 6, 2, 2])
     whole, _ = token_logprobs(hidden, weight, bias, labels, 0.5)
-    monkeypatch.setattr("align.models.forward._CHUNK_ELEMENTS", 14)  # two tokens at a time
+    monkeypatch.setattr("align.models.logprobs._CHUNK_ELEMENTS", 14)  # two tokens at a time
     parts, _ = token_logprobs(hidden, weight, bias, labels, 0.5)
     torch.testing.assert_close(whole, parts)
     expected = ((hidden @ weight.T + bias) / 0.5).log_softmax(-1)[torch.arange(5), labels]

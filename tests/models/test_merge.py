@@ -23,13 +23,13 @@ from transformers import (
 from transformers.models.auto import AutoModelForCausalLM
 
 from align.errors import UserError
+from align.models.adapters import save_adapter, save_head
 from align.models.base import Base, find_base
 from align.models.batch import collate
-from align.models.export import save_adapter, save_head
 from align.models.forward import Forward
 from align.models.merge import NEW_PAD, check_classifier, merged_policy, merged_reward, set_padding
 from align.models.roles import Roles
-from align.recipe import Base as BaseSpec
+from align.recipe.sections import Base as BaseSpec
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIGS = {

@@ -31,9 +31,10 @@ from transformers import (
 from align.data.tokenize import Encoded
 from align.models.forward import Forward
 from align.models.lora import lora_config
-from align.models.packed import pack, separate_rows, share_prompts, size
+from align.models.packed import pack, separate_rows, size
+from align.models.probes import share_prompts
 from align.models.roles import Roles
-from align.recipe import Lora
+from align.recipe.sections import Lora
 
 RANKINGS = [
     Encoded([5, 6, 7, 30], [[8, 9, 10, 1], [11, 1], [12, 13, 14, 15, 16, 1]]),

@@ -18,7 +18,7 @@ from align.models.passes import PAIRS, passes, rankings, states
 from align.models.roles import Roles
 from align.models.scoring import ranking_scores, score_pairs, score_rankings, score_states
 from align.objectives.bradley_terry import batch_loss
-from align.recipe import Lora
+from align.recipe.sections import Lora
 
 SEQUENCES = [([5, 6, 7], [8, 9]), ([5], [6, 7, 8, 9, 10]), ([11, 12], [13])]
 

@@ -17,14 +17,15 @@ from safetensors.torch import load_file
 from align.errors import UserError
 from align.models import base as bases
 from align.models.base import find_base
-from align.recipe import Base
-from align.recipe_file import load_recipe
-from align.runtime import sharding
-from align.runtime.run import open_stage
+from align.ppo import train as ppo
+from align.ppo.roles import prepare
+from align.processes import sharding
+from align.recipe.load import load_recipe
+from align.recipe.sections import Base
+from align.run.folder import open_stage
 from align.serving.export import export
-from align.stages import ppo, rm, sft
-from align.stages.ppo_roles import prepare
-from align.stages.setup import set_up
+from align.stages import rm, sft
+from align.stages.frame import set_up
 
 CPU = torch.device("cpu")
 

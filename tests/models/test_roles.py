@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from align.errors import AlignError
-from align.models.export import save_adapter, save_head
+from align.models.adapters import save_adapter, save_head
 from align.models.lora import lora_config
 from align.models.roles import Roles, tensors_of
-from align.recipe import Lora
+from align.recipe.sections import Lora
 
 
 def _model(base: Path):

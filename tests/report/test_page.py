@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, write_jsonl
 from typer.testing import CliRunner
 
-from align.cli import app
+from align.cli.app import app
 from align.errors import UserError
 from align.report import page
 from align.report.page import refresh, write_report
@@ -347,7 +347,7 @@ def test_the_command_writes_the_page_and_says_where(run: Path, tmp_path: Path) -
 
 def test_neither_the_report_nor_the_help_of_the_commands_wakes_torch(run: Path) -> None:
     code = (
-        "import sys; from align.cli import main\n"
+        "import sys; from align.cli.app import main\n"
         "heavy = {'torch', 'transformers', 'peft', 'accelerate'}\n"
         "for line in (['report', sys.argv[1]], ['export', '--help'], ['score', '--help']):\n"
         "    sys.argv[1:] = line\n"

@@ -13,13 +13,14 @@ from first_manifests import as_first
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from align.cli import app
+from align.cli.app import app
 from align.errors import UserError
-from align.recipe_file import load_recipe
-from align.runtime.files import read_json, sha256, to_json
-from align.runtime.lineage import as_trained
-from align.runtime.manifest import ParentRef, read_manifest
-from align.stages import ppo, rm
+from align.ppo import train as ppo
+from align.recipe.load import load_recipe
+from align.run.files import read_json, sha256, to_json
+from align.run.lineage import as_trained
+from align.run.manifest import ParentRef, read_manifest
+from align.stages import rm
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from align.cli import app
+from align.cli.app import app
 from align.serving import score as module
 
 RESPONSES = [

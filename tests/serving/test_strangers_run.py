@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from align.cli import app
+from align.cli.app import app
 from align.errors import AlignError
 from align.models.base import fingerprint
 from align.models.roles import Roles
-from align.runtime.files import sha256
+from align.run.files import sha256
 
 STAGES = ("sft", "rm", "ppo")
 

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from align.recipe_file import load_recipe
-from align.recipe_ppo import PPO
-from align.rollouts.params import Sampled
-from align.rollouts.rollout import Rollout
-from align.runtime.run import open_stage
-from align.stages import ppo
-from align.stages.ppo_advantages import ESTIMATORS, estimate
-from align.stages.ppo_roles import prepare
-from align.stages.setup import set_up
+from align.ppo import train as ppo
+from align.ppo.advantages import ESTIMATORS, estimate
+from align.ppo.roles import prepare
+from align.ppo.rollout import Rollout
+from align.recipe.load import load_recipe
+from align.recipe.ppo import PPO
+from align.run.folder import open_stage
+from align.sampling.params import Sampled
+from align.stages.frame import set_up
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
 GROUPS = ["ppo.responses_per_prompt=4"]

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, align
 from safetensors.torch import load_file, save_file
 
-from align.runtime.files import sha256
+from align.run.files import sha256
 from align.stage_table import STAGES
 
 # Runs a stage and kills its own process at the n-th call of a function, before or after the call.
@@ -39,7 +39,7 @@ def wrapped(*a, **k):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 setattr(owner, last, wrapped)
-from align.recipe_file import load_recipe
+from align.recipe.load import load_recipe
 from align.stage_table import STAGES
 importlib.import_module(STAGES[stage].module).run(load_recipe(Path(recipe)))
 """
@@ -111,27 +111,27 @@ def _copy_without(finished: Path, stage: str, target: Path) -> Path:
 @pytest.mark.parametrize(
     ("stage", "where", "count", "when"),
     [
-        ("sft", "align.runtime.metrics:JsonLines.append", 5, "after"),
-        ("sft", "align.runtime.trainer:ResumableTrainer.training_step", 6, "after"),  # half of a step's rows
+        ("sft", "align.run.metrics:JsonLines.append", 5, "after"),
+        ("sft", "align.stages.trainer:ResumableTrainer.training_step", 6, "after"),  # half of a step's rows
         ("sft", "align.stages.sft:total", 2, "before"),  # in the second evaluation
-        ("sft", "align.runtime.checkpoint:save_file", 4, "after"),  # a checkpoint half written
-        ("sft", "align.models.export:save_file", 1, "after"),  # while final/ is written
-        ("rm", "align.runtime.metrics:JsonLines.append", 3, "after"),
+        ("sft", "align.run.checkpoint:save_file", 4, "after"),  # a checkpoint half written
+        ("sft", "align.models.adapters:save_file", 1, "after"),  # while final/ is written
+        ("rm", "align.run.metrics:JsonLines.append", 3, "after"),
         ("rm", "align.stages.rm:evaluate_quickly", 2, "before"),  # in the second evaluation
-        ("rm", "align.models.export:save_file", 2, "after"),
+        ("rm", "align.models.adapters:save_file", 2, "after"),
         ("rm", "align.stages.rm:ranking_scores", 8, "after"),  # between two microbatches
-        ("rm", "align.runtime.checkpoint:save_file", 3, "after"),  # a checkpoint half written
-        ("ppo", "align.stages.ppo:score_rollout", 3, "before"),  # sampled, not yet updated
+        ("rm", "align.run.checkpoint:save_file", 3, "after"),  # a checkpoint half written
+        ("ppo", "align.ppo.train:score_rollout", 3, "before"),  # sampled, not yet updated
         (
             "ppo",
-            "align.stages.ppo_update:policy_loss",
+            "align.ppo.update:policy_loss",
             9,
             "after",
         ),  # before an update's backward
-        ("ppo", "align.stages.ppo:summary", 2, "before"),  # in the second evaluation
-        ("ppo", "align.stages.ppo:prune_best", 2, "before"),  # saved, the best not yet pruned
-        ("ppo", "align.runtime.checkpoint:save_file", 6, "after"),
-        ("ppo", "align.models.export:save_file", 2, "after"),  # while final/ is written
+        ("ppo", "align.ppo.train:summary", 2, "before"),  # in the second evaluation
+        ("ppo", "align.ppo.train:prune_best", 2, "before"),  # saved, the best not yet pruned
+        ("ppo", "align.run.checkpoint:save_file", 6, "after"),
+        ("ppo", "align.models.adapters:save_file", 2, "after"),  # while final/ is written
     ],
 )
 def test_killed_and_started_again_gives_the_same_bits(
@@ -150,7 +150,7 @@ def test_killed_and_started_again_gives_the_same_bits(
 
 def test_ppo_with_its_defaults_gives_the_same_bits_too(finished: Path, tmp_path: Path) -> None:
     """The runs above have a detail of each kind; this one has what most people run."""
-    where = ("align.stages.ppo_update:policy_loss", 9, "after")
+    where = ("align.ppo.update:policy_loss", 9, "after")
     folders = [tmp_path / name for name in ("whole", "again")]
     for folder in folders:
         recipe = _copy_without(finished, "ppo", folder)

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from align.data.load import load
 from align.errors import AlignError, UserError
-from align.models.export import read_score_std
-from align.recipe_file import load_recipe
+from align.models.adapters import read_score_std
+from align.recipe.load import load_recipe
 from align.records import Demonstration, Ranking
 from align.stages import rm, sft
 
@@ -154,7 +154,7 @@ def test_a_reward_model_that_comes_back_different_is_an_error(
     def spoiled(tensors: dict[str, torch.Tensor], path: Path, **options: object) -> None:
         save_file({k: v + 0.01 for k, v in tensors.items()}, path)
 
-    monkeypatch.setattr("align.models.export.save_file", spoiled)
+    monkeypatch.setattr("align.models.adapters.save_file", spoiled)
     with pytest.raises(AlignError, match="does not score as the trained one"):
         rm.run(load_recipe(after_sft))
     run = after_sft.parent / "runs" / "tiny" / "rm"

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from align.models.packed import Packed
-from align.recipe_file import load_recipe
+from align.recipe.load import load_recipe
 from align.stages import rm, sft
 
 

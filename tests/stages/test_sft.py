@@ -25,8 +25,8 @@ from align.data.load import load
 from align.data.tokenize import Template, encode_demonstrations
 from align.errors import AlignError, UserError
 from align.models.lora import lora_config
-from align.recipe import Recipe
-from align.recipe_file import load_recipe
+from align.recipe.load import load_recipe
+from align.recipe.sections import Recipe
 from align.records import Demonstration
 from align.seeds import step_rows
 from align.stages import sft
@@ -233,7 +233,7 @@ def counted(*a, **k):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*a, **k)
 setattr(owner, last, counted)
-from align.recipe_file import load_recipe
+from align.recipe.load import load_recipe
 from align.stages import sft
 sft.run(load_recipe(Path(recipe)))
 """
@@ -268,12 +268,12 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tiny_recipe: MakeReci
     path = tiny_recipe(tmp_path / "cut", **sections)
     cut = tmp_path / "cut" / "runs" / "tiny" / "sft"
 
-    step = "align.runtime.trainer:ResumableTrainer.training_step"  # twice a step
+    step = "align.stages.trainer:ResumableTrainer.training_step"  # twice a step
     for where, count, newest in (
         (step, 8, 2),  # between the microbatches of step 4
-        ("align.runtime.checkpoint:sha256", 2, 2),  # in the save of step 4
+        ("align.run.checkpoint:sha256", 2, 2),  # in the save of step 4
         (step, 10, 6),  # of step 7
-        ("align.models.export:save_file", 1, 13),  # after the last step, before final/
+        ("align.models.adapters:save_file", 1, 13),  # after the last step, before final/
     ):
         kill(path, where, count)
         folders = sorted((cut / "checkpoints").glob("step-*"))

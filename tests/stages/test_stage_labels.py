@@ -13,11 +13,11 @@ from ranks import Ranks
 
 from align.data.labels import Kind
 from align.errors import UserError
-from align.recipe import Entry
-from align.recipe_file import load_recipe
-from align.runtime.files import read_json
-from align.runtime.run import StageRun
-from align.stages import setup, sft
+from align.recipe.load import load_recipe
+from align.recipe.sections import Entry
+from align.run.files import read_json
+from align.run.folder import StageRun
+from align.stages import frame, sft
 
 ROWS = [{"prompt": f"the {i}", "response": f" is {i % 3}"} for i in range(20)]
 CHANGED = [{**row, "response": " other words"} for row in ROWS]
@@ -31,7 +31,7 @@ def _read(kind: Kind, entry: Entry) -> bytes:
 
 @pytest.fixture
 def recipe(tiny_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(setup, "read_labels", _read)
+    monkeypatch.setattr(frame, "read_labels", _read)
     write_jsonl(tmp_path / "labeling.db", ROWS)
     return tiny_recipe(data={**LABELS, "cache": str(tmp_path / "cache")})
 

@@ -1,0 +1,125 @@
+"""`align label`: the app in which people label, and what goes into and comes out of its database."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from align.cli.failures import reported
+from align.cli.options import OutputFile, Overrides, RecipeFile, argument, labeling_app, load, option
+from align.errors import UserError
+
+# Options of `align label` in earlier versions that are subcommands now.
+_NOW = {
+    "--import": "align label import RECIPE FILE",
+    "--with-labels": "align label import RECIPE FILE --with-labels",
+    "--figures": "align label figures RECIPE",
+    "--guideline-template": "align label guideline",
+}
+
+
+class _ServesByItself(TyperGroup):
+    """`align label RECIPE …` is `align label serve RECIPE …`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Add `serve` where a recipe or an option stands; exit 2 at an option that is a subcommand now."""
+        first = args[0] if args else "--help"
+        names_a_recipe = re.search(r"[-./]", first) or Path(first).exists()
+        if first not in (*self.commands, "-h", "--help") and names_a_recipe:
+            with reported():
+                for option in args:
+                    if now := _NOW.get(option.partition("=")[0]):
+                        raise UserError(f"{option} is a command of its own now: `{now}`")
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+
+label_app = typer.Typer(
+    cls=_ServesByItself,
+    help="People write demonstrations and rank responses: `align label RECIPE` serves the app (short for "
+    "`align label serve RECIPE`); the others fill and read its database.",
+    no_args_is_help=True,
+)
+
+
+@label_app.command()
+def serve(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Another address opens the app to the network, for accounts only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8700,
+    url: Annotated[
+        str | None,
+        option("--url", "What people type, where a proxy with https stands before the app.", "URL"),
+    ] = None,
+    chat: Annotated[
+        Path | None, option("--chat", "Let people talk to this run's policy, on a page of its own.", "RUN")
+    ] = None,
+) -> None:
+    """Serve the app in which people write demonstrations and rank responses; prints a sign-in link."""
+    with reported():
+        loaded = load(recipe, overrides)
+        labeling_app().serve(loaded, host, port, url, chat)
+
+
+@label_app.command("import")
+def import_tasks(
+    recipe: RecipeFile,
+    file: Annotated[Path, argument("FILE", "Tasks, ours or in a known format.")],
+    overrides: Overrides = None,
+    with_labels: Annotated[
+        bool, typer.Option("--with-labels", help="Keep rankings that name who made them as theirs.")
+    ] = False,
+) -> None:
+    """Add the tasks of a file to the database, also while the app runs on it."""
+    with reported():
+        loaded = load(recipe, overrides)
+        labeling_app().import_tasks(loaded, file, with_labels)
+
+
+@label_app.command()
+def export(
+    recipe: RecipeFile,
+    kind: Annotated[
+        Literal["demonstrations", "rankings", "prompts"],
+        argument("KIND", "demonstrations, rankings or prompts."),
+    ],
+    overrides: Overrides = None,
+    to: OutputFile = None,
+) -> None:
+    """Write what people made so far as JSON Lines; training reads the database itself, without this."""
+    with reported():
+        from align.run.files import write_text
+
+        loaded = load(recipe, overrides)
+        rows = labeling_app().records_of(loaded, kind)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if to is None:
+            print(lines, end="")
+        else:
+            write_text(to, lines)
+            print(f"{len(rows)} {kind} are in {to}")
+
+
+@label_app.command()
+def figures(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Print progress, agreement and win rates so far."""
+    with reported():
+        loaded = load(recipe, overrides)
+        labeling_app().print_figures(loaded)
+
+
+@label_app.command()
+def guideline() -> None:
+    """Print a guideline to begin with."""
+    with reported():
+        from labeling.guideline import read_guideline
+
+        print(read_guideline(None), end="")

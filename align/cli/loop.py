@@ -1,0 +1,206 @@
+"""The commands of the loop: sample from a policy, let people label, train, again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from align.cli.failures import reported
+from align.cli.options import (
+    AccelerateConfig,
+    MovedBase,
+    Overrides,
+    Processes,
+    RecipeFile,
+    RunFolder,
+    load,
+    option,
+    run_stages,
+)
+from align.run.hub import quiet_bars
+from align.stage_table import Stage
+
+KEPT = "what came so far is kept; the same command goes on"
+
+
+Count = Annotated[
+    int | None,
+    option(
+        "--count", "Until N prompts have a task of this policy; without it: all of data.prompts.", "N", min=1
+    ),
+]
+Priority = Annotated[
+    Literal["none", "margin", "disagreement"],
+    typer.Option(
+        "--priority",
+        help="What people do first. margin: where the reward model cannot tell the best two apart; "
+        "disagreement: where several reward models disagree.",
+    ),
+]
+RewardModels = Annotated[
+    list[Path] | None,
+    option("--reward-model", "Another run's reward model; several for disagreement.", "RUN"),
+]
+ToFile = Annotated[Path | None, option("--to", "Into a JSON Lines file, for `align label import`.", "FILE")]
+Engine = Annotated[
+    Literal["hf", "paged", "vllm"],
+    typer.Option(
+        "--engine",
+        help="What samples: transformers' forward pass, its continuous batching, or a vLLM server.",
+    ),
+]
+EngineUrl = Annotated[
+    str | None,
+    option(
+        "--engine-url",
+        "Where the server of --engine vllm listens, such as http://localhost:8000.",
+        "URL",
+    ),
+]
+Temperature = Annotated[
+    float | None, option("--temperature", "Without it: ppo.temperature.", min=0.01, max=100.0)
+]
+TopK = Annotated[int | None, option("--top-k", "Draw from the K likeliest tokens only.", min=1)]
+TopP = Annotated[
+    float | None,
+    option(
+        "--top-p", "Draw from the likeliest tokens only, that make up this probability.", min=1e-6, max=1.0
+    ),
+]
+Seed = Annotated[int | None, option("--seed", "Without it: run.seed.", min=0)]
+Url = Annotated[str | None, option("--url", "A running app's address, as `align label` prints it.", "URL")]
+TokenFile = Annotated[
+    Path | None,
+    option(
+        "--token-file",
+        "A machine's token for --url, made under People; without it: ALIGN_LABELING_TOKEN in the "
+        "environment.",
+        "FILE",
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make these commands of the app's."""
+    app.command(rich_help_panel="Label")(generate)
+    app.command(rich_help_panel="Label")(suggest)
+    app.command(rich_help_panel="Label")(chat)
+    app.command(rich_help_panel="Label")(iterate)
+
+
+def generate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    stage: Annotated[
+        Literal["base", "sft", "ppo"],
+        typer.Option("--stage", help="Whose responses: after sft, after ppo, or the base's."),
+    ] = "sft",
+    k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a prompt.")] = 4,
+    count: Count = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    priority: Priority = "none",
+    reward_models: RewardModels = None,
+    engine: Engine = "hf",
+    engine_url: EngineUrl = None,
+    to: ToFile = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Sample responses from a policy into the labeling queue; a rerun goes on and doubles nothing."""
+    with reported() as context:
+        loaded = load(recipe, overrides)
+        from align.loop.generate import Wanted, check
+        from align.loop.generate import generate as run
+        from align.loop.policy import Drawing
+
+        drawing = Drawing(temperature, top_k, top_p, seed, engine=engine, engine_url=engine_url)
+        models = tuple(reward_models or ())
+        wanted = Wanted(stage, k, count, drawing, priority, models, to, url, token_file)
+        check(wanted)
+        quiet_bars()
+        context.kept = KEPT
+        run(loaded, wanted)
+
+
+def suggest(
+    run: RunFolder,
+    url: Annotated[
+        str, typer.Option("--url", metavar="URL", help="The app's address, as `align label` prints it.")
+    ] = "http://127.0.0.1:8700",
+    token_file: TokenFile = None,
+    base: MovedBase = None,
+) -> None:
+    """Score an app's tasks with a run's reward model; labeling.suggestions says what people see of it."""
+    with reported() as context:
+        from align.loop.suggest import suggest as send
+
+        context.kept = KEPT
+        send(run, url, token_file, base)
+
+
+def chat(
+    run: RunFolder,
+    stage: Annotated[
+        Literal["sft", "ppo"] | None, option("--stage", "Without it: the policy after ppo, else after sft.")
+    ] = None,
+    base: MovedBase = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    max_tokens: Annotated[
+        int | None, option("--max-tokens", "Of an answer; without it: ppo.max_response_tokens.", min=1)
+    ] = None,
+    as_json: Annotated[bool, option("--json", "For programs: JSON lines in and out.")] = False,
+) -> None:
+    """Talk to a policy; what you write in place of a wrong answer becomes a demonstration."""
+    with reported():
+        from align.loop.chat import chat as talk
+        from align.loop.policy import Drawing, open_partner
+        from align.loop.queues import open_keeper
+
+        drawing = Drawing(temperature, top_k, top_p, seed, max_tokens)
+        quiet_bars()
+        partner = open_partner(run, stage, drawing, base)
+        raise typer.Exit(talk(partner, lambda: open_keeper(partner.recipe), as_json))
+
+
+def iterate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    rankings: Annotated[
+        int, typer.Option("--rankings", min=1, metavar="N", help="How many a round needs.")
+    ] = 100,
+    demonstrations: Annotated[
+        int,
+        typer.Option(
+            "--demonstrations", min=1, metavar="N", help="How many sft needs, where people write them."
+        ),
+    ] = 50,
+    k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a task.")] = 4,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    num_processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
+) -> None:
+    """Run one round as far as it goes without people, and say what they have to do next."""
+    with reported():
+        loaded = load(recipe, overrides)
+        from rich.console import Console
+
+        from align.loop.iterate import Goal
+        from align.loop.iterate import iterate as run
+        from align.loop.policy import Drawing
+
+        def train(stage: Stage, path: Path) -> None:
+            run_stages([stage], path, None, False, num_processes, accelerate_config)
+
+        quiet_bars()
+        goal = Goal(rankings, demonstrations, k, Drawing(temperature, top_k, top_p))
+        run(loaded, str(recipe), goal, train, Console())

@@ -1,0 +1,109 @@
+"""What commands share: options, the labeling app, and libraries kept quiet."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from align.cli.failures import ended, reported
+from align.run.hub import quiet_bars
+from align.stage_table import STAGES, Stage
+
+if TYPE_CHECKING:
+    from align.recipe.sections import Recipe
+
+
+def option(name: str, help: str, metavar: str | None = None, **more: Any) -> Any:
+    """An option whose help says what happens without it, so that no default is shown."""
+    return typer.Option(name, help=help, metavar=metavar, show_default=False, **more)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """An argument that has to be given."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False)
+
+
+RecipeFile = Annotated[Path, argument("RECIPE", "The recipe, a YAML file.")]
+RunFolder = Annotated[Path, argument("RUN", "A run's folder, such as runs/quickstart.")]
+Overrides = Annotated[
+    list[str] | None,
+    option(
+        "--set",
+        "Change one value of the recipe, for example ppo.kl_coef=0.1; can be given several times.",
+        "KEY=VALUE",
+    ),
+]
+Processes = Annotated[
+    int | None,
+    option(
+        "--num-processes",
+        "Work in N processes; without it: one for each GPU, or a single one on a CPU.",
+        "N",
+        min=1,
+    ),
+]
+AccelerateConfig = Annotated[
+    Path | None,
+    option(
+        "--accelerate-config", "What `accelerate config` wrote: several machines, FSDP, DeepSpeed.", "FILE"
+    ),
+]
+MovedBase = Annotated[
+    Path | None, option("--base", "Where the base lies now, if not where the run's recipe says.", "FOLDER")
+]
+TrustCode = Annotated[
+    bool,
+    option(
+        "--trust-remote-code",
+        "Run the code that the run's base brings; without this such a base is refused.",
+    ),
+]
+OutputFile = Annotated[Path | None, option("--to", "Write here, not to stdout.", "FILE")]
+
+
+def load(path: Path, overrides: list[str] | None) -> Recipe:
+    """The recipe that a command names. What reads it is imported here, as `--help` does without."""
+    from align.recipe.load import load_recipe
+
+    return load_recipe(path, overrides or ())
+
+
+def run_stages(
+    stages: list[Stage],
+    path: Path,
+    overrides: list[str] | None,
+    restart: bool,
+    num_processes: int | None,
+    accelerate_config: Path | None,
+) -> None:
+    """Runs stages of a recipe here, or in processes that are started for each of them."""
+    with reported() as context:
+        recipe = load(path, overrides)
+        from align.processes import launch
+
+        elsewhere = launch.needed(num_processes, accelerate_config)
+        if len(stages) > 1 and not recipe.ppo.needs_rm and recipe.data.rankings is None:
+            stages = [stage for stage in stages if stage != "rm"]  # functions or other runs judge
+        for stage in stages:
+            context.stage, context.folder = stage, recipe.run.path / stage
+            if not elsewhere:
+                module = importlib.import_module(STAGES[stage].module)
+                quiet_bars()
+                module.run(recipe, restart=restart)
+                continue
+            arguments = [stage, str(path), *(part for o in overrides or () for part in ("--set", o))]
+            arguments += ["--restart"] if restart else []
+            code = launch.start(stage, arguments, num_processes, accelerate_config, recipe.run.grace)
+            if code:
+                ended(code)
+                raise typer.Exit(code)
+
+
+def labeling_app() -> Any:
+    """The app, which needs libraries of its own."""
+    from align.loop.queues import labeling_package
+
+    return labeling_package("labeling.serve")

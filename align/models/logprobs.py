@@ -1,0 +1,89 @@
+"""Log probabilities of the tokens that are there, in chunks, without a [B, T, V] tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CHUNK_ELEMENTS = 2**25  # logits computed at a time: 128 MiB in float32
+
+
+def token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    temperature: float,
+    entropy_gradient: bool = False,
+    barred: tuple[Tensor, int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """log softmax(hidden @ weight.T / temperature) at the labels, and the entropies, in float32 at least.
+
+    hidden [N, D], weight [V, D] (frozen), labels [N] -> [N], [N]. The gradient reaches `hidden` only,
+    through the log probabilities and, with entropy_gradient, the entropies. barred: places [N] bool at
+    which an id has probability 0, and the id.
+    """
+    result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(
+        hidden, weight, bias, labels, temperature, entropy_gradient, barred
+    )
+    return result
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """d log p(y) / d h = (W_y - sum_v p_v W_v) / temperature is as large as h, so it is computed in the
+    forward pass, a chunk of tokens at a time, and no logits are kept. So is the entropy's, where it is
+    asked for: d H / d h = -sum_v p_v (log p_v + H) W_v / temperature."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        temperature: float,
+        entropy_gradient: bool,
+        barred: tuple[Tensor, int] | None,
+    ) -> tuple[Tensor, Tensor]:
+        size = max(1, _CHUNK_ELEMENTS // weight.shape[0])
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        entropy_slopes = torch.empty_like(hidden) if slopes is not None and entropy_gradient else None
+        logprobs = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
+        entropies = torch.empty_like(logprobs)
+        for start in range(0, hidden.shape[0], size):
+            part = slice(start, start + size)
+            logits = nn.functional.linear(hidden[part], weight, bias).to(dtype)
+            if temperature != 1:
+                logits.div_(temperature)
+            if barred is not None:  # the lowest number, not -inf: 0 * -inf has no entropy
+                places, token = barred
+                logits[:, token].masked_fill_(places[part], torch.finfo(dtype).min)
+            logits.sub_(logits.amax(-1, keepdim=True))
+            shares = logits.exp()  # of the sum below
+            total = shares.sum(-1, keepdim=True)
+            normal = total.log()
+            logprobs[part] = (logits.gather(-1, labels[part, None]) - normal)[:, 0]
+            entropies[part] = (normal - torch.linalg.vecdot(shares, logits)[:, None] / total)[:, 0]
+            if slopes is not None:
+                mean = (shares.to(weight.dtype) @ weight).div_(total)
+                slopes[part] = (weight[labels[part]] - mean) / temperature
+            if entropy_slopes is not None:
+                surprise = logits.sub_(normal).add_(entropies[part, None])
+                mean = (shares.mul_(surprise).to(weight.dtype) @ weight).div_(total)
+                entropy_slopes[part] = mean.neg_() / temperature
+        if slopes is not None:
+            ctx.save_for_backward(slopes, entropy_slopes)
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        slopes, entropy_slopes = ctx.saved_tensors
+        gradient = (gradients[0][:, None] * slopes).to(slopes.dtype)
+        if entropy_slopes is not None:
+            gradient += (gradients[1][:, None] * entropy_slopes).to(slopes.dtype)
+        return gradient, None, None, None, None, None, None

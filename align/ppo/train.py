@@ -1,0 +1,248 @@
+"""PPO with a KL penalty to the SFT policy: respond, judge, estimate advantages, update; the loop is here.
+
+What is unusual: policy, reference, reward and value are four adapters on one base that lies in memory
+once. Layers below all adapters run once a response, for all roles and all epochs. Every draw is a
+function of (seed, iteration, row), so the state between iterations is weights, optimizers and a count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from align.data.tokenize import encode_prompts
+from align.errors import UserError
+from align.evaluation.policy import Answered, summary
+from align.models.adapters import save_adapter, save_head
+from align.objectives.kl import reverse_k3
+from align.objectives.masked import masked_sum, mean_and_var, moments
+from align.ppo.advantages import Estimate, estimate
+from align.ppo.monitor import (
+    HeldOut,
+    consider,
+    engine_metrics,
+    guard_metrics,
+    outcome,
+    prune_best,
+    warn,
+    write_samples,
+)
+from align.ppo.ptx import with_demonstrations
+from align.ppo.roles import Context, prepare, resume, save
+from align.ppo.rollout import Rollout, score_rollout
+from align.ppo.safety import check_outcome, is_bad, update_kl_coef
+from align.ppo.update import update
+from align.processes import distributed
+from align.recipe.sections import Recipe
+from align.records import Demonstration, Prompt
+from align.rewards.rewards import find_sources, part_metrics, texts_of
+from align.run.files import write_text
+from align.run.folder import StageRun
+from align.run.memory import itemised
+from align.run.metrics import json_line
+from align.sampling.engines import sampling_params
+from align.sampling.params import Draws
+from align.seeds import step_rows
+from align.stages.frame import Inputs
+
+
+def run(recipe: Recipe, restart: bool = False) -> None:
+    """Train the policy that the recipe describes, or go on from its newest checkpoint.
+
+    Raises MissingStage where an earlier stage has not finished, UserError where something must be changed.
+    """
+    cfg, inputs = recipe.ppo, Inputs(recipe, "ppo", restart)
+    sft = inputs.parent("sft", "sft", cfg.sft)
+    sources = find_sources(recipe, inputs.setup.lineage)
+    inputs.parents += [one.parent for one in sources if one.parent]
+    guard = inputs.parent("guard", "rm", cfg.guard) if cfg.guard else None
+    inputs.read(Prompt)
+    ptx = inputs.read(Demonstration) if cfg.ptx_coef else None
+    distributed.check_divisible(cfg.rollout_batch_size, "ppo.rollout_batch_size", inputs.setup.accel)
+    with inputs.open() as stage, ExitStack() as held:
+        if stage.finished:
+            return
+        encode = partial(encode_prompts, room=cfg.max_response_tokens)
+        prompts, held_out = inputs.encode(stage, Prompt, encode, cfg.max_prompt_tokens)
+        if not prompts:
+            raise UserError("data.prompts: there is no training prompt")
+        if not held_out and cfg.keep == "best":
+            raise UserError(
+                "ppo.keep: best needs held-out prompts to compare iterations: data.prompts.held_out"
+            )
+        context = prepare(recipe, inputs.setup, sft, sources, guard)
+        held.callback(context.engine.close)
+        context = with_demonstrations(context, recipe, ptx)
+        done = resume(context, stage)
+        judged = HeldOut(context, held_out)
+        clock = Clock()
+        with (
+            stage.steps(cfg.iterations, done) as bar,
+            itemised(stage, lambda: context.forward.roles.held(context.optimizers)),
+        ):
+            for iteration in range(done, cfg.iterations):
+                stage.stop_if_told(iteration, partial(save, context, stage, iteration))
+                done_now = iterate(context, stage, prompts, iteration)
+                metrics, last = done_now.metrics, iteration + 1 == cfg.iterations
+                write_samples(context, stage, done_now.rollout, iteration)
+                warn(context, stage, iteration + 1, metrics)
+                if cfg.evaluate_every and (iteration + 1) % cfg.evaluate_every == 0 and not last:
+                    results = summary(judged.answered())
+                    consider(context, stage, iteration + 1, results)
+                    metrics |= results
+                stage.metrics.append(iteration + 1, metrics | clock.other(metrics))
+                due = (iteration + 1) % cfg.checkpoint_every == 0 or last
+                if due and not context.state.bad_in_a_row:  # else it may be the weights that are bad
+                    save(context, stage, iteration + 1)
+                    prune_best(context, stage)
+                shown = {"score": "reward/score", "kl": "kl/reference", "eos": "response/eos"}
+                bar.advance({name: metrics[key] for name, key in shown.items()})
+        answered, results = outcome(context, stage, judged)
+        check_outcome(context, stage, results)
+        _finish(context, stage, answered, results)
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one turn of the algorithm found."""
+
+    rollout: Rollout
+    estimate: Estimate
+    metrics: dict[str, float]
+
+
+def iterate(context: Context, stage: StageRun, prompts: Sequence[list[int]], iteration: int) -> Iteration:
+    """One turn of the algorithm: sample, score, rewards and advantages, update. It changes the trained roles.
+
+    prompts: token ids of all training prompts; which the iteration has is a function of (seed, iteration).
+    Raises AlignError at ppo.kl_limit and ppo.engine_gap_stop, and after too many bad steps.
+    """
+    cfg, accel = context.cfg, context.accel
+    clock = Clock()
+    with stage.unchanged(iteration, partial(save, context, stage, iteration)):
+        rollout = roll_out(context, prompts, iteration, clock)
+    found = estimate(cfg, rollout, context.state.kl_coef, context.score_std, accel)
+    coef = update_kl_coef(context, stage, rollout, iteration)
+    metrics = rollout_metrics(rollout, found, accel)
+    metrics |= part_metrics(rollout.parts, cfg, accel)
+    metrics |= engine_metrics(context, stage, rollout)
+    metrics["kl/coef"] = coef
+    if not is_bad(context, stage, rollout, found.rewards, iteration):
+        loss_coef = coef if cfg.kl_in == "loss" else 0.0
+        metrics |= update(context, stage, rollout, found, loss_coef, iteration)
+    clock("update")
+    metrics |= guard_metrics(context, rollout)
+    return Iteration(rollout, found, metrics | clock.metrics())
+
+
+def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clock: Clock) -> Rollout:
+    """This process's responses to the iteration's prompts, with what every role says of them."""
+    cfg = context.cfg
+    each = cfg.responses_per_prompt
+    drawn = step_rows(context.seed, "ppo", iteration, cfg.rollout_batch_size // each, len(prompts))
+    rows = distributed.share(list(range(cfg.rollout_batch_size)), context.accel)
+    chosen = [drawn[row // each] for row in rows]
+    context.engine.update()
+    draws, params = Draws(context.seed, "ppo", iteration, rows), sampling_params(cfg, context.setup.base)
+    sampled = context.engine.sample([prompts[i] for i in chosen], draws, params)
+    clock("sample")
+    rollout = score_rollout(
+        context.forward,
+        sampled,
+        context.rewards,
+        texts_of(context.rewards, sampled, prompts, chosen, context.setup.base),
+        temperature=cfg.temperature,
+        microbatch_tokens=cfg.microbatch_tokens,
+    )
+    clock("judge")
+    return rollout
+
+
+def rollout_metrics(rollout: Rollout, found: Estimate, accel: Accelerator) -> dict[str, float]:
+    """Means over all processes' responses or tokens."""
+    mask = rollout.response_mask
+    kl = masked_sum(rollout.old_logprobs - rollout.ref_logprobs, mask, dim=1)
+    reverse = masked_sum(reverse_k3(rollout.old_logprobs, rollout.ref_logprobs), mask, dim=1)
+    scores = rollout.scores.double()
+    per_response = [scores, scores.square(), kl, reverse, found.rewards.sum(1), mask.sum(1), rollout.eos]
+    sums = torch.stack([torch.ones_like(kl).sum(), *(x.double().sum() for x in per_response)]).double()
+    tokens = torch.stack([masked_sum(x, mask) for x in (mask.float(), rollout.entropies)]).double()
+    rows, score, squares, forward, backward, reward, length, eos = distributed.total(sums, accel).tolist()
+    count, entropy = distributed.total(tokens, accel).tolist()
+    return {
+        "reward/score": score / rows,
+        "reward/score_std": max(squares / rows - (score / rows) ** 2, 0.0) ** 0.5,
+        "reward/total": reward / rows,
+        "kl/reference": forward / rows,
+        "kl/reverse": backward / rows,
+        "response/length": length / rows,
+        "response/eos": eos / rows,
+        "policy/entropy": entropy / count,
+        **_explained_variance(rollout, found.returns, accel),
+    }
+
+
+def _explained_variance(rollout: Rollout, returns: Tensor | None, accel: Accelerator) -> dict[str, float]:
+    """How much of the returns' variance the values told, where there is a value model."""
+    if returns is None or rollout.old_values is None:
+        return {}
+    mask = rollout.response_mask
+    sums = torch.stack([*moments(returns, mask), *moments(returns - rollout.old_values, mask)])
+    sums = distributed.total(sums, accel)
+    var_returns, var_errors = (float(mean_and_var(*sums[i : i + 3])[1]) for i in (0, 3))
+    return {"value/explained_variance": 1 - var_errors / var_returns if var_returns else float("nan")}
+
+
+def _finish(context: Context, stage: StageRun, answered: list[Answered], results: dict[str, float]) -> None:
+    roles = context.forward.roles
+    if stage.main:
+        write_text(stage.folder / "held_out.jsonl", "".join(json_line(a.row()) for a in answered))
+
+    def write(folder: Path) -> None:
+        assert roles.peft is not None
+        save_adapter(roles.peft, "policy", folder)
+        if context.cfg.has_value_model:
+            if context.cfg.value_model == "separate":
+                save_adapter(roles.peft, "value", folder / "value")
+            save_head(roles.heads["value"], folder / "value")
+        context.setup.base.tokenizer.save_pretrained(str(folder))
+
+    stage.finish(write, results)
+    stage.say(f"ppo is finished: {stage.final}")
+    if results:
+        stage.say(
+            f"on {results['eval/prompts']:.0f} held-out prompts the score went from "
+            f"{results['eval/reference_score']:.3f} to {results['eval/score']:.3f} "
+            f"at {results['eval/kl']:.2f} nats a response"
+        )
+
+
+class Clock:
+    """Seconds by part."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._parts: dict[str, float] = {}
+
+    def __call__(self, part: str) -> None:
+        now = time.monotonic()
+        self._parts[f"seconds/{part}"] = now - self._last
+        self._last = now
+
+    def metrics(self) -> dict[str, float]:
+        return self._parts
+
+    def other(self, parts: dict[str, float]) -> dict[str, float]:
+        """What the parts leave of the time since the last call: evaluation, samples, checkpoint, metrics."""
+        now = time.monotonic()
+        known = sum(value for name, value in parts.items() if name.startswith("seconds/"))
+        spent, self._last = now - self._last, now
+        return {"seconds/other": max(spent - known, 0.0)}

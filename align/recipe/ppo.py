@@ -1,0 +1,307 @@
+"""The `ppo` section of a recipe, and the sources of rewards."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from align.recipe.parts import (
+    RUN_NAME,
+    MayChange,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OneOrMore,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Training,
+    Was,
+)
+
+
+class Reward(Section):
+    """One source of what a response is worth; exactly one of run, function and url."""
+
+    run: str | None = Field(
+        None,
+        min_length=1,
+        description="run folder of a reward model, on this base or another; `this`: the one of ppo.rm",
+    )
+    function: str | None = Field(
+        None,
+        min_length=1,
+        description="my_package.my_module:function, from prompts and responses to one number a response",
+    )
+    url: str | None = Field(
+        None,
+        min_length=1,
+        description='a service that answers {"prompts": …, "responses": …} with {"scores": …}',
+    )
+    name: str | None = Field(
+        None, pattern=RUN_NAME, description="its metric is reward/NAME; null: from run, function or url"
+    )
+    weight: Annotated[float, Field(allow_inf_nan=False)] = Field(
+        1.0, description="the score is the weighted sum; a negative weight punishes"
+    )
+    timeout: PositiveFloat = Field(60.0, description="seconds that a url may take to answer")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Reward:
+        named = [key for key in ("run", "function", "url") if getattr(self, key) is not None]
+        if len(named) != 1:
+            found = f"{' and '.join(named)} are all named; keep one" if named else "none is named"
+            raise ValueError(f"a source of rewards is one of run, function and url: {found}")
+        if self.function and not re.fullmatch(r"[^:\s][^:]*:[^\W\d][\w.]*", self.function):
+            raise ValueError(
+                f"function {self.function}: write my_package.my_module:function, or FILE.py:function"
+            )
+        if self.url and not re.match(r"https?://[^/\s]", self.url):
+            raise ValueError(f"url {self.url}: it starts with http:// or https://")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Its name, or one made from what it is."""
+        if self.name:
+            return self.name
+        if self.run:
+            return "model" if self.run == "this" else re.split(r"[/\\]", self.run.rstrip("/\\"))[-1]
+        if self.function:
+            return self.function.rpartition(":")[2]
+        return re.sub(r"^https?://([^/:?#]*).*$", r"\1", self.url or "", flags=re.DOTALL)
+
+
+_OF_VALUE_MODEL = (
+    "value_init",
+    "value_model",
+    "value_learning_rate",
+    "value_gae_lambda",
+    "value_clip_range",
+    "value_coef",
+    "value_warmup",
+    "gae_lambda",
+)
+
+
+class PPO(Training):
+    """PPO against the reward model, with a KL penalty to the SFT policy."""
+
+    sft: str | None = Field(None, description="run folder of policy and reference; null: this run")
+    rm: str | None = Field(None, description="run folder of the reward model; null: this run")
+    rewards: Annotated[list[Reward] | None, OneOrMore()] = Field(
+        None,
+        min_length=1,
+        description="what a response is worth, a weighted sum; null: what the reward model says",
+    )
+    advantage: Literal["gae", "rloo", "group", "reinforce++"] = Field(
+        "gae",
+        description="gae needs a value model; rloo and group compare the responses to a prompt; "
+        "reinforce++ takes the rewards that follow a token",
+    )
+    value_init: Literal["reward", "policy"] = Field(
+        "reward", description="the value model starts as the reward model, or as the policy with value 0"
+    )
+    value_model: Annotated[
+        Literal["separate", "shared"], Was("value_trunk", {"own": "separate", "policy": "shared"})
+    ] = Field(
+        "separate", description="the value model has an adapter of its own, or only a head on the policy's"
+    )
+    iterations: PositiveInt = Field(100, description="rollouts, each followed by ppo_epochs of updates")
+    learning_rate: PositiveFloat = Field(1e-5, description="the policy's peak learning rate")
+    value_learning_rate: PositiveFloat | None = Field(
+        None, description="the value model's; null: the policy's"
+    )
+    rollout_batch_size: PositiveInt = Field(128, description="responses an iteration, over all processes")
+    responses_per_prompt: PositiveInt = Field(
+        1, description="responses to each prompt of a rollout; rollout_batch_size counts responses"
+    )
+    minibatch_size: PositiveInt = Field(64, description="responses an update, over all processes")
+    microbatch_tokens: Annotated[PositiveInt, MayChange()] = Field(
+        8192, description="tokens in one forward pass of one process, padding included"
+    )
+    ppo_epochs: PositiveInt = Field(2, description="passes over one rollout")
+    max_prompt_tokens: PositiveInt = Field(512, description="a longer prompt is a bad record")
+    max_response_tokens: PositiveInt = Field(256, description="a response ends here if no EOS came before")
+    min_response_tokens: NonNegativeInt = Field(
+        0, description="EOS has no probability before a response has so many tokens"
+    )
+    temperature: PositiveFloat = Field(
+        1.0, description="of sampling, and of the log probabilities that training uses"
+    )
+    kl_coef: NonNegativeFloat = Field(0.05, description="weight of the KL penalty to the reference")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="how a token's KL is estimated")
+    kl_in: Literal["reward", "loss"] = Field(
+        "reward", description="the penalty is part of the rewards, or a term of the policy's loss"
+    )
+    kl_target: PositiveFloat | None = Field(
+        None, description="nats a response that kl_coef is steered to; null: kl_coef stays as it is"
+    )
+    kl_horizon: PositiveInt = Field(
+        10000, description="responses over which the steered kl_coef may change by a fifth"
+    )
+    kl_limit: Annotated[PositiveFloat | None, MayChange()] = Field(
+        None, description="the stage stops when a rollout's mean KL is above so many nats a response"
+    )
+    gamma: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="discount a token")
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="GAE's lambda")
+    value_gae_lambda: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="lambda of the returns that the value model learns; null: gae_lambda"
+    )
+    clip_range: PositiveFloat = Field(0.2, description="the policy ratio's clip range")
+    clip_range_high: PositiveFloat | None = Field(
+        None, description="the clip range above a ratio of 1; null: clip_range"
+    )
+    value_clip_range: PositiveFloat | None = Field(
+        0.2, description="the value's clip range, in units of score; null: no clipping"
+    )
+    value_coef: PositiveFloat = Field(1.0, description="weight of the value loss")
+    entropy_coef: NonNegativeFloat = Field(0.0, description="weight of the entropy bonus")
+    target_kl: PositiveFloat | None = Field(
+        None, description="an iteration's updates end at this approximate KL, nats a token; null: never"
+    )
+    value_warmup: Annotated[NonNegativeInt, Was("critic_warmup")] = Field(
+        0, description="first iterations in which the value model alone is updated"
+    )
+    ptx_coef: NonNegativeFloat = Field(
+        0.0, description="weight of the demonstrations' loss beside the policy's (PPO-ptx)"
+    )
+    ptx_batch_size: PositiveInt | None = Field(
+        None, description="demonstrations an update where ptx_coef is not 0; null: minibatch_size"
+    )
+    whiten_advantages: bool = Field(True, description="advantages get mean 0 and variance 1 over the rollout")
+    scale_scores: bool = Field(
+        False, description="divide scores by their standard deviation on the reward model's demonstrations"
+    )
+    score_clip: PositiveFloat | None = Field(
+        None, description="scores are cut to this far from 0, after scale_scores; null: not cut"
+    )
+    length_penalty: Annotated[float, Field(allow_inf_nan=False)] = Field(
+        0.0, description="taken off the score for every token of the response"
+    )
+    missing_eos_penalty: NonNegativeFloat = Field(
+        1.0, description="taken off the score of a response that the length limit cut"
+    )
+    evaluate_every: Annotated[PositiveInt | None, MayChange(unless=("keep", "best"))] = Field(
+        None, description="iterations between evaluations on held-out prompts; null: only at the end"
+    )
+    samples_every: Annotated[PositiveInt, MayChange()] = Field(
+        25, description="iterations between samples that are shown, with the reference's answers beside them"
+    )
+    guard: str | None = Field(
+        None, description="run folder of a second reward model on the same base, which only watches"
+    )
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="which iteration final/ is: best has the highest held-out score (the guard's, if any)",
+    )
+    engine: Literal["hf", "paged", "vllm"] = Field(
+        "hf", description="what samples: transformers' forward pass, its continuous batching, a vLLM server"
+    )
+    engine_url: Annotated[str | None, MayChange()] = Field(
+        None, min_length=1, description="where the server of engine `vllm` listens: http://host:8000"
+    )
+    engine_gap_warn: Annotated[PositiveFloat, MayChange()] = Field(
+        0.05, description="nats a token between sampling and training forward, above which a run warns"
+    )
+    engine_gap_stop: Annotated[PositiveFloat, MayChange()] = Field(
+        0.5, description="the same, above which it stops"
+    )
+    importance_cap: PositiveFloat | None = Field(
+        None,
+        description="weight tokens by p(trainer) / p(engine), at most this; null: trust the engine",
+    )
+    checkpoint_every: Annotated[PositiveInt, MayChange()] = Field(
+        1, description="iterations between checkpoints"
+    )
+
+    @model_validator(mode="after")
+    def _sizes(self) -> PPO:
+        if self.rollout_batch_size % self.minibatch_size:
+            raise ValueError(
+                f"rollout_batch_size ({self.rollout_batch_size}) must be a multiple of "
+                f"minibatch_size ({self.minibatch_size})"
+            )
+        if self.rollout_batch_size % self.responses_per_prompt:
+            raise ValueError(
+                f"rollout_batch_size ({self.rollout_batch_size}) must be a multiple of "
+                f"responses_per_prompt ({self.responses_per_prompt})"
+            )
+        if self.min_response_tokens >= self.max_response_tokens:
+            raise ValueError(
+                f"min_response_tokens ({self.min_response_tokens}) must be less than "
+                f"max_response_tokens ({self.max_response_tokens}): no response could end with EOS"
+            )
+        if self.kl_target and not self.kl_coef:
+            raise ValueError("kl_target steers kl_coef by factors, and kl_coef is 0: start above it")
+        return self
+
+    @model_validator(mode="after")
+    def _engine(self) -> PPO:
+        if self.engine == "vllm" and not re.match(r"https?://[^/\s]", self.engine_url or ""):
+            raise ValueError(
+                "engine vllm is a server: set engine_url to where it listens, such as http://localhost:8000"
+            )
+        if self.engine != "vllm" and self.engine_url:
+            raise ValueError(f"engine_url is for engine vllm, and the engine is {self.engine}")
+        return self
+
+    @model_validator(mode="after")
+    def _best(self) -> PPO:
+        if self.keep == "best" and self.evaluate_every is None:
+            raise ValueError("keep: best compares evaluations: set evaluate_every")
+        return self
+
+    @model_validator(mode="after")
+    def _advantage(self) -> PPO:
+        if self.advantage in ("rloo", "group") and self.responses_per_prompt < 2:
+            raise ValueError(
+                f"advantage: {self.advantage} compares the responses to a prompt, and there is 1: set "
+                "responses_per_prompt to 2 or more"
+            )
+        unused = [] if self.has_value_model else [*_OF_VALUE_MODEL]
+        unused += ["gamma"] if self.advantage in ("rloo", "group") else []
+        fields = type(self).model_fields
+        if idle := [key for key in unused if getattr(self, key) != fields[key].default]:
+            raise ValueError(
+                f"{', '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing with advantage: "
+                f"{self.advantage}"
+                + ("" if idle == ["gamma"] else ", which has no value model")
+                + ": take it out, or choose `advantage: gae`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sources(self) -> PPO:
+        labels = [reward.label for reward in self.rewards or ()]
+        if double := [label for i, label in enumerate(labels) if label in labels[:i]]:
+            raise ValueError(f"two of rewards are called {double[0]}: give them a name each (`name: …`)")
+        if taken := [label for label in labels if label in ("score", "score_std", "total")]:
+            raise ValueError(f"{taken[0]} is a metric of its own: give that source of rewards another name")
+        if self.has_value_model and self.value_init == "reward" and not self.judged_by_model:
+            raise ValueError(
+                "the value model starts as the reward model, and none is among rewards: set "
+                "`value_init: policy`, or an `advantage` without a value model"
+            )
+        if self.value_model == "shared" and self.value_init == "reward":
+            raise ValueError(
+                "a head on the policy's adapter cannot start as the reward model, whose adapter is another: "
+                "set `value_init: policy`"
+            )
+        return self
+
+    @property
+    def has_value_model(self) -> bool:
+        """Whether advantages are taken from a value model, which is then trained beside the policy."""
+        return self.advantage == "gae"
+
+    @property
+    def judged_by_model(self) -> bool:
+        """Whether a reward model is among the sources of rewards."""
+        return self.rewards is None or any(reward.run for reward in self.rewards)
+
+    @property
+    def needs_rm(self) -> bool:
+        """Whether the reward model of `rm`, or of this run, has to be there."""
+        return self.rewards is None or any(reward.run == "this" for reward in self.rewards)

@@ -1,0 +1,241 @@
+"""What a response is worth: a weighted sum of reward models, functions and services.
+
+A reward model of the policy's base is an adapter beside the policy's; one of another base brings its
+own. Each process judges its own rows.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from align.data import imports
+from align.data.tokenize import Encodings
+from align.errors import UserError
+from align.models.adapters import read_score_std
+from align.models.base import Base, find_base
+from align.models.batch import PrefixStates
+from align.models.forward import Forward
+from align.models.roles import Roles
+from align.processes import distributed
+from align.recipe.ppo import PPO, Reward
+from align.recipe.sections import Recipe
+from align.rewards.external import Service, Texts, by_function
+from align.rewards.model import OwnModel
+from align.run.lineage import as_trained, parent
+from align.run.manifest import ParentRef
+from align.sampling.params import Sampled
+
+Score = Callable[[Texts], Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source that was found and verified, its model not yet loaded."""
+
+    name: str
+    weight: float
+    adapter: Path | None = None  # the final/ of a reward model of the policy's base
+    foreign: Recipe | None = None  # of a reward model with another base, which lies at `final`
+    final: Path | None = None
+    trained_on: Mapping[str, str] = field(default_factory=dict)  # base and template, with another base
+    judge: Score | None = None  # a function or a service
+    parent: ParentRef | None = None  # None for a service
+
+
+def find_sources(recipe: Recipe, lineage: Mapping[str, str]) -> list[Source]:
+    """The sources that the recipe names; `lineage`: base and template of this run.
+
+    Raises MissingStage where a reward model has not been trained, UserError where a run or function
+    cannot be used.
+    """
+    if recipe.ppo.rewards is None:
+        return [_own_rm(recipe, "model", 1.0, lineage)]
+    return [_found(recipe, reward, lineage) for reward in recipe.ppo.rewards]
+
+
+def _own_rm(recipe: Recipe, name: str, weight: float, lineage: Mapping[str, str]) -> Source:
+    rm = parent(recipe, "rm", recipe.ppo.rm, lineage)
+    return Source(name, weight, adapter=rm.final, final=rm.final, parent=rm.ref("rm"))
+
+
+def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Source:
+    name, weight, key = reward.label, reward.weight, f"reward/{reward.label}"
+    if reward.run == "this":
+        return _own_rm(recipe, name, weight, lineage)
+    if reward.run:
+        theirs, manifest = as_trained(Path(reward.run), "rm")
+        same = all(manifest.shared[part] == mine for part, mine in lineage.items())
+        rm = parent(recipe if same else theirs, "rm", reward.run, lineage if same else {})
+        if same:
+            return Source(name, weight, adapter=rm.final, final=rm.final, parent=rm.ref("reward", key))
+        if (code := theirs.base.foreign_code) and not recipe.base.trust_remote_code:
+            raise UserError(
+                f"ppo.rewards: loading {reward.run} runs {' and '.join(code)}; that is done only where this "
+                "recipe says so: base.trust_remote_code: true"
+            )
+        ref = rm.ref("reward", key, manifest.base)
+        return Source(name, weight, foreign=theirs, final=rm.final, trained_on=manifest.shared, parent=ref)
+    if reward.function:
+        given, function = reward.function, _function(reward.function)
+        return Source(
+            name,
+            weight,
+            judge=lambda texts: by_function(given, function, texts),
+            parent=ParentRef(kind="function", name=key, digest=imports.digest(given, function)),
+        )
+    return Source(name, weight, judge=Service(str(reward.url), reward.timeout).scores)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    try:
+        found = imports.load(name)
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"ppo.rewards: the function {name} cannot be loaded: {imports.last_line(error)}. A module is "
+            "looked for beside the recipe, in the working directory, and where Python finds packages"
+        ) from error
+    if not callable(found):
+        raise UserError(
+            f"ppo.rewards: {name} is a {type(found).__name__}, not a function of prompts and responses"
+        )
+    try:
+        takes = inspect.signature(found)
+    except ValueError:  # some functions in C do not tell
+        return found
+    try:
+        takes.bind([], [])
+    except TypeError as error:
+        raise UserError(
+            f"ppo.rewards: {name}{takes} cannot be called with prompts and responses ({error}): it gets "
+            "two lists"
+        ) from error
+    return found
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """The sources of a run, ready to judge. `roles`: of those that are adapters on the policy's base."""
+
+    names: Sequence[str]
+    weights: Sequence[float]
+    roles: Mapping[str, str]  # by name
+    judges: Mapping[str, Score]  # by name
+    score_stds: Mapping[str, float]  # by name; what a reward model's scores are divided by
+
+    def adapters(self, forward: Forward, prefix: PrefixStates) -> dict[str, Tensor]:
+        """What the reward models of the policy's base say of a microbatch: by name, [b]."""
+        return {name: forward.scores(role, prefix) for name, role in self.roles.items()}
+
+    def all(self, scores: Mapping[str, Tensor], texts: Texts | None, device: torch.device) -> Judged:
+        """The scores of adapters [B] with those of the other sources, and their weighted sum."""
+        parts = dict(scores)
+        if texts is not None and texts.responses:
+            parts |= {name: judge(texts).to(device) for name, judge in self.judges.items()}
+        ordered = {name: parts[name] for name in self.names}
+        return Judged(self._sum(ordered), ordered)
+
+    def _sum(self, parts: Mapping[str, Tensor]) -> Tensor:
+        if list(self.weights) == [1.0]:
+            return parts[self.names[0]]
+        weighted = [
+            weight * parts[name] / self.score_stds.get(name, 1.0)
+            for name, weight in zip(self.names, self.weights, strict=True)
+        ]
+        return torch.stack(weighted).sum(0)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Scores [B], and what each source said [B], by name."""
+
+    scores: Tensor
+    parts: dict[str, Tensor]
+
+
+def load_rewards(
+    sources: Sequence[Source], roles: Roles, device: torch.device, scale: bool
+) -> tuple[Rewards, float]:
+    """Give the sources' models their places; roles are added to the policy's base.
+
+    Returns the rewards and what their sum is to be divided by: with `scale`, the spread of the only
+    source's scores; of several, each reward model's scores are divided by their own spread.
+    """
+    adapters: dict[str, str] = {}
+    judges: dict[str, Score] = {}
+    score_stds: dict[str, float] = {}
+    for source in sources:
+        if source.adapter is not None:
+            role = f"reward{len(adapters)}" if adapters else "reward"
+            roles.add(role, source.adapter, trains=False)
+            roles.add_head(role, source.adapter)
+            adapters[source.name] = role
+        elif source.foreign is not None:
+            judges[source.name] = _own_model(source, device).scores
+        elif source.judge is not None:
+            judges[source.name] = source.judge
+        if scale and source.final is not None:
+            score_stds[source.name] = read_score_std(source.final)
+    alone = len(sources) == 1
+    score_std = score_stds.get(sources[0].name, 1.0) if alone else 1.0
+    names = [source.name for source in sources]
+    weights = [source.weight for source in sources]
+    return Rewards(names, weights, adapters, judges, {} if alone else score_stds), score_std
+
+
+def _own_model(source: Source, device: torch.device) -> OwnModel:
+    recipe, final = source.foreign, source.final
+    assert recipe is not None and final is not None
+    who = f"ppo.rewards: the reward model {source.name}"
+    base = find_base(recipe.base)
+    template = base.template(recipe.data.template)
+    found = {"base": base.fingerprint, "template": template.hash}
+    if changed := [part for part, mine in found.items() if source.trained_on.get(part) != mine]:
+        raise UserError(f"{who} was trained with another {' and '.join(changed)} than the one there now")
+    roles = Roles(base.load_model(device))
+    roles.add("reward", final, trains=False)
+    roles.add_head("reward", final)
+    return OwnModel(who, base, template, Forward(roles), recipe.rm.microbatch_tokens)
+
+
+def texts_of(
+    rewards: Rewards,
+    sampled: Sequence[Sampled],
+    prompts: Sequence[list[int]],
+    rows: Sequence[int],
+    base: Base,
+) -> Texts | None:
+    """Responses to these rows of the prompts as text; None where every source reads the policy's tokens.
+
+    Prompts are given as the data have them; where that is not known, as the tokenizer reads the ids.
+    """
+    if not rewards.judges:
+        return None
+    tokenizer = base.tokenizer
+    asked = (
+        [prompts.records[row].prompt for row in rows]
+        if isinstance(prompts, Encodings)
+        else [tokenizer.decode(prompts[row], skip_special_tokens=True) for row in rows]
+    )
+    return Texts(
+        asked,
+        [tokenizer.decode(one.response, skip_special_tokens=True) for one in sampled],
+        [one.response[-1] == tokenizer.eos_token_id for one in sampled],
+    )
+
+
+def part_metrics(parts: Mapping[str, Tensor], cfg: PPO, accel: Accelerator) -> dict[str, float]:
+    """The mean of what each named source said, over all processes' responses."""
+    if cfg.rewards is None:
+        return {}
+    sums = torch.stack([part.double().sum() for part in parts.values()])
+    count = torch.full_like(sums[:1], len(next(iter(parts.values()))))
+    *totals, rows = distributed.total(torch.cat([sums, count]), accel).tolist()
+    return {f"reward/{name}": total / rows for name, total in zip(parts, totals, strict=True)}

@@ -1,0 +1,51 @@
+"""Opens the engine that samples responses: one protocol, an engine a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from align.errors import UserError
+from align.models.base import Base
+from align.models.roles import Roles
+from align.recipe.ppo import PPO
+from align.sampling.params import Engine, SamplingParams
+
+EngineName = Literal["hf", "paged", "vllm"]
+
+
+def sampling_params(cfg: PPO, base: Base) -> SamplingParams:
+    """What a recipe says of sampling. A pass that keeps no activations holds four times the tokens."""
+    return SamplingParams(
+        temperature=cfg.temperature,
+        eos_id=int(base.tokenizer.eos_token_id),
+        pad_id=base.pad_id,
+        max_tokens=cfg.max_response_tokens,
+        batch_tokens=cfg.microbatch_tokens * 4,
+        min_tokens=cfg.min_response_tokens,
+    )
+
+
+def open_engine(name: EngineName, url: str | None, roles: Roles, folder: Path) -> Engine:
+    """The engine of this name, which samples from `roles`.
+
+    url: where a vLLM server listens. folder: where this process alone writes adapters for that server.
+    Raises UserError where the engine cannot be used.
+    """
+    if name == "paged":
+        if roles.shard_group:
+            raise UserError(
+                "engine paged cannot sample from a base that is sharded: its scheduler decides for each "
+                "process alone when there is a pass, and a pass here is one of all processes. Use hf or "
+                "vllm, or distributed_type MULTI_GPU"
+            )
+        from align.sampling.paged import Paged
+
+        return Paged(roles)
+    if name == "vllm":
+        from align.sampling.vllm import Vllm
+
+        return Vllm(roles, str(url), folder)
+    from align.sampling.sampler import Hf
+
+    return Hf(roles)

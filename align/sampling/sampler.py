@@ -1,0 +1,164 @@
+"""Sampling with transformers' own forward pass and cache: the default engine, on any device.
+
+A token is the inverse of its distribution function at a number u(draws, row, position), so
+a row's response depends on nothing but its prompt, the policy and that number: not on its batch, not
+on the process that samples it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from align.models.passes import microbatches
+from align.models.roles import Roles
+from align.processes.distributed import highest
+from align.sampling.filters import narrowed
+from align.sampling.params import Draws, Sampled, SamplingParams
+
+
+@dataclass(frozen=True)
+class Hf:
+    """The roles themselves sample: there is nothing to hand over."""
+
+    roles: Roles
+
+    def update(self) -> None:
+        """The roles are the policy."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: list[list[int]],
+        draws: Draws,
+        params: SamplingParams,
+        role: str = "policy",
+        heard: Callable[[int], object] | None = None,
+    ) -> list[Sampled]:
+        """As the protocol says; `heard` is told each token as it comes.
+
+        Prompts of like length are decoded together, as many as stay within the budget at full length; rows
+        that follow each other with the same prompt share its pass. Finished rows leave the batch.
+        """
+        roles = self.roles
+        roles.activate(role)
+        numbers = uniforms(draws, params.max_tokens)
+        groups = _alike(prompts, params.max_tokens, params.batch_tokens)
+        sizes = [(len(group), len(prompts[group[0]]) + params.max_tokens) for group in groups]
+        done: dict[int, Sampled] = {}
+        batches = microbatches(sizes, params.batch_tokens)
+        idle = roles.more_elsewhere(len(batches))
+        for batch in batches:
+            parts = [groups[i] for i in batch]
+            rows = [row for part in parts for row in part]
+            asked = [(prompts[part[0]], len(part)) for part in parts]
+            found = _decode(roles, asked, numbers[rows], params, heard)
+            done.update(zip(rows, found, strict=True))
+        for _ in range(idle):
+            roles.idle()
+            _outlast(roles)
+        return [done[i] for i in range(len(prompts))]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def uniforms(draws: Draws, length: int) -> Tensor:
+    """Numbers in [0, 1), float64 [rows, length]."""
+    drawn = [torch.rand(length, generator=own, dtype=torch.float64) for own in draws.generators()]
+    return torch.stack(drawn) if drawn else torch.empty(0, length, dtype=torch.float64)
+
+
+def _alike(prompts: list[list[int]], length: int, tokens: int) -> list[list[int]]:
+    """Neighbours with the same prompt, no more than fit into the budget together."""
+    groups: list[list[int]] = []
+    for row, prompt in enumerate(prompts):
+        group = groups[-1] if groups else []
+        room = (len(group) + 1) * (len(prompt) + length) <= tokens
+        if group and room and prompts[group[0]] == prompt:
+            group.append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _decode(
+    roles: Roles,
+    asked: list[tuple[list[int], int]],
+    draws: Tensor,
+    params: SamplingParams,
+    heard: Callable[[int], object] | None,
+) -> list[Sampled]:
+    """Responses to prompts, each asked for so many times in succession."""
+    device = roles.base.device
+    prompts = [prompt for prompt, count in asked for _ in range(count)]
+    width = max(map(len, prompts))
+    ids = torch.tensor([[params.pad_id] * (width - len(p)) + p for p, _ in asked], device=device)
+    lengths = torch.tensor([len(p) for p, _ in asked], device=device)
+    mask = torch.arange(width, device=device) >= (width - lengths)[:, None]
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    draws = draws.to(device)
+    cache = DynamicCache(config=roles.base.config)
+    responses: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    alive = torch.arange(len(prompts), device=device)
+    head = roles.base.get_output_embeddings()
+    for step in range(draws.shape[1]):
+        hidden = roles.decoder(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, -1]
+        if len(hidden) < len(alive):  # after the prompts' pass, a row for each response
+            counts = torch.tensor([count for _, count in asked], device=device)
+            source = torch.arange(len(asked), device=device).repeat_interleave(counts)
+            cache.batch_select_indices(source)
+            hidden, mask, positions = hidden[source], mask[source], positions[source]
+        tokens, chosen = draw(head(hidden), draws[alive, step], step, params)
+        for row, token, logprob in zip(alive.tolist(), tokens.tolist(), chosen.tolist(), strict=True):
+            responses[row].append(token)
+            logprobs[row].append(logprob)
+            if heard is not None:
+                heard(token)
+        going = tokens != params.eos_id
+        if not going.any() or step + 1 == draws.shape[1]:
+            break
+        _any(True, roles)
+        positions = positions[:, -1:] + 1
+        if not going.all():
+            kept = going.nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            alive, tokens, mask, positions = alive[kept], tokens[kept], mask[kept], positions[kept]
+        ids = tokens[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+    _outlast(roles)
+    return [Sampled(p, r, lp) for p, r, lp in zip(prompts, responses, logprobs, strict=True)]
+
+
+def _outlast(roles: Roles) -> None:
+    """With a sharded base, go on until no process has a token to sample in this batch."""
+    while _any(False, roles):
+        roles.idle()
+
+
+def _any(samples: bool, roles: Roles) -> bool:
+    """Whether a process that shares the base has one more token to sample; every process asks after each."""
+    return bool(highest(int(samples), roles.shard_group)) if roles.shard_group else samples
+
+
+def draw(logits: Tensor, u: Tensor, step: int | Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """Tokens [B] at the distribution function's inverse of u [B], and their log probabilities [B].
+
+    logits [B, V] as the base gives them; step: how many tokens each response has already, one number or [B].
+    """
+    logits = logits.float() / params.temperature
+    if params.min_tokens:
+        early = torch.as_tensor(step, device=logits.device) < params.min_tokens
+        logits[:, params.eos_id].masked_fill_(early, float("-inf"))
+    logprobs = narrowed(logits, params.top_k, params.top_p).log_softmax(-1)
+    cdf = logprobs.double().exp_().cumsum(-1)
+    tokens = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True)[:, 0]
+    tokens = tokens.clamp(max=logits.shape[-1] - 1)
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]

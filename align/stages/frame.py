@@ -1,0 +1,194 @@
+"""What every stage starts with: processes, base, template, earlier stages, records, and its part of the run.
+
+A labeling database is read while people work in it, so two readings may differ. The main process reads
+once, for all; what it read goes into the run folder (see align.run.folder), and is what a stage that
+has begun goes on with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.utils.deterministic as deterministic
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedModel
+
+from align.data.labels import KINDS, Kind, read_labels
+from align.data.load import Split, load
+from align.data.rows import FileError
+from align.data.scan import T
+from align.data.tokenize import Encodings, Template
+from align.errors import UserError
+from align.models.base import Base, find_base
+from align.processes import distributed, sharding
+from align.recipe.sections import Entry, Recipe, Source
+from align.report.page import refresh
+from align.run import lineage, manifest
+from align.run.files import json_digest, write_text
+from align.run.folder import StageRun, open_stage, share_object
+from align.run.metrics import json_line
+from align.stage_table import Stage
+
+E = TypeVar("E")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The processes, the base (weights not yet loaded), and how text becomes tokens."""
+
+    accel: Accelerator
+    base: Base
+    template: Template
+
+    @property
+    def lineage(self) -> dict[str, str]:
+        """What all stages of a run must share."""
+        return {"base": self.base.fingerprint, "template": self.template.hash}
+
+    @property
+    def shard_group(self) -> Accelerator | None:
+        """The processes that share one copy of the base; None where each has its own."""
+        return sharding.shard_group(self.accel)
+
+    def load_model(self) -> PreTrainedModel:
+        """The base on this process's device, or its part of it; raises UserError as Base.load_model does."""
+        if self.shard_group is None:
+            return self.base.load_model(self.accel.device)
+        if self.base.spec.quantize:
+            raise UserError(
+                "base.quantize: a base in four bits is not sharded: give each process a copy "
+                "(distributed_type MULTI_GPU), or take quantize out"
+            )
+        model = self.base.load_model(torch.device("cpu"))
+        layers = getattr(model.base_model, "layers", None)
+        if not isinstance(layers, nn.ModuleList):
+            raise UserError(
+                f"base: {type(model).__name__} has no list of layers that could be sharded: use "
+                "distributed_type MULTI_GPU, or another base"
+            )
+        sharding.shard(layers, self.accel)
+        return model.to(self.accel.device)
+
+
+def set_up(recipe: Recipe) -> Setup:
+    """Raises UserError where the base is not there or does not go with the recipe's template."""
+    if recipe.run.threads:
+        torch.set_num_threads(recipe.run.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling fresh memory would cost time and change no result. (The stubs do not know the switch.)
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    base = find_base(recipe.base)
+    accel = distributed.accelerator(recipe.run.timeout)
+    return Setup(accel, base, base.template(recipe.data.template))
+
+
+def source(recipe: Recipe, kind: str, stage: str) -> Source:
+    """The recipe's source of one kind of records; UserError where `stage` needs it and it is not named."""
+    found: Source | None = getattr(recipe.data, kind)
+    if found is None:
+        raise UserError(
+            f"the recipe names no data.{kind}, and {stage} needs them: add `data: {{{kind}: FILE}}`"
+        )
+    return found
+
+
+class Inputs:
+    """What a stage is made of, read and verified before anything trains."""
+
+    def __init__(self, recipe: Recipe, stage: Stage, restart: bool) -> None:
+        """Raises UserError as `set_up` does."""
+        self.recipe, self.stage, self.restart = recipe, stage, restart
+        self.setup = set_up(recipe)
+        self.parents: list[manifest.ParentRef] = []
+        self._splits: dict[Kind, Split[Any]] = {}
+        self._labels: dict[str, bytes] = {}  # what was read of labeling databases, by entry of the recipe
+
+    def parent(self, kind: manifest.Kind, stage: Stage, run: str | None) -> Path:
+        """The final/ of a finished stage that this one starts from; raises as `lineage.parent` does."""
+        found = lineage.parent(self.recipe, stage, run, self.setup.lineage)
+        self.parents.append(found.ref(kind))
+        return found.final
+
+    def read(self, kind: type[T]) -> Split[T]:
+        """The recipe's records of this kind; raises UserError as `source` and `load` do."""
+        name = KINDS[kind]
+        spec = source(self.recipe, name, self.stage)
+        found = load(kind, spec, name, self.recipe.data.cache_folder, self._read_labels)
+        self._splits[kind] = found
+        return found
+
+    def encode(
+        self, stage: StageRun, kind: Kind, encode: Callable[..., Encodings[E]], limit: int
+    ) -> tuple[Encodings[E], Encodings[E]]:
+        """The tokens of what trains and of what is held out; what is left out is told.
+
+        encode: encode_demonstrations or one of its kin. limit: the most tokens of a record.
+        """
+        name, split = KINDS[kind], self._splits[kind]
+        skip = source(self.recipe, name, self.stage).on_bad_record == "skip"
+        cache = self.recipe.data.cache_folder
+        train, held_out = (
+            encode(self.setup.template, side, limit, where, cache=cache, skip=skip)
+            for side, where in (
+                (split.train, f"data.{name}"),
+                (split.held_out, f"data.{name} (held out)"),
+            )
+        )
+        if (found := [*split.skipped, *train.skipped, *held_out.skipped]) and stage.main:
+            path = stage.folder / "skipped.jsonl"
+            write_text(path, "".join(json_line(problem.to_dict()) for problem in found))
+            stage.say(f"{len(found)} records are left out; {path} lists them with what is wrong")
+        return train, held_out
+
+    @contextmanager
+    def open(self) -> Iterator[StageRun]:
+        """The stage's part of the run folder, as `open_stage` gives it; afterwards the run's page is made."""
+        with open_stage(
+            self.recipe,
+            self.stage,
+            self.setup.accel,
+            lineage=self.setup.lineage,
+            data={KINDS[kind]: split.fingerprint for kind, split in self._splits.items()},
+            parents=list(dict.fromkeys(self.parents)),
+            labels=self._labels,
+            restart=self.restart,
+        ) as stage:
+            before = stage.finished
+            yield stage
+            if stage.main and not before:
+                refresh(self.recipe.run.path, stage.say)
+
+    @cached_property
+    def _kept(self) -> dict[str, bytes]:
+        """What a stage that has begun had read of labeling databases."""
+        return {} if self.restart else lineage.kept_labels(self.recipe.run.path / self.stage)
+
+    def _read_labels(self, kind: Kind, entry: Entry) -> bytes:
+        """Records as JSON Lines; raises FileError, on every process, where the database gives none."""
+        key = f"{kind.__name__} {json_digest(entry.model_dump(exclude_defaults=True, exclude={'weight'}))}"
+        if key not in self._labels:
+            accel = self.setup.accel
+            read = self._content(key, kind, entry) if accel.is_main_process else None
+            content, place, wrong = share_object(read, accel)
+            if wrong:
+                raise FileError(place, wrong)
+            self._labels[key] = content
+        return self._labels[key]
+
+    def _content(self, key: str, kind: Kind, entry: Entry) -> tuple[bytes, str, str]:
+        """What there is, or where and what is wrong."""
+        try:
+            return self._kept[key] if key in self._kept else read_labels(kind, entry), "", ""
+        except FileError as error:
+            return b"", error.place, error.message
+        except UserError as error:
+            return b"", "", str(error)

@@ -1,0 +1,231 @@
+"""The ways to start several processes, and what becomes of them when one dies or all are told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from accelerate.commands.config import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from conftest import ROOT, align, make_recipe
+from ranks import FSDP2, ZERO2, ZERO3, Ranks, needs_deepspeed
+
+from align.errors import UserError
+from align.processes import launch
+
+CONFIGURATIONS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+
+
+def _final(recipe: Path, stage: str) -> dict[str, bytes]:
+    final = recipe.parent / "runs" / "tiny" / stage / "final"
+    return {p.name: p.read_bytes() for p in sorted(final.iterdir())}
+
+
+def _port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_accelerate_reads_what_is_shipped(path: Path) -> None:
+    args = launch_command_parser().parse_args(["--config_file", str(path), "-m", "align", "ppo", "r.yaml"])
+    args, config, _ = _validate_launch_command(args)
+    assert config.distributed_type.value in ("MULTI_GPU", "FSDP", "DEEPSPEED")
+    assert args.mixed_precision == "no"
+    assert args.num_processes == config.num_processes > 1
+    assert args.use_fsdp == (path.stem == "fsdp2")
+    if args.use_fsdp:
+        assert args.fsdp_version == 2
+    assert args.use_deepspeed == path.stem.startswith("zero")
+    if args.use_deepspeed:
+        assert f"zero{args.zero_stage}" == path.stem
+    text = path.read_text()
+    assert "# State: " in text  # what was run, and what not
+    assert path.name in (ROOT / "docs" / "processes.md").read_text()
+
+
+def test_there_are_configurations() -> None:
+    assert {path.stem for path in CONFIGURATIONS} >= {"ddp", "fsdp2", "multi-node", "zero2", "zero3"}
+    assert load_config_from_file(str(CONFIGURATIONS[0])).mixed_precision == "no"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("distributed_type: DEEPSPEED\ndeepspeed_config: {zero_stage: 3}\n", "not installed: pip install"),
+        ("distributed_type: MEGATRON_LM\n", "asks for Megatron-LM"),
+        ("distributed_type: [\n", "is not an accelerate configuration"),
+        ("distributed_type: FSDP\nno_such_key: 1\n", "is not an accelerate configuration"),
+    ],
+)
+def test_a_configuration_that_cannot_be_had_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    config = tmp_path / "accelerate.yaml"
+    config.write_text(
+        "compute_environment: LOCAL_MACHINE\nnum_machines: 1\nnum_processes: 2\nmixed_precision: 'no'\n"
+        f"use_cpu: false\n{text}"
+    )
+    with pytest.raises(UserError, match=said):
+        launch.start("sft", ["sft", "recipe.yaml"], None, config)
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed, which is not installed"),
+        pytest.param(
+            ZERO3 | {"ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"},
+            "asks for offload_param_device cpu",
+            marks=needs_deepspeed,
+        ),
+        pytest.param(
+            ZERO3 | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "ds.json"},
+            "names a deepspeed_config_file",
+            marks=needs_deepspeed,
+        ),
+        pytest.param(
+            ZERO3 | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "asks for zero_stage 0", marks=needs_deepspeed
+        ),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "asks for FSDP 1"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+            "asks for fsdp_offload_params",
+        ),
+    ],
+)
+def test_another_launcher_s_wish_is_refused_too(
+    group: Ranks, tiny_recipe: Callable[..., Path], environment: dict[str, str], said: str
+) -> None:
+    ended = group.run("sft", tiny_recipe(), **environment)
+    assert ended.codes == [2, 2], ended.output
+    assert said in ended.output[0]
+
+
+@pytest.mark.parametrize(
+    ("codes", "known"),
+    [((143, 143), 143), ((143, -15), 143), ((130, -2), 130), ((143, -9), 0), ((1, -15), 0)],
+)
+def test_who_stops_and_who_is_ended_meanwhile_have_one_code(codes: tuple[int, int], known: int) -> None:
+    """A process that stops is ended by the launcher where another has stopped before it."""
+    failures = {rank: SimpleNamespace(exitcode=code) for rank, code in enumerate(codes)}
+    assert launch._signalled(SimpleNamespace(failures=failures)) == known  # type: ignore[arg-type]
+
+
+def test_a_killed_process_ends_the_command_with_a_message(
+    group: Ranks, tmp_path: Path, tiny_base: Path
+) -> None:
+    """The launcher's own end: nobody waits for the one that is gone, and the next start goes on."""
+    recipe = make_recipe(tmp_path, tiny_base)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import ranks\n"
+        "    ranks.arm('align.stages.trainer:set_seed', 4, 'after', signal.SIGKILL)\n"
+    )
+    done = align("sft", recipe, "--num-processes", "2", PYTHONPATH=f"{tmp_path}:{PATHS['PYTHONPATH']}")
+    assert done.returncode == 1, done.stderr
+    assert "the same command goes on from the last checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+    ended = group.run("sft", recipe)
+    assert ended.codes == [0, 0], ended.output
+    assert "sft goes on from step 2" in ended.output[0]
+
+
+@pytest.mark.slow
+def test_sigterm_reaches_every_process(group: Ranks, tmp_path: Path, tiny_base: Path) -> None:
+    settings = {"sft": {"steps": 400, "batch_size": 4, "checkpoint_every": 2}}
+    recipe = make_recipe(tmp_path, tiny_base, **settings)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "align", "sft", str(recipe), "--num-processes", "2"],
+        cwd=ROOT,
+        env={**os.environ, **PATHS},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    checkpoints = tmp_path / "runs" / "tiny" / "sft" / "checkpoints"
+    end = time.monotonic() + 200
+    while not list(checkpoints.glob("step-*")) and time.monotonic() < end:
+        time.sleep(0.1)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) >= 2
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert "stopped: the same command goes on from the last checkpoint" in stderr
+    assert "Traceback" not in stderr
+    assert not psutil.wait_procs(workers, timeout=5)[1]
+    again = group.run("sft", recipe, at=("align.stages.trainer:set_seed", 3, "after"), do={0: "SIGKILL"})
+    assert "sft goes on from step" in again.output[0], again.output
+
+
+def _machines(recipe: Path, lines: list[list[str]]) -> None:
+    """Start a launcher for each of the machines, and wait for all of them."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", *line, "-m", "align", "sft", str(recipe)],
+            cwd=ROOT,
+            env={**os.environ, **PATHS},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for line in lines
+    ]
+    output = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], output
+    assert sum("sft has finished" in text for text in output) == 1
+
+
+def _torchrun(port: str, number: int) -> list[str]:
+    options = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port}"
+    return ["torch.distributed.run", *options.split()]
+
+
+def _accelerate(port: str, number: int) -> list[str]:
+    where = f"--main_process_ip 127.0.0.1 --main_process_port {port} --machine_rank {number}"
+    file = str(ROOT / "recipes" / "accelerate" / "multi-node.yaml")
+    options = ["--config_file", file, "--num_processes", "2", *where.split()]
+    return ["accelerate.commands.launch", *options]
+
+
+@pytest.mark.parametrize(
+    "launcher", [_torchrun, pytest.param(_accelerate, marks=pytest.mark.slow)], ids=["torchrun", "accelerate"]
+)
+def test_two_machines_give_what_one_with_two_processes_gives(
+    group: Ranks, tmp_path: Path, tiny_base: Path, launcher: Callable[[str, int], list[str]]
+) -> None:
+    """Two launchers with a process each, over loopback."""
+    apart, together = make_recipe(tmp_path / "2", tiny_base), make_recipe(tmp_path / "1", tiny_base)
+    port = _port()
+    _machines(apart, [launcher(port, number) for number in (0, 1)])
+    assert group.run("sft", together).codes == [0, 0]
+    assert _final(apart, "sft") == _final(together, "sft")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["fsdp2", *(pytest.param(zero, marks=needs_deepspeed) for zero in ("zero2", "zero3"))]
+)
+def test_the_shipped_configurations_share_out(
+    group: Ranks, tmp_path: Path, tiny_base: Path, name: str
+) -> None:
+    recipe, other = make_recipe(tmp_path / "1", tiny_base), make_recipe(tmp_path / "2", tiny_base)
+    config = ROOT / "recipes" / "accelerate" / f"{name}.yaml"
+    said = {"fsdp2": FSDP2, "zero2": ZERO2, "zero3": ZERO3}[name]
+    paths = os.pathsep.join([str(ROOT), said.get("PYTHONPATH", "")])
+    asked = ["--accelerate-config", config, "--num-processes", "2"]
+    done = align("sft", recipe, *asked, PYTHONPATH=paths)
+    assert done.returncode == 0, done.stderr
+    assert "are shared out among 2 processes" in done.stdout
+    assert group.run("sft", other, **said).codes == [0, 0]
+    assert _final(recipe, "sft") == _final(other, "sft")

@@ -1,0 +1,221 @@
+"""Our side of a vLLM server: what is asked for, what is made of the answers, and what is said of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from vllm_server import Fake, Refusal, serving
+
+from align.errors import AlignError, UserError
+from align.models.batch import collate
+from align.models.forward import Forward
+from align.models.lora import lora_config
+from align.models.roles import Roles
+from align.recipe.sections import Lora
+from align.sampling.params import Draws, Sampled, SamplingParams
+from align.sampling.sampler import Hf
+from align.sampling.vllm import Vllm
+from align.seeds import generator
+
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6, 7]]
+ROWS = [4, 5, 6, 7]
+PARAMS = SamplingParams(temperature=0.8, eos_id=1, pad_id=0, max_tokens=8, batch_tokens=1000, min_tokens=3)
+
+
+def draws(step: int, rows: Sequence[int] = ROWS) -> Draws:
+    return Draws(3, "test", step, rows)
+
+
+@pytest.fixture
+def fake(tiny_base: Path) -> Fake:
+    return Fake(tiny_base)
+
+
+@pytest.fixture
+def url(fake: Fake) -> Iterator[str]:
+    with serving(fake) as address:
+        yield address
+
+
+@pytest.fixture
+def roles(tiny_base: Path) -> Roles:
+    model = AutoModelForCausalLM.from_pretrained(tiny_base).requires_grad_(False).eval()
+    roles = Roles(model)
+    for role in ("policy", "reference"):
+        lora = lora_config(Lora(rank=4, alpha=8, targets=["q_proj", "v_proj"], layers=2), model)
+        roles.add(role, lora, trains=role == "policy")
+    move(roles)
+    return roles
+
+
+def move(roles: Roles) -> None:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in roles.parameters_of("policy").values():
+            parameter.add_(torch.randn_like(parameter) / 3)
+
+
+def gap(roles: Roles, sampled: list[Sampled], params: SamplingParams = PARAMS, role: str = "policy") -> float:
+    """The largest difference to the trainer's log probabilities."""
+    forward = Forward(roles, params.eos_id, params.min_tokens)
+    batch = collate([(s.prompt, s.response) for s in sampled], pad_id=0)
+    logprobs, _, _ = forward.logprobs(role, forward.prefix(batch), params.temperature)
+    pairs = [
+        (x, y) for i, s in enumerate(sampled) for x, y in zip(logprobs[i].tolist(), s.logprobs, strict=False)
+    ]
+    return max(abs(x - y) for x, y in pairs)
+
+
+def test_the_server_samples_with_the_policy_of_now(
+    roles: Roles, fake: Fake, url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "engine"
+    engine = Vllm(roles, f"{url}/v1/", folder)
+    for iteration in (0, 1):
+        engine.update()
+        assert gap(roles, engine.sample(PROMPTS, draws(iteration), PARAMS)) < 1e-5
+        assert len(fake.adapters) == len(list(folder.iterdir())) == 1
+        move(roles)
+    assert len(set(fake.loaded)) == 2
+    fake.stale = True
+    engine.update()
+    assert gap(roles, engine.sample(PROMPTS, draws(2), PARAMS)) > 0.01
+    engine.close()
+    assert not fake.adapters and not folder.exists()
+
+
+def test_a_row_is_a_function_of_seed_iteration_and_row(
+    roles: Roles, fake: Fake, url: str, tmp_path: Path
+) -> None:
+    engine = Vllm(roles, url, tmp_path / "engine")
+    engine.update()
+    sampled = engine.sample(PROMPTS, draws(0), PARAMS)
+    assert [s.prompt for s in sampled] == PROMPTS
+    assert sampled[0].response != sampled[3].response  # one prompt, two rows
+    assert engine.sample([PROMPTS[2]], draws(0, [6]), PARAMS) == [sampled[2]]
+    assert engine.sample([PROMPTS[2]], draws(1, [6]), PARAMS) != [sampled[2]]
+    for other in (replace(draws(0, [6]), seed=4), replace(draws(0, [6]), name="other")):
+        assert engine.sample([PROMPTS[2]], other, PARAMS) != [sampled[2]]
+    assert len({asked["seed"] for asked in fake.asked}) == len(PROMPTS) + 3
+    named = Draws(3, "generate", "r/sft 1", [("key", 0)])
+    engine.sample([PROMPTS[2]], named, PARAMS)
+    assert fake.asked[-1]["seed"] == generator(3, "generate", "r/sft 1", "key", 0).initial_seed()
+    assert engine.sample([], draws(0, []), PARAMS) == []
+
+
+def test_responses_end_with_our_eos_and_not_too_early(
+    roles: Roles, fake: Fake, url: str, tmp_path: Path
+) -> None:
+    first = Vllm(roles, url, tmp_path / "engine")
+    first.update()
+    eos = first.sample(PROMPTS, draws(0), PARAMS)[0].response[4]
+    params = replace(PARAMS, eos_id=eos)
+    sampled = first.sample(PROMPTS * 8, draws(0, range(32)), params)
+    assert any(eos in s.response for s in sampled)
+    for one in sampled:
+        assert eos not in one.response[:3] and eos not in one.response[:-1]
+        assert one.response[-1] == eos or len(one.response) == 8
+    assert gap(roles, sampled, params) < 1e-5
+
+
+def test_a_frozen_role_is_handed_over_once_and_the_base_never(
+    roles: Roles, fake: Fake, url: str, tmp_path: Path
+) -> None:
+    roles.share("plain", "base", trains=False)
+    engine = Vllm(roles, url, tmp_path / "engine")
+    for iteration in range(2):
+        engine.update()
+        for role in ("reference", "plain", "policy"):
+            assert gap(roles, engine.sample(PROMPTS, draws(iteration), PARAMS, role), role=role) < 1e-5
+        assert len(fake.adapters) == 2
+    assert len(fake.loaded) == 3  # the policy twice
+    assert fake.asked[4]["model"] == str(fake.base)
+    engine.close()
+    assert not fake.adapters and fake.base.exists()
+
+
+def test_top_k_and_top_p_and_what_is_heard(roles: Roles, fake: Fake, url: str, tmp_path: Path) -> None:
+    engine = Vllm(roles, url, tmp_path / "engine")
+    greedy = replace(PARAMS, top_k=1)
+    expected = Hf(roles).sample(PROMPTS, draws(0), greedy)
+    assert [one.response for one in engine.sample(PROMPTS, draws(0), greedy)] == [
+        one.response for one in expected
+    ]
+    told: list[int] = []
+    (one,) = engine.sample(PROMPTS[:1], draws(0, [4]), replace(PARAMS, top_p=0.5), heard=told.append)
+    assert told == one.response
+    assert (fake.asked[-1]["top_k"], fake.asked[-1]["top_p"]) == (0, 0.5)
+
+
+def test_connections_are_used_again(roles: Roles, fake: Fake, url: str, tmp_path: Path) -> None:
+    engine = Vllm(roles, url, tmp_path / "engine")
+    engine.update()
+    for iteration in range(3):
+        engine.sample(PROMPTS, draws(iteration), PARAMS)
+    assert len(fake.asked) == 3 * len(PROMPTS) and fake.connections <= len(PROMPTS)
+
+
+def test_what_a_killed_run_left_is_taken_away(roles: Roles, fake: Fake, url: str, tmp_path: Path) -> None:
+    killed = Vllm(roles, url, tmp_path / "engine")
+    killed.update()
+    assert len(fake.adapters) == 1
+    again = Vllm(roles, url, tmp_path / "engine")
+    assert not fake.adapters and not (tmp_path / "engine").exists()
+    again.update()
+    fake.adapters.clear()  # the server was started anew
+    again.close()
+
+
+def test_no_server_is_told_at_once(roles: Roles, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no vLLM server answers at http://127\.0\.0\.1:9 .*docs/ppo\.md"):
+        Vllm(roles, "http://127.0.0.1:9", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"choices": [{"token_ids": None, "logprobs": None}]}, "without token ids or log probabilities"),
+        ({"choices": []}, "without token ids or log probabilities"),
+        ({"choices": [{"token_ids": [5, 6], "logprobs": {"token_logprobs": [-1.0, -1.0]}}]}, "end neither"),
+        ({"choices": [{"token_ids": [5, 1], "logprobs": {"token_logprobs": [-1.0]}}]}, "2 tokens with 1 log"),
+        ({"choices": [{"token_ids": [], "logprobs": {"token_logprobs": []}}]}, "0 tokens"),
+    ],
+)
+def test_an_answer_that_cannot_be_trained_on_is_refused(
+    roles: Roles,
+    fake: Fake,
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: dict[str, Any],
+    said: str,
+) -> None:
+    engine = Vllm(roles, url, tmp_path / "engine")
+    engine.update()
+    monkeypatch.setattr(fake, "_complete", lambda _: answer)
+    with pytest.raises(AlignError, match=said):
+        engine.sample(PROMPTS, draws(0), PARAMS)
+
+
+def test_what_the_server_says_reaches_the_person(
+    roles: Roles, fake: Fake, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Vllm(roles, url, tmp_path / "engine")
+    engine.update()
+    fake.adapters.clear()
+    with pytest.raises(AlignError, match=r"completions answered 404: .*The model `align-\w+` does not exist"):
+        engine.sample(PROMPTS, draws(0), PARAMS)
+
+    def refuse(**_: str) -> None:
+        raise Refusal(404, "Not Found")
+
+    monkeypatch.setattr(fake, "_load", refuse)
+    with pytest.raises(AlignError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        engine.update()
+    assert len(list((tmp_path / "engine").iterdir())) == 1
