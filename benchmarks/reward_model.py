@@ -170,7 +170,7 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
     from align.processes import distributed
     from align.recipe.sections import RM, Base
     from align.stages import rm
-    from align.stages.rm import Row
+    from align.stages.rm import RankingRow
 
     _, batch, steps, train, held_out = _data(arguments, k)
     cfg = RM(microbatch_tokens=10**6)
@@ -189,12 +189,12 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
     tokens = _count_tokens(model)
     clock = Clock()
     for step in range(steps):
-        rows = [Row(*train[i]) for i in step_rows(arguments.seed, "rm", step, batch, len(train))]
+        rows = [RankingRow(*train[i]) for i in step_rows(arguments.seed, "rm", step, batch, len(train))]
         sums = rm.gradients(forward, rows, cfg, accel)
         rm.update(forward, optimizer, sums, LEARNING_RATE, cfg, accel)
         clock.tick()
     figures = clock.figures(batch) | {"tokens": tokens() / (steps * batch)}
-    rows = [Row(*ranking) for ranking in held_out]
+    rows = [RankingRow(*ranking) for ranking in held_out]
     scores = score_rankings(forward, "reward", [row.encoded for row in rows], 4096)
     return figures | _accuracy(scores, held_out)
 

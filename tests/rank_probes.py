@@ -13,7 +13,7 @@ from peft import LoraConfig
 from torch.distributed.tensor import DTensor
 
 from align.cli.app import app
-from align.data.labels import Kind
+from align.data.labels import RecordType
 from align.data.tokenize import Template
 from align.models.base import find_base
 from align.models.forward import Forward
@@ -149,7 +149,7 @@ def _gradients(forward: Forward) -> list[list[float]]:
 def labels_of_one(recipe: str) -> None:
     """sft on a labeling database that is another one for all but the main process."""
 
-    def read(kind: Kind, entry: Entry) -> bytes:
+    def read(kind: RecordType, entry: Entry) -> bytes:
         assert os.environ["RANK"] == "0"
         return Path(entry.path).read_bytes()
 

@@ -152,7 +152,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 @pytest.mark.parametrize(
     ("room", "line", "wrong"),
     [
-        ("data", "from align.models.base import Base", ["models"]),
+        ("data", "from align.models.base import BaseCheckpoint", ["models"]),
         ("run", "def f():\n    import align.stages.sft", ["stages"]),
         ("objectives", "from align.errors import UserError", ["errors"]),
         ("stats", "from align.records import Ranking", ["records"]),

@@ -26,7 +26,7 @@ _OFTEN = 2000  # records between two words on how far it has come
 
 
 @dataclass(frozen=True)
-class Reader:
+class TextMeasure:
     """With what texts are measured."""
 
     template: Template | None  # None: there is no tokenizer, and lengths are in characters
@@ -37,7 +37,7 @@ class Reader:
 
 
 @dataclass(slots=True)
-class Row:
+class MeasuredRow:
     """What stays of a record."""
 
     place: str
@@ -60,7 +60,7 @@ class Row:
 class Pile:
     """One side of one kind, and what was seen in its records: how often, and where first."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[MeasuredRow] = field(default_factory=list)
     used: int = 0  # of the rows, those that a stage does not leave out, whatever their length
     counts: Counter[str] = field(default_factory=Counter)
     places: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -90,7 +90,7 @@ class Gathered:
         return self.train if name == "train" else self.held_out
 
 
-def gather(kind: str, source: Source, reader: Reader) -> Gathered:
+def gather(kind: str, source: Source, reader: TextMeasure) -> Gathered:
     """Read what `data.<kind>` names; raises UserError where the cache cannot be written."""
     gathered = Gathered(kind, source, WrongRecords(kind, skipped=source.on_bad_record == "skip"))
     reader.tell(f"{kind}: reading")
@@ -102,7 +102,7 @@ def gather(kind: str, source: Source, reader: Reader) -> Gathered:
 
 
 def _measure(
-    records: Records[Any], trains: NDArray[np.bool_], gathered: Gathered, pile: Pile, reader: Reader
+    records: Records[Any], trains: NDArray[np.bool_], gathered: Gathered, pile: Pile, reader: TextMeasure
 ) -> None:
     """Add the records to the pile, one after the other; `trains` [N] as in `Survey`."""
     once: dict[Any, Any] = {}  # labelers and ranks: once in memory, however many records say them
@@ -114,7 +114,7 @@ def _measure(
             gathered.wrong.add(Problem(records.place(i), found.field, found.message))
             continue
         ranks, labeler = (record.ranks, record.labeler) if isinstance(record, Ranking) else ((), None)
-        row = Row(
+        row = MeasuredRow(
             records.place(i),
             opening(record.prompt),
             prompt,
@@ -131,7 +131,7 @@ def _measure(
 
 
 def _lengths(
-    records: Records[Any], trains: NDArray[np.bool_], kind: str, reader: Reader
+    records: Records[Any], trains: NDArray[np.bool_], kind: str, reader: TextMeasure
 ) -> Iterator[list[int] | RecordError]:
     """For each record the lengths of prompt and responses, or why it has none."""
     template = reader.template
@@ -150,7 +150,7 @@ def _lengths(
         yield next(first if trained else rest)
 
 
-def _mark(record: Record, row: Row, pile: Pile, reader: Reader) -> None:
+def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> None:
     """Note what is odd about one record."""
     texts, prompt = responses_of(record), _prompt_text(record)
     if len(texts) > 1:

@@ -72,7 +72,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelFacts:
     """What rankings say, in numbers."""
 
     k: dict[int, int]  # how many records have K responses
@@ -99,7 +99,7 @@ class Set:
     records: int
     repeats: Repeats
     lengths: Lengths | None  # None without records
-    labels: Labels | None  # None unless rankings
+    labels: LabelFacts | None  # None unless rankings
     identical: int  # records with a response twice
     near_identical: int  # records with two responses that are nearly the same
     says_nothing: int  # responses of punctuation only
@@ -138,7 +138,7 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class LabelerAgreement:
     """What rankings of the same prompts say of each other, on one side."""
 
     side: Side
@@ -180,7 +180,7 @@ class Report:
     code: list[str]  # what of other people's code would run
     sets: list[Set]
     length_bias: LengthBias | None
-    agreement: list[Agreement]
+    agreement: list[LabelerAgreement]
     leaks: list[Leak]
     wrong_records: list[WrongRecords]
     findings: list[Finding]

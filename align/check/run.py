@@ -13,8 +13,8 @@ from rich.console import Console
 
 from align import __version__
 from align.check import findings, summary, template
-from align.check.gather import Gathered, Reader, gather
-from align.check.result import KINDS, SEVERITIES, Agreement, Finding, Report, Set
+from align.check.gather import Gathered, TextMeasure, gather
+from align.check.result import KINDS, SEVERITIES, Finding, LabelerAgreement, Report, Set
 from align.check.show import show
 from align.data.formats import built_in
 from align.data.template import Template
@@ -25,7 +25,7 @@ from align.run.lineage import as_trained
 from align.stats.rankings import LengthBias
 
 if TYPE_CHECKING:
-    from align.models.base import Base
+    from align.models.base import BaseCheckpoint
 
 FILE = "check.json"
 
@@ -54,7 +54,7 @@ def check(recipe: Recipe, recipe_path: str, tell: Callable[[str], None] = lambda
         found += findings.of_template(facts)
     found += findings.of_kinds(recipe)
     control = template.control_tokens(base.tokenizer) if base is not None else None
-    reader = Reader(made, recipe.data.template == "chat", control, recipe.data.cache_folder, tell)
+    reader = TextMeasure(made, recipe.data.template == "chat", control, recipe.data.cache_folder, tell)
     everything = _gathered(recipe, reader, found)
     unit = "tokens" if made else "characters"
     sets = []
@@ -120,7 +120,7 @@ def _of_base(run: Path) -> list[str]:
         return []
 
 
-def _template(recipe: Recipe) -> tuple[Base | None, Template | None, list[Finding]]:
+def _template(recipe: Recipe) -> tuple[BaseCheckpoint | None, Template | None, list[Finding]]:
     """The base's tokenizer and the template, as far as they are there."""
     # Imported here: transformers brings torch along, which takes seconds.
     from align.models.base import find_base
@@ -136,7 +136,7 @@ def _template(recipe: Recipe) -> tuple[Base | None, Template | None, list[Findin
         return base, None, [Finding("error", "template", "data.template", str(error))]
 
 
-def _gathered(recipe: Recipe, reader: Reader, found: list[Finding]) -> list[Gathered]:
+def _gathered(recipe: Recipe, reader: TextMeasure, found: list[Finding]) -> list[Gathered]:
     """Each kind that the recipe names; a cache that cannot be written is a finding, and done without."""
     everything: list[Gathered] = []
     for kind in KINDS:
@@ -164,7 +164,7 @@ def _of_records(recipe: Recipe, gathered: Gathered, both: Sequence[Set]) -> Iter
 
 def _of_rankings(
     everything: Sequence[Gathered], unit: str, found: list[Finding]
-) -> tuple[LengthBias | None, list[Agreement]]:
+) -> tuple[LengthBias | None, list[LabelerAgreement]]:
     """Length bias and agreement, where there are rankings; adds what they mean to the findings."""
     rankings = next((gathered for gathered in everything if gathered.kind == "rankings"), None)
     if rankings is None:

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.text import Text
 
 from align.check.findings import number, percent
-from align.check.result import SEVERITIES, Finding, Labels, Report, Set, Spread
+from align.check.result import SEVERITIES, Finding, LabelFacts, Report, Set, Spread
 from align.text import printable
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _INDENT = 22  # of what stands beside a fact's name
 _ONE_LINE = 85  # characters of places that may stand side by side
 Cell = tuple[str, str]  # text and style
-Line = Sequence[Cell]
+Cells = Sequence[Cell]
 
 
 def show(report: Report, written: str, console: Console) -> None:
@@ -30,7 +30,7 @@ def show(report: Report, written: str, console: Console) -> None:
         console.print(text, soft_wrap=True, highlight=False)
 
 
-def lines(report: Report, written: str, width: int | None) -> Iterator[Line]:
+def lines(report: Report, written: str, width: int | None) -> Iterator[Cells]:
     """The report's lines; long ones are wrapped to a width, None: not at all."""
     yield [(f"align check {report.recipe}", "bold")]
     yield [(f"run {report.run}, base {_path(report.base)}", "dim")]
@@ -67,7 +67,7 @@ def _records(sets: Sequence[Set]) -> list[list[Cell]]:
     return rows
 
 
-def _k(label: Labels) -> str:
+def _k(label: LabelFacts) -> str:
     """`4`, or `2-9, most 3`."""
     if len(label.k) < 2:
         return str(next(iter(label.k), ""))
@@ -109,7 +109,7 @@ def _side(side: str) -> str:
     return side.replace("_", "-")
 
 
-def _table(rows: list[list[Cell]], left: Sequence[int]) -> Iterator[Line]:
+def _table(rows: list[list[Cell]], left: Sequence[int]) -> Iterator[Cells]:
     """Aligned columns, those in `left` to the left and the others to the right."""
     rows = [row + [("", "")] * (len(rows[0]) - len(row)) for row in rows]
     # A line with one cell reaches over the columns.
@@ -128,7 +128,7 @@ def _table(rows: list[list[Cell]], left: Sequence[int]) -> Iterator[Line]:
         yield [part for cell in cells for part in (cell, ("  ", ""))][:-1]
 
 
-def _facts(report: Report, written: str, width: int | None) -> Iterator[Line]:
+def _facts(report: Report, written: str, width: int | None) -> Iterator[Cells]:
     """Who labelled, how far they agree, what length alone would reach, and whose code runs."""
     facts: list[Cell] = []
     for found in report.sets:
@@ -157,7 +157,7 @@ def _facts(report: Report, written: str, width: int | None) -> Iterator[Line]:
         yield from ([(" " * _INDENT + part, "")] for part in more_lines)
 
 
-def _finding(finding: Finding, width: int | None) -> Iterator[Line]:
+def _finding(finding: Finding, width: int | None) -> Iterator[Cells]:
     style = _STYLES[finding.severity]
     for i, part in enumerate(_wrapped(f"{finding.where}: {finding.message}", width, 4)):
         rest = part.removeprefix(finding.where)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from align.check.gather import Gathered, Row
+from align.check.gather import Gathered, MeasuredRow
 from align.check.result import (
     EXAMPLES,
-    Agreement,
-    Labels,
+    LabelerAgreement,
+    LabelFacts,
     Leak,
     Lengths,
     Limit,
@@ -19,7 +19,7 @@ from align.check.result import (
 )
 from align.check.texts import repeats
 from align.recipe.sections import Recipe
-from align.stats.consistency import Consistency, Judgement, consistency
+from align.stats.consistency import Consistency, KeyedRanking, consistency
 from align.stats.rankings import LengthBias, comparisons, length_bias, length_wins, ties
 
 SIDES: tuple[Side, ...] = ("train", "held_out")
@@ -55,7 +55,7 @@ def limits_of(recipe: Recipe, kind: str, positions: int | None) -> list[tuple[st
     return [own] if positions is None else [own, ("base", positions - room)]
 
 
-def _lengths(rows: Sequence[Row], limits: Sequence[tuple[str, int]], unit: str) -> Lengths | None:
+def _lengths(rows: Sequence[MeasuredRow], limits: Sequence[tuple[str, int]], unit: str) -> Lengths | None:
     prompt = spread(row.length for row in rows)
     if prompt is None:
         return None
@@ -68,11 +68,11 @@ def _lengths(rows: Sequence[Row], limits: Sequence[tuple[str, int]], unit: str) 
     return Lengths(unit, prompt, response, spread(sequences) if response else None, found)
 
 
-def _labels(rows: Sequence[Row]) -> Labels:
+def _labels(rows: Sequence[MeasuredRow]) -> LabelFacts:
     who = Counter(row.labeler for row in rows)
     unnamed = who.pop(None, 0)
     compared = [len(comparisons(row.ranks)) for row in rows]
-    return Labels(
+    return LabelFacts(
         k=dict(sorted(Counter(len(row.ranks) for row in rows).items())),
         comparisons=sum(compared),
         ties=sum(len(ties(row.ranks)) for row in rows),
@@ -91,16 +91,16 @@ def bias(rankings: Gathered, unit: str) -> LengthBias | None:
     return length_bias(train, held_out, unit)
 
 
-def consistency_of(rows: Sequence[Row]) -> Consistency:
+def consistency_of(rows: Sequence[MeasuredRow]) -> Consistency:
     """What rankings of the same prompts say of each other."""
     return consistency(
-        Judgement(row.prompt, row.responses, row.ranks, row.labeler, row.place) for row in rows
+        KeyedRanking(row.prompt, row.responses, row.ranks, row.labeler, row.place) for row in rows
     )
 
 
-def agreement(side: Side, found: Consistency) -> Agreement:
+def agreement(side: Side, found: Consistency) -> LabelerAgreement:
     """The same in numbers, for the report."""
-    return Agreement(
+    return LabelerAgreement(
         side=side,
         repeated_pairs=found.repeated_pairs,
         contradictory=len(found.contradictory),

@@ -36,7 +36,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Line:
+class DoctorLine:
     """One line of the report; `good` is None where nothing is judged."""
 
     label: str
@@ -114,12 +114,12 @@ def check(requirement: Requirement, version: Callable[[str], str] = metadata.ver
     return Check(requirement.name, wanted, found, good)
 
 
-def extra(name: str, checks: list[Check]) -> Line:
+def extra(name: str, checks: list[Check]) -> DoctorLine:
     """What of an extra is missing, with the line that installs it."""
     bad = [f"{c.name} {c.found} (wants {c.wanted})" if c.found else c.name for c in checks if not c.good]
     if not bad:
-        return Line(name, "complete")
-    return Line(name, f"missing {', '.join(bad)}: {install(name)}")
+        return DoctorLine(name, "complete")
+    return DoctorLine(name, f"missing {', '.join(bad)}: {install(name)}")
 
 
 def install(extra_name: str, source: Path = SOURCE) -> str:
@@ -129,7 +129,7 @@ def install(extra_name: str, source: Path = SOURCE) -> str:
     return f"{sys.executable} -m pip install {where}"
 
 
-def devices() -> Iterator[Line]:
+def devices() -> Iterator[DoctorLine]:
     """CPU, memory, GPUs and bfloat16, as torch sees them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = _memory_gib()
@@ -137,18 +137,18 @@ def devices() -> Iterator[Line]:
     try:
         import torch
     except ModuleNotFoundError:
-        yield Line("CPU", cpu)
-        yield Line("GPU", "unknown: torch is not installed", good=False)
+        yield DoctorLine("CPU", cpu)
+        yield DoctorLine("GPU", "unknown: torch is not installed", good=False)
         return
     except (ImportError, OSError) as error:  # a torch whose libraries do not fit the machine
-        yield Line("CPU", cpu)
-        yield Line("GPU", f"unknown: torch is installed and cannot be imported: {error}", good=False)
+        yield DoctorLine("CPU", cpu)
+        yield DoctorLine("GPU", f"unknown: torch is installed and cannot be imported: {error}", good=False)
         return
-    yield Line("CPU", f"{cpu}, torch uses {torch.get_num_threads()} of them at once")
+    yield DoctorLine("CPU", f"{cpu}, torch uses {torch.get_num_threads()} of them at once")
     yield from _accelerators(torch)
 
 
-def disks() -> Iterator[Line]:
+def disks() -> Iterator[DoctorLine]:
     """Free space where runs and downloaded models go."""
     cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     for label, folder in (("runs", Path.cwd()), ("models", cache)):
@@ -157,31 +157,31 @@ def disks() -> Iterator[Line]:
             place = place.parent
         free = shutil.disk_usage(place).free / 2**30
         little = "" if free >= LITTLE_SPACE_GIB else "; little for a run"
-        yield Line(label, f"{free:.1f} GiB free in {folder}{little}", good=free >= LITTLE_SPACE_GIB)
+        yield DoctorLine(label, f"{free:.1f} GiB free in {folder}{little}", good=free >= LITTLE_SPACE_GIB)
 
 
-def _accelerators(torch: Any) -> Iterator[Line]:
+def _accelerators(torch: Any) -> Iterator[DoctorLine]:
     count = torch.cuda.device_count()
     for i in range(count):
         properties = torch.cuda.get_device_properties(i)
-        yield Line(f"GPU {i}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB memory")
+        yield DoctorLine(f"GPU {i}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB memory")
     if count:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        yield Line("bfloat16", "used on the GPU" if bf16 else "not in this GPU; float32 is used")
+        yield DoctorLine("bfloat16", "used on the GPU" if bf16 else "not in this GPU; float32 is used")
         return
     if torch.backends.mps.is_available():
-        yield Line("GPU", "Apple GPU (mps)")
+        yield DoctorLine("GPU", "Apple GPU (mps)")
     else:
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-        yield Line("GPU", f"none that torch can use (torch {torch.__version__} is {built})")
-    yield Line("bfloat16", "needs a CUDA GPU; float32 is used")
+        yield DoctorLine("GPU", f"none that torch can use (torch {torch.__version__} is {built})")
+    yield DoctorLine("bfloat16", "needs a CUDA GPU; float32 is used")
 
 
-def _library(found: Check) -> Line:
+def _library(found: Check) -> DoctorLine:
     if found.found is None:
-        return Line(found.name, f"missing; wants {found.wanted or 'any version'}", good=False)
+        return DoctorLine(found.name, f"missing; wants {found.wanted or 'any version'}", good=False)
     text = found.found if found.good else f"{found.found}, but align wants {found.wanted}"
-    return Line(found.name, text, good=found.good)
+    return DoctorLine(found.name, text, good=found.good)
 
 
 def _applies(requirement: Requirement, extra_name: str) -> bool:

@@ -34,7 +34,7 @@ _NO_ANSWER = "Timed out waiting"  # gloo; NCCL ends the process itself
 
 
 @dataclass
-class Context:
+class CommandContext:
     """What a command was doing when it failed."""
 
     stage: Stage | None = None  # None: nothing that could go on
@@ -43,9 +43,9 @@ class Context:
 
 
 @contextmanager
-def reported() -> Iterator[Context]:
+def reported() -> Iterator[CommandContext]:
     """Turns every exception into a message on stderr and `typer.Exit` with the right code."""
-    context = Context()
+    context = CommandContext()
     with _terminable():
         try:
             yield context
@@ -84,7 +84,7 @@ def ended(code: int) -> None:
         say("a process was killed, most often because memory ran out; " + GOES_ON)
 
 
-def _tell(error: BaseException, context: Context) -> int:
+def _tell(error: BaseException, context: CommandContext) -> int:
     """Says what happened, once where all processes share it, and returns the exit code."""
     rank = os.environ.get("RANK", "0")
     main = rank == "0"
@@ -114,7 +114,7 @@ def _tell(error: BaseException, context: Context) -> int:
     return 1
 
 
-def _machine_failure(error: BaseException, context: Context) -> str | None:
+def _machine_failure(error: BaseException, context: CommandContext) -> str | None:
     """A message for what the machine does to programs: full disks, forbidden files, memory that ran out."""
     again = f"; then {GOES_ON}" if context.stage else ""
     number = error.errno if isinstance(error, OSError) else None
@@ -141,7 +141,7 @@ def _machine_failure(error: BaseException, context: Context) -> str | None:
     return None
 
 
-def _say_bug(error: BaseException, context: Context, who: str) -> None:
+def _say_bug(error: BaseException, context: CommandContext, who: str) -> None:
     first = (str(error).strip().splitlines() or [""])[0]
     summary = f"{type(error).__name__}: {first}" if first else type(error).__name__
     trace = "".join(traceback.format_exception(error))
@@ -153,7 +153,7 @@ def _say_bug(error: BaseException, context: Context, who: str) -> None:
     say(f"{who}this is a bug in align: {summary}{where}{goes_on}")
 
 
-def _write_trace(trace: str, context: Context) -> Path | None:
+def _write_trace(trace: str, context: CommandContext) -> Path | None:
     """Writes the traceback into the run folder, or into the temporary folder; None if neither can be."""
     command = " ".join(["align", *sys.argv[1:]])
     python = f"Python {platform.python_version()} on {platform.platform()}"

@@ -26,17 +26,19 @@ from align.records import Demonstration, Prompt, Ranking
 from align.run.files import write_bytes
 
 GROUP = "align.label_sources"
-Kind = type[Prompt] | type[Demonstration] | type[Ranking]
-KINDS: dict[Kind, Any] = {  # their names in a recipe's data
+RecordType = type[Prompt] | type[Demonstration] | type[Ranking]
+KINDS: dict[RecordType, Any] = {  # their names in a recipe's data
     Prompt: "prompts",
     Demonstration: "demonstrations",
     Ranking: "rankings",
 }
-Labels = Callable[[Kind, Entry], bytes]  # the records of a database, in our own form, as JSON Lines
+LabelReader = Callable[
+    [RecordType, Entry], bytes
+]  # the records of a database, in our own form, as JSON Lines
 LabelSource = Callable[[str, str, Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 
 
-def read_labels(kind: Kind, entry: Entry) -> bytes:
+def read_labels(kind: RecordType, entry: Entry) -> bytes:
     """The records as they are now; raises FileError or UserError."""
     rows = _source()(entry.path, KINDS[kind], entry.label_filters)
     if not rows:
@@ -61,7 +63,9 @@ def _source() -> LabelSource:
     )
 
 
-def labels_file(kind: Kind, entry: Entry, cache: Path | None, labels: Labels = read_labels) -> File:
+def labels_file(
+    kind: RecordType, entry: Entry, cache: Path | None, labels: LabelReader = read_labels
+) -> File:
     """A file with what `labels` gives of a database; raises FileError or UserError."""
     content = labels(kind, entry)
     folder = (cache or Path(tempfile.gettempdir()) / "align") / "labels"

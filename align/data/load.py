@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align.data.formats import Format
-from align.data.labels import Labels, read_labels
+from align.data.labels import LabelReader, read_labels
 from align.data.rows import kind_of
 from align.data.scan import Located, Problem, T, format_code, open_entry, scan, scan_file
 from align.data.sources import File
 from align.data.split import check_share, divide, side
 from align.data.store import code_of, content_key, kept
-from align.data.table import SCHEMA, Part, Records, Rows, Table, row_of
+from align.data.table import SCHEMA, Part, Records, RowNumbers, Table, row_of
 from align.errors import UserError
 from align.recipe.sections import Entry, Source
 from align.run.files import sha256
@@ -44,7 +44,7 @@ class Split(Generic[T]):
 
 
 def load(
-    kind: type[T], source: Source, name: str, cache: Path | None = None, labels: Labels = read_labels
+    kind: type[T], source: Source, name: str, cache: Path | None = None, labels: LabelReader = read_labels
 ) -> Split[T]:
     """Read and split the records of `data.<name>`.
 
@@ -87,7 +87,7 @@ def survey(
 
 def _divided(
     table: Table, source: Source, name: str, problems: _Problems
-) -> tuple[Rows, Rows, list[Problem]]:
+) -> tuple[RowNumbers, RowNumbers, list[Problem]]:
     """The rows that train, those held out, and what was skipped; raises UserError as `load` says."""
     train_rows, held_out_rows, leaks = divide(table, source)
     check_share(table, held_out_rows, source, name)
@@ -140,7 +140,7 @@ class _Reader(Generic[T]):
     kind: type[T]
     source: Source
     cache: Path | None
-    labels: Labels
+    labels: LabelReader
     refuse: Callable[[Problem], None]  # hears of files that cannot be used
     tell: bool  # and of each wrong record
     keep: bool  # wrong records are rows of their own; else their file cannot be used

@@ -31,7 +31,7 @@ _PARQUET_ROWS = 256
 _BLANK = re.compile(r"[ \t\r\n]*")
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
-Row = tuple[str, Any]  # its place, and what stands there: a RecordError where that is broken
+PlacedRow = tuple[str, Any]  # its place, and what stands there: a RecordError where that is broken
 
 
 class FileError(Exception):
@@ -53,7 +53,7 @@ def kind_of(name: str) -> str | None:
     return None if kind == ".parquet" and packed else kind
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[PlacedRow]:
     """The rows of a file with their places; a row that is broken comes as a RecordError.
 
     Raises FileError where the file as a whole cannot be used, or cannot be read further.
@@ -147,7 +147,7 @@ def _decoded(line: bytes) -> str | RecordError:
 # JSON
 
 
-def _json_lines(stream: io.BufferedReader, place: _Place) -> Iterator[Row]:
+def _json_lines(stream: io.BufferedReader, place: _Place) -> Iterator[PlacedRow]:
     for number, line in _lines(stream, place):
         if isinstance(line, RecordError):
             yield f":{number}", line
@@ -190,7 +190,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once, parse_constant=_no
 _LENIENT = json.JSONDecoder()
 
 
-def _json(stream: io.BufferedReader, place: _Place) -> Iterator[Row]:
+def _json(stream: io.BufferedReader, place: _Place) -> Iterator[PlacedRow]:
     """A list of objects, or objects one after the other; JSON Lines that are named .json too."""
     first = stream.peek(_CHUNK).lstrip().split(b"\n", 1)[0]
     if first.startswith(b"{") and isinstance(_value(first.decode("utf-8", "replace")), dict):
@@ -288,7 +288,7 @@ class _Text:
 # Tables
 
 
-def _csv(stream: io.BufferedReader, place: _Place) -> Iterator[Row]:
+def _csv(stream: io.BufferedReader, place: _Place) -> Iterator[PlacedRow]:
     """Rows under a header; an empty cell is null, and a column of JSON lists or objects is read as these."""
     csv.field_size_limit(LINE_LIMIT)
     bad: dict[int, RecordError] = {}
@@ -357,7 +357,7 @@ def _cell(cell: str | None) -> Any:
     return value if isinstance(value, (list, dict)) else cell
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[PlacedRow]:
     number = 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_PARQUET_ROWS):
@@ -371,7 +371,7 @@ def _parquet(path: Path) -> Iterator[Row]:
                 yield f" row {number}", row
 
 
-_READERS: dict[str, Callable[[io.BufferedReader, _Place], Iterator[Row]]] = {
+_READERS: dict[str, Callable[[io.BufferedReader, _Place], Iterator[PlacedRow]]] = {
     ".jsonl": _json_lines,
     ".json": _json,
     ".csv": _csv,

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from align.data.formats import Format, as_kind, built_in, detect, find, from_columns
 from align.data.formats.columns import look_up
-from align.data.labels import Labels, labels_file, read_labels
+from align.data.labels import LabelReader, labels_file, read_labels
 from align.data.rows import FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
@@ -71,7 +71,7 @@ def scan(
 
 
 def open_entry(
-    kind: type[T], entry: Entry, cache: Path | None, labels: Labels = read_labels
+    kind: type[T], entry: Entry, cache: Path | None, labels: LabelReader = read_labels
 ) -> tuple[Format | None, list[File]] | Problem:
     """The entry's format (None: of each file, by its columns) and its files; `labels` reads a database."""
     try:
@@ -131,10 +131,10 @@ def scan_file(
         yield Problem(place, "", str(error), whole_file=True)
 
 
-Rows = Iterator[tuple[str, "Mapping[str, Any] | Problem"]]
+ScannedRows = Iterator[tuple[str, "Mapping[str, Any] | Problem"]]
 
 
-def _objects(kind: type[T], path: Path) -> Rows:
+def _objects(kind: type[T], path: Path) -> ScannedRows:
     for place, row in read_rows(path):
         if isinstance(row, Mapping):
             yield place, row
@@ -145,7 +145,7 @@ def _objects(kind: type[T], path: Path) -> Rows:
 
 
 def _records(
-    kind: type[T], form: Format, rows: Rows, split_key: str | None
+    kind: type[T], form: Format, rows: ScannedRows, split_key: str | None
 ) -> Iterator[Located[T] | Problem]:
     for place, row in gathered(form, rows):
         if isinstance(row, Problem):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align.data.scan import Problem
-from align.data.table import Rows, Table
+from align.data.table import RowNumbers, Table
 from align.errors import UserError
 from align.recipe.sections import Source
 
@@ -21,7 +21,7 @@ def side(key: str, share: float) -> Literal["train", "held_out"]:
     return "held_out" if int(key[:13], 16) * _UNIT < share else "train"
 
 
-def divide(table: Table, source: Source) -> tuple[Rows, Rows, list[Problem]]:
+def divide(table: Table, source: Source) -> tuple[RowNumbers, RowNumbers, list[Problem]]:
     """The rows that train, each as often as its weight says, the rows held out, and the leaks between them.
 
     A training record whose prompt, or whose value of split_key, is held out is a leak, and does not train.
@@ -43,7 +43,7 @@ def _draws(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
     return draws
 
 
-def _times(table: Table, rows: Rows) -> NDArray[np.int64]:
+def _times(table: Table, rows: RowNumbers) -> NDArray[np.int64]:
     """How often each record comes an epoch: weight 2.3 is twice, and a third time for 0.3 of the records.
 
     Which ones, the record's hash decides.
@@ -54,7 +54,7 @@ def _times(table: Table, rows: Rows) -> NDArray[np.int64]:
     return times
 
 
-def check_share(table: Table, held_out: Rows, source: Source, name: str) -> None:
+def check_share(table: Table, held_out: RowNumbers, source: Source, name: str) -> None:
     """Raise UserError where a share, not files, holds out all of the records or none."""
     share, good = source.held_out, int(table.good.sum())
     if isinstance(share, list) or not share or not good or 0 < len(held_out) < good:
@@ -75,7 +75,7 @@ def check_share(table: Table, held_out: Rows, source: Source, name: str) -> None
 
 def _leaks(
     table: Table, train: NDArray[np.bool_], held_out: NDArray[np.bool_], source: Source
-) -> tuple[Rows, list[Problem]]:
+) -> tuple[RowNumbers, list[Problem]]:
     """Training rows that share a prompt or key with a held-out row, and a problem for each of those."""
     hashes = {"prompt": table.prompts}
     if source.split_key is not None:

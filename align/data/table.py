@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
     ]
 )
 
-Rows = NDArray[np.int64]
+RowNumbers = NDArray[np.int64]
 
 
 def row_of(part: Located[Any] | Problem) -> tuple[Any, ...]:
@@ -98,7 +98,7 @@ class Table:
             field, message = json.loads(self.batches[batch].column("problem")[i].as_py())
             yield Problem(self.place(row), field, message)
 
-    def digest_of(self, rows: Rows) -> str:
+    def digest_of(self, rows: RowNumbers) -> str:
         """A sha256 over the hashes of these records (rows ascending)."""
         digest = hashlib.sha256(f"{len(rows)} records\n".encode())
         bounds = np.searchsorted(rows, [*self._starts, len(self.good)]).tolist()
@@ -118,7 +118,7 @@ class Records(Sequence[T], Generic[T]):
     An index gives a record, a slice a list. Equal to any sequence of equal records.
     """
 
-    def __init__(self, kind: type[T], table: Table, rows: Rows) -> None:
+    def __init__(self, kind: type[T], table: Table, rows: RowNumbers) -> None:
         self._kind: type[T] = kind
         self._table = table
         self._rows = rows
@@ -166,7 +166,7 @@ class Records(Sequence[T], Generic[T]):
         """A sha256 over the records in their order; names and places of files do not count."""
         return self._table.digest_of(self._rows)
 
-    def distinct(self) -> tuple[Records[T], Rows]:
+    def distinct(self) -> tuple[Records[T], RowNumbers]:
         """Each record once, and where each of these is among them."""
         rows, index = np.unique(self._rows, return_inverse=True)
         return Records(self._kind, self._table, rows), index

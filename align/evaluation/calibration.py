@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 from align.evaluation.draws import SeededDraws, known
 from align.seeds import generator
-from align.stats.bootstrap import Entry, means
+from align.stats.bootstrap import Observation, means
 from align.stats.estimate import Estimate
 
 BINS = 15  # as in Guo et al. 2017
@@ -81,8 +81,8 @@ def fit(z: Tensor, prompts: Sequence[int], seed: int) -> Fit:
     """Log loss, Brier score, calibration error and reliability of p = sigmoid(z), z [N] float64."""
     count = max(prompts, default=-1) + 1
     losses, squares = softplus(-z).tolist(), torch.sigmoid(-z).square().tolist()
-    entries = [Entry(p, "log loss", value) for p, value in zip(prompts, losses, strict=True)]
-    entries += [Entry(p, "brier", value) for p, value in zip(prompts, squares, strict=True)]
+    entries = [Observation(p, "log loss", value) for p, value in zip(prompts, losses, strict=True)]
+    entries += [Observation(p, "brier", value) for p, value in zip(prompts, squares, strict=True)]
     found = means(entries, count, SeededDraws(seed=seed), bounds=None)
     bins = reliability(z, prompts, seed)
     total = sum(b.count for b in bins)
@@ -109,7 +109,7 @@ def reliability(z: Tensor, prompts: Sequence[int], seed: int) -> tuple[Bin, ...]
     said = p.tolist()
     both = [(prompt, b, x, 1.0) for prompt, b, x in zip(prompts, at, said, strict=True)]
     both += [(prompt, BINS - 1 - b, 1 - x, 0.0) for prompt, b, x, _ in both]
-    entries = [Entry(row, b, o) for row, b, _, o in both]
+    entries = [Observation(row, b, o) for row, b, _, o in both]
     outcomes = means(entries, max(prompts, default=-1) + 1, SeededDraws(seed=seed))
     sums = [0.0] * BINS
     for _, b, x, _ in both:

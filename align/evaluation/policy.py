@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from align.models.base import Base
+from align.models.base import BaseCheckpoint
 from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.passes import PAIRS, passes
@@ -63,7 +63,7 @@ def respond(
     prompts: Sequence[list[int]],
     cfg: PPO,
     rewards: Rewards,
-    base: Base,
+    base: BaseCheckpoint,
     *,
     seed: int,
     accel: Accelerator,

@@ -21,7 +21,7 @@ from align.evaluation.calibration import Calibration, calibrate
 from align.evaluation.draws import SeededDraws, known
 from align.records import Ranking
 from align.stats.agreement import People, Verdict, agreement
-from align.stats.bootstrap import Draws, Entry, means
+from align.stats.bootstrap import Draws, Observation, means
 from align.stats.estimate import Estimate
 from align.stats.rankings import LengthModel, Ranks, comparisons, kendall_tau_b, ties
 
@@ -31,7 +31,7 @@ _LENGTH_EDGES = (-50, -10, 0, 10, 50)  # tokens
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredRanking:
     """A ranking by people, with the model's score of each of its K responses."""
 
     prompt: Hashable  # rankings with equal prompts are resampled together
@@ -158,7 +158,7 @@ def attach_scores(
     ranks: Iterable[Ranks],
     scores: Sequence[Tensor],
     records: Sequence[Ranking] | None = None,
-) -> list[Judged]:
+) -> list[ScoredRanking]:
     """Put rankings and scores together; scores: a [K] tensor a ranking.
 
     Raises AlignError where a score is not a finite number.
@@ -171,7 +171,7 @@ def attach_scores(
                 "broken; lower rm.learning_rate"
             )
         judged.append(
-            Judged(
+            ScoredRanking(
                 prompt=tuple(one.prompt),
                 responses=tuple(tuple(response) for response in one.responses),
                 lengths=tuple(len(response) for response in one.responses),
@@ -184,7 +184,7 @@ def attach_scores(
     return judged
 
 
-def flatten(judged: Sequence[Judged]) -> list[Comparison]:
+def flatten(judged: Sequence[ScoredRanking]) -> list[Comparison]:
     """Every comparison that the ranks decide; prompts are numbered in the order they come."""
     numbers = _prompt_numbers(judged)
     found = []
@@ -207,11 +207,11 @@ def flatten(judged: Sequence[Judged]) -> list[Comparison]:
     return found
 
 
-def evaluate_quickly(judged: Sequence[Judged], seed: int) -> Quick:
+def evaluate_quickly(judged: Sequence[ScoredRanking], seed: int) -> Quick:
     """Accuracy, log loss and rank correlation: the scalars of an evaluation during training."""
     pairs = flatten(judged)
-    entries = [Entry(c.prompt, "accuracy", c.right) for c in pairs]
-    losses = [Entry(c.prompt, "log loss", _log_loss(c.margin)) for c in pairs]
+    entries = [Observation(c.prompt, "accuracy", c.right) for c in pairs]
+    losses = [Observation(c.prompt, "log loss", _log_loss(c.margin)) for c in pairs]
     count, draws = len(_prompt_numbers(judged)), SeededDraws(seed=seed)
     return Quick(
         means(entries, count, draws).get("accuracy", Estimate()),
@@ -220,20 +220,20 @@ def evaluate_quickly(judged: Sequence[Judged], seed: int) -> Quick:
     )
 
 
-def evaluate(judged: Sequence[Judged], length: LengthModel, seed: int) -> Evaluation:
+def evaluate(judged: Sequence[ScoredRanking], length: LengthModel, seed: int) -> Evaluation:
     """Everything; `length`: the length-only model that was fitted on the training rankings."""
     pairs = flatten(judged)
     prompts, draws = len(_prompt_numbers(judged)), SeededDraws(seed=seed)
     strength, labeler = _strength_names(judged, pairs), _labeler_names(judged, pairs)
     unequal = [c for c in pairs if c.longer]
-    entries = [Entry(c.prompt, "accuracy", c.right) for c in pairs]
-    entries += [Entry(c.prompt, ("gap", c.rank_gap), c.right) for c in pairs]
-    entries += [Entry(c.prompt, ("length", _bucket(c.longer)), c.right) for c in pairs]
-    entries += [Entry(c.prompt, ("strength", strength[c.ranking]), c.right) for c in pairs]
-    entries += [Entry(c.prompt, ("labeler", labeler[c.ranking]), c.right) for c in pairs]
-    entries += [Entry(c.prompt, "length only", length.says(c.longer)) for c in pairs]
-    entries += [Entry(c.prompt, "people prefer longer", float(c.longer > 0)) for c in unequal]
-    entries += [Entry(c.prompt, "model prefers longer", _prefers_longer(c)) for c in unequal]
+    entries = [Observation(c.prompt, "accuracy", c.right) for c in pairs]
+    entries += [Observation(c.prompt, ("gap", c.rank_gap), c.right) for c in pairs]
+    entries += [Observation(c.prompt, ("length", _bucket(c.longer)), c.right) for c in pairs]
+    entries += [Observation(c.prompt, ("strength", strength[c.ranking]), c.right) for c in pairs]
+    entries += [Observation(c.prompt, ("labeler", labeler[c.ranking]), c.right) for c in pairs]
+    entries += [Observation(c.prompt, "length only", length.says(c.longer)) for c in pairs]
+    entries += [Observation(c.prompt, "people prefer longer", float(c.longer > 0)) for c in unequal]
+    entries += [Observation(c.prompt, "model prefers longer", _prefers_longer(c)) for c in unequal]
     found = means(entries, prompts, draws)
 
     def group(kind: str, names: dict[Any, str]) -> tuple[Named, ...]:
@@ -261,7 +261,7 @@ def evaluate(judged: Sequence[Judged], length: LengthModel, seed: int) -> Evalua
     )
 
 
-def misjudged(judged: Sequence[Judged]) -> list[Comparison]:
+def misjudged(judged: Sequence[ScoredRanking]) -> list[Comparison]:
     """The comparisons that the scores order against people, the most confident mistake first."""
     return sorted((c for c in flatten(judged) if c.margin < 0), key=lambda c: c.margin)
 
@@ -277,7 +277,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _prompt_numbers(judged: Sequence[Judged]) -> dict[Hashable, int]:
+def _prompt_numbers(judged: Sequence[ScoredRanking]) -> dict[Hashable, int]:
     return {prompt: i for i, prompt in enumerate(dict.fromkeys(one.prompt for one in judged))}
 
 
@@ -290,15 +290,15 @@ def _prefers_longer(c: Comparison) -> float:
     return c.right if c.longer > 0 else 1 - c.right
 
 
-def _kendall_tau(judged: Sequence[Judged], draws: Draws) -> Estimate:
+def _kendall_tau(judged: Sequence[ScoredRanking], draws: Draws) -> Estimate:
     numbers = _prompt_numbers(judged)
     taus = [(numbers[one.prompt], kendall_tau_b(one.scores, one.ranks)) for one in judged]
-    entries = [Entry(prompt, "tau", tau) for prompt, tau in taus if not math.isnan(tau)]
+    entries = [Observation(prompt, "tau", tau) for prompt, tau in taus if not math.isnan(tau)]
     return means(entries, len(numbers), draws, bounds=(-1.0, 1.0)).get("tau", Estimate())
 
 
 def _people(
-    judged: Sequence[Judged], pairs: Sequence[Comparison], prompts: int, draws: Draws
+    judged: Sequence[ScoredRanking], pairs: Sequence[Comparison], prompts: int, draws: Draws
 ) -> People | None:
     """Rankings without a labeler's name may all be one person's, and are left out."""
     verdicts = []
@@ -323,7 +323,9 @@ def _bucket_names() -> list[str]:
     return [*shorter, "as long", *longer]
 
 
-def _strength_names(judged: Sequence[Judged], pairs: Sequence[Comparison]) -> list[tuple[float, str] | None]:
+def _strength_names(
+    judged: Sequence[ScoredRanking], pairs: Sequence[Comparison]
+) -> list[tuple[float, str] | None]:
     """Each ranking's group (what it is sorted by, its name); None where the record says nothing."""
     known = [s for c in pairs if (s := judged[c.ranking].strength) is not None]
     different = sorted(set(known))
@@ -341,7 +343,9 @@ def _strength_names(judged: Sequence[Judged], pairs: Sequence[Comparison]) -> li
     return [None if one.strength is None else quarter(one.strength) for one in judged]
 
 
-def _labeler_names(judged: Sequence[Judged], pairs: Sequence[Comparison]) -> list[tuple[int, str] | None]:
+def _labeler_names(
+    judged: Sequence[ScoredRanking], pairs: Sequence[Comparison]
+) -> list[tuple[int, str] | None]:
     """Each ranking's group (its place, its name): the busiest labelers by name, then all others."""
     busiest = Counter(name for c in pairs if (name := judged[c.ranking].labeler) is not None).most_common()
     places = {name: (i, name) for i, (name, _) in enumerate(busiest[:_LABELERS])}

@@ -18,13 +18,13 @@ from rich.console import Console
 from align.data.load import load
 from align.data.tokenize import encode_prompts
 from align.errors import AlignError, UserError
-from align.loop.judges import Judges, open_judges
-from align.loop.policy import Drawing, Policy, PolicyStage, engine_gap, open_policy
+from align.loop.judges import RewardModels, open_reward_models
+from align.loop.policy import Drawing, OpenPolicy, PolicyStage, engine_gap, open_policy
 from align.loop.queues import Queue, open_queue
 from align.recipe.ppo import PPO
 from align.recipe.sections import Recipe
 from align.records import Demonstration, Prompt, RecordError, prompt_key
-from align.run.progress import Bar
+from align.run.progress import ProgressBar
 from align.sampling.params import Draws, Sampled
 from align.stages.frame import Setup, source
 
@@ -88,7 +88,7 @@ def generate(recipe: Recipe, wanted: Wanted, console: Console | None = None) -> 
     with open_queue(recipe, wanted.to, wanted.url, wanted.token_file) as queue:
         policy = open_policy(recipe, wanted.stage, wanted.drawing)
         with closing(policy.engine):
-            judges = open_judges(recipe, policy, wanted.priority, wanted.reward_models)
+            judges = open_reward_models(recipe, policy, wanted.priority, wanted.reward_models)
             done = _fill(recipe, wanted, policy, judges, queue, console)
     for line in done.told(wanted.k, queue.place):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -96,7 +96,7 @@ def generate(recipe: Recipe, wanted: Wanted, console: Console | None = None) -> 
 
 
 def _fill(
-    recipe: Recipe, wanted: Wanted, policy: Policy, judges: Judges, queue: Queue, console: Console
+    recipe: Recipe, wanted: Wanted, policy: OpenPolicy, judges: RewardModels, queue: Queue, console: Console
 ) -> Done:
     asked = asked_of(recipe, policy.setup, policy.params.max_tokens, policy.seed)
     known = queue.known(policy.origin)
@@ -107,7 +107,7 @@ def _fill(
         return done
     if wanted.drawing.engine == "vllm":
         _compare(policy, todo[0].ids, recipe.ppo, console)
-    with Bar(console, "generate", goal) as bar:
+    with ProgressBar(console, "generate", goal) as bar:
         while todo and done.added < goal:
             size = min(_CHUNK, goal - done.added)
             chunk, todo = todo[:size], todo[size:]
@@ -120,7 +120,7 @@ def _fill(
     return done
 
 
-def _compare(policy: Policy, prompt: list[int], cfg: PPO, console: Console) -> None:
+def _compare(policy: OpenPolicy, prompt: list[int], cfg: PPO, console: Console) -> None:
     """Warn where the server's probabilities are not the policy's; AlignError beyond ppo.engine_gap_stop."""
     gap = engine_gap(policy, prompt)
     said = (
@@ -155,7 +155,7 @@ def in_drawn_order(keys: Iterable[str], seed: int) -> list[str]:
 
 
 def _tasks(
-    chunk: list[_Asked], wanted: Wanted, policy: Policy, judges: Judges, done: Done
+    chunk: list[_Asked], wanted: Wanted, policy: OpenPolicy, judges: RewardModels, done: Done
 ) -> list[dict[str, Any]]:
     """A task for each prompt that got two different responses at least."""
     answers: dict[str, dict[str, Sampled]] = {one.key: {} for one in chunk}

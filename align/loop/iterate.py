@@ -48,7 +48,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class State:
+class RoundState:
     """What there is; counted in tasks."""
 
     sft: bool = False  # finished
@@ -71,7 +71,7 @@ class Step:
     count: int = 0
 
 
-def next_step(state: State, goal: Goal) -> Step:
+def next_step(state: RoundState, goal: Goal) -> Step:
     """The one thing that comes next: people's part as long as something is missing, then training."""
     if not state.sft:
         if not state.people_demonstrate or state.sft_begun:
@@ -85,7 +85,7 @@ def next_step(state: State, goal: Goal) -> Step:
     return Step("ppo" if state.rm else "rm")
 
 
-def _from_people(missing: int, waiting: int, state: State, add: What, wait: What, then: What) -> Step:
+def _from_people(missing: int, waiting: int, state: RoundState, add: What, wait: What, then: What) -> Step:
     if missing <= 0:
         return Step(then)
     if missing > waiting and state.prompts_left:
@@ -140,14 +140,14 @@ class _Loop:
         """Print a line as it is."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def look(self) -> tuple[int, State]:
+    def look(self) -> tuple[int, RoundState]:
         """The number of the round that is not finished, and the state."""
         number = 1
         while _finished(self.folder / f"round-{number}" / "ppo"):
             number += 1
         sft = _finished(self.folder / "sft")
         found = self._progress(self._policy(number)[3] if sft else None)
-        state = State(
+        state = RoundState(
             sft=sft is not None,
             sft_begun=self._frozen("sft").exists(),
             people_demonstrate=_of_labels(self.recipe, "demonstrations") != [],

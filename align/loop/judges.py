@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import pvariance
 from typing import Literal
 
-from align.loop.policy import Policy
+from align.loop.policy import OpenPolicy
 from align.models.forward import Forward
 from align.models.scoring import score_pairs
 from align.recipe.sections import Recipe
@@ -19,7 +19,7 @@ from align.sampling.params import Sampled
 
 
 @dataclass(frozen=True)
-class Judges:
+class RewardModels:
     """Reward models, or none: then all priorities are 0."""
 
     forward: Forward | None
@@ -40,12 +40,12 @@ class Judges:
         return found
 
 
-def open_judges(
+def open_reward_models(
     recipe: Recipe,
-    policy: Policy,
+    policy: OpenPolicy,
     priority: Literal["none", "margin", "disagreement"],
     runs: Sequence[Path],
-) -> Judges:
+) -> RewardModels:
     """The reward models of `runs`, else the recipe's own; verified to be of the policy's base and template.
 
     Raises MissingStage where one has not finished.
@@ -53,14 +53,14 @@ def open_judges(
     setup = policy.setup
     tokens = recipe.rm.microbatch_tokens
     if priority == "none":
-        return Judges(None, (), tokens)
+        return RewardModels(None, (), tokens)
     found = [parent(recipe, "rm", str(run), setup.lineage) for run in runs]
     found = found or [parent(recipe, "rm", recipe.ppo.rm, setup.lineage)]
     names = [f"reward{i}" for i in range(len(found))]
     for name, one in zip(names, found, strict=True):
         policy.roles.add(name, one.final, trains=False)
         policy.roles.add_head(name, one.final)
-    return Judges(Forward(policy.roles), names, tokens)
+    return RewardModels(Forward(policy.roles), names, tokens)
 
 
 def margin(scores: Sequence[float]) -> float:

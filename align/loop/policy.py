@@ -41,7 +41,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Policy:
+class OpenPolicy:
     """A policy in memory, and the engine that samples from it. `origin` names it."""
 
     origin: str
@@ -57,7 +57,7 @@ class Policy:
 
 
 @torch.no_grad()
-def engine_gap(policy: Policy, prompt: list[int]) -> float:
+def engine_gap(policy: OpenPolicy, prompt: list[int]) -> float:
     """How far the engine's log probabilities of a response are from our own: nats, the mean over tokens."""
     whole = replace(policy.params, top_k=None, top_p=None)
     draws = Draws(policy.seed, "gap", policy.origin, [0])
@@ -73,7 +73,7 @@ def origin_of(run: str, stage: str, digest: str) -> str:
     return f"{run}/{stage} {digest[:_HASH]}"
 
 
-def open_policy(recipe: Recipe, stage: PolicyStage, drawing: Drawing, run: Path | None = None) -> Policy:
+def open_policy(recipe: Recipe, stage: PolicyStage, drawing: Drawing, run: Path | None = None) -> OpenPolicy:
     """The policy of the recipe's run, or of the run folder `run`, verified as the next stage would.
 
     Raises MissingStage where the stage has not finished, UserError where it is of another base or template,
@@ -97,14 +97,14 @@ def open_policy(recipe: Recipe, stage: PolicyStage, drawing: Drawing, run: Path 
     seed = recipe.run.seed if drawing.seed is None else drawing.seed
     folder = recipe.run.path / f"engine-{uuid.uuid4().hex[:8]}"
     engine = open_engine(drawing.engine, drawing.engine_url, roles, folder)
-    return Policy(origin_of(name, stage, digest), setup, roles, engine, params, seed)
+    return OpenPolicy(origin_of(name, stage, digest), setup, roles, engine, params, seed)
 
 
 @dataclass(frozen=True)
 class Partner:
     """A policy to talk to, with the recipe of its run. A plain template knows no earlier messages."""
 
-    policy: Policy
+    policy: OpenPolicy
     recipe: Recipe
 
     @property
@@ -144,7 +144,7 @@ class Partner:
 class Pieces:
     """Text that grows by tokens; `heard` is told what is new of it, and no half characters."""
 
-    def __init__(self, policy: Policy, heard: Callable[[str], object] | None) -> None:
+    def __init__(self, policy: OpenPolicy, heard: Callable[[str], object] | None) -> None:
         self._policy, self._heard = policy, heard
         self._ids: list[int] = []
         self.text = ""

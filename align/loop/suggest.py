@@ -14,8 +14,8 @@ from align.records import Prompt
 from align.run.hub import quiet_bars
 from align.run.lineage import as_trained
 from align.run.manifest import ADAPTER
-from align.run.progress import Bar
-from align.serving.records import SCORES, Item
+from align.run.progress import ProgressBar
+from align.serving.records import SCORES, ScoreItem
 from labeling.client import Client, Task
 
 _WINDOW = 256  # tasks that are scored, by length, and sent together: what an interruption may cost
@@ -62,7 +62,7 @@ def _score_and_send(
     ready, problems = [], []
     for task in tasks:
         prompt = Prompt.from_dict({"prompt": task["prompt"]}).prompt
-        item = Item(f"task {task['id']}", {}, prompt, tuple(task["responses"]), SCORES)
+        item = ScoreItem(f"task {task['id']}", {}, prompt, tuple(task["responses"]), SCORES)
         try:
             ready.append((task["id"], encoded_pairs(item, trained.setup.template)))
         except UserError as error:
@@ -72,7 +72,7 @@ def _score_and_send(
         return 0
     forward = reward_model(trained)
     rest = iter(ready)
-    with Bar(console, "suggest", sum(len(pairs) for _, pairs in ready)) as bar:
+    with ProgressBar(console, "suggest", sum(len(pairs) for _, pairs in ready)) as bar:
         while window := list(islice(rest, _WINDOW)):
             found = iter(scores_of(forward, [p for _, pairs in window for p in pairs], trained, bar))
             app.add_suggestions(

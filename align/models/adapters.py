@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from align.errors import AlignError, UserError
-from align.recipe.parts import PositiveInt, Share
+from align.recipe.parts import Fraction, PositiveInt
 from align.run.checkpoint import read_tensors
 from align.run.files import read_json, to_json, write_text
 
@@ -30,7 +30,7 @@ class _Said(BaseModel):
     task_type: Literal["CAUSAL_LM"] | None
     r: PositiveInt
     lora_alpha: PositiveInt
-    lora_dropout: Share
+    lora_dropout: Fraction
     target_modules: list[str] | Literal["all-linear"]
     layers_to_transform: list[int] | None
     fan_in_fan_out: bool

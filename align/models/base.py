@@ -36,7 +36,7 @@ _BROKEN = (OSError, ValueError, ImportError, LookupError, TypeError, AttributeEr
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseCheckpoint:
     """A base checkpoint on this machine, its weights not yet loaded."""
 
     spec: BaseSpec
@@ -108,7 +108,7 @@ class Base:
         return Template(self.tokenizer, kind, self.positions, self.rows)
 
 
-def find_base(spec: BaseSpec) -> Base:
+def find_base(spec: BaseSpec) -> BaseCheckpoint:
     """Find the checkpoint in a folder, in the hub's cache or on the hub, and load its tokenizer.
 
     Raises UserError at once where it is not there, or where there is no network to fetch it.
@@ -144,7 +144,7 @@ def find_base(spec: BaseSpec) -> Base:
         text.pad_token_id = None  # transformers could not build the model; nothing here pads by it
     # An adapter is trained around the rounding of four bits: on whole weights it is another model.
     kind = f"+{spec.quantize}" if spec.quantize else ""
-    return Base(spec, folder, config, tokenizer, fingerprint(folder) + kind)
+    return BaseCheckpoint(spec, folder, config, tokenizer, fingerprint(folder) + kind)
 
 
 def fingerprint(folder: Path) -> str:

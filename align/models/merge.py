@@ -21,18 +21,18 @@ from transformers import (
 
 from align.errors import UserError
 from align.models.adapters import HEAD, read_adapter
-from align.models.base import Base
+from align.models.base import BaseCheckpoint
 from align.run.checkpoint import read_tensors
 
 NEW_PAD = "<|pad|>"  # the padding token that is added where a tokenizer has none to spare
 
 
-def in_float32(base: Base) -> Base:
+def in_float32(base: BaseCheckpoint) -> BaseCheckpoint:
     """The same checkpoint, whose weights will be loaded whole, in float32."""
     return replace(base, spec=base.spec.model_copy(update={"dtype": "float32", "quantize": None}))
 
 
-def merged_policy(base: Base, adapter: Path) -> PreTrainedModel:
+def merged_policy(base: BaseCheckpoint, adapter: Path) -> PreTrainedModel:
     """The base with the adapter of a folder folded in: a causal language model in float32, on the CPU."""
     model = in_float32(base).load_model(torch.device("cpu"))
     config, _ = read_adapter(adapter)
@@ -41,7 +41,7 @@ def merged_policy(base: Base, adapter: Path) -> PreTrainedModel:
     return merged.eval()
 
 
-def merged_reward(base: Base, final: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def merged_reward(base: BaseCheckpoint, final: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The reward model of a folder as a sequence classifier with one label, in float32, on the CPU.
 
     It reads its score at the last token that is not `tokenizer.pad_token_id`. Raises UserError where
@@ -78,7 +78,7 @@ def merged_reward(base: Base, final: Path, tokenizer: PreTrainedTokenizerBase) -
     return model.eval()
 
 
-def check_classifier(base: Base) -> None:
+def check_classifier(base: BaseCheckpoint) -> None:
     """Raise UserError unless transformers has a sequence classifier of the base's architecture."""
     if type(base.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise UserError(

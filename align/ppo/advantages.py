@@ -23,7 +23,7 @@ from align.recipe.ppo import PPO
 
 
 @dataclass(frozen=True)
-class Estimate:
+class AdvantageEstimate:
     """What PPO learns from a rollout, [B, T] each, 0 at padding."""
 
     rewards: Tensor
@@ -35,7 +35,9 @@ Found = tuple[Tensor, Tensor | None]  # advantages [B, T], and returns [B, T] wh
 Estimator = Callable[[PPO, Rollout, Tensor, Accelerator], Found]  # takes rewards [B, T]
 
 
-def estimate(cfg: PPO, rollout: Rollout, kl_coef: float, score_std: float, accel: Accelerator) -> Estimate:
+def estimate(
+    cfg: PPO, rollout: Rollout, kl_coef: float, score_std: float, accel: Accelerator
+) -> AdvantageEstimate:
     """Rewards, advantages and returns; kl_coef: of this rollout. Scores are divided by score_std."""
     mask = rollout.response_mask
     rewards = kl_rewards(cfg, rollout, kl_coef, score_std)
@@ -43,7 +45,7 @@ def estimate(cfg: PPO, rollout: Rollout, kl_coef: float, score_std: float, accel
     if cfg.whiten_advantages:
         mean, var = mean_and_var(*distributed.total(torch.stack(moments(advantages, mask)), accel))
         advantages = whiten_with(advantages, mask, mean, var)
-    return Estimate(rewards, advantages * importance(cfg, rollout), returns)
+    return AdvantageEstimate(rewards, advantages * importance(cfg, rollout), returns)
 
 
 def kl_rewards(cfg: PPO, rollout: Rollout, kl_coef: float, score_std: float) -> Tensor:

@@ -17,7 +17,7 @@ from align.models.roles import Roles, tensors_of
 from align.processes.sharding import shared_out
 from align.recipe.ppo import PPO
 from align.recipe.sections import Recipe
-from align.rewards.rewards import Rewards, Source, load_rewards
+from align.rewards.rewards import Rewards, RewardSource, load_rewards
 from align.run.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.run.folder import StageRun
 from align.sampling.engines import open_engine
@@ -28,7 +28,7 @@ _ADAM_EPS = 1e-5  # as in 2403.17031: with 1e-8 the first updates are too large
 
 
 @dataclass
-class State:
+class TrainingState:
     """What lasts between iterations beside weights and optimizers; the same on every process."""
 
     kl_coef: float  # of the next rollout
@@ -62,7 +62,7 @@ class Context:
     setup: Setup
     rewards: Rewards
     score_std: float  # what scores are divided by before they become rewards
-    state: State
+    state: TrainingState
     engine: Engine
     demonstrations: Sequence[Encoded] = field(default=())  # of PPO-ptx
     watched: Watched = field(default_factory=Watched)
@@ -79,7 +79,7 @@ class Context:
 
 
 def prepare(
-    recipe: Recipe, setup: Setup, sft: Path, rewards: Path | Sequence[Source], guard: Path | None = None
+    recipe: Recipe, setup: Setup, sft: Path, rewards: Path | Sequence[RewardSource], guard: Path | None = None
 ) -> Context:
     """The roles on one base: policy and frozen reference from SFT, reward from RM, and value from either.
 
@@ -87,7 +87,9 @@ def prepare(
     model of this base, and no value model where the advantages need none. One more with a guard: another
     reward model, frozen, that scores and trains nobody.
     """
-    sources = [Source("model", 1.0, adapter=rewards, final=rewards)] if isinstance(rewards, Path) else rewards
+    sources = (
+        [RewardSource("model", 1.0, adapter=rewards, final=rewards)] if isinstance(rewards, Path) else rewards
+    )
     roles = Roles(setup.load_model(), setup.shard_group)
     roles.add("policy", sft, trains=True)
     roles.add("reference", sft, trains=False)
@@ -115,7 +117,7 @@ def prepare(
         setup,
         found,
         score_std,
-        State(recipe.ppo.kl_coef),
+        TrainingState(recipe.ppo.kl_coef),
         open_engine(recipe.ppo.engine, recipe.ppo.engine_url, roles, folder),
     )
 
@@ -124,7 +126,7 @@ def _add_value(
     roles: Roles,
     cfg: PPO,
     sft: Path,
-    sources: Sequence[Source],
+    sources: Sequence[RewardSource],
     score_stds: Mapping[str, float],
     score_std: float,
 ) -> None:

@@ -24,7 +24,7 @@ from align.evaluation.policy import Answered, summary
 from align.models.adapters import save_adapter, save_head
 from align.objectives.kl import reverse_k3
 from align.objectives.masked import masked_sum, mean_and_var, moments
-from align.ppo.advantages import Estimate, estimate
+from align.ppo.advantages import AdvantageEstimate, estimate
 from align.ppo.monitor import (
     HeldOut,
     consider,
@@ -115,7 +115,7 @@ class Iteration:
     """What one turn of the algorithm found."""
 
     rollout: Rollout
-    estimate: Estimate
+    estimate: AdvantageEstimate
     metrics: dict[str, float]
 
 
@@ -166,7 +166,7 @@ def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clo
     return rollout
 
 
-def rollout_metrics(rollout: Rollout, found: Estimate, accel: Accelerator) -> dict[str, float]:
+def rollout_metrics(rollout: Rollout, found: AdvantageEstimate, accel: Accelerator) -> dict[str, float]:
     """Means over all processes' responses or tokens."""
     mask = rollout.response_mask
     kl = masked_sum(rollout.old_logprobs - rollout.ref_logprobs, mask, dim=1)

@@ -19,7 +19,7 @@ from align.models.passes import Pass, passes, states
 from align.objectives.kl import kl_loss
 from align.objectives.masked import masked_sum
 from align.objectives.ppo import policy_loss, value_loss
-from align.ppo.advantages import Estimate
+from align.ppo.advantages import AdvantageEstimate
 from align.ppo.ptx import ptx_backward
 from align.ppo.roles import Context
 from align.ppo.rollout import Rollout
@@ -53,7 +53,9 @@ class Minibatch:
     kl_coef: float  # of the KL term in the policy's loss; 0 where the penalty is part of the rewards
 
     @classmethod
-    def of(cls, rollout: Rollout, found: Estimate, rows: list[int], count: int, kl_coef: float) -> Minibatch:
+    def of(
+        cls, rollout: Rollout, found: AdvantageEstimate, rows: list[int], count: int, kl_coef: float
+    ) -> Minibatch:
         """These rows of this process's rollout."""
         return cls(
             [rollout.prefixes[i] for i in rows],
@@ -69,7 +71,12 @@ class Minibatch:
 
 
 def update(
-    context: Context, stage: StageRun, rollout: Rollout, found: Estimate, kl_coef: float, iteration: int
+    context: Context,
+    stage: StageRun,
+    rollout: Rollout,
+    found: AdvantageEstimate,
+    kl_coef: float,
+    iteration: int,
 ) -> dict[str, float]:
     """ppo_epochs passes over the rollout in minibatches drawn over all processes' rows; gives the metrics.
 

@@ -16,7 +16,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -118,4 +118,4 @@ class Training(Section):
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="how the learning rate falls after the warm-up"
     )
-    warmup: Share = Field(0.05, description="share of the steps over which the learning rate rises")
+    warmup: Fraction = Field(0.05, description="share of the steps over which the learning rate rises")

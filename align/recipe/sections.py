@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from align.recipe.labeling import Labeling
 from align.recipe.parts import (
     RUN_NAME,
+    Fraction,
     MayChange,
     Move,
     NonNegativeFloat,
@@ -23,7 +24,6 @@ from align.recipe.parts import (
     PositiveFloat,
     PositiveInt,
     Section,
-    Share,
     Short,
     Training,
 )
@@ -141,7 +141,7 @@ class Source(Section):
     train: Annotated[list[Entry], Short(), OneOrMore()] = Field(
         min_length=1, description="where training records come from"
     )
-    held_out: Annotated[Share | list[Entry], OneOrMore()] = Field(
+    held_out: Annotated[Fraction | list[Entry], OneOrMore()] = Field(
         0.05, description="a share of the prompts, chosen by the prompt's hash, or sources of its own"
     )
     split_key: str | None = Field(
@@ -210,7 +210,7 @@ class Lora(Section):
 
     rank: PositiveInt = Field(16, description="the width of the low-rank update")
     alpha: PositiveInt = Field(32, description="the update is scaled by alpha / rank")
-    dropout: Share = Field(0.0, description="dropout before the update, in sft only")
+    dropout: Fraction = Field(0.0, description="dropout before the update, in sft only")
     targets: list[str] | Literal["all-linear"] = Field(
         "all-linear", description="names of the linear layers that get an adapter"
     )

@@ -20,7 +20,7 @@ from align import __version__
 from align.errors import UserError
 from align.report.data import data_view
 from align.report.policy import ppo_view, sft_view
-from align.report.read import RunFiles, Stage, read_run
+from align.report.read import RunFiles, StageFiles, read_run
 from align.report.reward import rm_view
 from align.report.summary import figures, warnings
 from align.run.files import write_text
@@ -102,7 +102,7 @@ def _facts(run: RunFiles) -> dict[str, str]:
     return {key: clean(str(found)) for key, found in facts.items() if found not in (None, "")}
 
 
-def _stage_row(stage: Stage) -> dict[str, str]:
+def _stage_row(stage: StageFiles) -> dict[str, str]:
     started, finished = stage.manifest.started_at, stage.manifest.finished_at
     took = _span((finished - started).total_seconds()) if started and finished and finished >= started else ""
     steps = max((row["step"] for row in stage.metrics if "step" in row), default=0)

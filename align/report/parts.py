@@ -33,7 +33,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Bar:
+class ShareBar:
     """A share with its interval, drawn and as text."""
 
     name: str
@@ -52,7 +52,9 @@ def chart(title: str, series: Sequence[Series], about: str = "", **options: Any)
     return [Chart(title, svg, keys if len(keys) > 1 else [], about)]
 
 
-def bar(name: str, share: Share, span: tuple[float, float], unit: str = "", tone: str = "a") -> list[Bar]:
+def bar(
+    name: str, share: Share, span: tuple[float, float], unit: str = "", tone: str = "a"
+) -> list[ShareBar]:
     """A share of evaluation.json as a row, or none where it is not known."""
     if share.value is None:
         return []
@@ -60,4 +62,4 @@ def bar(name: str, share: Share, span: tuple[float, float], unit: str = "", tone
     low, high = share.low, share.high
     interval = f"{show(low)} to {show(high)}" if low is not None and high is not None else ""
     count = f"{number(share.count)} {unit}".strip() if share.count is not None else ""
-    return [Bar(name, whisker(share.value, low, high, span, tone), show(share.value), interval, count)]
+    return [ShareBar(name, whisker(share.value, low, high, span, tone), show(share.value), interval, count)]

@@ -7,14 +7,14 @@ from typing import Any
 
 from align.report.documents import Answer, Sample
 from align.report.parts import Chart, chart
-from align.report.read import Stage
+from align.report.read import StageFiles
 from align.svg import Series, histogram
 from align.text import number, percent, two
 
 _EACH = 4  # answers of each kind
 
 
-def sft_view(stage: Stage) -> dict[str, Any]:
+def sft_view(stage: StageFiles) -> dict[str, Any]:
     """The section on supervised fine-tuning, as the template takes it."""
     loss = [
         Series("training", stage.curve("train/loss")),
@@ -28,7 +28,7 @@ def sft_view(stage: Stage) -> dict[str, Any]:
     return {"charts": charts, "more": more}
 
 
-def ppo_view(stage: Stage) -> dict[str, Any]:
+def ppo_view(stage: StageFiles) -> dict[str, Any]:
     """The section on PPO, as the template takes it."""
 
     def pair(title: str, training: str, held_out: str, about: str = "", **options: Any) -> list[Chart]:
@@ -65,7 +65,7 @@ def ppo_view(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _guard(stage: Stage) -> list[Chart]:
+def _guard(stage: StageFiles) -> list[Chart]:
     """The score that trains and the guard's, as changes since the first iteration, over the KL's root."""
     rows = [row for row in stage.metrics if {"guard/score", "reward/score", "kl/reference"} <= row.keys()]
     if not rows:

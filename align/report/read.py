@@ -16,7 +16,7 @@ from align.text import clean
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageFiles:
     """One stage's files; what is missing is empty."""
 
     name: stage_table.Stage
@@ -39,7 +39,7 @@ class RunFiles:
     name: str
     recipe: str
     check: Check | None
-    stages: dict[stage_table.Stage, Stage]
+    stages: dict[stage_table.Stage, StageFiles]
 
     @property
     def empty(self) -> bool:
@@ -61,13 +61,13 @@ def read_run(folder: Path) -> RunFiles:
     )
 
 
-def _stage(name: stage_table.Stage, folder: Path) -> Stage:
+def _stage(name: stage_table.Stage, folder: Path) -> StageFiles:
     manifest = _document(folder / "manifest.json")
     try:
         lineage = as_manifest(manifest).lineage
     except (KeyError, ValueError, TypeError, AttributeError):  # it is not what a stage writes
         lineage = {}
-    return Stage(
+    return StageFiles(
         name=name,
         manifest=Manifest.model_validate(manifest),
         lineage=lineage,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from align.report.documents import Calibration, Evaluation, Misjudged, Share
-from align.report.parts import Bar, Chart, bar, chart
-from align.report.read import Stage
+from align.report.parts import Chart, ShareBar, bar, chart
+from align.report.read import StageFiles
 from align.svg import Series, reliability
 from align.text import number, percent
 
@@ -14,7 +14,7 @@ _SHOWN = 20  # misjudged comparisons
 _ROWS = 30  # of one breakdown
 
 
-def rm_view(stage: Stage) -> dict[str, Any]:
+def rm_view(stage: StageFiles) -> dict[str, Any]:
     """The section on the reward model, as the template takes it."""
     found = stage.evaluation
     charts = chart(
@@ -64,7 +64,7 @@ def _facts(found: Evaluation) -> list[str]:
     return facts
 
 
-def agreement(stage: Stage) -> list[Bar]:
+def agreement(stage: StageFiles) -> list[ShareBar]:
     """How often the reward model orders a pair as people did, beside what it must be compared with."""
     found, results = stage.evaluation, stage.manifest.results
     own = found.accuracy
@@ -85,7 +85,7 @@ def agreement(stage: Stage) -> list[Bar]:
     return rows
 
 
-def _breakdowns(found: Evaluation) -> list[tuple[str, list[Bar]]]:
+def _breakdowns(found: Evaluation) -> list[tuple[str, list[ShareBar]]]:
     parts = {
         "By how far apart the ranks are": found.by_rank_gap,
         "By how clear the preference was": found.by_strength,

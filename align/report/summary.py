@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from align.report.parts import Figure
-from align.report.read import RunFiles, Stage
+from align.report.read import RunFiles, StageFiles
 from align.report.reward import agreement
 from align.text import number, percent, two
 
@@ -47,7 +47,7 @@ def warnings(run: RunFiles) -> list[str]:
     return found
 
 
-def _doubts_about_rm(stage: Stage) -> list[str]:
+def _doubts_about_rm(stage: StageFiles) -> list[str]:
     found, doubts = stage.evaluation, []
     own, length = found.accuracy, found.length_only.value if found.length_only else None
     if own.low is not None and own.low <= (0.5 if length is None else length):
@@ -70,7 +70,7 @@ def _doubts_about_rm(stage: Stage) -> list[str]:
     return doubts
 
 
-def _doubts_about_ppo(stage: Stage) -> list[str]:
+def _doubts_about_ppo(stage: StageFiles) -> list[str]:
     doubts, results = [], stage.manifest.results
     if results.get("eval/eos", 1) < 0.5:
         doubts.append(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from align.data.tokenize import Template, opening
 from align.errors import UserError
-from align.models.base import Base
+from align.models.base import BaseCheckpoint
 from align.models.forward import Forward
 from align.models.scoring import score_pairs
 from align.records import Messages
@@ -20,7 +20,7 @@ class OwnModel:
     """A reward model with its own base: text is laid out by its template and cut by its tokenizer."""
 
     who: str
-    base: Base
+    base: BaseCheckpoint
     template: Template
     forward: Forward
     microbatch_tokens: int

@@ -20,7 +20,7 @@ from align.data import imports
 from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.adapters import read_score_std
-from align.models.base import Base, find_base
+from align.models.base import BaseCheckpoint, find_base
 from align.models.batch import PrefixStates
 from align.models.forward import Forward
 from align.models.roles import Roles
@@ -33,11 +33,11 @@ from align.run.lineage import as_trained, parent
 from align.run.manifest import ParentRef
 from align.sampling.params import Sampled
 
-Score = Callable[[Texts], Tensor]
+ScoreTexts = Callable[[Texts], Tensor]
 
 
 @dataclass(frozen=True)
-class Source:
+class RewardSource:
     """A source that was found and verified, its model not yet loaded."""
 
     name: str
@@ -46,11 +46,11 @@ class Source:
     foreign: Recipe | None = None  # of a reward model with another base, which lies at `final`
     final: Path | None = None
     trained_on: Mapping[str, str] = field(default_factory=dict)  # base and template, with another base
-    judge: Score | None = None  # a function or a service
+    judge: ScoreTexts | None = None  # a function or a service
     parent: ParentRef | None = None  # None for a service
 
 
-def find_sources(recipe: Recipe, lineage: Mapping[str, str]) -> list[Source]:
+def find_sources(recipe: Recipe, lineage: Mapping[str, str]) -> list[RewardSource]:
     """The sources that the recipe names; `lineage`: base and template of this run.
 
     Raises MissingStage where a reward model has not been trained, UserError where a run or function
@@ -61,12 +61,12 @@ def find_sources(recipe: Recipe, lineage: Mapping[str, str]) -> list[Source]:
     return [_found(recipe, reward, lineage) for reward in recipe.ppo.rewards]
 
 
-def _own_rm(recipe: Recipe, name: str, weight: float, lineage: Mapping[str, str]) -> Source:
+def _own_rm(recipe: Recipe, name: str, weight: float, lineage: Mapping[str, str]) -> RewardSource:
     rm = parent(recipe, "rm", recipe.ppo.rm, lineage)
-    return Source(name, weight, adapter=rm.final, final=rm.final, parent=rm.ref("rm"))
+    return RewardSource(name, weight, adapter=rm.final, final=rm.final, parent=rm.ref("rm"))
 
 
-def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Source:
+def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> RewardSource:
     name, weight, key = reward.label, reward.weight, f"reward/{reward.label}"
     if reward.run == "this":
         return _own_rm(recipe, name, weight, lineage)
@@ -75,23 +75,25 @@ def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Source
         same = all(manifest.shared[part] == mine for part, mine in lineage.items())
         rm = parent(recipe if same else theirs, "rm", reward.run, lineage if same else {})
         if same:
-            return Source(name, weight, adapter=rm.final, final=rm.final, parent=rm.ref("reward", key))
+            return RewardSource(name, weight, adapter=rm.final, final=rm.final, parent=rm.ref("reward", key))
         if (code := theirs.base.foreign_code) and not recipe.base.trust_remote_code:
             raise UserError(
                 f"ppo.rewards: loading {reward.run} runs {' and '.join(code)}; that is done only where this "
                 "recipe says so: base.trust_remote_code: true"
             )
         ref = rm.ref("reward", key, manifest.base)
-        return Source(name, weight, foreign=theirs, final=rm.final, trained_on=manifest.shared, parent=ref)
+        return RewardSource(
+            name, weight, foreign=theirs, final=rm.final, trained_on=manifest.shared, parent=ref
+        )
     if reward.function:
         given, function = reward.function, _function(reward.function)
-        return Source(
+        return RewardSource(
             name,
             weight,
             judge=lambda texts: by_function(given, function, texts),
             parent=ParentRef(kind="function", name=key, digest=imports.digest(given, function)),
         )
-    return Source(name, weight, judge=Service(str(reward.url), reward.timeout).scores)
+    return RewardSource(name, weight, judge=Service(str(reward.url), reward.timeout).scores)
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -127,20 +129,20 @@ class Rewards:
     names: Sequence[str]
     weights: Sequence[float]
     roles: Mapping[str, str]  # by name
-    judges: Mapping[str, Score]  # by name
+    judges: Mapping[str, ScoreTexts]  # by name
     score_stds: Mapping[str, float]  # by name; what a reward model's scores are divided by
 
     def adapters(self, forward: Forward, prefix: PrefixStates) -> dict[str, Tensor]:
         """What the reward models of the policy's base say of a microbatch: by name, [b]."""
         return {name: forward.scores(role, prefix) for name, role in self.roles.items()}
 
-    def all(self, scores: Mapping[str, Tensor], texts: Texts | None, device: torch.device) -> Judged:
+    def all(self, scores: Mapping[str, Tensor], texts: Texts | None, device: torch.device) -> SourceScores:
         """The scores of adapters [B] with those of the other sources, and their weighted sum."""
         parts = dict(scores)
         if texts is not None and texts.responses:
             parts |= {name: judge(texts).to(device) for name, judge in self.judges.items()}
         ordered = {name: parts[name] for name in self.names}
-        return Judged(self._sum(ordered), ordered)
+        return SourceScores(self._sum(ordered), ordered)
 
     def _sum(self, parts: Mapping[str, Tensor]) -> Tensor:
         if list(self.weights) == [1.0]:
@@ -153,7 +155,7 @@ class Rewards:
 
 
 @dataclass(frozen=True)
-class Judged:
+class SourceScores:
     """Scores [B], and what each source said [B], by name."""
 
     scores: Tensor
@@ -161,7 +163,7 @@ class Judged:
 
 
 def load_rewards(
-    sources: Sequence[Source], roles: Roles, device: torch.device, scale: bool
+    sources: Sequence[RewardSource], roles: Roles, device: torch.device, scale: bool
 ) -> tuple[Rewards, float]:
     """Give the sources' models their places; roles are added to the policy's base.
 
@@ -169,7 +171,7 @@ def load_rewards(
     source's scores; of several, each reward model's scores are divided by their own spread.
     """
     adapters: dict[str, str] = {}
-    judges: dict[str, Score] = {}
+    judges: dict[str, ScoreTexts] = {}
     score_stds: dict[str, float] = {}
     for source in sources:
         if source.adapter is not None:
@@ -190,7 +192,7 @@ def load_rewards(
     return Rewards(names, weights, adapters, judges, {} if alone else score_stds), score_std
 
 
-def _own_model(source: Source, device: torch.device) -> OwnModel:
+def _own_model(source: RewardSource, device: torch.device) -> OwnModel:
     recipe, final = source.foreign, source.final
     assert recipe is not None and final is not None
     who = f"ppo.rewards: the reward model {source.name}"
@@ -210,7 +212,7 @@ def texts_of(
     sampled: Sequence[Sampled],
     prompts: Sequence[list[int]],
     rows: Sequence[int],
-    base: Base,
+    base: BaseCheckpoint,
 ) -> Texts | None:
     """Responses to these rows of the prompts as text; None where every source reads the policy's tokens.
 

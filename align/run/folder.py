@@ -35,7 +35,7 @@ from align.run.files import json_digest, sha256, sweep, to_json, whole_folder, w
 from align.run.lineage import LABELS, begun, keep_labels, now, stage_manifest
 from align.run.manifest import Manifest, ParentRef
 from align.run.metrics import JsonLines
-from align.run.progress import Bar
+from align.run.progress import ProgressBar
 from align.run.trackers import Tracker, check_installed, numbers, open_trackers
 from align.stage_table import Stage
 
@@ -97,10 +97,10 @@ class StageRun:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
-    def steps(self, total: int, done: int) -> Iterator[Bar]:
+    def steps(self, total: int, done: int) -> Iterator[ProgressBar]:
         """Around the loop of steps: their progress bar, and signals handled as `stopping` says."""
         speaks = self.main and "ALIGN_EXIT_FILE" not in os.environ
-        with stopping.heeded(self.grace, speaks), Bar(self.console, self.stage, total, done) as bar:
+        with stopping.heeded(self.grace, speaks), ProgressBar(self.console, self.stage, total, done) as bar:
             yield bar
 
     def stop_if_told(self, step: int, save: Callable[[], None]) -> None:

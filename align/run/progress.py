@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _PLAIN_EVERY = 10.0  # seconds between plain lines
 
 
-class Bar:
+class ProgressBar:
     """Counts steps of one piece of work."""
 
     def __init__(self, console: Console, title: str, total: int, done: int = 0) -> None:
@@ -31,7 +31,7 @@ class Bar:
             )
             self._task = self._rich.add_task(title, total=total, completed=done, note="")
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         if self._rich:
             self._rich.start()
         return self

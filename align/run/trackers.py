@@ -20,7 +20,7 @@ FOLDER = "tensorboard"  # in the stage's folder
 _TABLE = "samples"
 _COLUMNS = ("prompt", "response", "reference", "score", "kl")
 
-Row = Mapping[str, object]
+LoggedRow = Mapping[str, object]
 
 
 class Tracker(Protocol):
@@ -29,7 +29,7 @@ class Tracker(Protocol):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send the numbers of a step."""
 
-    def table(self, step: int, rows: Sequence[Row]) -> None:
+    def table(self, step: int, rows: Sequence[LoggedRow]) -> None:
         """Send samples of a step as a table."""
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ class TensorBoard:
     switched on late shows the run from its beginning.
     """
 
-    def __init__(self, folder: Path, written: Sequence[Row], samples: Sequence[Row]) -> None:
+    def __init__(self, folder: Path, written: Sequence[LoggedRow], samples: Sequence[LoggedRow]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         shutil.rmtree(folder, ignore_errors=True)
@@ -56,7 +56,7 @@ class TensorBoard:
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
-    def table(self, step: int, rows: Sequence[Row]) -> None:
+    def table(self, step: int, rows: Sequence[LoggedRow]) -> None:
         """Send samples of a step as a table."""
         cells = [[_cell(row[name]) for name in _COLUMNS] for row in rows]
         lines = [_COLUMNS, ["---"] * len(_COLUMNS), *cells]
@@ -76,7 +76,11 @@ class WandB:
     """
 
     def __init__(
-        self, folder: Path, manifest: Mapping[str, Any], written: Sequence[Row], samples: Sequence[Row]
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        written: Sequence[LoggedRow],
+        samples: Sequence[LoggedRow],
     ) -> None:
         import wandb
 
@@ -107,7 +111,7 @@ class WandB:
         """Send the numbers of a step."""
         self._run.log(dict(metrics), step=step)
 
-    def table(self, step: int, rows: Sequence[Row]) -> None:
+    def table(self, step: int, rows: Sequence[LoggedRow]) -> None:
         """Send samples of a step as a table."""
         import wandb
 
@@ -132,8 +136,8 @@ def open_trackers(
     names: Sequence[str],
     folder: Path,
     manifest: Mapping[str, Any],
-    written: Sequence[Row],
-    samples: Sequence[Row] = (),
+    written: Sequence[LoggedRow],
+    samples: Sequence[LoggedRow] = (),
 ) -> list[Tracker]:
     """The trackers by these names for one stage.
 
@@ -147,7 +151,9 @@ def open_trackers(
     return [makers[name]() for name in dict.fromkeys(names)]
 
 
-def _tell(tracker: Tracker, written: Sequence[Row], samples: Sequence[Row], first: int = 0) -> None:
+def _tell(
+    tracker: Tracker, written: Sequence[LoggedRow], samples: Sequence[LoggedRow], first: int = 0
+) -> None:
     """Give a tracker what was written before, from step `first` on, in the order in which it was."""
     shown = [row for row in samples if "reference" in row]
     tables = {step: list(rows) for step, rows in groupby(shown, lambda row: int(str(row["step"])))}

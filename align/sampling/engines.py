@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from align.errors import UserError
-from align.models.base import Base
+from align.models.base import BaseCheckpoint
 from align.models.roles import Roles
 from align.recipe.ppo import PPO
 from align.sampling.params import Engine, SamplingParams
@@ -14,7 +14,7 @@ from align.sampling.params import Engine, SamplingParams
 EngineName = Literal["hf", "paged", "vllm"]
 
 
-def sampling_params(cfg: PPO, base: Base) -> SamplingParams:
+def sampling_params(cfg: PPO, base: BaseCheckpoint) -> SamplingParams:
     """What a recipe says of sampling. A pass that keeps no activations holds four times the tokens."""
     return SamplingParams(
         temperature=cfg.temperature,

@@ -18,14 +18,14 @@ _SHOWN = 16  # characters of a hash
 
 
 @dataclass
-class Node:
+class StageNode:
     """A stage of a run: its manifest, what is wrong with its files, and which nodes it starts from."""
 
     stage: Stage
     run: Path
     manifest: Manifest
     wrong: list[str] = field(default_factory=list)
-    parents: list[Node] = field(default_factory=list)
+    parents: list[StageNode] = field(default_factory=list)
 
     @property
     def finished(self) -> bool:
@@ -39,7 +39,7 @@ def show(run: Path, base: Path | None = None, trusted: bool = False) -> int:
     `base`: where the base lies now. trusted: code that comes with a base may run.
     Raises UserError where the folder is no run's.
     """
-    nodes: dict[tuple[Path, str], Node] = {}
+    nodes: dict[tuple[Path, str], StageNode] = {}
     for stage in STAGES:
         if (run / stage / "manifest.json").is_file():
             _gather(stage, run, nodes)
@@ -59,14 +59,14 @@ def show(run: Path, base: Path | None = None, trusted: bool = False) -> int:
     return 2 if count else 0
 
 
-def _gather(stage: Stage, run: Path, nodes: dict[tuple[Path, str], Node]) -> Node:
+def _gather(stage: Stage, run: Path, nodes: dict[tuple[Path, str], StageNode]) -> StageNode:
     """The node of a stage and, before it, those that it starts from."""
     key = (run.resolve(), stage)
     if key in nodes:
         return nodes[key]
     path = run / stage / "manifest.json"
     manifest = read_manifest(path, "restore it")
-    node = Node(stage, run, manifest, list(_files(run / stage, manifest)) if manifest.finished else [])
+    node = StageNode(stage, run, manifest, list(_files(run / stage, manifest)) if manifest.finished else [])
     for ref in manifest.parents:
         earlier, place = ref.stage, Path(ref.run or run)
         if earlier is None:
@@ -114,7 +114,9 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[str]:
     )
 
 
-def _bases(nodes: dict[tuple[Path, str], Node], moved: Path | None, trusted: bool) -> dict[str, list[str]]:
+def _bases(
+    nodes: dict[tuple[Path, str], StageNode], moved: Path | None, trusted: bool
+) -> dict[str, list[str]]:
     """The bases by name and fingerprint, and what is wrong with each."""
     # Imported here: transformers brings torch along, which takes seconds.
     from align.models.base import find_base
@@ -138,11 +140,11 @@ def _bases(nodes: dict[tuple[Path, str], Node], moved: Path | None, trusted: boo
     return found
 
 
-def _base(node: Node) -> str:
+def _base(node: StageNode) -> str:
     return f"{node.manifest.base_name} {_short(node.manifest.base)}".strip()
 
 
-def _tree(node: Node, members: list[Node], indent: str) -> None:
+def _tree(node: StageNode, members: list[StageNode], indent: str) -> None:
     """Print a node, and under it those that start from it: under the last of its parents each."""
     state = f"finished {node.manifest.finished_at}" if node.finished else "has not finished"
     print(f"{indent}└─ {node.stage}  {_text(str(node.run))}  {_text(state)}")
@@ -164,7 +166,7 @@ def _tree(node: Node, members: list[Node], indent: str) -> None:
             _tree(child, members, indent)
 
 
-def _last(node: Node) -> Node | None:
+def _last(node: StageNode) -> StageNode | None:
     """The latest of the stages on the same base that it starts from."""
     same = [parent for parent in node.parents if _base(parent) == _base(node)]
     return max(same, key=lambda parent: place_of(parent.stage), default=None)

@@ -17,7 +17,7 @@ SCORE, SCORES = "score", "scores"
 
 
 @dataclass(frozen=True)
-class Item:
+class ScoreItem:
     """One row to score: `key` is what its score, or its responses' scores, will be called in `row`."""
 
     place: str
@@ -27,7 +27,7 @@ class Item:
     key: str
 
 
-def read_items(path: Path, format: str | None = None) -> Iterator[Item | RecordError]:
+def read_items(path: Path, format: str | None = None) -> Iterator[ScoreItem | RecordError]:
     """The rows of a file in their order; a bad one comes as an error that names file, line and field.
 
     A row with `prompt` and `response` or `responses` is taken as it is, with all its other columns. Any
@@ -76,7 +76,7 @@ def _is_plain(row: Mapping[str, Any]) -> bool:
     return "prompt" in row and ("response" in row) != ("responses" in row)
 
 
-def _plain(place: str, row: Mapping[str, Any]) -> Item | RecordError:
+def _plain(place: str, row: Mapping[str, Any]) -> ScoreItem | RecordError:
     try:
         single = "response" in row
         key = SCORE if single else SCORES
@@ -93,7 +93,7 @@ def _plain(place: str, row: Mapping[str, Any]) -> Item | RecordError:
                 field = f"responses[{i}]" if not single and error.field == "response" else error.field
                 raise RecordError(field, error.message) from error
         texts = tuple(record.response for record in records)
-        return Item(place, dict(row), records[0].prompt, texts, key)
+        return ScoreItem(place, dict(row), records[0].prompt, texts, key)
     except RecordError as error:
         return _at(place, error)
 
@@ -108,7 +108,7 @@ def _detected(place: str, row: Mapping[str, Any]) -> Format:
         ) from error
 
 
-def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[Item | RecordError]:
+def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[ScoreItem | RecordError]:
     """Records as the format reads them, in the form of our own records."""
     for place, row in gathered(format, rows):
         if isinstance(row, RecordError):
@@ -121,10 +121,10 @@ def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[Item
             yield _at(place, error)
 
 
-def _item(place: str, record: Prompt | Demonstration | Ranking) -> Item:
+def _item(place: str, record: Prompt | Demonstration | Ranking) -> ScoreItem:
     row = record.to_dict()
     if isinstance(record, Demonstration):
-        return Item(place, row, record.prompt, (record.response,), SCORE)
+        return ScoreItem(place, row, record.prompt, (record.response,), SCORE)
     if isinstance(record, Ranking):
-        return Item(place, row, record.prompt, record.responses, SCORES)
+        return ScoreItem(place, row, record.prompt, record.responses, SCORES)
     raise RecordError("", "holds a prompt without a response, and only responses have scores")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from align.errors import UserError
-from align.models.base import Base
+from align.models.base import BaseCheckpoint
 from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe.sections import Recipe
@@ -48,7 +48,7 @@ def open_run(folder: Path, stage: Stage, base: Path | None = None, trusted: bool
     return Trained(stage, recipe, setup, verified.final, verified.manifest)
 
 
-def reward_model(run: Trained, base: Base | None = None) -> Forward:
+def reward_model(run: Trained, base: BaseCheckpoint | None = None) -> Forward:
     """The run's reward model as it was trained, on the base in its own precision or as `base` says."""
     roles = Roles((base or run.setup.base).load_model(run.setup.accel.device))
     roles.add("reward", run.final, trains=False)

@@ -21,8 +21,8 @@ from align.models.forward import Forward
 from align.models.scoring import score_pairs
 from align.records import RecordError
 from align.run.files import whole_file
-from align.run.progress import Bar
-from align.serving.records import SCORE, Item, read_items
+from align.run.progress import ProgressBar
+from align.serving.records import SCORE, ScoreItem, read_items
 from align.serving.run import Trained, open_run, reward_model
 
 _SHOWN = 20  # problems that are printed one by one
@@ -72,8 +72,8 @@ def score(
     if to is None and sys.stdout.isatty():
         console = Console(quiet=True)  # a bar would stand among the lines
     forward = reward_model(trained)
-    with _output(to) as write, Bar(console, "score", found.responses) as bar:
-        items = (item for item in read_items(file, format) if isinstance(item, Item))
+    with _output(to) as write, ProgressBar(console, "score", found.responses) as bar:
+        items = (item for item in read_items(file, format) if isinstance(item, ScoreItem))
         for row in _scored(items, trained, forward, bar):
             write(_json_line(row))
 
@@ -113,7 +113,7 @@ def _check(file: Path, format: str | None, run: Trained) -> Found:
     return found
 
 
-def encoded_pairs(item: Item, template: Template) -> list[Pair]:
+def encoded_pairs(item: ScoreItem, template: Template) -> list[Pair]:
     """The ids of prompt and response, for each response; UserError with the item's place."""
     try:
         prompt = template.prompt_ids(item.prompt)
@@ -128,7 +128,9 @@ def encoded_pairs(item: Item, template: Template) -> list[Pair]:
     return pairs
 
 
-def _scored(items: Iterator[Item], run: Trained, forward: Forward, bar: Bar) -> Iterator[dict[str, Any]]:
+def _scored(
+    items: Iterator[ScoreItem], run: Trained, forward: Forward, bar: ProgressBar
+) -> Iterator[dict[str, Any]]:
     """Rows with their scores in the items' order; within a window, batches are of like length."""
     while window := list(islice(items, _WINDOW)):
         encoded = [encoded_pairs(item, run.setup.template) for item in window]
@@ -139,7 +141,7 @@ def _scored(items: Iterator[Item], run: Trained, forward: Forward, bar: Bar) -> 
             yield {**item.row, item.key: mine[0] if item.key == SCORE else mine}
 
 
-def scores_of(forward: Forward, pairs: Sequence[Pair], run: Trained, bar: Bar) -> list[float]:
+def scores_of(forward: Forward, pairs: Sequence[Pair], run: Trained, bar: ProgressBar) -> list[float]:
     """A score for each pair, in as many digits as float32 has."""
     tokens = run.recipe.rm.microbatch_tokens
     scores = score_pairs(forward, "reward", pairs, tokens, lambda done: bar.advance(count=done))

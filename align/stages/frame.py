@@ -21,13 +21,13 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
-from align.data.labels import KINDS, Kind, read_labels
+from align.data.labels import KINDS, RecordType, read_labels
 from align.data.load import Split, load
 from align.data.rows import FileError
 from align.data.scan import T
 from align.data.tokenize import Encodings, Template
 from align.errors import UserError
-from align.models.base import Base, find_base
+from align.models.base import BaseCheckpoint, find_base
 from align.processes import distributed, sharding
 from align.recipe.sections import Entry, Recipe, Source
 from align.report.page import refresh
@@ -45,7 +45,7 @@ class Setup:
     """The processes, the base (weights not yet loaded), and how text becomes tokens."""
 
     accel: Accelerator
-    base: Base
+    base: BaseCheckpoint
     template: Template
 
     @property
@@ -109,7 +109,7 @@ class Inputs:
         self.recipe, self.stage, self.restart = recipe, stage, restart
         self.setup = set_up(recipe)
         self.parents: list[manifest.ParentRef] = []
-        self._splits: dict[Kind, Split[Any]] = {}
+        self._splits: dict[RecordType, Split[Any]] = {}
         self._labels: dict[str, bytes] = {}  # what was read of labeling databases, by entry of the recipe
 
     def parent(self, kind: manifest.Kind, stage: Stage, run: str | None) -> Path:
@@ -127,7 +127,7 @@ class Inputs:
         return found
 
     def encode(
-        self, stage: StageRun, kind: Kind, encode: Callable[..., Encodings[E]], limit: int
+        self, stage: StageRun, kind: RecordType, encode: Callable[..., Encodings[E]], limit: int
     ) -> tuple[Encodings[E], Encodings[E]]:
         """The tokens of what trains and of what is held out; what is left out is told.
 
@@ -172,7 +172,7 @@ class Inputs:
         """What a stage that has begun had read of labeling databases."""
         return {} if self.restart else lineage.kept_labels(self.recipe.run.path / self.stage)
 
-    def _read_labels(self, kind: Kind, entry: Entry) -> bytes:
+    def _read_labels(self, kind: RecordType, entry: Entry) -> bytes:
         """Records as JSON Lines; raises FileError, on every process, where the database gives none."""
         key = f"{kind.__name__} {json_digest(entry.model_dump(exclude_defaults=True, exclude={'weight'}))}"
         if key not in self._labels:
@@ -184,7 +184,7 @@ class Inputs:
             self._labels[key] = content
         return self._labels[key]
 
-    def _content(self, key: str, kind: Kind, entry: Entry) -> tuple[bytes, str, str]:
+    def _content(self, key: str, kind: RecordType, entry: Entry) -> tuple[bytes, str, str]:
         """What there is, or where and what is wrong."""
         try:
             return self._kept[key] if key in self._kept else read_labels(kind, entry), "", ""

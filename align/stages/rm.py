@@ -22,7 +22,7 @@ from align.data.tokenize import Encoded, Encodings, encode_demonstrations, encod
 from align.errors import AlignError, UserError
 from align.evaluation.reward import (
     Evaluation,
-    Judged,
+    ScoredRanking,
     attach_scores,
     evaluate,
     evaluate_quickly,
@@ -56,7 +56,7 @@ _PROBES = 16  # rankings scored before saving and after loading
 _RELOAD_TOLERANCE = 1e-5  # relative; the same numbers up to the batch's padding
 
 
-class Row(NamedTuple):
+class RankingRow(NamedTuple):
     """A ranking as the model and the loss take it; strength is 0 where none is said."""
 
     encoded: Encoded
@@ -64,10 +64,10 @@ class Row(NamedTuple):
     strength: float = 0.0
 
 
-Rows = Sequence[Row]
+RankingRows = Sequence[RankingRow]
 
 
-class EncodedRows(Sequence[Row]):
+class EncodedRows(Sequence[RankingRow]):
     """Encoded rankings as rows, each made when it is asked for: they may be more than memory holds."""
 
     def __init__(self, encoded: Encodings[Encoded]) -> None:
@@ -81,18 +81,18 @@ class EncodedRows(Sequence[Row]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         ranking: Ranking = self._encoded.records[index]
-        return Row(self._encoded[index], ranking.ranks, ranking.strength or 0.0)
+        return RankingRow(self._encoded[index], ranking.ranks, ranking.strength or 0.0)
 
 
-def columns(rows: Rows) -> tuple[list[Encoded], list[Ranks]]:
+def columns(rows: RankingRows) -> tuple[list[Encoded], list[Ranks]]:
     """What was ranked, and how."""
     return [row.encoded for row in rows], [row.ranks for row in rows]
 
 
-def best_alone(row: Row) -> Row:
+def best_alone(row: RankingRow) -> RankingRow:
     """The first of the ranking's best responses, alone."""
     rank, place = min((rank, i) for i, rank in enumerate(row.ranks) if rank is not None)
-    return Row(Encoded(row.encoded.prompt, [row.encoded.responses[place]]), (rank,))
+    return RankingRow(Encoded(row.encoded.prompt, [row.encoded.responses[place]]), (rank,))
 
 
 def run(recipe: Recipe, restart: bool = False) -> None:
@@ -167,7 +167,7 @@ def _finish(
 
 
 def _train(
-    recipe: Recipe, forward: Forward, train: Rows, held_out: Rows, steps: int, stage: StageRun
+    recipe: Recipe, forward: Forward, train: RankingRows, held_out: RankingRows, steps: int, stage: StageRun
 ) -> None:
     """Optimizer steps from the newest checkpoint on."""
     cfg, seed, accel = recipe.rm, recipe.run.seed, stage.accel
@@ -206,7 +206,7 @@ def _train(
             bar.advance({"loss": metrics["train/loss"], "accuracy": metrics["train/accuracy"]})
 
 
-def gradients(forward: Forward, rows: Rows, cfg: RM, accel: Accelerator) -> Tensor:
+def gradients(forward: Forward, rows: RankingRows, cfg: RM, accel: Accelerator) -> Tensor:
     """Add up the gradients of this process's share of a global batch of rankings.
 
     Returns the sums [3] of loss, correct comparisons and comparisons.
@@ -227,10 +227,10 @@ def gradients(forward: Forward, rows: Rows, cfg: RM, accel: Accelerator) -> Tens
     return sums
 
 
-def _rows(forward: Forward) -> Layout[Row]:
+def _rows(forward: Forward) -> Layout[RankingRow]:
     """Rankings with their ranks; a response alone has no comparison."""
     layout = rankings(forward.share_prompt)
-    return Layout(lambda row: layout.size(row.encoded), Row(layout.empty, (1,)))
+    return Layout(lambda row: layout.size(row.encoded), RankingRow(layout.empty, (1,)))
 
 
 def update(
@@ -252,18 +252,18 @@ def update(
     }
 
 
-def _held_out_scores(forward: Forward, held_out: Rows, cfg: RM, accel: Accelerator) -> list[Tensor]:
+def _held_out_scores(forward: Forward, held_out: RankingRows, cfg: RM, accel: Accelerator) -> list[Tensor]:
     """A [K] tensor of scores for each held-out ranking; each process scores its share."""
     mine = _scores(forward, distributed.share(held_out, accel), cfg)
     return distributed.gather_lists(mine, accel)
 
 
-def _scores(forward: Forward, rows: Rows, cfg: RM) -> list[Tensor]:
+def _scores(forward: Forward, rows: RankingRows, cfg: RM) -> list[Tensor]:
     return score_rankings(forward, "reward", [row.encoded for row in rows], cfg.microbatch_tokens)
 
 
 def _write_misjudged(
-    stage: StageRun, held_out: Sequence[Ranking], judged: Sequence[Judged], step: int
+    stage: StageRun, held_out: Sequence[Ranking], judged: Sequence[ScoredRanking], step: int
 ) -> None:
     """The held-out comparisons that the scores get most confidently wrong, for people to look at."""
     for found in misjudged(judged)[:_MISJUDGED]:
@@ -280,7 +280,7 @@ def _write_misjudged(
 
 @torch.no_grad()
 def _centre(
-    forward: Forward, rows: Rows, probes: Rows, cfg: RM, setup: Setup
+    forward: Forward, rows: RankingRows, probes: RankingRows, cfg: RM, setup: Setup
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """Let the rows' responses score 0 in the mean; gives what that did, and the probes' scores after it.
 
@@ -311,7 +311,7 @@ def _centre(
 
 
 def _prove_reload(
-    setup: Setup, probes: Rows, before: Sequence[Tensor], cfg: RM, share_prompt: bool, folder: Path
+    setup: Setup, probes: RankingRows, before: Sequence[Tensor], cfg: RM, share_prompt: bool, folder: Path
 ) -> None:
     """Load what was saved on a fresh base and score the probes again; AlignError unless nothing changed."""
     fresh = _model(setup, folder, seed=None)
@@ -334,8 +334,8 @@ def _model(setup: Setup, adapter: Path, seed: int | None, std: float | None = No
 
 
 def _centring_rows(
-    demonstrations: Sequence[Demonstration] | None, train: Rows, recipe: Recipe, setup: Setup
-) -> Rows:
+    demonstrations: Sequence[Demonstration] | None, train: RankingRows, recipe: Recipe, setup: Setup
+) -> RankingRows:
     """Demonstrations, or without them best-ranked responses, as rankings of one: a draw from all of them."""
     if demonstrations is None:
         deciding = [i for i, row in enumerate(train) if comparisons(row.ranks)] or range(len(train))
@@ -346,7 +346,7 @@ def _centring_rows(
     encoded = encode_demonstrations(
         setup.template, records, recipe.sft.max_length, "data.demonstrations", skip=skip
     )
-    return [Row(one, (1,)) for one in encoded]
+    return [RankingRow(one, (1,)) for one in encoded]
 
 
 def _draw(count: int, recipe: Recipe) -> list[int]:

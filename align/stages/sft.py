@@ -34,7 +34,7 @@ from align.seeds import generator, step_rows
 from align.stages.frame import Inputs, Setup
 from align.stages.trainer import ResumableTrainer
 
-Row = dict[str, list[int]]  # input_ids and labels of one demonstration, equally long
+TokenRow = dict[str, list[int]]  # input_ids and labels of one demonstration, equally long
 
 _METRICS = {
     "loss": "train/loss",
@@ -74,7 +74,7 @@ class _Trainer(ResumableTrainer, SFTTrainer):
     """TRL's trainer, with our checkpoints and an evaluation that weighs every response token alike."""
 
     def __init__(
-        self, *, held_out: list[Row], pad_id: int, shard_group: Accelerator | None, **trainer: Any
+        self, *, held_out: list[TokenRow], pad_id: int, shard_group: Accelerator | None, **trainer: Any
     ) -> None:
         super().__init__(**trainer)
         self._pad_id, self._shard_group = pad_id, shard_group
@@ -119,7 +119,12 @@ class _Trainer(ResumableTrainer, SFTTrainer):
 
 
 def _trainer(
-    recipe: Recipe, setup: Setup, stage: StageRun, train: Encodings[Encoded], held_out: list[Row], steps: int
+    recipe: Recipe,
+    setup: Setup,
+    stage: StageRun,
+    train: Encodings[Encoded],
+    held_out: list[TokenRow],
+    steps: int,
 ) -> _Trainer:
     """TRL's trainer on the base; raises UserError where packing does not go with it."""
     cfg, seed = recipe.sft, recipe.run.seed
@@ -153,7 +158,7 @@ def _trainer(
     return trainer
 
 
-def _rows(demonstrations: Sequence[Encoded]) -> list[Row]:
+def _rows(demonstrations: Sequence[Encoded]) -> list[TokenRow]:
     """Each demonstration as ids and labels; -100 marks what is not learned.
 
     Labels are made here from lengths, never from token ids: where a tokenizer pads with EOS, a mask
@@ -232,7 +237,7 @@ def _arguments(recipe: Recipe, folder: str, accel: Accelerator, steps: int) -> S
     return arguments
 
 
-def _check_packing(model: PreTrainedModel, rows: list[Row]) -> None:
+def _check_packing(model: PreTrainedModel, rows: list[TokenRow]) -> None:
     """Raise UserError unless demonstrations that share a row are blind to each other on this base.
 
     Packed rows rely on the model restarting its attention wherever positions restart, and not every

@@ -23,7 +23,7 @@ from align.processes.sharding import shared_out
 from align.run import checkpoint
 from align.run.folder import StageRun
 from align.run.memory import Held, itemised
-from align.run.progress import Bar
+from align.run.progress import ProgressBar
 
 
 class ResumableTrainer(Trainer):
@@ -50,7 +50,7 @@ class ResumableTrainer(Trainer):
         self._draw, self._metric_names = draw, metrics
         self._drawn_for, self._microbatch = -1, 0
         self._resumed: checkpoint.Checkpoint | None = None
-        self._bar: Bar | None = None
+        self._bar: ProgressBar | None = None
         super().__init__(**trainer)
         for callback in list(self.callback_handler.callbacks):
             if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
 
-from align.stats.bootstrap import Draws, Entry, means
+from align.stats.bootstrap import Draws, Observation, means
 from align.stats.estimate import Estimate
 
 
@@ -42,13 +42,13 @@ def agreement(verdicts: Iterable[Verdict], prompts: int, draws: Draws) -> People
     for verdict in verdicts:
         if verdict.better != verdict.worse:
             pairs.setdefault((verdict.prompt, frozenset((verdict.better, verdict.worse))), []).append(verdict)
-    entries: list[Entry] = []
+    entries: list[Observation] = []
     counted: list[Verdict] = []
     for (prompt, _), found in pairs.items():
         couples = [a.better == b.better for a, b in combinations(found, 2) if a.labeler != b.labeler]
         if couples:
-            entries.append(Entry(prompt, "people", sum(couples) / len(couples)))
-            entries.append(Entry(prompt, "model", sum(v.model for v in found) / len(found)))
+            entries.append(Observation(prompt, "people", sum(couples) / len(couples)))
+            entries.append(Observation(prompt, "model", sum(v.model for v in found) / len(found)))
             counted += found
     if not entries:
         return None

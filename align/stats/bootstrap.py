@@ -44,7 +44,7 @@ class Draws:
             yield times.astype(np.float64).__matmul__
 
 
-class Entry(NamedTuple):
+class Observation(NamedTuple):
     """One number that goes into a mean: of which prompt, and of which group."""
 
     prompt: int
@@ -109,7 +109,7 @@ class Tally:
 
 
 def means(
-    entries: Iterable[Entry], prompts: int, draws: Draws, bounds: Bounds | None = (0.0, 1.0)
+    entries: Iterable[Observation], prompts: int, draws: Draws, bounds: Bounds | None = (0.0, 1.0)
 ) -> dict[Hashable, Estimate]:
     """The mean of each group's values, as `Tally.estimates` has it."""
     groups: dict[Hashable, tuple[list[int], list[float]]] = {}

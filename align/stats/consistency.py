@@ -10,7 +10,7 @@ from align.stats.rankings import comparisons, ties
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class KeyedRanking:
     """One ranking, with its responses as keys."""
 
     prompt: int
@@ -54,9 +54,9 @@ class Consistency:
 Vote = tuple[int, str | None, str]  # 1: the pair's first is better, -1: the second, 0: a tie; labeler; place
 
 
-def consistency(judgements: Iterable[Judgement]) -> Consistency:
+def consistency(judgements: Iterable[KeyedRanking]) -> Consistency:
     """Compare all records of each prompt with each other: responses are the same where their keys are."""
-    groups: dict[int, list[Judgement]] = {}
+    groups: dict[int, list[KeyedRanking]] = {}
     for judgement in judgements:
         groups.setdefault(judgement.prompt, []).append(judgement)
     found = Consistency()
@@ -79,7 +79,7 @@ def consistency(judgements: Iterable[Judgement]) -> Consistency:
     return found
 
 
-def _votes(group: Sequence[Judgement]) -> dict[tuple[int, int], list[Vote]]:
+def _votes(group: Sequence[KeyedRanking]) -> dict[tuple[int, int], list[Vote]]:
     """What was said of each pair of responses; a pair's keys are in ascending order."""
     votes: dict[tuple[int, int], list[Vote]] = {}
     for judgement in group:

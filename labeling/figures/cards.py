@@ -27,7 +27,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Section:
+class CardSection:
     """A heading with its cards."""
 
     title: str
@@ -55,18 +55,18 @@ def own_headline(own: OwnFigures) -> list[tuple[str, str]]:
     return [*found, (f"{own.skipped:,}", "skipped")] if own.skipped else found
 
 
-def sections(figures: Figures) -> list[Section]:
+def sections(figures: Figures) -> list[CardSection]:
     """Everything, for admins and reviewers."""
     people = figures.people
     return [
-        Section("Progress", [_queue(figures), _days([(f"{d.day}", d.answers) for d in figures.days])]),
-        Section("People", [_answers(people), *_seconds(people, figures.seconds), _gold(people)]),
-        Section("Agreement", [_pairs(figures), _coefficients(figures), _with_others(people)]),
-        Section("Blind comparisons", [_win_rates(figures), _ratings(figures)]),
+        CardSection("Progress", [_queue(figures), _days([(f"{d.day}", d.answers) for d in figures.days])]),
+        CardSection("People", [_answers(people), *_seconds(people, figures.seconds), _gold(people)]),
+        CardSection("Agreement", [_pairs(figures), _coefficients(figures), _with_others(people)]),
+        CardSection("Blind comparisons", [_win_rates(figures), _ratings(figures)]),
     ]
 
 
-def own_sections(own: OwnFigures) -> list[Section]:
+def own_sections(own: OwnFigures) -> list[CardSection]:
     """What a labeler sees: their own answers and pace."""
     marks = [_spread_mark(_KINDS[kind], spread) for kind, spread in own.seconds.items()]
     head = ("Task", "Answers", "Median", "Middle half")
@@ -76,7 +76,7 @@ def own_sections(own: OwnFigures) -> list[Section]:
     ]
     note = "The dot is the median, the line has the middle half of your answers."
     pace = _dots("Seconds an answer", note, head, rows, marks, "You have not answered anything yet.")
-    return [Section("Your work", [pace, _days([(f"{d.day}", d.answers) for d in own.days])])]
+    return [CardSection("Your work", [pace, _days([(f"{d.day}", d.answers) for d in own.days])])]
 
 
 def _queue(figures: Figures) -> Card:

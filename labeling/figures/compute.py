@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 from align.stats.bootstrap import Draws, Tally
 from align.stats.estimate import Estimate
 from labeling.answers import KINDS
-from labeling.figures.gather import Answer, Material, gather, own_answers
+from labeling.figures.gather import Material, StandingAnswer, gather, own_answers
 from labeling.figures.rankings import (
-    Ranking,
+    PersonsRanking,
     add_gold,
     add_leave_one_out,
     add_pairwise,
@@ -93,7 +93,7 @@ def _days(days: Sequence[date]) -> list[Day]:
     return [Day(day=day, answers=counts[day]) for day in span]
 
 
-def _seconds(given: Sequence[Answer]) -> dict[str, Spread]:
+def _seconds(given: Sequence[StandingAnswer]) -> dict[str, Spread]:
     """By kind."""
     found: dict[str, list[float]] = {}
     for answer in given:
@@ -107,21 +107,21 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(median=median, lower=lower, upper=upper, count=len(values))
 
 
-def _by_kind(given: Sequence[Answer]) -> dict[str, int]:
+def _by_kind(given: Sequence[StandingAnswer]) -> dict[str, int]:
     counts = Counter(answer.kind for answer in given)
     return {kind: counts[kind] for kind in KINDS if counts[kind]}
 
 
-def _rankings(material: Material, given: Sequence[Answer]) -> list[Ranking]:
+def _rankings(material: Material, given: Sequence[StandingAnswer]) -> list[PersonsRanking]:
     """Answers that order responses, gold ones too."""
     return [
-        Ranking(answer.task, material.tasks[answer.task].prompt, answer.person, answer.ranks)
+        PersonsRanking(answer.task, material.tasks[answer.task].prompt, answer.person, answer.ranks)
         for answer in given
         if answer.ranks is not None
     ]
 
 
-def _estimates(material: Material, rankings: Sequence[Ranking]) -> Estimates:
+def _estimates(material: Material, rankings: Sequence[PersonsRanking]) -> Estimates:
     gold = {id: task.gold for id, task in material.tasks.items() if task.gold is not None}
     plain = [ranking for ranking in rankings if ranking.task not in gold]
     tally = Tally(material.prompts)
@@ -135,7 +135,7 @@ def _estimates(material: Material, rankings: Sequence[Ranking]) -> Estimates:
 def _people(material: Material, estimates: Estimates) -> list[PersonFigures]:
     """Those who did something, in the order in which they came."""
     gold = {id for id, task in material.tasks.items() if task.gold is not None}
-    answers: dict[int, list[Answer]] = {}
+    answers: dict[int, list[StandingAnswer]] = {}
     for answer in material.answers:
         answers.setdefault(answer.person, []).append(answer)
     rows = []
@@ -163,7 +163,10 @@ def _people(material: Material, estimates: Estimates) -> list[PersonFigures]:
 
 
 def _agreement(
-    material: Material, given: Sequence[Answer], rankings: Sequence[Ranking], estimates: Estimates
+    material: Material,
+    given: Sequence[StandingAnswer],
+    rankings: Sequence[PersonsRanking],
+    estimates: Estimates,
 ) -> Agreement:
     tasks = material.tasks
     plain = [ranking for ranking in rankings if tasks[ranking.task].gold is None]
@@ -187,7 +190,7 @@ def _agreement(
     )
 
 
-def _policies(material: Material, given: Sequence[Answer]) -> Policies:
+def _policies(material: Material, given: Sequence[StandingAnswer]) -> Policies:
     found, unnamed = [], 0
     for answer in given:
         task = material.tasks[answer.task]

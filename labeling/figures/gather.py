@@ -18,7 +18,7 @@ _ROWS = 1000  # read at a time
 
 
 @dataclass(frozen=True)
-class Task:
+class AnsweredItem:
     """An item with answers; `prompt` numbers the prompts, `origins` are the policies of a comparison."""
 
     kind: str
@@ -27,7 +27,7 @@ class Task:
     origins: tuple[str | None, ...]
 
 
-class Answer(NamedTuple):
+class StandingAnswer(NamedTuple):
     """A label that stands; `ranks`, `quality` and `choice` where its kind has them."""
 
     task: int
@@ -46,9 +46,9 @@ class Material:
     """All that the figures are computed from."""
 
     people: dict[int, tuple[str, str]]  # name and role
-    tasks: dict[int, Task]
+    tasks: dict[int, AnsweredItem]
     prompts: int
-    answers: list[Answer]
+    answers: list[StandingAnswer]
     withdrawn: dict[int, int]  # how often each person took an answer back
     places: dict[tuple[str, str], int]  # by kind and state
     kinds: dict[str, int]  # tasks, gold ones left out
@@ -80,12 +80,12 @@ def gather(session: Session) -> Material:
     )
 
 
-def own_answers(session: Session, person: int) -> list[Answer]:
+def own_answers(session: Session, person: int) -> list[StandingAnswer]:
     """One person's answers that stand, without what they say."""
     return _answers(session, person)
 
 
-def _answers(session: Session, person: int | None = None) -> list[Answer]:
+def _answers(session: Session, person: int | None = None) -> list[StandingAnswer]:
     content = case((Label.kind.in_(ORDERING), Label.content), else_=None)
     columns = (Label.item_id, Label.person_id, Label.kind, Label.seconds, Label.adjudicates, Label.created)
     query = select(*columns, *([content] if person is None else [])).where(standing()).order_by(Label.id)
@@ -102,9 +102,9 @@ def _answer(
     adjudicates: bool,
     created: datetime,
     content: dict[str, Any] | None = None,
-) -> Answer:
+) -> StandingAnswer:
     """Keeps of the content only what is counted: labels come by the thousand."""
-    plain = Answer(task, person, kind, seconds, adjudicates, created.date())
+    plain = StandingAnswer(task, person, kind, seconds, adjudicates, created.date())
     if content is None:
         return plain
     ranks = ranks_of(kind, content)
@@ -115,7 +115,7 @@ def _answer(
     )
 
 
-def _tasks(session: Session) -> tuple[dict[int, Task], int]:
+def _tasks(session: Session) -> tuple[dict[int, AnsweredItem], int]:
     """All items that somebody answered, and how many prompts they have."""
     named = select(Response.item_id, Response.origin).join(Item, Item.id == Response.item_id)
     named = named.where(Item.kind == "compare").order_by(Response.item_id, Response.position)
@@ -124,11 +124,11 @@ def _tasks(session: Session) -> tuple[dict[int, Task], int]:
         origins.setdefault(item, []).append(origin)
     query = select(Item.id, Item.kind, Item.gold, cast(Item.prompt, Text))
     query = query.where(Item.id.in_(select(Label.item_id))).order_by(Item.id)
-    tasks: dict[int, Task] = {}
+    tasks: dict[int, AnsweredItem] = {}
     prompts: dict[str, int] = {}
     for item, kind, gold, prompt in session.execute(query):
         number = prompts.setdefault(prompt, len(prompts))
-        tasks[item] = Task(kind, gold, number, tuple(origins.get(item, ())))
+        tasks[item] = AnsweredItem(kind, gold, number, tuple(origins.get(item, ())))
     return tasks, len(prompts)
 
 

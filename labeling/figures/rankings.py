@@ -15,7 +15,7 @@ from align.stats.bootstrap import Numbers, Tally
 from align.stats.rankings import Ranks
 
 
-class Ranking(NamedTuple):
+class PersonsRanking(NamedTuple):
     """One person's ranks of a task's responses (1 is best; None: not ranked)."""
 
     task: int
@@ -52,7 +52,7 @@ def signs(rankings: Sequence[Ranks]) -> Numbers:
     return np.sign(table[:, first] - table[:, second])
 
 
-def couples(rankings: Iterable[Ranking]) -> Couples:
+def couples(rankings: Iterable[PersonsRanking]) -> Couples:
     """All couples of people who ranked the same task."""
     parts = [_couples(group) for group in _by_length(rankings)]
     names = Couples.__dataclass_fields__
@@ -61,7 +61,7 @@ def couples(rankings: Iterable[Ranking]) -> Couples:
     return Couples(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
-def _couples(group: Sequence[Ranking]) -> Couples:
+def _couples(group: Sequence[PersonsRanking]) -> Couples:
     one: list[int] = []
     other: list[int] = []
     share: list[float] = []
@@ -102,7 +102,7 @@ def add_pairwise(tally: Tally, name: str, found: Couples) -> None:
     tally.add((name, "tau"), at[known], taus, share[known], int(known.sum()), bounds=(-1.0, 1.0))
 
 
-def add_leave_one_out(tally: Tally, rankings: Iterable[Ranking]) -> None:
+def add_leave_one_out(tally: Tally, rankings: Iterable[PersonsRanking]) -> None:
     """Each person's orders against the majority of the others' on the same pairs: group ("others", person).
 
     An even split among the others is a tie; a tie against an order counts one half.
@@ -124,7 +124,7 @@ def add_leave_one_out(tally: Tally, rankings: Iterable[Ranking]) -> None:
         _add_people(tally, "others", rows, table, others, both)
 
 
-def add_gold(tally: Tally, rankings: Iterable[Ranking], gold: Mapping[int, Ranks]) -> None:
+def add_gold(tally: Tally, rankings: Iterable[PersonsRanking], gold: Mapping[int, Ranks]) -> None:
     """Each person's orders against the known ones of gold tasks, as group ("gold", person)."""
     for group in _by_length(ranking for ranking in rankings if ranking.task in gold):
         table = signs([ranking.ranks for ranking in group])
@@ -135,7 +135,7 @@ def add_gold(tally: Tally, rankings: Iterable[Ranking], gold: Mapping[int, Ranks
 def _add_people(
     tally: Tally,
     name: str,
-    rows: Sequence[Ranking],
+    rows: Sequence[PersonsRanking],
     table: Numbers,
     against: Numbers,
     both: NDArray[np.bool_],
@@ -149,7 +149,7 @@ def _add_people(
         tally.add((name, int(person)), prompt[mine], alike[mine], pairs[mine], int(pairs[mine].sum()))
 
 
-def alpha_of_ranks(rankings: Iterable[Ranking]) -> float | None:
+def alpha_of_ranks(rankings: Iterable[PersonsRanking]) -> float | None:
     """Krippendorff's ordinal alpha of complete rankings: units are responses, values their mean ranks.
 
     Ranks of 3 responses and of 9 are different scales: alpha is taken for each K alone, and their mean
@@ -192,14 +192,14 @@ def alpha(units: Iterable[Sequence[float] | Numbers]) -> float | None:
     return float(krippendorff.alpha(value_counts=counts, level_of_measurement="ordinal"))
 
 
-def _by_length(rankings: Iterable[Ranking]) -> Iterator[list[Ranking]]:
-    groups: dict[int, list[Ranking]] = {}
+def _by_length(rankings: Iterable[PersonsRanking]) -> Iterator[list[PersonsRanking]]:
+    groups: dict[int, list[PersonsRanking]] = {}
     for ranking in rankings:
         groups.setdefault(len(ranking.ranks), []).append(ranking)
     yield from groups.values()
 
 
-def _tasks(group: Sequence[Ranking]) -> dict[int, list[int]]:
+def _tasks(group: Sequence[PersonsRanking]) -> dict[int, list[int]]:
     """The places of each task's rankings."""
     found: dict[int, list[int]] = {}
     for i, ranking in enumerate(group):

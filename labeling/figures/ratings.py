@@ -25,7 +25,7 @@ _WINNERS = {"first": Winner.X, "second": Winner.Y, "tie": Winner.Draw, "both_bad
 Match = tuple[int, int, Winner]  # two policies, by their numbers, and which was better
 
 
-class Comparison(NamedTuple):
+class PolicyVerdict(NamedTuple):
     """One person's verdict between two policies: "first", "second", "tie" or "both_bad"."""
 
     prompt: int
@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
     verdict: str
 
 
-def policies(comparisons: Iterable[Comparison], unnamed: int = 0) -> Policies:
+def policies(comparisons: Iterable[PolicyVerdict], unnamed: int = 0) -> Policies:
     """Win rates by pair and by policy, and ratings, best first; "both bad" is a tie in both."""
     comparisons, prompts = _numbered(comparisons)
     rates = _win_rates(comparisons, prompts)
@@ -67,7 +67,7 @@ def policies(comparisons: Iterable[Comparison], unnamed: int = 0) -> Policies:
     )
 
 
-def _win_rates(comparisons: Sequence[Comparison], prompts: int) -> dict[Hashable, Estimate]:
+def _win_rates(comparisons: Sequence[PolicyVerdict], prompts: int) -> dict[Hashable, Estimate]:
     """Of each policy, and of each against each other one."""
     parts: dict[Hashable, list[tuple[int, float]]] = {}
     for prompt, first, second, verdict in comparisons:
@@ -84,7 +84,7 @@ def _win_rates(comparisons: Sequence[Comparison], prompts: int) -> dict[Hashable
 
 
 def ratings(
-    comparisons: Sequence[Comparison], names: Sequence[str], prompts: int
+    comparisons: Sequence[PolicyVerdict], names: Sequence[str], prompts: int
 ) -> tuple[list[Estimate], str | None]:
     """The Bradley-Terry ratings of policies, and why there are none.
 
@@ -144,7 +144,7 @@ def _linked(matches: Sequence[Match], weights: Numbers, number: int) -> bool:
     return bool(beats.all())
 
 
-def _numbered(comparisons: Iterable[Comparison]) -> tuple[list[Comparison], int]:
+def _numbered(comparisons: Iterable[PolicyVerdict]) -> tuple[list[PolicyVerdict], int]:
     """The same with prompts numbered without gaps, and how many there are."""
     numbers: dict[int, int] = {}
     found = [c._replace(prompt=numbers.setdefault(c.prompt, len(numbers))) for c in comparisons]

@@ -20,7 +20,7 @@ _Z = 1.959964  # 95%
 
 
 @dataclass(frozen=True)
-class Judgement:
+class SuggestedRanking:
     """A person's ranking of a task for which something was suggested."""
 
     task: int
@@ -31,7 +31,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class MachineAgreement:
     """Agreement with the machine in one group. `share`, `low` and `high` are None without judgements."""
 
     judgements: int
@@ -47,8 +47,8 @@ class Agreement:
 class SuggestionEffect:
     """Both groups, and by how much more people agree when they are shown what the machine thinks."""
 
-    shown: Agreement
-    hidden: Agreement
+    shown: MachineAgreement
+    hidden: MachineAgreement
     difference: float | None = None
     low: float | None = None
     high: float | None = None
@@ -64,7 +64,7 @@ class SuggestionEffect:
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
-def suggestion_effect(judgements: Iterable[Judgement]) -> SuggestionEffect:
+def suggestion_effect(judgements: Iterable[SuggestedRanking]) -> SuggestionEffect:
     """Mean agreement in both groups with 95% intervals, and their difference.
 
     Wilson's interval for each group, and Newcombe's hybrid of the two (Statistics in Medicine 17, 1998,
@@ -72,7 +72,7 @@ def suggestion_effect(judgements: Iterable[Judgement]) -> SuggestionEffect:
     the variance of the mean between tasks, and at most the number of tasks: several people's answers to one
     task are no independent observations.
     """
-    groups: dict[bool, list[Judgement]] = {True: [], False: []}
+    groups: dict[bool, list[SuggestedRanking]] = {True: [], False: []}
     for judgement in judgements:
         groups[judgement.shown].append(judgement)
     shown, hidden = _agreement(groups[True]), _agreement(groups[False])
@@ -86,20 +86,20 @@ def suggestion_effect(judgements: Iterable[Judgement]) -> SuggestionEffect:
     return SuggestionEffect(shown, hidden, difference, difference - below, difference + above)
 
 
-def _agreement(judgements: Sequence[Judgement]) -> Agreement:
+def _agreement(judgements: Sequence[SuggestedRanking]) -> MachineAgreement:
     tasks: dict[int, list[float]] = {}
     for judgement in judgements:
         tasks.setdefault(judgement.task, []).append(judgement.agreed)
     count = len(judgements)
     taken, changed = sum(j.taken for j in judgements), sum(j.changed for j in judgements)
     if not count:
-        return Agreement(0, 0, 0, 0)
+        return MachineAgreement(0, 0, 0, 0)
     share = sum(judgement.agreed for judgement in judgements) / count
     variance = sum(sum(agreed - share for agreed in task) ** 2 for task in tasks.values()) / count**2
     effective = float(len(tasks))
     if variance > 0:
         effective = min(effective, share * (1 - share) / variance)
-    return Agreement(count, len(tasks), taken, changed, share, *_wilson(share, effective))
+    return MachineAgreement(count, len(tasks), taken, changed, share, *_wilson(share, effective))
 
 
 def _wilson(share: float, count: float) -> tuple[float, float]:
@@ -108,14 +108,14 @@ def _wilson(share: float, count: float) -> tuple[float, float]:
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
-def judgements(session: Session) -> list[Judgement]:
+def judgements(session: Session) -> list[SuggestedRanking]:
     """People's standing rankings and comparisons that a suggestion goes with, shown or hidden."""
     columns = (Label.item_id, Label.suggestion_shown, Label.suggestion_agreed, Label.suggestion_taken)
     query = select(*columns).where(
         standing(), Label.suggestion_agreed.is_not(None)
     )  # a machine's own have none
     return [
-        Judgement(item, how != HIDDEN, agreed or 0.0, bool(taken), how == SEEN)
+        SuggestedRanking(item, how != HIDDEN, agreed or 0.0, bool(taken), how == SEEN)
         for item, how, agreed, taken in session.execute(query.order_by(Label.id))
     ]
 

@@ -24,7 +24,7 @@ _TOGETHER = 400  # rows written at once
 
 
 @dataclass
-class Added:
+class AddedItems:
     """What became of rows: new items' ids, the ids of those that were there before, what people ranked."""
 
     ids: list[int]
@@ -39,12 +39,12 @@ class Added:
 
 def add_items(
     session: Session, rows: Iterable[Mapping[str, Any]], overlap: int, by: Person | None = None
-) -> Added:
+) -> AddedItems:
     """Rows with a prompt and what else `_KEYS` has, or rows of any format that align knows.
 
     A row that is there already (kind, prompt and responses) is not added again. Raises RecordError.
     """
-    added = Added([])
+    added = AddedItems([])
     names = {name: id for id, name in session.execute(select(Person.id, Person.name))}
     given: list[tuple[Item, Ranking | None]] = []
     for row in rows:
@@ -67,7 +67,7 @@ def prompts_of(session: Session, origin: str) -> Iterator[Any]:
     return session.scalars(select(Item.prompt).where(written).order_by(Item.id))
 
 
-def _add(session: Session, given: list[tuple[Item, Ranking | None]], added: Added) -> None:
+def _add(session: Session, given: list[tuple[Item, Ranking | None]], added: AddedItems) -> None:
     """Write the items that are not there yet, with their slots, and empty the list."""
     in_turn(session, "items")
     keys = {item.key for item, _ in given}

@@ -47,13 +47,13 @@ class Moment(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class Base(DeclarativeBase):
+class Tables(DeclarativeBase):
     """What all tables have in common."""
 
     type_annotation_map = {datetime: Moment, dict[str, Any]: JSON, list[Any]: JSON}
 
 
-class Setting(Base):
+class Setting(Tables):
     """What the app keeps for itself: the key that signs cookies and draws orders."""
 
     __tablename__ = "setting"
@@ -61,7 +61,7 @@ class Setting(Base):
     value: Mapped[str] = mapped_column(Text)
 
 
-class Person(Base):
+class Person(Tables):
     """An account: of a person, or of a machine that sends tokens."""
 
     __tablename__ = "person"
@@ -73,7 +73,7 @@ class Person(Base):
     disabled: Mapped[datetime | None] = mapped_column()
 
 
-class Token(Base):
+class Token(Tables):
     """A secret that opens something; only its sha256 is kept."""
 
     __tablename__ = "token"
@@ -88,7 +88,7 @@ class Token(Base):
     person: Mapped[Person | None] = relationship(lazy="joined")
 
 
-class Item(Base):
+class Item(Tables):
     """One task: a prompt, and for all kinds but demonstrate its responses."""
 
     __tablename__ = "item"
@@ -109,7 +109,7 @@ class Item(Base):
 Index("item_queue", Item.priority.desc(), Item.id)  # the queue's order
 
 
-class Response(Base):
+class Response(Tables):
     """One of an item's responses."""
 
     __tablename__ = "response"
@@ -122,7 +122,7 @@ class Response(Base):
     author_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"))
 
 
-class Slot(Base):
+class Slot(Tables):
     """One of an item's `overlap` places in the queue: free, leased to a person, or done."""
 
     __tablename__ = "slot"
@@ -141,7 +141,7 @@ class Slot(Base):
     item: Mapped[Item] = relationship(lazy="joined")
 
 
-class Suggestion(Base):
+class Suggestion(Tables):
     """What a reward model makes of a task's responses."""
 
     __tablename__ = "suggestion"
@@ -157,7 +157,7 @@ class Suggestion(Base):
     created: Mapped[datetime] = mapped_column(default=now)
 
 
-class Guideline(Base):
+class Guideline(Tables):
     """Every version that somebody labelled under."""
 
     __tablename__ = "guideline"
@@ -166,7 +166,7 @@ class Guideline(Base):
     created: Mapped[datetime] = mapped_column(default=now)
 
 
-class Label(Base):
+class Label(Tables):
     """One thing that one person did, once. A later one may replace it; both stay."""
 
     __tablename__ = "label"
@@ -211,7 +211,7 @@ def _label_in_turn(mapper: object, connection: Connection, label: Label) -> None
     in_turn(connection, "labels")
 
 
-class Draft(Base):
+class Draft(Tables):
     """What a person has done so far on a task; in the order shown."""
 
     __tablename__ = "draft"

@@ -13,7 +13,7 @@ from labeling.store.records import Filters, labelled
 
 
 @dataclass(frozen=True)
-class Progress:
+class LabelCounts:
     """Demonstrations and ranked tasks that train; `open_…`: tasks that wait for somebody."""
 
     demonstrations: int
@@ -24,7 +24,7 @@ class Progress:
     last_label: int  # the newest label's number
 
 
-def progress(session: Session, demonstrations: Filters, rankings: Filters, origin: str | None) -> Progress:
+def progress(session: Session, demonstrations: Filters, rankings: Filters, origin: str | None) -> LabelCounts:
     """`origin`: the policy whose tasks are to be ranked; None: none yet."""
     waits = exists().where(Slot.item_id == Item.id, Slot.state != "done")
     written = exists().where(Response.item_id == Item.id, Response.origin == origin)
@@ -32,7 +32,7 @@ def progress(session: Session, demonstrations: Filters, rankings: Filters, origi
     ours = set(session.scalars(select(Item.id).where(written, Item.kind.in_(ORDERING))))
     waiting = set(session.scalars(select(Item.id).where(written, waits))) & ours
     ranked = {item.id for item, _ in labelled(session, "rankings", rankings)} & ours
-    return Progress(
+    return LabelCounts(
         demonstrations=sum(1 for _ in labelled(session, "demonstrations", demonstrations)),
         open_demonstrations=session.scalar(asked) or 0,
         rankings=len(ranked),

@@ -19,7 +19,7 @@ from labeling.web.security import SignedIn, Visitor
 from labeling.web.work import Seconds, SubmissionId
 
 router = APIRouter(include_in_schema=False)
-Text = Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT)]
+MessageText = Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT)]
 
 
 class Message(BaseModel):
@@ -27,7 +27,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     role: Literal["user", "assistant"]
-    content: Text
+    content: MessageText
 
 
 class Asked(BaseModel):
@@ -44,7 +44,7 @@ class Corrected(Asked):
     answer: Annotated[str, Field(max_length=TEXT_LIMIT)]
     origin: Annotated[str, Field(max_length=200)]
     seal: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    text: Text
+    text: MessageText
     submission: SubmissionId
     seconds: Seconds
 

@@ -13,8 +13,8 @@ from align.data.tokenize import Encoded
 from align.errors import AlignError
 from align.evaluation.reward import (
     Evaluation,
-    Judged,
     Named,
+    ScoredRanking,
     attach_scores,
     evaluate,
     evaluate_quickly,
@@ -34,8 +34,8 @@ def judged(
     lengths: Sequence[int] | None = None,
     labeler: str | None = None,
     strength: float | None = None,
-) -> Judged:
-    return Judged(
+) -> ScoredRanking:
+    return ScoredRanking(
         prompt=prompt,
         responses=tuple("abcdefgh"[: len(ranks)]),
         lengths=tuple(lengths or [5] * len(ranks)),

@@ -17,7 +17,7 @@ from scipy import stats  # noqa: E402
 
 from align.stats.bootstrap import Draws, Tally  # noqa: E402
 from labeling.figures.rankings import (  # noqa: E402
-    Ranking,
+    PersonsRanking,
     add_gold,
     add_leave_one_out,
     add_pairwise,
@@ -26,7 +26,7 @@ from labeling.figures.rankings import (  # noqa: E402
     couples,
     mean_ranks,
 )
-from labeling.figures.ratings import Comparison, policies  # noqa: E402
+from labeling.figures.ratings import PolicyVerdict, policies  # noqa: E402
 
 # Four observers, twelve units, from Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, part D.
 PUBLISHED = [
@@ -45,11 +45,13 @@ PUBLISHED = [
 ]
 
 
-def one(task: int, person: int, *ranks: int | None, prompt: int | None = None) -> Ranking:
-    return Ranking(task, task if prompt is None else prompt, person, ranks)
+def one(task: int, person: int, *ranks: int | None, prompt: int | None = None) -> PersonsRanking:
+    return PersonsRanking(task, task if prompt is None else prompt, person, ranks)
 
 
-def drawn(seed: int, people: int = 3, tasks: int = 40, size: int = 4, ties: bool = True) -> list[Ranking]:
+def drawn(
+    seed: int, people: int = 3, tasks: int = 40, size: int = 4, ties: bool = True
+) -> list[PersonsRanking]:
     """Rankings of a team that agrees a little."""
     chance = random.Random(seed)
     found = []
@@ -64,7 +66,7 @@ def drawn(seed: int, people: int = 3, tasks: int = 40, size: int = 4, ties: bool
     return found
 
 
-def agreement(rankings: list[Ranking]) -> dict[Any, Any]:
+def agreement(rankings: list[PersonsRanking]) -> dict[Any, Any]:
     tally = Tally(max(ranking.prompt for ranking in rankings) + 1)
     add_pairwise(tally, "r", couples(rankings))
     add_leave_one_out(tally, rankings)
@@ -163,7 +165,7 @@ def test_mean_ranks_are_scipys() -> None:
 
 
 @pytest.mark.parametrize("rankings", [[], [one(0, 1, 1, 2)], [one(0, 1, 1, 1), one(0, 2, 1, 1)]])
-def test_alpha_of_nothing_is_unknown(rankings: list[Ranking]) -> None:
+def test_alpha_of_nothing_is_unknown(rankings: list[PersonsRanking]) -> None:
     assert alpha_of_ranks(rankings) is None
 
 
@@ -192,9 +194,9 @@ def test_no_spread_is_no_certainty() -> None:
     assert (alone.value, alone.low, alone.high) == (1.0, None, None)
 
 
-def compared(first: str, second: str, /, **verdicts: int) -> list[Comparison]:
+def compared(first: str, second: str, /, **verdicts: int) -> list[PolicyVerdict]:
     found = [verdict for verdict, number in verdicts.items() for _ in range(number)]
-    return [Comparison(i, first, second, verdict) for i, verdict in enumerate(found)]
+    return [PolicyVerdict(i, first, second, verdict) for i, verdict in enumerate(found)]
 
 
 def test_two_policies_are_rated_by_their_share_of_wins() -> None:
@@ -223,7 +225,7 @@ def test_known_strengths_are_found_again() -> None:
     for prompt in range(1500):
         first, second = chance.sample(sorted(strengths), 2)
         wins = chance.random() < 1 / (1 + math.exp(strengths[second] - strengths[first]))
-        found.append(Comparison(prompt, first, second, "first" if wins else "second"))
+        found.append(PolicyVerdict(prompt, first, second, "first" if wins else "second"))
     rows = policies(found).policies
     middle = sum(strengths.values()) / 4
     for row in rows:

@@ -6,11 +6,11 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
-from labeling.figures.suggestion_effect import Judgement, suggestion_effect  # noqa: E402
+from labeling.figures.suggestion_effect import SuggestedRanking, suggestion_effect  # noqa: E402
 
 
-def group(shown: bool, *agreed: float, first: int = 0) -> list[Judgement]:
-    return [Judgement(first + i, shown, a, a == 1.0) for i, a in enumerate(agreed)]
+def group(shown: bool, *agreed: float, first: int = 0) -> list[SuggestedRanking]:
+    return [SuggestedRanking(first + i, shown, a, a == 1.0) for i, a in enumerate(agreed)]
 
 
 def test_newcombes_own_example() -> None:
@@ -54,7 +54,7 @@ def test_complete_agreement_in_few_tasks_is_not_certain() -> None:
 def test_the_block_for_the_dashboard_says_what_is_known() -> None:
     from labeling.web.pages import _TEMPLATES
 
-    def text(judgements: list[Judgement]) -> str:
+    def text(judgements: list[SuggestedRanking]) -> str:
         return " ".join(
             _TEMPLATES.get_template("_sway.html").render(sway=suggestion_effect(judgements)).split()
         )
@@ -76,5 +76,5 @@ def test_without_a_group_there_is_no_difference() -> None:
         and not nothing.is_clear
     )
     assert suggestion_effect(group(True, 1.0)).difference is None
-    changed = suggestion_effect([Judgement(1, True, 1.0, True, changed=True)])
+    changed = suggestion_effect([SuggestedRanking(1, True, 1.0, True, changed=True)])
     assert (changed.shown.changed, changed.shown.taken) == (1, 1)

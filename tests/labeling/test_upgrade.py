@@ -18,7 +18,7 @@ from sqlalchemy import text  # noqa: E402
 from sqlalchemy.exc import DBAPIError  # noqa: E402
 
 from labeling.store import engine  # noqa: E402
-from labeling.store.models import Base  # noqa: E402
+from labeling.store.models import Tables  # noqa: E402
 
 NOTHING = {"quality": [None, None], "flags": [[], []], "note": "", "all_bad": False, "edit": None}
 GIVEN = {
@@ -60,7 +60,7 @@ def test_labels_of_the_first_version_are_kept_and_stay_unchangeable(make_site: A
     store = site.config.store
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection)
-        assert compare_metadata(context, Base.metadata) == [], "the tables are those of the models"
+        assert compare_metadata(context, Tables.metadata) == [], "the tables are those of the models"
     for change in ("UPDATE label SET suggestion_taken = true", "DELETE FROM label"):
         with pytest.raises(DBAPIError, match="only ever added to"), store.write() as session:
             session.execute(text(change))

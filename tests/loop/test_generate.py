@@ -17,7 +17,7 @@ from align.cli.app import app
 from align.errors import AlignError, MissingStage, UserError
 from align.loop import generate as module
 from align.loop.generate import Done, Wanted, generate
-from align.loop.judges import margin, open_judges
+from align.loop.judges import margin, open_reward_models
 from align.loop.policy import Drawing, open_policy
 from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
@@ -131,12 +131,14 @@ def test_priorities_come_from_the_scores_of_align_score(
     template = policy.setup.template
     prompt = template.prompt_ids(task["prompt"])
     sampled = [Sampled(prompt, template.response_ids(text), []) for text in task["responses"]]
-    judges = open_judges(recipe, policy, "margin", ())
+    judges = open_reward_models(recipe, policy, "margin", ())
     (scored,) = rows_of(tmp_path / "scored.jsonl")
     expected = margin(scored["scores"])
     assert judges.priorities([sampled, sampled[::-1]]) == pytest.approx([expected] * 2, abs=1e-4)
     assert expected < 0.999
-    twice = open_judges(recipe, open_policy(recipe, "base", Drawing()), "disagreement", [finished_run] * 2)
+    twice = open_reward_models(
+        recipe, open_policy(recipe, "base", Drawing()), "disagreement", [finished_run] * 2
+    )
     assert twice.priorities([sampled]) == pytest.approx([0.0])
 
 

@@ -13,39 +13,39 @@ from labeling_app import Site
 from rich.console import Console
 
 from align.errors import UserError
-from align.loop.iterate import Goal, State, Step, iterate, next_step
+from align.loop.iterate import Goal, RoundState, Step, iterate, next_step
 from align.recipe.load import load_recipe
 from align.stage_table import STAGES
 
 GOAL = Goal(rankings=10, demonstrations=5)
-READY = State(sft=True)
+READY = RoundState(sft=True)
 
 
 @pytest.mark.parametrize(
     ("state", "step"),
     [
-        (State(), Step("ask", 5)),
-        (State(demonstrations=2, open_demonstrations=1), Step("ask", 2)),
-        (State(demonstrations=2, open_demonstrations=3), Step("wait for demonstrations", 3)),
+        (RoundState(), Step("ask", 5)),
+        (RoundState(demonstrations=2, open_demonstrations=1), Step("ask", 2)),
+        (RoundState(demonstrations=2, open_demonstrations=3), Step("wait for demonstrations", 3)),
         (
-            State(demonstrations=2, open_demonstrations=1, prompts_left=False),
+            RoundState(demonstrations=2, open_demonstrations=1, prompts_left=False),
             Step("wait for demonstrations", 3),
         ),
-        (State(demonstrations=2, prompts_left=False), Step("stuck", 3)),
-        (State(demonstrations=5), Step("sft")),
-        (State(sft_begun=True, demonstrations=1), Step("sft")),
-        (State(people_demonstrate=False), Step("sft")),
+        (RoundState(demonstrations=2, prompts_left=False), Step("stuck", 3)),
+        (RoundState(demonstrations=5), Step("sft")),
+        (RoundState(sft_begun=True, demonstrations=1), Step("sft")),
+        (RoundState(people_demonstrate=False), Step("sft")),
         (READY, Step("sample", 10)),
-        (State(sft=True, rankings=4, open_rankings=4), Step("sample", 2)),
-        (State(sft=True, rankings=4, open_rankings=6), Step("wait for rankings", 6)),
-        (State(sft=True, rankings=4, open_rankings=2, prompts_left=False), Step("wait for rankings", 6)),
-        (State(sft=True, rankings=4, prompts_left=False), Step("stuck", 6)),
-        (State(sft=True, rankings=10), Step("rm")),
-        (State(sft=True, begun=True, rankings=3), Step("rm")),
-        (State(sft=True, begun=True, rm=True), Step("ppo")),
+        (RoundState(sft=True, rankings=4, open_rankings=4), Step("sample", 2)),
+        (RoundState(sft=True, rankings=4, open_rankings=6), Step("wait for rankings", 6)),
+        (RoundState(sft=True, rankings=4, open_rankings=2, prompts_left=False), Step("wait for rankings", 6)),
+        (RoundState(sft=True, rankings=4, prompts_left=False), Step("stuck", 6)),
+        (RoundState(sft=True, rankings=10), Step("rm")),
+        (RoundState(sft=True, begun=True, rankings=3), Step("rm")),
+        (RoundState(sft=True, begun=True, rm=True), Step("ppo")),
     ],
 )
-def test_one_thing_comes_next(state: State, step: Step) -> None:
+def test_one_thing_comes_next(state: RoundState, step: Step) -> None:
     assert next_step(state, GOAL) == step
 
 

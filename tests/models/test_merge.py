@@ -24,7 +24,7 @@ from transformers.models.auto import AutoModelForCausalLM
 
 from align.errors import UserError
 from align.models.adapters import save_adapter, save_head
-from align.models.base import Base, find_base
+from align.models.base import BaseCheckpoint, find_base
 from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.merge import NEW_PAD, check_classifier, merged_policy, merged_reward, set_padding
@@ -42,7 +42,7 @@ CONFIGS = {
 PAIRS = [([5, 6, 7], [8, 9, 1]), ([10], [11, 1]), ([12, 13], [14, 15, 16, 17, 18, 19, 1]), ([20, 21], [22])]
 
 
-def a_base(tiny_base: Path, folder: Path, kind: str, pad: str | None = "<pad>") -> Base:
+def a_base(tiny_base: Path, folder: Path, kind: str, pad: str | None = "<pad>") -> BaseCheckpoint:
     """A random model of an architecture, with the tiny tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
     torch.manual_seed(0)
@@ -55,7 +55,7 @@ def a_base(tiny_base: Path, folder: Path, kind: str, pad: str | None = "<pad>") 
     return find_base(BaseSpec(name=str(folder)))
 
 
-def a_final(base: Base, folder: Path) -> Forward:
+def a_final(base: BaseCheckpoint, folder: Path) -> Forward:
     """An adapter that matters and a reward head, saved as stages save them; returns them unmerged."""
     torch.manual_seed(1)
     roles = Roles(base.load_model(torch.device("cpu")))
@@ -181,6 +181,6 @@ def test_an_architecture_without_a_classifier_is_refused(tmp_path: Path, tiny_ba
         CodeGenConfig(n_embd=32, n_layer=1, n_head=2),
         AutoTokenizer.from_pretrained(tiny_base),
     )
-    base = Base(BaseSpec(name=str(tmp_path)), tmp_path, config, tokenizer, "")
+    base = BaseCheckpoint(BaseSpec(name=str(tmp_path)), tmp_path, config, tokenizer, "")
     with pytest.raises(UserError, match="no sequence classifier for codegen models"):
         check_classifier(base)

@@ -15,7 +15,7 @@ import torch
 from align.errors import AlignError
 from align.ppo import safety
 from align.ppo.advantages import kl_rewards
-from align.ppo.roles import State
+from align.ppo.roles import TrainingState
 from align.ppo.rollout import Rollout
 from align.recipe.ppo import PPO
 from align.run.folder import BAD_STEPS
@@ -46,7 +46,7 @@ def rollout() -> Rollout:
 def context(processes: int = 1, **fields: Any) -> Any:
     return SimpleNamespace(
         cfg=PPO(**fields),
-        state=State(0.5),
+        state=TrainingState(0.5),
         score_std=2.0,
         accel=SimpleNamespace(num_processes=processes, process_index=processes - 1),
         setup=SimpleNamespace(base=SimpleNamespace(tokenizer=SimpleNamespace(decode=str))),

@@ -17,7 +17,7 @@ from align.records import Prompt
 from align.rewards import external, rewards
 from align.rewards.external import Service, Texts
 from align.rewards.model import OwnModel
-from align.rewards.rewards import Rewards, Source, load_rewards, texts_of
+from align.rewards.rewards import Rewards, RewardSource, load_rewards, texts_of
 from align.sampling.params import Sampled
 
 CPU = torch.device("cpu")
@@ -98,7 +98,7 @@ def test_another_base_than_the_one_it_was_trained_on_is_refused(monkeypatch: pyt
     monkeypatch.setattr(rewards, "find_base", lambda spec: there)
     recipe: Any = SimpleNamespace(base=None, data=SimpleNamespace(template="plain"))
     trained_on = {"base": "old", "template": "same"}
-    source = Source("judge", 1.0, foreign=recipe, final=Path("final"), trained_on=trained_on)
+    source = RewardSource("judge", 1.0, foreign=recipe, final=Path("final"), trained_on=trained_on)
     with pytest.raises(UserError, match="model judge was trained with another base than the one there now"):
         rewards._own_model(source, CPU)
 
@@ -145,8 +145,8 @@ def test_a_spread_is_divided_by_once(monkeypatch: pytest.MonkeyPatch) -> None:
     roles: Any = SimpleNamespace(
         add=lambda role, folder, trains: added.append((role, folder.name)), add_head=lambda *_: None
     )
-    first, second = (Source(n, 0.5, adapter=Path(n), final=Path(n)) for n in ("first", "second"))
-    judge = Source("rule", 1.0, judge=lambda texts: torch.zeros(1))
+    first, second = (RewardSource(n, 0.5, adapter=Path(n), final=Path(n)) for n in ("first", "second"))
+    judge = RewardSource("rule", 1.0, judge=lambda texts: torch.zeros(1))
     alone, spread = load_rewards([first], roles, CPU, scale=True)
     assert (dict(alone.score_stds), spread) == ({}, 4.0)
     added.clear()

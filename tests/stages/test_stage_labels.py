@@ -11,7 +11,7 @@ import pytest
 from conftest import write_jsonl
 from ranks import Ranks
 
-from align.data.labels import Kind
+from align.data.labels import RecordType
 from align.errors import UserError
 from align.recipe.load import load_recipe
 from align.recipe.sections import Entry
@@ -24,7 +24,7 @@ CHANGED = [{**row, "response": " other words"} for row in ROWS]
 LABELS = {"demonstrations": {"labels": "labeling.db", "held_out": 0.2}, "template": "plain"}
 
 
-def _read(kind: Kind, entry: Entry) -> bytes:
+def _read(kind: RecordType, entry: Entry) -> bytes:
     """A database is what this file holds."""
     return Path(entry.path).read_bytes()
 

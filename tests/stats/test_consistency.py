@@ -7,13 +7,15 @@ import random
 import pytest
 
 from align.check.result import Spread, spread
-from align.stats.consistency import Judgement, consistency, find_cycle
+from align.stats.consistency import KeyedRanking, consistency, find_cycle
 from align.stats.rankings import Wins, length_bias, length_wins
 
 
-def said(ranks: list[int | None], who: str | None = None, place: str = "f:1", prompt: int = 1) -> Judgement:
+def said(
+    ranks: list[int | None], who: str | None = None, place: str = "f:1", prompt: int = 1
+) -> KeyedRanking:
     """A ranking of responses 10, 11, 12, …"""
-    return Judgement(prompt, tuple(range(10, 10 + len(ranks))), tuple(ranks), who, place)
+    return KeyedRanking(prompt, tuple(range(10, 10 + len(ranks))), tuple(ranks), who, place)
 
 
 def test_quantiles_are_values_that_occur() -> None:
@@ -66,7 +68,7 @@ def test_one_labeler_who_says_both_contradicts_themself() -> None:
 
 
 def test_identical_responses_of_one_record_do_not_contradict() -> None:
-    twice = Judgement(1, (10, 10, 11), (1, 2, 3), None, "f:1")
+    twice = KeyedRanking(1, (10, 10, 11), (1, 2, 3), None, "f:1")
     assert consistency([twice, twice]).contradictory == []
 
 
@@ -114,8 +116,8 @@ def test_agreement_equals_pair_by_pair_counting() -> None:
 
 
 def test_three_pairs_that_go_round_are_a_cycle() -> None:
-    def pair(better: int, worse: int, place: str) -> Judgement:
-        return Judgement(1, (better, worse), (1, 2), None, place)
+    def pair(better: int, worse: int, place: str) -> KeyedRanking:
+        return KeyedRanking(1, (better, worse), (1, 2), None, place)
 
     chain = [pair(10, 11, "a:1"), pair(11, 12, "a:2"), pair(12, 13, "a:3")]
     assert consistency(chain).cycles == []

@@ -12,7 +12,7 @@ from align.data.formats.conversations import is_conversation, turns
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
-Columns = Mapping[str, str | Sequence[str]]
+ColumnNames = Mapping[str, str | Sequence[str]]
 DETAILS = ("labeler", "strength", "guideline", "shown_order", "seconds", "source")
 TARGETS = ("prompt", "response", "responses", "ranks", "scores", "chosen", "rejected", *DETAILS)
 SEVERAL = ("prompt", "responses", "ranks", "scores", "chosen", "rejected")  # may be a list of columns
@@ -26,7 +26,7 @@ SHAPES = (
 UNRANKED = (None, "")
 
 
-def from_columns(columns: Columns) -> Format:
+def from_columns(columns: ColumnNames) -> Format:
     """A format that reads each part from its column.
 
     A column is named as it stands, or by a dotted path into objects and lists ("data.answers.0.text"); a
@@ -59,7 +59,7 @@ def from_columns(columns: Columns) -> Format:
     return Format("columns", "the recipe's own mapping of columns", read, never)
 
 
-def _check(columns: Columns) -> None:
+def _check(columns: ColumnNames) -> None:
     for target, source in columns.items():
         if target not in TARGETS:
             near = get_close_matches(str(target).lower(), TARGETS, n=1, cutoff=0.5)
@@ -116,7 +116,7 @@ def _prompt(row: Row, source: str | Sequence[str]) -> tuple[Any, str]:
     return "\n\n".join(part for part in texts if part.strip()), source[0]
 
 
-def _ranked(row: Row, columns: Columns) -> list[tuple[str, Any, int | None]]:
+def _ranked(row: Row, columns: ColumnNames) -> list[tuple[str, Any, int | None]]:
     """(column, response, rank) of each response that is there."""
     if "chosen" in columns:
         sides = [_several(row, columns["chosen"]), _several(row, columns["rejected"])]
@@ -169,7 +169,7 @@ def _shown(source: str | Sequence[str]) -> str:
     return source if isinstance(source, str) else ", ".join(source)
 
 
-def _details(row: Row, columns: Columns) -> dict[str, Any]:
+def _details(row: Row, columns: ColumnNames) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for target in DETAILS:
         if target not in columns:

@@ -10,14 +10,14 @@ from align.data.formats.base import Format, Placed, Record, Row, items, number, 
 from align.data.formats.conversations import ROLES, Turns
 from align.records import Ranking, RecordError
 
-Node = tuple[str, Row]  # where the message stands in its row, and the message
-Replies = Callable[[str, Row], list[Node]]
+TreeRow = tuple[str, Row]  # where the message stands in its row, and the message
+Replies = Callable[[str, Row], list[TreeRow]]
 
 
-def _rankings(root: Node, replies: Replies) -> list[Ranking]:
+def _rankings(root: TreeRow, replies: Replies) -> list[Ranking]:
     """In the tree's order; what was deleted or failed its review is left out with all that answers it."""
     found: list[Ranking] = []
-    pending: list[tuple[Node, Turns]] = [(root, [])]  # a list, not recursion: a tree may be deep
+    pending: list[tuple[TreeRow, Turns]] = [(root, [])]  # a list, not recursion: a tree may be deep
     while pending:
         (at, message), before = pending.pop()
         if _gone(message):
@@ -64,7 +64,7 @@ def _rank(at: str, message: Row) -> int | None:
     return int(value) + 1
 
 
-def _nested_replies(at: str, message: Row) -> list[Node]:
+def _nested_replies(at: str, message: Row) -> list[TreeRow]:
     value = message.get("replies")
     if value is None:
         return []
@@ -94,8 +94,8 @@ def _flat(row: Row) -> list[Record]:
             "message_tree_id", "comes back after another tree's messages: sort the file by this column"
         )
     messages = row["messages"] if isinstance(row.get("messages"), (list, tuple)) else [row]
-    roots: list[Node] = []
-    replies: dict[str, list[Node]] = {}
+    roots: list[TreeRow] = []
+    replies: dict[str, list[TreeRow]] = {}
     seen: set[str] = set()
     for message in messages:
         if not isinstance(message, Mapping):
