@@ -204,4 +204,4 @@ def _policies(material: Material, given: Sequence[StandingAnswer]) -> Policies:
     if not found:
         return Policies(comparisons=0, unnamed=unnamed, unrated=None, policies=[], pairings=[])
     ratings = importlib.import_module("labeling.figures.ratings")  # takes over a second
-    return ratings.policies([ratings.Comparison(*comparison) for comparison in found], unnamed)
+    return ratings.policies([ratings.PolicyVerdict(*comparison) for comparison in found], unnamed)
