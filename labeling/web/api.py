@@ -23,7 +23,7 @@ from labeling.store.suggestions import add_suggestions, unscored
 from labeling.web.config import Config
 from labeling.web.figures import all_figures
 from labeling.web.news import newest_label
-from labeling.web.security import Visitor, needs
+from labeling.web.security import SignedInRoute, Visitor, needs
 
 Machine = Annotated[Visitor, needs("admin", "machine")]
 Reader = Annotated[Visitor, needs("admin", "reviewer", "machine")]
@@ -127,6 +127,7 @@ class AddedSuggestions(BaseModel):
 router = APIRouter(
     prefix="/api/v1",
     tags=["v1"],
+    route_class=SignedInRoute,
     responses={status: {"model": Problem} for status in (400, 401, 403, 409, 413, 422)},
 )
 

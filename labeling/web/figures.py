@@ -13,9 +13,9 @@ from labeling.figures.shapes import Figures, OwnFigures
 from labeling.store.models import Person
 from labeling.web.config import Config
 from labeling.web.pages import page
-from labeling.web.security import SignedIn
+from labeling.web.security import SignedIn, SignedInRoute
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 
 
 @router.get("/figures")
