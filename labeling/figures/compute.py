@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from align.stats.bootstrap import Draws, Tally
 from align.stats.estimate import Estimate
 from labeling.answers import KINDS
-from labeling.figures.gather import Material, StandingAnswer, gather, own_answers
+from labeling.figures.gather import Material, StandingAnswer, gather, standing_answers
 from labeling.figures.rankings import (
     PersonsRanking,
     add_gold,
@@ -61,7 +61,7 @@ def figures(session: Session) -> Figures:
 
 def own(session: Session, person: Person) -> OwnFigures:
     """What a person may see of their own work: nothing of which tasks are gold, or of what others say."""
-    answers = [answer for answer in own_answers(session, person.id) if not answer.adjudicates]
+    answers = [answer for answer in standing_answers(session, person.id) if not answer.adjudicates]
     given = [answer for answer in answers if answer.kind != "skip"]
     return OwnFigures(
         answers=_by_kind(given),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from labeling.figures import cards
-from labeling.figures.shapes import Figures, OwnFigures
-from labeling.store.models import Person
+from labeling.figures.shapes import Figures
 from labeling.web.config import Config
 from labeling.web.pages import page
 from labeling.web.security import SignedIn, SignedInRoute
@@ -29,19 +29,17 @@ def figures(who: SignedIn) -> Response:
             "sway": found.sway,
         }
     else:
-        own = _own_figures(who.config, who.person)
+        with who.config.store.read() as session:
+            own = _compute().own(session, who.person)
         shown = {"headline": cards.own_headline(own), "sections": cards.own_sections(own), "sway": None}
     return page(who, "figures.html", **shown)
 
 
 def all_figures(config: Config) -> Figures:
     """Of everybody's work, as it is now."""
-    compute = importlib.import_module("labeling.figures.compute")
     with config.store.read() as session:
-        return compute.figures(session)
+        return _compute().figures(session)
 
 
-def _own_figures(config: Config, person: Person) -> OwnFigures:
-    compute = importlib.import_module("labeling.figures.compute")
-    with config.store.read() as session:
-        return compute.own(session, person)
+def _compute() -> ModuleType:
+    return importlib.import_module("labeling.figures.compute")
