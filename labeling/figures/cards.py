@@ -265,8 +265,8 @@ def _shares(
         if e.value is not None
     ]
     if reference and rows:
-        *estimate, name = reference
-        rows.append((name, *_cells(Estimate(*estimate), percent), "", ""))
+        value, low, high, name = reference
+        rows.append((name, *_cells(Estimate(value, low, high), percent), "", ""))
     head = (first, "Share", "95 % interval", "Pairs", "Prompts")
     span = (int(_least(0.5, found) * 10 + 1e-9) / 10, 1.0)
     return _dots(title, note, head, rows, found, percent, missing, reference, span)
