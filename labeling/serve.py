@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import ipaddress
 import logging
 import socket
@@ -72,8 +71,9 @@ def _database_there(recipe: Recipe) -> str:
 
 def print_figures(recipe: Recipe) -> None:
     """Print the figures of the labels so far; raises UserError where there is no database yet."""
+    from labeling.figures import compute  # numeric libraries, which serving spares
+
     address = _database_there(recipe)
-    compute = importlib.import_module("labeling.figures.compute")  # numeric libraries, which serving spares
     with closing(Store(address)) as store, store.read() as session:
         show(compute.figures(session), Console())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from datetime import date, timedelta
@@ -203,5 +202,6 @@ def _policies(material: Material, given: Sequence[StandingAnswer]) -> Policies:
             found.append((task.prompt, first, second, answer.choice))
     if not found:
         return Policies(comparisons=0, unnamed=unnamed, unrated=None, policies=[], pairings=[])
-    ratings = importlib.import_module("labeling.figures.ratings")  # takes over a second
+    from labeling.figures import ratings  # takes over a second
+
     return ratings.policies([ratings.PolicyVerdict(*comparison) for comparison in found], unnamed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 from fastapi import APIRouter
@@ -29,17 +27,17 @@ def figures(who: SignedIn) -> Response:
             "sway": found.sway,
         }
     else:
+        from labeling.figures import compute
+
         with who.config.store.read() as session:
-            own = _compute().own(session, who.person)
+            own = compute.own(session, who.person)
         shown = {"headline": cards.own_headline(own), "sections": cards.own_sections(own), "sway": None}
     return page(who, "figures.html", **shown)
 
 
 def all_figures(config: Config) -> Figures:
     """Of everybody's work, as it is now."""
+    from labeling.figures import compute
+
     with config.store.read() as session:
-        return _compute().figures(session)
-
-
-def _compute() -> ModuleType:
-    return importlib.import_module("labeling.figures.compute")
+        return compute.figures(session)
