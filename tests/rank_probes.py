@@ -16,7 +16,9 @@ from align.cli.app import app
 from align.data.labels import RecordType
 from align.data.tokenize import Template
 from align.models.base import find_base
+from align.models.batch import collate
 from align.models.forward import Forward
+from align.models.passes import PAIRS
 from align.models.roles import Roles
 from align.processes import distributed, sharding
 from align.recipe.sections import Base, Entry
@@ -135,10 +137,11 @@ def _sample(roles: Roles, rank: int) -> list[list[int]]:
 
 
 def _gradients(forward: Forward) -> list[list[float]]:
-    """Of a pass, and of one that only idles."""
+    """Of a pass, and of one without a row."""
     ids = torch.arange(3, 9).view(1, 6)
     forward._upper("policy", ids, None).sum().backward()
-    forward.idle(1, ["policy"])
+    empty = forward.prefix(collate([PAIRS.empty]))
+    forward.logprobs("policy", empty, 1.0)[0].sum().backward()
     return [
         p.grad.flatten().tolist()
         for p in forward.roles.parameters_of("policy").values()

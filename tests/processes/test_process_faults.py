@@ -36,6 +36,7 @@ def whole(group: Ranks, tmp_path_factory: pytest.TempPathFactory, tiny_base: Pat
             tiny_base,
             lora={"dropout": 0.1},
             sft={"microbatch_size": 1},
+            rm={"microbatch_tokens": 48},
             ppo={"kl_target": 0.5, "kl_horizon": 40, "ptx_coef": 0.1, "samples_every": 2},
         )
         ended = group.run("run", recipe, **KINDS[kind])

@@ -68,7 +68,7 @@ def _signal_at(where: str, count: int, number: int, patch: pytest.MonkeyPatch) -
         ("sft", "torch.optim:AdamW.step", 3, 3),  # in the update itself
         ("sft", "trl.trainer.sft_trainer:DataCollatorForLanguageModeling.__call__", 9, 2),  # evaluating
         ("rm", "align.stages.rm:batch_loss", 3, 2),
-        ("rm", "align.stages.rm:_apply", 3, 3),
+        ("rm", "align.stages.rm:update", 3, 3),
         ("rm", "align.stages.rm:evaluate_quickly", 1, 2),
         ("ppo", "align.ppo.train:score_rollout", 2, 1),  # sampled, not yet updated
         ("ppo", "align.ppo.update:policy_loss", 6, 2),  # within the updates of iteration 2

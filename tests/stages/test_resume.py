@@ -69,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
         tiny_base,
         lora={"dropout": 0.1},
         sft={"microbatch_size": 2, "evaluate_every": 2},
-        rm={"evaluate_every": 2},
+        rm={"evaluate_every": 2, "microbatch_tokens": 48},
         ppo={
             "evaluate_every": 1,
             "keep": "best",
