@@ -80,8 +80,8 @@ def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Reward
         return RewardSource(
             name, weight, foreign=theirs, final=rm.final, trained_on=manifest.shared, parent=ref
         )
-    judge, ref = judge_of(reward)
-    return RewardSource(name, weight, judge=judge, parent=ref)
+    judge, function = judge_of(reward)
+    return RewardSource(name, weight, judge=judge, parent=function)
 
 
 @dataclass(frozen=True)
