@@ -58,3 +58,11 @@ def percent(value: float) -> str:
     """A share in percent, with one decimal but for 0 and 100."""
     text = f"{100 * value:.1f}"
     return (text.removesuffix(".0") if text in ("0.0", "100.0") else text).replace("-", "−") + "%"
+
+
+def span(seconds: float) -> str:
+    """Seconds in readable units: 42 s, 7 min, 2 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

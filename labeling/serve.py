@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import ipaddress
 import logging
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -53,10 +53,8 @@ def import_tasks(recipe: Recipe, path: Path, labels: bool) -> None:
     from labeling.store.imports import import_file
 
     config = make_config(recipe)
-    try:
-        print(import_file(config.store, path, config.settings.overlap, labels=labels))
-    finally:
-        config.store.close()
+    with closing(config.store) as store:
+        print(import_file(store, path, config.settings.overlap, labels=labels))
 
 
 def records_of(recipe: Recipe, kind: Kind) -> list[dict[str, Any]]:
@@ -73,14 +71,11 @@ def _database_there(recipe: Recipe) -> str:
 
 def print_figures(recipe: Recipe) -> None:
     """Print the figures of the labels so far; raises UserError where there is no database yet."""
+    from labeling.figures import compute  # numeric libraries, which serving spares
+
     address = _database_there(recipe)
-    compute = importlib.import_module("labeling.figures.compute")  # numeric libraries, which serving spares
-    store = Store(address)
-    try:
-        with store.read() as session:
-            show(compute.figures(session), Console())
-    finally:
-        store.close()
+    with closing(Store(address)) as store, store.read() as session:
+        show(compute.figures(session), Console())
 
 
 def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | None = None) -> None:

@@ -1,0 +1,1 @@
+"""`align check`: what is in the data, before anything trains."""

@@ -1,0 +1,1 @@
+"""From a policy to people and back: sampling, suggestions, conversations, rounds."""

@@ -24,7 +24,7 @@ from align.loop.queues import Queue, open_queue
 from align.recipe.ppo import PPO
 from align.recipe.sections import Recipe
 from align.records import Demonstration, Prompt, RecordError, prompt_key
-from align.run.progress import ProgressBar
+from align.run.progress import ProgressBar, say
 from align.sampling.params import Draws, Sampled
 from align.stages.frame import Setup, source
 
@@ -91,7 +91,7 @@ def generate(recipe: Recipe, wanted: Wanted, console: Console | None = None) -> 
             judges = open_reward_models(recipe, policy, wanted.priority, wanted.reward_models)
             done = _fill(recipe, wanted, policy, judges, queue, console)
     for line in done.told(wanted.k, queue.place):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line)
     return done
 
 
@@ -131,7 +131,7 @@ def _compare(policy: OpenPolicy, prompt: list[int], cfg: PPO, console: Console) 
         limit = f"ppo.engine_gap_stop ({cfg.engine_gap_stop:g})"
         raise AlignError(f"--engine vllm: {said}. That is over {limit}, so nothing was sampled")
     if gap > cfg.engine_gap_warn:
-        console.print(f"warning: {said}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"warning: {said}")
 
 
 def asked_of(recipe: Recipe, setup: Setup, room: int, seed: int) -> list[_Asked]:

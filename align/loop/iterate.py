@@ -31,6 +31,7 @@ from align.recipe.sections import LABELS, Entry, Recipe, Source
 from align.records import Prompt, prompt_key
 from align.run.files import write_text
 from align.run.manifest import ADAPTER, Manifest, read_manifest
+from align.run.progress import say
 from align.stage_table import STAGES, Stage
 from align.stages.frame import source
 
@@ -123,9 +124,10 @@ def iterate(
         )
     kind = "demonstrations" if step.what == "wait for demonstrations" else "rankings"
     have = state.demonstrations if kind == "demonstrations" else state.rankings
-    loop.say(
+    say(
+        console,
         f"round {number} waits for people: {have} of {have + step.count} {kind} are there. "
-        f"Run `align label {path}`, then this line again"
+        f"Run `align label {path}`, then this line again",
     )
 
 
@@ -135,10 +137,6 @@ class _Loop:
     def __init__(self, recipe: Recipe, goal: Goal, console: Console) -> None:
         self.recipe, self.goal, self.console = recipe, goal, console
         self.folder = recipe.run.path.absolute()
-
-    def say(self, text: str) -> None:
-        """Print a line as it is."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def look(self) -> tuple[int, RoundState]:
         """The number of the round that is not finished, and the state."""
@@ -174,7 +172,7 @@ class _Loop:
                 added += len(add_items(session, [row], config.settings.overlap).ids)
                 if added == count:
                     break
-        self.say(f"{added} prompts wait for people to demonstrate")
+        say(self.console, f"{added} prompts wait for people to demonstrate")
         return added == count
 
     def sample(self, count: int, number: int) -> bool:
@@ -211,7 +209,7 @@ class _Loop:
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, dump(recipe.model_copy(update={"data": data})))
-            self.say(f"{path} has the recipe, with the labels up to number {until}")
+            say(self.console, f"{path} has the recipe, with the labels up to number {until}")
         else:  # an earlier version may have written it
             write_text(path, dump(load_recipe(path, of_run=True)))
         try:

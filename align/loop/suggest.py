@@ -14,7 +14,7 @@ from align.records import Prompt
 from align.run.hub import quiet_bars
 from align.run.lineage import as_trained
 from align.run.manifest import ADAPTER
-from align.run.progress import ProgressBar
+from align.run.progress import ProgressBar, say
 from align.serving.records import SCORES, ScoreItem
 from labeling.client import Client, Task
 
@@ -74,10 +74,9 @@ def _score_and_send(
     rest = iter(ready)
     with ProgressBar(console, "suggest", sum(len(pairs) for _, pairs in ready)) as bar:
         while window := list(islice(rest, _WINDOW)):
-            found = iter(scores_of(forward, [p for _, pairs in window for p in pairs], trained, bar))
-            app.add_suggestions(
-                source, version, [(task, list(islice(found, len(pairs)))) for task, pairs in window]
-            )
+            scores = scores_of(forward, [pairs for _, pairs in window], trained, bar)
+            asked = (task for task, _ in window)
+            app.add_suggestions(source, version, zip(asked, scores, strict=True))
     return len(ready)
 
 
@@ -87,4 +86,4 @@ def _tell(console: Console, problems: Sequence[str]) -> None:
     more = [f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
     many = "1 task" if len(problems) == 1 else f"{len(problems)} tasks"
     lines = [f"{many} cannot be scored and get no suggestion", *problems[:_SHOWN], *more]
-    console.print("\n  ".join(lines), highlight=False, markup=False, soft_wrap=True)
+    say(console, "\n  ".join(lines))

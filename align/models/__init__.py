@@ -1,0 +1,1 @@
+"""One base in memory, several roles on it as adapters, and one way to go through a batch."""

@@ -1,0 +1,1 @@
+"""PPO: the loop, the rollout, advantages, updates, and what watches them."""

@@ -1,4 +1,7 @@
-"""The recipe. Names that the command line needs stand here, without the library that reads recipes."""
+"""The recipe: one typed file that describes base, data and the three stages. Without torch.
+
+What the command line names too stands here, since it does without the library that reads recipes.
+"""
 
 from typing import Literal
 

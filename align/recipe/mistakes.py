@@ -230,7 +230,8 @@ def _hint(wanted: str, value: Any) -> str:
         if "number" in wanted and re.fullmatch(r"[-+]?\d+,\d+", value):
             return f"; write {value.replace(',', '.')}"
         if wanted.startswith("one of "):
-            near = get_close_matches(value, re.findall(r"[\w-]+", wanted.removeprefix("one of ")), 1)
+            words = re.split(r",? or |, ", wanted.removeprefix("one of "))
+            near = get_close_matches(value.lower(), words, 1)
             return f"; did you mean {near[0]}?" if near else ""
     elif isinstance(value, float) and "whole number" in wanted and value.is_integer() and value > 0:
         return f"; write {int(value)}"

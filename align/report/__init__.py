@@ -1,0 +1,1 @@
+"""`align report`: the page of a run, from its files. Without torch."""

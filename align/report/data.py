@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from align.report.documents import Check, Finding, Judged, LengthBias, RecordSet
+from align.report.documents import Check, Judged, LengthBias, RecordSet
 from align.text import number, percent
 
 _SEVERITIES = ("error", "warning", "note")
@@ -19,16 +19,12 @@ def data_view(check: Check | None) -> dict[str, Any]:
         return {}
     findings = sorted(check.findings, key=lambda found: _SEVERITIES.index(found.severity))
     return {
-        "findings": [_finding(found) for found in findings],
+        "findings": [{**found.model_dump(), "examples": found.examples[:_EXAMPLES]} for found in findings],
         "sets": [_set(one) for one in check.sets],
         "length": _length(check.length_bias),
         "unit": next((one.lengths.unit for one in check.sets if one.lengths), "tokens"),
         "agreement": [_agreement(one) for one in check.agreement if _judged_again(one)],
     }
-
-
-def _finding(found: Finding) -> dict[str, Any]:
-    return {**found.model_dump(), "examples": found.examples[:_EXAMPLES]}
 
 
 def _count(value: float | None) -> str:

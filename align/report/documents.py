@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,19 +9,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic import field_validator as for_field
 
+from align.run.metrics import numbers
+
 Severity = Literal["error", "warning", "note"]
 T = TypeVar("T")
-
-
-def numbers(row: Any) -> dict[str, float]:
-    """The finite numbers of a mapping."""
-    if not isinstance(row, dict):
-        return {}
-    return {
-        key: float(value)
-        for key, value in row.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    }
 
 
 def _texts(row: Any) -> dict[str, str]:

@@ -25,7 +25,7 @@ from align.report.reward import rm_view
 from align.report.summary import figures, warnings
 from align.run.files import write_text
 from align.stage_table import STAGES
-from align.text import clean, number
+from align.text import clean, number, span, two
 
 PAGE = "report.html"
 _HASH = 12  # characters of a hash that are shown
@@ -62,6 +62,7 @@ def render(run: RunFiles) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["two"] = two
     style = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
     views = {"sft": sft_view, "rm": rm_view, "ppo": ppo_view}
     return environment.get_template("page.html").render(
@@ -104,7 +105,7 @@ def _facts(run: RunFiles) -> dict[str, str]:
 
 def _stage_row(stage: StageFiles) -> dict[str, str]:
     started, finished = stage.manifest.started_at, stage.manifest.finished_at
-    took = _span((finished - started).total_seconds()) if started and finished and finished >= started else ""
+    took = span((finished - started).total_seconds()) if started and finished and finished >= started else ""
     steps = max((row["step"] for row in stage.metrics if "step" in row), default=0)
     return {
         "name": stage.name,
@@ -114,13 +115,6 @@ def _stage_row(stage: StageFiles) -> dict[str, str]:
         "when": finished.strftime("%Y-%m-%d %H:%M") if finished else "",
         "took": took,
     }
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _lineage(run: RunFiles) -> list[tuple[str, str, str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
 
 from align.report.documents import Share
+from align.report.read import StageFiles
 from align.svg import Series, line_chart, whisker
 from align.text import number, percent
 
@@ -52,6 +53,21 @@ def chart(title: str, series: Sequence[Series], about: str = "", **options: Any)
     return [Chart(title, svg, keys if len(keys) > 1 else [], about)]
 
 
+def both(stage: StageFiles, training: str, held_out: str, first: str = "training") -> list[Series]:
+    """The curves of a metric while training, which is called `first`, and of one on held-out data."""
+    return [
+        Series(first, stage.curve(training)),
+        Series("held out", stage.curve(held_out), "b", dots=True),
+    ]
+
+
+def interval(share: Share, show: Callable[[float], str]) -> str:
+    """The interval of a share as text, or nothing where it is not known."""
+    if share.low is None or share.high is None:
+        return ""
+    return f"{show(share.low)} to {show(share.high)}"
+
+
 def bar(
     name: str, share: Share, span: tuple[float, float], unit: str = "", tone: str = "a"
 ) -> list[ShareBar]:
@@ -59,7 +75,6 @@ def bar(
     if share.value is None:
         return []
     show = percent if span[0] >= 0 else number
-    low, high = share.low, share.high
-    interval = f"{show(low)} to {show(high)}" if low is not None and high is not None else ""
     count = f"{number(share.count)} {unit}".strip() if share.count is not None else ""
-    return [ShareBar(name, whisker(share.value, low, high, span, tone), show(share.value), interval, count)]
+    svg = whisker(share.value, share.low, share.high, span, tone)
+    return [ShareBar(name, svg, show(share.value), interval(share, show), count)]

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from align.report.documents import Answer, Sample
-from align.report.parts import Chart, chart
+from align.report.parts import Chart, both, chart
 from align.report.read import StageFiles
 from align.svg import Series, histogram
 from align.text import number, percent, two
@@ -16,11 +16,7 @@ _EACH = 4  # answers of each kind
 
 def sft_view(stage: StageFiles) -> dict[str, Any]:
     """The section on supervised fine-tuning, as the template takes it."""
-    loss = [
-        Series("training", stage.curve("train/loss")),
-        Series("held out", stage.curve("eval/loss"), "b", dots=True),
-    ]
-    charts = chart("Loss, nats a token", loss)
+    charts = chart("Loss, nats a token", both(stage, "train/loss", "eval/loss"))
     likeliest = [Series("", stage.curve("train/token_accuracy"))]
     charts += chart("Share of tokens that were the likeliest", likeliest)
     charts += chart("Entropy, nats a token", [Series("", stage.curve("train/entropy"))])
@@ -31,24 +27,20 @@ def sft_view(stage: StageFiles) -> dict[str, Any]:
 def ppo_view(stage: StageFiles) -> dict[str, Any]:
     """The section on PPO, as the template takes it."""
 
-    def pair(title: str, training: str, held_out: str, about: str = "", **options: Any) -> list[Chart]:
-        series = [
-            Series("rollouts", stage.curve(training)),
-            Series("held out", stage.curve(held_out), "b", dots=True),
-        ]
-        return chart(title, series, about, x="iteration", **options)
+    def pair(title: str, training: str, held_out: str = "", **options: Any) -> list[Chart]:
+        return chart(title, both(stage, training, held_out, "rollouts"), x="iteration", **options)
 
     charts = pair("Score by the reward model", "reward/score", "eval/score")
     charts += pair("KL to the SFT policy, nats a response", "kl/reference", "eval/kl")
     charts += _guard(stage)
-    charts += pair("Entropy, nats a token", "policy/entropy", "")
+    charts += pair("Entropy, nats a token", "policy/entropy")
     charts += pair("Share that ended by themselves (EOS)", "response/eos", "eval/eos")
     charts += pair("Length, tokens", "response/length", "eval/length")
-    more = pair("What PPO maximises: score less penalties", "reward/total", "")
-    more += pair("Explained variance of the value model", "value/explained_variance", "", reference=0.0)
-    more += pair("Share of tokens that the clip stopped", "policy/clip_fraction", "")
-    more += pair("Sampler against trainer, nats a token", "engine/logprob_gap", "")
-    more += pair("Value loss", "value/loss", "")
+    more = pair("What PPO maximises: score less penalties", "reward/total")
+    more += pair("Explained variance of the value model", "value/explained_variance", reference=0.0)
+    more += pair("Share of tokens that the clip stopped", "policy/clip_fraction")
+    more += pair("Sampler against trainer, nats a token", "engine/logprob_gap")
+    more += pair("Value loss", "value/loss")
     answers = [row for row in stage.held_out if len(_scores(row)) == 2]
     spread = []
     if answers:
@@ -116,32 +108,16 @@ def _before_after(rows: list[Answer]) -> list[tuple[str, str, str]]:
     return shown
 
 
-def _chosen(rows: list[Answer]) -> list[tuple[str, list[dict[str, Any]]]]:
+def _chosen(rows: list[Answer]) -> list[tuple[str, list[Answer]]]:
     """Some answers: those that gained most, some in the middle, those that lost most."""
     ordered = sorted(rows, key=lambda row: _scores(row)[0] - _scores(row)[1])
     if len(ordered) <= 3 * _EACH:
-        parts = [("All of them", ordered)] if ordered else []
-    else:
-        middle = (len(ordered) - _EACH) // 2
-        parts = [
-            ("Gained most", ordered[:_EACH]),
-            ("In the middle", ordered[middle : middle + _EACH]),
-            ("Lost most", ordered[-_EACH:]),
-        ]
+        return [("All of them", ordered)] if ordered else []
+    middle = (len(ordered) - _EACH) // 2
     return [
-        (
-            title,
-            [
-                {
-                    "prompt": row.prompt,
-                    "before": row.reference,
-                    "after": row.policy,
-                    "scores": tuple(two(score) for score in _scores(row)),
-                }
-                for row in part
-            ],
-        )
-        for title, part in parts
+        ("Gained most", ordered[:_EACH]),
+        ("In the middle", ordered[middle : middle + _EACH]),
+        ("Lost most", ordered[-_EACH:]),
     ]
 
 
@@ -150,13 +126,6 @@ def _samples(rows: list[Sample]) -> list[tuple[str, list[dict[str, Any]]]]:
     steps = sorted({row.step for row in rows if row.step is not None})
     chosen = [steps[i] for i in sorted({0, len(steps) // 2, len(steps) - 1})] if steps else []
     return [
-        (
-            f"Iteration {number(step)}",
-            [
-                {**row.model_dump(), "score": two(float("nan") if row.score is None else row.score)}
-                for row in rows
-                if row.step == step
-            ],
-        )
+        (f"Iteration {number(step)}", [row.model_dump() for row in rows if row.step == step])
         for step in chosen
     ]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from align import stage_table
-from align.report.documents import Answer, Check, Evaluation, Manifest, numbers
+from align.report.documents import Answer, Check, Evaluation, Manifest
 from align.run.manifest import as_manifest
+from align.run.metrics import numbers
 from align.stage_table import STAGES
 from align.text import clean
 

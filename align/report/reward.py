@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from align.report.documents import Calibration, Evaluation, Misjudged, Share
-from align.report.parts import Chart, ShareBar, bar, chart
+from align.report.parts import Chart, ShareBar, bar, both, chart, interval
 from align.report.read import StageFiles
-from align.svg import Series, reliability
+from align.svg import reliability
 from align.text import number, percent
 
 _SHOWN = 20  # misjudged comparisons
@@ -19,19 +19,13 @@ def rm_view(stage: StageFiles) -> dict[str, Any]:
     found = stage.evaluation
     charts = chart(
         "Loss of the comparisons, nats",
-        [
-            Series("training", stage.curve("train/loss")),
-            Series("held out", stage.curve("eval/log_loss"), "b", dots=True),
-        ],
+        both(stage, "train/loss", "eval/log_loss"),
         reference=0.693,
         about="dashed: ln 2, guessing",
     )
     charts += chart(
         "Agreement with people",
-        [
-            Series("training", stage.curve("train/accuracy")),
-            Series("held out", stage.curve("eval/accuracy"), "b", dots=True),
-        ],
+        both(stage, "train/accuracy", "eval/accuracy"),
         reference=0.5,
         about="dashed: guessing",
     )
@@ -50,13 +44,9 @@ def rm_view(stage: StageFiles) -> dict[str, Any]:
 def _facts(found: Evaluation) -> list[str]:
     """What was held out, and what scores mean."""
     facts = []
-    known = {
-        "prompts": found.prompts,
-        "rankings": found.rankings,
-        "comparisons": found.comparisons,
-        "ties": found.ties,
-    }
-    if counts := [f"{number(value)} {kind}" for kind, value in known.items() if value is not None]:
+    kinds = ("prompts", "rankings", "comparisons", "ties")
+    known = [(kind, value) for kind in kinds if (value := getattr(found, kind)) is not None]
+    if counts := [f"{number(value)} {kind}" for kind, value in known]:
         facts.append(f"Held out: {', '.join(counts)}.")
     if found.score.std is not None:
         zero = f"{found.score.centred_on} average 0, and " if found.score.centred_on else ""
@@ -124,10 +114,8 @@ def _calibration(found: Calibration) -> dict[str, Any]:
 def _with_interval(share: Share) -> str:
     if share.value is None:
         return "–"
-    text = number(share.value)
-    if share.low is not None and share.high is not None:
-        text += f" ({number(share.low)} to {number(share.high)})"
-    return text
+    between = interval(share, number)
+    return number(share.value) + (f" ({between})" if between else "")
 
 
 def _misjudged(row: Misjudged) -> dict[str, Any]:

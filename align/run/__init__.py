@@ -1,0 +1,1 @@
+"""The folder of a run: manifests, checkpoints, metrics; each file is complete or absent."""

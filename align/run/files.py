@@ -47,23 +47,23 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file by one with this content, or leave it as it was."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with _becomes(path) as aside:
         aside.write_bytes(content)
-        fsync(aside)
-        aside.replace(path)
-        fsync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[str]]:
     """Yield a text file to fill; it becomes `path` when the block ends, and vanishes when it raises."""
+    with _becomes(path) as aside, aside.open("w", encoding="utf-8") as file:
+        yield file
+
+
+@contextmanager
+def _becomes(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that becomes `path` when the block ends, and vanishes when it raises."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            yield file
+        yield aside
         fsync(aside)
         aside.replace(path)
         fsync(path.parent)

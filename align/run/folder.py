@@ -34,9 +34,9 @@ from align.run import checkpoint
 from align.run.files import json_digest, sha256, sweep, to_json, whole_folder, write_text
 from align.run.lineage import LABELS, begun, keep_labels, now, stage_manifest
 from align.run.manifest import Manifest, ParentRef
-from align.run.metrics import JsonLines
-from align.run.progress import ProgressBar
-from align.run.trackers import Tracker, check_installed, numbers, open_trackers
+from align.run.metrics import JsonLines, numbers
+from align.run.progress import ProgressBar, say
+from align.run.trackers import Tracker, check_installed, open_trackers
 from align.stage_table import Stage
 
 _SIZES = "sizes"  # a checkpoint's note of how long the stage's .jsonl files were, and of processes
@@ -94,7 +94,7 @@ class StageRun:
 
     def say(self, text: str) -> None:
         """Print a line; only the main process does."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, text)
 
     @contextmanager
     def steps(self, total: int, done: int) -> Iterator[ProgressBar]:
@@ -252,8 +252,7 @@ def open_stage(
             _writable(recipe.run.path)
             stack.callback(_lock(recipe.run.path).release)
             if restart and folder.exists():
-                moved = f"the old {stage} folder is now {_set_aside(folder)}"
-                console.print(moved, highlight=False, markup=False, soft_wrap=True)
+                say(console, f"the old {stage} folder is now {_set_aside(folder)}")
             new = not folder.exists()
             manifest = stage_manifest(recipe, stage, lineage, data, folder, parents, labels)
             _begin(recipe, folder, manifest, labels or {})

@@ -62,3 +62,14 @@ def json_line(row: Mapping[str, object]) -> str:
     """One line of JSON; floats that are not finite become null."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     return json.dumps(clean, ensure_ascii=False) + "\n"
+
+
+def numbers(row: object) -> dict[str, float]:
+    """The finite numbers of a mapping, which are all that a chart can have; of anything else none."""
+    if not isinstance(row, Mapping):
+        return {}
+    return {
+        key: float(value)
+        for key, value in row.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }

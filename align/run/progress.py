@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from align.text import span
+
 _PLAIN_EVERY = 10.0  # seconds between plain lines
 
 
@@ -53,18 +55,10 @@ class ProgressBar:
         if now - self._said >= _PLAIN_EVERY or self._done == self._total:
             self._said = now
             left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
-            rest = f"{_span(left)} left" if self._done < self._total else f"took {_span(now - self._started)}"
-            self._console.print(
-                f"{self._title} {self._done}/{self._total}  {note}  {rest}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            rest = f"{span(left)} left" if self._done < self._total else f"took {span(now - self._started)}"
+            say(self._console, f"{self._title} {self._done}/{self._total}  {note}  {rest}")
 
 
-def _span(seconds: float) -> str:
-    """Seconds in readable units: 42 s, 7 min, 2 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+def say(console: Console, text: str) -> None:
+    """Print a text as it is, without colours and line breaks of rich's own."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

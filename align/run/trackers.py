@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import importlib.util
-import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from align.errors import UserError
 from align.run.hub import first_line
+from align.run.metrics import numbers
 
 FOLDER = "tensorboard"  # in the stage's folder
 _TABLE = "samples"
@@ -172,12 +172,3 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return html.escape(" ".join(str(value).split()), quote=False).replace("|", "&#124;")
-
-
-def numbers(metrics: Mapping[str, object]) -> dict[str, float]:
-    """The finite numbers: a chart has no other."""
-    return {
-        name: float(value)
-        for name, value in metrics.items()
-        if isinstance(value, (int, float)) and math.isfinite(value)
-    }

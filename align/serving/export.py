@@ -30,6 +30,7 @@ from align.models.scoring import score_pairs
 from align.recipe.sections import Recipe
 from align.records import Ranking
 from align.run.files import to_json, whole_folder, write_text
+from align.run.progress import say
 from align.serving.run import Trained, open_run, reward_model
 from align.stage_table import Stage
 
@@ -97,25 +98,21 @@ def export(
         _check(proof, dtype)
         write_text(aside / NOTE, to_json(_note(trained, tokenizer, kind, dtype, proof)))
         size = sum(path.stat().st_size for path in aside.iterdir())
-    _say(console, f"{stage} of {run} is in {to}: {kind}, {dtype}, {size / 1e6:.0f} MB")
+    say(console, f"{stage} of {run} is in {to}: {kind}, {dtype}, {size / 1e6:.0f} MB")
     if trained.recipe.base.quantize:
-        _say(
+        say(
             console,
             "it was trained on a base in four bits; the export, and the model that it is compared with, "
             "have the base's whole weights, so they differ from the run by what four bits lose",
         )
     what = "scores" if stage == "rm" else "log probabilities"
-    _say(
+    say(
         console,
         f"loaded afresh, it gives the same {what} as the run on {proof.probes} responses ({proof.texts}): "
         f"largest difference {proof.difference:.2g}, {proof.difference / proof.spread:.1g} of their standard "
         "deviation",
     )
     return to
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _refuse_taken(to: Path) -> None:

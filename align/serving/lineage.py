@@ -27,11 +27,6 @@ class StageNode:
     wrong: list[str] = field(default_factory=list)
     parents: list[StageNode] = field(default_factory=list)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the stage had finished when its manifest was written."""
-        return self.manifest.finished
-
 
 def show(run: Path, base: Path | None = None, trusted: bool = False) -> int:
     """Print the tree of a run folder; 2 where a hash does not match or something cannot be verified.
@@ -146,7 +141,7 @@ def _base(node: StageNode) -> str:
 
 def _tree(node: StageNode, members: list[StageNode], indent: str) -> None:
     """Print a node, and under it those that start from it: under the last of its parents each."""
-    state = f"finished {node.manifest.finished_at}" if node.finished else "has not finished"
+    state = f"finished {node.manifest.finished_at}" if node.manifest.finished else "has not finished"
     print(f"{indent}└─ {node.stage}  {_text(str(node.run))}  {_text(state)}")
     indent += "   "
     manifest = node.manifest

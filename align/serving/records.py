@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def read_items(path: Path, format: str | None = None) -> Iterator[ScoreItem | Re
             elif _is_plain(row):
                 yield _plain(place, row)
             else:
-                yield from _formatted(_again(place, row, rows), _detected(place, row))
+                yield from _formatted(chain([(place, row)], rows), _detected(place, row))
                 return
     except FileError as error:
         raise UserError(f"{path}{error.place}: {error.message}") from error
@@ -61,11 +62,6 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         if not isinstance(row, (Mapping, RecordError)):
             row = RecordError("", "is not an object with columns")
         yield f"{path}{place}", row
-
-
-def _again(place: str, row: Any, rest: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    yield place, row
-    yield from rest
 
 
 def _at(place: str, error: RecordError) -> RecordError:

@@ -21,7 +21,7 @@ from align.models.forward import Forward
 from align.models.scoring import score_pairs
 from align.records import RecordError
 from align.run.files import whole_file
-from align.run.progress import ProgressBar
+from align.run.progress import ProgressBar, say
 from align.serving.records import SCORE, ScoreItem, read_items
 from align.serving.run import Trained, open_run, reward_model
 
@@ -36,7 +36,6 @@ Write = Callable[[str], object]
 class Found:
     """What the first reading of a file counts."""
 
-    records: int = 0
     responses: int = 0
     long: int = 0  # responses with more tokens than the reward model was trained on
 
@@ -62,12 +61,10 @@ def score(
     found = _check(file, format, trained)
     limit = trained.recipe.rm.max_length
     if found.long:
-        console.print(
+        say(
+            console,
             f"{found.long} of {found.responses} responses have more tokens, with their prompts, than the "
             f"{limit} that the reward model was trained on (rm.max_length): trust their scores less",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
     if to is None and sys.stdout.isatty():
         console = Console(quiet=True)  # a bar would stand among the lines
@@ -100,7 +97,6 @@ def _check(file: Path, format: str | None, run: Trained) -> Found:
             if len(problems) < _SHOWN:
                 problems.append(str(error))
             continue
-        found.records += 1
         found.responses += len(lengths)
         found.long += sum(length > run.recipe.rm.max_length for length in lengths)
     if count:
@@ -108,7 +104,7 @@ def _check(file: Path, format: str | None, run: Trained) -> Found:
         many = "1 problem" if count == 1 else f"{count} problems"
         lines = [f"{many} in the records; nothing was scored", *problems, *more]
         raise UserError("\n  ".join(lines))
-    if not found.records:
+    if not found.responses:
         raise UserError(f"{file}: has no records")
     return found
 
@@ -134,18 +130,18 @@ def _scored(
     """Rows with their scores in the items' order; within a window, batches are of like length."""
     while window := list(islice(items, _WINDOW)):
         encoded = [encoded_pairs(item, run.setup.template) for item in window]
-        scores = scores_of(forward, [pair for pairs in encoded for pair in pairs], run, bar)
-        start = 0
-        for item, pairs in zip(window, encoded, strict=True):
-            mine, start = scores[start : start + len(pairs)], start + len(pairs)
-            yield {**item.row, item.key: mine[0] if item.key == SCORE else mine}
+        for item, scores in zip(window, scores_of(forward, encoded, run, bar), strict=True):
+            yield {**item.row, item.key: scores[0] if item.key == SCORE else scores}
 
 
-def scores_of(forward: Forward, pairs: Sequence[Pair], run: Trained, bar: ProgressBar) -> list[float]:
-    """A score for each pair, in as many digits as float32 has."""
-    tokens = run.recipe.rm.microbatch_tokens
+def scores_of(
+    forward: Forward, groups: Sequence[Sequence[Pair]], run: Trained, bar: ProgressBar
+) -> list[list[float]]:
+    """For each group of pairs the score of each, in as many digits as float32 has."""
+    tokens, pairs = run.recipe.rm.microbatch_tokens, [pair for group in groups for pair in group]
     scores = score_pairs(forward, "reward", pairs, tokens, lambda done: bar.advance(count=done))
-    return [round(score, _DECIMALS) for score in scores.tolist()]
+    rest = (round(score, _DECIMALS) for score in scores.tolist())
+    return [list(islice(rest, len(group))) for group in groups]
 
 
 @contextmanager

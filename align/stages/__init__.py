@@ -1,0 +1,1 @@
+"""SFT and the reward model, and the frame that all three stages share."""

@@ -1,0 +1,1 @@
+"""Statistics of rankings and scores, with intervals, for all who count over labels. No torch."""

@@ -68,14 +68,14 @@ def sections(figures: Figures) -> list[CardSection]:
 
 def own_sections(own: OwnFigures) -> list[CardSection]:
     """What a labeler sees: their own answers and pace."""
-    marks = [_spread_mark(_KINDS[kind], spread) for kind, spread in own.seconds.items()]
+    found = [(_KINDS[kind], _estimate(spread)) for kind, spread in own.seconds.items()]
     head = ("Task", "Answers", "Median", "Middle half")
     rows = [
-        (_KINDS[kind], f"{own.answers.get(kind, 0):,}", seconds(spread.median), _half(spread))
-        for kind, spread in own.seconds.items()
+        (name, f"{own.answers.get(kind, 0):,}", *_cells(estimate, seconds))
+        for kind, (name, estimate) in zip(own.seconds, found, strict=True)
     ]
     note = "The dot is the median, the line has the middle half of your answers."
-    pace = _dots("Seconds an answer", note, head, rows, marks, "You have not answered anything yet.")
+    pace = _dots("Seconds an answer", note, head, rows, found, seconds, "You have not answered anything yet.")
     return [CardSection("Your work", [pace, _days([(f"{d.day}", d.answers) for d in own.days])])]
 
 
@@ -135,17 +135,18 @@ def _answers(people: Sequence[PersonFigures]) -> Card:
 def _seconds(people: Sequence[PersonFigures], team: Mapping[str, Spread]) -> list[Card]:
     cards = []
     for kind, all_of_them in team.items():
-        found = [(person.name, person.seconds[kind]) for person in people if kind in person.seconds]
-        rows = [
-            (name, seconds(spread.median), _half(spread), f"{spread.count:,}")
-            for name, spread in (*found, ("Everybody", all_of_them))
+        found = [
+            (person.name, _estimate(person.seconds[kind])) for person in people if kind in person.seconds
         ]
-        marks = [_spread_mark(name, spread) for name, spread in found]
+        rows = [
+            (name, *_cells(estimate, seconds), f"{estimate.count:,}")
+            for name, estimate in (*found, ("Everybody", _estimate(all_of_them)))
+        ]
         team_line = (all_of_them.median, None, None, f"everybody {seconds(all_of_them.median)}")
         note = "The dot is the median, the line has the middle half of a person's answers."
         head = ("Name", "Median", "Middle half", "Answers")
         title = f"Seconds an answer: {_KINDS[kind].lower()}"
-        cards.append(_dots(title, note, head, rows, marks, "", team_line))
+        cards.append(_dots(title, note, head, rows, found, seconds, "", team_line))
     return cards
 
 
@@ -174,20 +175,18 @@ def _pairs(figures: Figures) -> Card:
 
 def _coefficients(figures: Figures) -> Card:
     found = figures.agreement
-    rows = [
+    coefficients = [
         ("Kendall's tau-b", found.tau),
         ("Krippendorff's alpha of ranks", Estimate(value=found.alpha_ranks)),
         ("Krippendorff's alpha of quality", Estimate(value=found.alpha_quality)),
     ]
-    known = [(name, estimate) for name, estimate in rows if estimate.value is not None]
-    marks = [_mark(name, estimate, two) for name, estimate in known]
     partial = f" Alpha leaves out partial rankings ({found.partial:,})." if found.partial else ""
     note = f"1 is perfect agreement, 0 is chance.{partial}"
-    table = [(name, two(e.value or 0.0), _interval(e, two)) for name, e in known]
-    low = min([0.0, *(mark.low if mark.low is not None else mark.value for mark in marks)])
+    rows = [(name, *_cells(e, two)) for name, e in coefficients if e.value is not None]
     missing = "No two people have ranked the same responses yet."
     head = ("Coefficient", "Value", "95 % interval")
-    return _dots("Beyond chance", note, head, table, marks, missing, span=(low, 1.0), tick=two)
+    span = (_least(0.0, coefficients), 1.0)
+    return _dots("Beyond chance", note, head, rows, coefficients, two, missing, span=span)
 
 
 def _with_others(people: Sequence[PersonFigures]) -> Card:
@@ -214,11 +213,11 @@ def _win_rates(figures: Figures) -> Card:
     bars, rows = [], []
     for pair in found.pairings:
         parts = (("a", pair.wins), ("d", pair.ties), ("e", pair.both_bad), ("c", pair.losses))
-        rate = f"{percent(pair.win_rate.value or 0.0)}"
+        cells = _cells(pair.win_rate, percent)
         name = f"{pair.first} against {pair.second}"
-        bars.append((name, rate, parts))
+        bars.append((name, cells[0], parts))
         numbers = (pair.wins, pair.ties, pair.both_bad, pair.losses)
-        rows.append((name, rate, _interval(pair.win_rate, percent), *(f"{number:,}" for number in numbers)))
+        rows.append((name, *cells, *(f"{number:,}" for number in numbers)))
     return Card(
         "Win rates",
         "The first policy's, with its interval below the bar: a tie, and both bad, count one half." + unnamed,
@@ -231,12 +230,11 @@ def _win_rates(figures: Figures) -> Card:
 
 def _ratings(figures: Figures) -> Card:
     found = figures.policies
-    rated = [(policy.name, policy.rating) for policy in found.policies if policy.rating.value is not None]
+    rated = [(policy.name, policy.rating) for policy in found.policies]
     rows = [
         (
             policy.name,
-            points(policy.rating.value) if policy.rating.value is not None else "–",
-            _interval(policy.rating, points),
+            *_cells(policy.rating, points),
             percent(policy.win_rate.value or 0.0),
             f"{policy.comparisons:,}",
         )
@@ -250,8 +248,7 @@ def _ratings(figures: Figures) -> Card:
     note = (
         "Bradley-Terry, mean 0: with 100 points more a policy is preferred 64 % of the time, with 200 76 %."
     )
-    marks = [_mark(name, estimate, points) for name, estimate in rated]
-    return _dots("Ratings", note, head, rows, marks, missing, span=(-reach, reach), tick=points)
+    return _dots("Ratings", note, head, rows, rated, points, missing, span=(-reach, reach))
 
 
 def _shares(
@@ -262,19 +259,17 @@ def _shares(
     missing: str,
     reference: tuple[float, float | None, float | None, str] | None = None,
 ) -> Card:
-    known = [(name, estimate) for name, estimate in found if estimate.value is not None]
-    marks = [_mark(name, estimate, percent) for name, estimate in known]
     rows = [
-        (name, percent(e.value or 0.0), _interval(e, percent), f"{e.count:,}", f"{e.prompts:,}")
-        for name, e in known
+        (name, *_cells(e, percent), f"{e.count:,}", f"{e.prompts:,}")
+        for name, e in found
+        if e.value is not None
     ]
     if reference and rows:
         value, low, high, name = reference
-        rows.append((name, percent(value), _interval(Estimate(low=low, high=high), percent), "", ""))
-    lowest = min([0.5, *(mark.low if mark.low is not None else mark.value for mark in marks)])
+        rows.append((name, *_cells(Estimate(value, low, high), percent), "", ""))
     head = (first, "Share", "95 % interval", "Pairs", "Prompts")
-    span = (int(lowest * 10 + 1e-9) / 10, 1.0)
-    return _dots(title, note, head, rows, marks, missing, reference, span, percent)
+    span = (int(_least(0.5, found) * 10 + 1e-9) / 10, 1.0)
+    return _dots(title, note, head, rows, found, percent, missing, reference, span)
 
 
 def _dots(
@@ -282,36 +277,34 @@ def _dots(
     note: str,
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
-    marks: Sequence[Mark],
+    found: Sequence[tuple[str, Estimate]],
+    text: Callable[[float], str],
     missing: str,
     reference: tuple[float, float | None, float | None, str] | None = None,
     span: tuple[float, float] | None = None,
-    tick: Callable[[float], str] | None = None,
 ) -> Card:
     """Without `span` the scale begins at 0 and has room for all."""
+    marks = [Mark(name, text(e.value), e.value, e.low, e.high) for name, e in found if e.value is not None]
     if not marks:
         return Card(title, missing, head if rows else (), rows)
     most = max(mark.high if mark.high is not None else mark.value for mark in marks)
-    return Card(title, note, head, rows, Dots(marks, span or (0.0, most or 1.0), tick or seconds, reference))
+    return Card(title, note, head, rows, Dots(marks, span or (0.0, most or 1.0), text, reference))
 
 
-def _mark(name: str, estimate: Estimate, text: Callable[[float], str]) -> Mark:
-    value = estimate.value or 0.0
-    return Mark(name, text(value), value, estimate.low, estimate.high)
+def _estimate(spread: Spread) -> Estimate:
+    return Estimate(spread.median, spread.lower, spread.upper, spread.count)
 
 
-def _spread_mark(name: str, spread: Spread) -> Mark:
-    return Mark(name, seconds(spread.median), spread.median, spread.lower, spread.upper)
+def _least(start: float, found: Sequence[tuple[str, Estimate]]) -> float:
+    """Where a scale begins that reaches down to `start`, and to all values and intervals."""
+    return min([start, *(x for _, e in found for x in (e.value, e.low) if x is not None)])
 
 
-def _interval(estimate: Estimate, text: Callable[[float], str]) -> str:
-    if estimate.low is None or estimate.high is None:
-        return "–"
-    return f"{text(estimate.low)} to {text(estimate.high)}"
-
-
-def _half(spread: Spread) -> str:
-    return f"{seconds(spread.lower)} to {seconds(spread.upper)}"
+def _cells(estimate: Estimate, text: Callable[[float], str]) -> tuple[str, str]:
+    """A table's value and interval."""
+    low, high = estimate.low, estimate.high
+    value = "–" if estimate.value is None else text(estimate.value)
+    return value, "–" if low is None or high is None else f"{text(low)} to {text(high)}"
 
 
 def percent(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from datetime import date, timedelta
@@ -13,7 +12,7 @@ from sqlalchemy.orm import Session
 from align.stats.bootstrap import Draws, Tally
 from align.stats.estimate import Estimate
 from labeling.answers import KINDS
-from labeling.figures.gather import Material, StandingAnswer, gather, own_answers
+from labeling.figures.gather import Material, StandingAnswer, gather, standing_answers
 from labeling.figures.rankings import (
     PersonsRanking,
     add_gold,
@@ -61,7 +60,7 @@ def figures(session: Session) -> Figures:
 
 def own(session: Session, person: Person) -> OwnFigures:
     """What a person may see of their own work: nothing of which tasks are gold, or of what others say."""
-    answers = [answer for answer in own_answers(session, person.id) if not answer.adjudicates]
+    answers = [answer for answer in standing_answers(session, person.id) if not answer.adjudicates]
     given = [answer for answer in answers if answer.kind != "skip"]
     return OwnFigures(
         answers=_by_kind(given),
@@ -203,5 +202,6 @@ def _policies(material: Material, given: Sequence[StandingAnswer]) -> Policies:
             found.append((task.prompt, first, second, answer.choice))
     if not found:
         return Policies(comparisons=0, unnamed=unnamed, unrated=None, policies=[], pairings=[])
-    ratings = importlib.import_module("labeling.figures.ratings")  # takes over a second
-    return ratings.policies([ratings.Comparison(*comparison) for comparison in found], unnamed)
+    from labeling.figures import ratings  # takes over a second
+
+    return ratings.policies([ratings.PolicyVerdict(*comparison) for comparison in found], unnamed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, NamedTuple
@@ -63,7 +62,7 @@ def gather(session: Session) -> Material:
             select(Person.id, Person.name, Person.role).where(Person.role != "machine").order_by(Person.id)
         )
     }
-    answers = [answer for answer in _answers(session) if answer.person in people]
+    answers = [answer for answer in standing_answers(session) if answer.person in people]
     tasks, prompts = _tasks(session)
     back = select(Label.person_id, func.count()).where(Label.kind == "withdrawn").group_by(Label.person_id)
     kinds = select(Item.kind, func.count()).where(Item.gold.is_(None)).group_by(Item.kind)
@@ -73,19 +72,15 @@ def gather(session: Session) -> Material:
         tasks=tasks,
         prompts=prompts,
         answers=answers,
-        withdrawn=_pairs(session.execute(back).all()),
+        withdrawn=dict(session.execute(back).all()),
         places=_places(session),
-        kinds=_pairs(session.execute(kinds).all()),
+        kinds=dict(session.execute(kinds).all()),
         gold=session.scalar(gold) or 0,
     )
 
 
-def own_answers(session: Session, person: int) -> list[StandingAnswer]:
-    """One person's answers that stand, without what they say."""
-    return _answers(session, person)
-
-
-def _answers(session: Session, person: int | None = None) -> list[StandingAnswer]:
+def standing_answers(session: Session, person: int | None = None) -> list[StandingAnswer]:
+    """The answers that stand; of one person, where `person` says whose, without what they say."""
     content = case((Label.kind.in_(ORDERING), Label.content), else_=None)
     columns = (Label.item_id, Label.person_id, Label.kind, Label.seconds, Label.adjudicates, Label.created)
     query = select(*columns, *([content] if person is None else [])).where(standing()).order_by(Label.id)
@@ -135,11 +130,7 @@ def _tasks(session: Session) -> tuple[dict[int, AnsweredItem], int]:
 def _places(session: Session) -> dict[tuple[str, str], int]:
     expired = and_(Slot.state == "leased", Slot.leased_until < now())
     state = case((expired, "free"), else_=Slot.state).label("state")
-    query = select(Item.kind, state, Slot.id).join(Item, Item.id == Slot.item_id).where(Item.gold.is_(None))
+    query = select(Item.kind, state, Slot.id).join(Slot.item).where(Item.gold.is_(None))
     inner = query.subquery()
     counted = select(inner.c.kind, inner.c.state, func.count()).group_by(inner.c.kind, inner.c.state)
     return {(kind, state): count for kind, state, count in session.execute(counted)}
-
-
-def _pairs(rows: Sequence[Any]) -> dict[Any, int]:
-    return dict(rows)

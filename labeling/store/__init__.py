@@ -1,0 +1,1 @@
+"""The labeling database: tables, tasks, the queue, labels, and labels as training data."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -58,15 +59,11 @@ def read_records(address: str, kind: Kind, filters: Mapping[str, Any]) -> list[d
     chosen = Filters(**filters)
     if "://" not in address and not Path(address).is_file():
         raise UserError("no such labeling database: `align label` makes it")
-    store = Store(address)
-    try:
-        with store.read() as session:
-            unknown = sorted(set(chosen.labelers) - set(session.scalars(select(Person.name))))
-            if unknown:
-                raise UserError(f"labelers: nobody is called {', '.join(unknown)}")
-            return list(records(session, kind, chosen))
-    finally:
-        store.close()
+    with closing(Store(address)) as store, store.read() as session:
+        unknown = sorted(set(chosen.labelers) - set(session.scalars(select(Person.name))))
+        if unknown:
+            raise UserError(f"labelers: nobody is called {', '.join(unknown)}")
+        return list(records(session, kind, chosen))
 
 
 def labelled(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[tuple[Item, dict[str, Any]]]:

@@ -24,11 +24,11 @@ PREFILLED, AFTER, SEEN, HIDDEN, MACHINE = "prefilled", "after", "seen", "hidden"
 
 
 @dataclass
-class Sent:
-    """What became of suggestions: how many are new, and how many were there before."""
+class AddedSuggestions:
+    """How many suggestions are new, and how many were there before."""
 
-    added: int = 0
-    known: int = 0
+    added: int
+    known: int
 
 
 def by_people() -> ColumnElement[bool]:
@@ -51,7 +51,7 @@ def add_suggestions(
     *,
     secret: str,
     labels: bool,
-) -> Sent:
+) -> AddedSuggestions:
     """Keep the scores of tasks' responses, each version's once; all or none. `labels`: they are labels too.
 
     Raises RecordError where a task is not there, orders nothing, or has another number of responses.
@@ -60,7 +60,7 @@ def add_suggestions(
     items = {item.id: item for item in session.scalars(wanted.with_for_update(of=Item, key_share=True))}
     there = select(Suggestion.item_id).where(Suggestion.item_id.in_(items), Suggestion.version == version)
     known = set(session.scalars(there))
-    sent, new = Sent(), []
+    sent, new = AddedSuggestions(added=0, known=0), []
     for i, (task, scores) in enumerate(given):
         _check(items.get(task), task, f"suggestions[{i}]", len(scores))
         if task in known:

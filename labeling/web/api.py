@@ -19,11 +19,11 @@ from labeling.store.items import add_items
 from labeling.store.labels import standing as that_stands
 from labeling.store.models import Item, Label, Person
 from labeling.store.records import Filters, prompt_of, records
-from labeling.store.suggestions import add_suggestions, unscored
+from labeling.store.suggestions import AddedSuggestions, add_suggestions, unscored
 from labeling.web.config import Config
 from labeling.web.figures import all_figures
 from labeling.web.news import newest_label
-from labeling.web.security import Visitor, needs
+from labeling.web.security import SignedInRoute, Visitor, needs
 
 Machine = Annotated[Visitor, needs("admin", "machine")]
 Reader = Annotated[Visitor, needs("admin", "reviewer", "machine")]
@@ -117,16 +117,10 @@ class Suggestions(BaseModel):
     suggestions: Annotated[list[Suggested], Field(max_length=10_000)]
 
 
-class AddedSuggestions(BaseModel):
-    """How many suggestions are new, and how many were there before."""
-
-    added: int
-    known: int
-
-
 router = APIRouter(
     prefix="/api/v1",
     tags=["v1"],
+    route_class=SignedInRoute,
     responses={status: {"model": Problem} for status in (400, 401, 403, 409, 413, 422)},
 )
 
@@ -160,7 +154,7 @@ def list_tasks(
 def create_suggestions(given: Suggestions, who: Annotated[Visitor, needs("machine")]) -> AddedSuggestions:
     """What a reward model makes of tasks' responses, all or none; each task once for each version."""
     with who.config.store.write() as session:
-        sent = add_suggestions(
+        return add_suggestions(
             session,
             who.person,
             given.source,
@@ -169,7 +163,6 @@ def create_suggestions(given: Suggestions, who: Annotated[Visitor, needs("machin
             secret=who.config.secret,
             labels=who.config.settings.suggestions == "machine",
         )
-        return AddedSuggestions(added=sent.added, known=sent.known)
 
 
 @router.get("/labels")

@@ -37,6 +37,7 @@ def make_app(config: Config) -> FastAPI:
     app.state.config = config
     app.state.throttle = Throttle()
     app.state.news = News(config.store)
+    app.include_router(signin.own)
     for part in (signin, work, chat, review, figures, manage, api):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")

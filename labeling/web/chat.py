@@ -15,10 +15,10 @@ from labeling.answers import TEXT_LIMIT
 from labeling.companion import Absent, Companion
 from labeling.store.corrections import keep_correction
 from labeling.web.pages import page
-from labeling.web.security import SignedIn, Visitor
+from labeling.web.security import SignedIn, SignedInRoute, Visitor
 from labeling.web.work import Seconds, SubmissionId
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 MessageText = Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT)]
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from labeling.figures import cards
-from labeling.figures.shapes import Figures, OwnFigures
-from labeling.store.models import Person
+from labeling.figures.shapes import Figures
 from labeling.web.config import Config
 from labeling.web.pages import page
-from labeling.web.security import SignedIn
+from labeling.web.security import SignedIn, SignedInRoute
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 
 
 @router.get("/figures")
@@ -29,19 +27,17 @@ def figures(who: SignedIn) -> Response:
             "sway": found.sway,
         }
     else:
-        own = _own_figures(who.config, who.person)
+        from labeling.figures import compute
+
+        with who.config.store.read() as session:
+            own = compute.own(session, who.person)
         shown = {"headline": cards.own_headline(own), "sections": cards.own_sections(own), "sway": None}
     return page(who, "figures.html", **shown)
 
 
 def all_figures(config: Config) -> Figures:
     """Of everybody's work, as it is now."""
-    compute = importlib.import_module("labeling.figures.compute")
+    from labeling.figures import compute
+
     with config.store.read() as session:
         return compute.figures(session)
-
-
-def _own_figures(config: Config, person: Person) -> OwnFigures:
-    compute = importlib.import_module("labeling.figures.compute")
-    with config.store.read() as session:
-        return compute.own(session, person)

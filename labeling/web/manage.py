@@ -14,10 +14,10 @@ from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person, Slot
 from labeling.store.people import ROLES, add_person, disable, new_token
 from labeling.web.pages import page
-from labeling.web.security import Admin, Form, Visitor
+from labeling.web.security import Admin, Form, SignedInRoute, Visitor
 from labeling.web.work import ItemId
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 INVITE_LASTS = timedelta(days=7)
 
 

@@ -15,10 +15,10 @@ from labeling.store.models import Item, Label, Person
 from labeling.store.records import share_apart
 from labeling.store.suggestions import by_people
 from labeling.web.pages import page
-from labeling.web.security import Reviewer
+from labeling.web.security import Reviewer, SignedInRoute
 from labeling.web.work import ItemId, task_page
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 _MOST = 500  # tasks with several answers that one page looks at, the newest ones
 
 

@@ -6,14 +6,16 @@ import hashlib
 import hmac
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import Depends, HTTPException, Request
+from fastapi.routing import APIRoute
 from itsdangerous import BadSignature, Signer
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -101,11 +103,8 @@ async def form(request: Request) -> dict[str, str]:
 Form = Annotated[dict[str, str], Depends(form)]
 
 
-def visitor(request: Request, given: Form) -> Visitor:
-    """The person whose session or token comes with the request.
-
-    What a session writes needs its CSRF token: in a header, or in the form where a page has no JavaScript.
-    """
+def _sender(request: Request) -> Visitor:
+    """The person whose session or token comes with the request. Raises SignIn, and 401 for no such token."""
     config = config_of(request)
     with config.store.read() as session:
         bearer = _bearer(request)
@@ -116,15 +115,37 @@ def visitor(request: Request, given: Form) -> Visitor:
             return Visitor(request, token.person, "")
         secret = session_secret(config, request)
         found = find_token(session, "session", secret) if secret else None
-        if secret is None or found is None or found.person is None:
-            raise SignIn
-        person = found.person
+    if secret is None or found is None or found.person is None:
+        raise SignIn
     csrf = hmac.new(config.secret.encode(), f"csrf {secret}".encode(), hashlib.sha256).hexdigest()
-    if request.method not in ("GET", "HEAD", "OPTIONS"):
-        sent = request.headers.get("x-csrf-token") or given.get("csrf", "")
-        if not hmac.compare_digest(sent.encode("utf-8", "replace"), csrf.encode()):
+    return Visitor(request, found.person, csrf)
+
+
+class SignedInRoute(APIRoute):
+    """A route for those who are signed in: who asks is looked at before the body is read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own, which begins with the body, after that."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            request.state.visitor = await run_in_threadpool(_sender, request)
+            return await handle(request)
+
+        return handler
+
+
+async def visitor(request: Request) -> Visitor:
+    """Who asks, on a `SignedInRoute`.
+
+    What a session writes needs its CSRF token: in a header, or in the form where a page has no JavaScript.
+    """
+    who: Visitor = request.state.visitor
+    if who.csrf and request.method not in ("GET", "HEAD", "OPTIONS"):
+        sent = request.headers.get("x-csrf-token") or (await form(request)).get("csrf", "")
+        if not hmac.compare_digest(sent.encode("utf-8", "replace"), who.csrf.encode()):
             raise HTTPException(403, "This page has grown old: load it again.")
-    return Visitor(request, person, csrf)
+    return who
 
 
 def needs(*roles: str) -> Any:

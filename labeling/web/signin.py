@@ -16,6 +16,7 @@ from labeling.web.security import (
     COOKIE,
     Form,
     SignedIn,
+    SignedInRoute,
     Throttle,
     Visitor,
     client_of,
@@ -25,6 +26,7 @@ from labeling.web.security import (
 )
 
 router = APIRouter(include_in_schema=False)
+own = APIRouter(include_in_schema=False, route_class=SignedInRoute)  # for those who are signed in
 _JOIN = ("invite", "first")
 _OLD_LINK = "This link has been used or has expired. Ask for a new one."
 
@@ -108,7 +110,7 @@ def join(request: Request, secret: str, given: Form) -> Response:
         )
 
 
-@router.post("/signout")
+@own.post("/signout")
 def signout(request: Request, who: Annotated[Visitor, Depends(visitor)]) -> Response:
     """End the session."""
     with who.config.store.write() as session:
@@ -121,13 +123,13 @@ def signout(request: Request, who: Annotated[Visitor, Depends(visitor)]) -> Resp
     return response
 
 
-@router.get("/account")
+@own.get("/account")
 def account_page(who: SignedIn) -> Response:
     """The form for the own password."""
     return page(who, "account.html", error=None, done=False)
 
 
-@router.post("/account")
+@own.post("/account")
 def account(given: Form, who: SignedIn) -> Response:
     """Set or change the own password; one that is there must be given."""
     throttle, keys = _slow_down(who.request, f"as {who.person.name}")
@@ -143,7 +145,7 @@ def account(given: Form, who: SignedIn) -> Response:
     return page(who, "account.html", error=None, done=True)
 
 
-@router.get("/session")
+@own.get("/session")
 def session_state(who: Annotated[Visitor, Depends(visitor)]) -> dict[str, object]:
     """For a page that was open while somebody signed in again."""
     return {"person": who.person.id, "csrf": who.csrf}

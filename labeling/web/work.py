@@ -18,9 +18,9 @@ from labeling.store import labels, queue
 from labeling.store.models import Draft, Item, Label, Suggestion
 from labeling.store.suggestions import AFTER, PREFILLED, SEEN, suggestion_for
 from labeling.web.pages import page
-from labeling.web.security import SignedIn, Visitor
+from labeling.web.security import SignedIn, SignedInRoute, Visitor
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 ItemId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 SubmissionId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]

@@ -112,6 +112,28 @@ def test_strangers_see_nothing(site: Any) -> None:
         assert stranger.get(path).status_code == 401
 
 
+def test_who_asks_is_looked_at_before_a_body_is_read(site: Any) -> None:
+    torn = {"content": b"torn", "headers": {"Content-Type": "multipart/form-data"}}  # no boundary
+    broken = {"content": b"{", "headers": {"Content-Type": "application/json"}}
+    paths = [
+        "/reopen/1",
+        "/work/1/answer",
+        "/tasks",
+        "/people/invite",
+        "/account",
+        "/signout",
+        "/api/v1/tasks",
+    ]
+    for path in [*paths, "/api/v1/tasks"]:
+        for body in (torn, broken):
+            assert site.client().post(path, **body).status_code == 401, path
+    admin = site.signed_in("ann", "admin")
+    assert admin.post("/tasks", **torn).status_code == 400
+    assert admin.post("/reopen/1", **torn).status_code == 404  # its token came in a header: no form is read
+    del admin.headers["X-CSRF-Token"]
+    assert admin.post("/reopen/1", **torn).status_code == 400
+
+
 @pytest.mark.parametrize("role", ["labeler", "reviewer", "machine"])
 def test_only_admins_manage(site: Any, role: str) -> None:
     client = site.signed_in("ann", role)

@@ -119,7 +119,7 @@ def test_two_rounds_with_people_in_between(
         work.go()
     assert (run / "iterate" / "round-1.yaml").read_text() == frozen
     first = json.loads((run / "round-1" / "rm" / "manifest.json").read_text())
-    assert first["places"]["sft"] == str(run)
+    assert {one["name"]: one["run"] for one in first["parents"]} == {"sft": str(run)}
     again = load_recipe(run / "iterate" / "round-1.yaml")
     importlib.import_module("align.stages.rm").run(again)  # refuses other labels than it began with
 

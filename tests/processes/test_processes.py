@@ -224,6 +224,14 @@ TRUNK = {
 }
 
 
+RLOO = {
+    "advantage": "rloo",
+    "responses_per_prompt": 4,
+    "microbatch_tokens": 24,
+    "learning_rate": 3e-3,
+}
+
+
 def _from(run: Path, folder: Path, base: Path, **fields: object) -> Path:
     """A recipe whose sft and rm are another folder's run."""
     parents = {"sft": str(run), "rm": str(run), "guard": str(run)}
@@ -256,6 +264,16 @@ def test_a_value_head_on_the_policys_adapter_is_of_all_processes(
     rows = [row for row in _rows(folders[0] / "metrics.jsonl") if "value/loss" in row]
     assert [row["policy/learning_rate"] > 0 for row in rows] == [False, True, True, True]
     assert len({row["value/loss"] for row in rows}) == 4
+
+
+@pytest.mark.parametrize("kind", TWO)
+def test_the_responses_to_a_prompt_are_compared_wherever_they_were_sampled(
+    group: Ranks, runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path, kind: str
+) -> None:
+    """Every prompt's four responses lie on two processes, and there is no value model."""
+    folders = _by_one_and(kind, group, runs, tmp_path, tiny_base, RLOO)
+    _same_metrics(*folders, clipped=0.02)
+    assert not [key for row in _rows(folders[0] / "metrics.jsonl") for key in row if key.startswith("value/")]
 
 
 def _by_one_and(

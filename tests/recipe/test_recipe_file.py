@@ -200,6 +200,8 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("sft: {packing: off}", 'got the text "off"; write false'),
         ("sft: {packing: 1}", "sft.packing: expected true or false; got 1"),
         ("data: {template: chatt}", 'one of chat, plain; got the text "chatt"; did you mean chat?'),
+        ("ppo: {advantage: reinforce}", 'got the text "reinforce"; did you mean reinforce++?'),
+        ("ppo: {advantage: RLOO}", 'got the text "RLOO"; did you mean rloo?'),
         ("lora: {targets: q_proj}", "lora.targets: expected a list of texts or all-linear; got the text"),
         ("lora: {targets: [q_proj, 3]}", "lora.targets[1]: expected text; got 3; put it in quotes"),
         ("sft: 5", "sft: expected a section (indented `key: value` lines); got 5"),

@@ -15,8 +15,8 @@ from align.errors import UserError
 from align.ppo import train as ppo
 from align.recipe.load import load_recipe
 from align.run import trackers
-from align.run.metrics import JsonLines
-from align.run.trackers import check_installed, numbers, open_trackers
+from align.run.metrics import JsonLines, numbers
+from align.run.trackers import check_installed, open_trackers
 from align.stages import rm, sft
 
 MANIFEST = {"recipe": {"ppo": {"kl_coef": 0.1}}, "started_at": "2026-01-01T00:00:00+00:00"}

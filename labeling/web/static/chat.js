@@ -1,6 +1,6 @@
 // A conversation with the policy. Everything that anybody wrote is put on the page as text.
 
-import { post, Refused } from "./server.js";
+import { post, random, Refused } from "./server.js";
 
 const byId = (id) => document.getElementById(id);
 const person = Number(byId("chat").dataset.person);
@@ -35,10 +35,6 @@ function shown(role, content) {
 function settle() {
   for (const button of document.querySelectorAll("#talk .correct")) button.remove();
   last = null;
-}
-
-function random() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 }
 
 async function ask(event) {

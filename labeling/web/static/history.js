@@ -1,5 +1,3 @@
-import { reopen } from "./server.js";
+import { reopenByButtons } from "./server.js";
 
-for (const button of document.querySelectorAll("[data-reopen]")) {
-  button.addEventListener("click", () => reopen(button));
-}
+reopenByButtons();

@@ -46,7 +46,18 @@ export async function post(path, body, person) {
   throw new Refused(answer.status, message);
 }
 
-export async function reopen(button) {
+// What names one submission, so that it counts once.
+export function random() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
+}
+
+export function reopenByButtons() {
+  for (const button of document.querySelectorAll("[data-reopen]")) {
+    button.addEventListener("click", () => reopen(button));
+  }
+}
+
+async function reopen(button) {
   button.disabled = true;
   try {
     await post(`/reopen/${button.dataset.reopen}`, {});

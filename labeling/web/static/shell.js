@@ -1,6 +1,6 @@
 // What all tasks share: drafts, undo, keys, skipping, submitting, the lease.
 
-import { post, reopen, Refused } from "./server.js";
+import { post, random, reopenByButtons, Refused } from "./server.js";
 
 const SAVE_AFTER = 600; // ms without a change
 const RETRY_AFTER = 4000; // ms, when the app does not answer
@@ -152,9 +152,7 @@ export function start({ empty, show, keys }) {
   byId("undo").addEventListener("click", undo);
   byId("help").addEventListener("click", () => byId("help-dialog").showModal());
   if (byId("skip")) byId("skip").addEventListener("click", skip);
-  for (const button of document.querySelectorAll("[data-reopen]")) {
-    button.addEventListener("click", () => reopen(button));
-  }
+  reopenByButtons();
   note.value = draft.content.note || "";
   if (note.value) note.closest("details").open = true;
   note.addEventListener("input", () => typed((content) => (content.note = note.value)));
@@ -180,10 +178,6 @@ function newest(task, place) {
     : null;
   if (here && (!there || here.saved >= there.saved - 5000)) return here;
   return there;
-}
-
-function random() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 }
 
 function foldLong() {

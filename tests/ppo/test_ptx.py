@@ -31,7 +31,7 @@ def prepared(asked: list[Any], **fields: Any) -> tuple[Any, torch.Tensor]:
         logprobs=logprobs,
         more_elsewhere=lambda passes: 0,
         idle=lambda *_: None,
-        roles=SimpleNamespace(base=SimpleNamespace(device=torch.device("cpu"))),
+        roles=SimpleNamespace(base=SimpleNamespace(device=torch.device("cpu")), more_elsewhere=lambda own: 0),
     )
     context = SimpleNamespace(
         cfg=PPO(ptx_coef=0.5, **{**SIZES, **fields}),
