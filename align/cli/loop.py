@@ -19,6 +19,7 @@ from align.cli.options import (
     option,
     run_stages,
 )
+from align.recipe import EngineName
 from align.run.hub import quiet_bars
 from align.stage_table import Stage
 
@@ -45,7 +46,7 @@ RewardModels = Annotated[
 ]
 ToFile = Annotated[Path | None, option("--to", "Into a JSON Lines file, for `align label import`.", "FILE")]
 Engine = Annotated[
-    Literal["hf", "paged", "vllm"],
+    EngineName,
     typer.Option(
         "--engine",
         help="What samples: transformers' forward pass, its continuous batching, or a vLLM server.",

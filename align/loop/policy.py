@@ -14,10 +14,11 @@ from align.errors import UserError
 from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.roles import Roles
+from align.recipe import EngineName
 from align.recipe.sections import Recipe
 from align.records import Prompt
 from align.run.lineage import as_trained, parent
-from align.sampling.engines import EngineName, open_engine, sampling_params
+from align.sampling.engines import open_engine, sampling_params
 from align.sampling.params import Draws, Engine, SamplingParams
 from align.stages.frame import Setup, set_up
 

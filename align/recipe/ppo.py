@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from align.recipe import EngineName
 from align.recipe.parts import (
     RUN_NAME,
     MayChange,
@@ -196,7 +197,7 @@ class PPO(Training):
         "last",
         description="which iteration final/ is: best has the highest held-out score (the guard's, if any)",
     )
-    engine: Literal["hf", "paged", "vllm"] = Field(
+    engine: EngineName = Field(
         "hf", description="what samples: transformers' forward pass, its continuous batching, a vLLM server"
     )
     engine_url: Annotated[str | None, MayChange()] = Field(

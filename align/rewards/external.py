@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import numbers
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import httpx2
 import torch
 from torch import Tensor
 
+from align.data import imports
 from align.data.imports import last_line, place
 from align.data.tokenize import opening
 from align.errors import AlignError, UserError
+from align.recipe.ppo import Reward
 from align.records import Messages
+from align.run.manifest import ParentRef
 
 TRIES = 3
 PAUSE = 1.0  # seconds before the second try; each further pause is four times as long
@@ -35,6 +39,50 @@ class Texts:
     def plain(self) -> list[str | list[dict[str, str]]]:
         """The prompts as JSON has them: a text, or a list of messages."""
         return [prompt if isinstance(prompt, str) else list(prompt) for prompt in self.prompts]
+
+
+ScoreTexts = Callable[[Texts], Tensor]
+
+
+def judge_of(reward: Reward) -> tuple[ScoreTexts, ParentRef | None]:
+    """What scores texts for a source that is no reward model, and what a run notes of it, if it can be told.
+
+    Raises UserError where a function cannot be used.
+    """
+    if reward.function is None:
+        return Service(str(reward.url), reward.timeout).scores, None
+    name, function = reward.function, load_function(reward.function)
+    digest = imports.digest(name, function)
+    return partial(by_function, name, function), ParentRef(
+        kind="function", name=f"reward/{reward.label}", digest=digest
+    )
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """A person's function of prompts and responses; UserError where it cannot be loaded or called so."""
+    try:
+        found = imports.load(name)
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"ppo.rewards: the function {name} cannot be loaded: {last_line(error)}. A module is "
+            "looked for beside the recipe, in the working directory, and where Python finds packages"
+        ) from error
+    if not callable(found):
+        raise UserError(
+            f"ppo.rewards: {name} is a {type(found).__name__}, not a function of prompts and responses"
+        )
+    try:
+        takes = inspect.signature(found)
+    except ValueError:  # some functions in C do not tell
+        return found
+    try:
+        takes.bind([], [])
+    except TypeError as error:
+        raise UserError(
+            f"ppo.rewards: {name}{takes} cannot be called with prompts and responses ({error}): it gets "
+            "two lists"
+        ) from error
+    return found
 
 
 def by_function(name: str, function: Callable[..., Any], texts: Texts) -> Tensor:

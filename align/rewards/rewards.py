@@ -6,17 +6,14 @@ own. Each process judges its own rows.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from align.data import imports
 from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.adapters import read_score_std
@@ -27,13 +24,11 @@ from align.models.roles import Roles
 from align.processes import distributed
 from align.recipe.ppo import PPO, Reward
 from align.recipe.sections import Recipe
-from align.rewards.external import Service, Texts, by_function
+from align.rewards.external import ScoreTexts, Texts, judge_of
 from align.rewards.model import OwnModel
 from align.run.lineage import as_trained, parent
 from align.run.manifest import ParentRef
 from align.sampling.params import Sampled
-
-ScoreTexts = Callable[[Texts], Tensor]
 
 
 @dataclass(frozen=True)
@@ -85,41 +80,8 @@ def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Reward
         return RewardSource(
             name, weight, foreign=theirs, final=rm.final, trained_on=manifest.shared, parent=ref
         )
-    if reward.function:
-        given, function = reward.function, _function(reward.function)
-        return RewardSource(
-            name,
-            weight,
-            judge=lambda texts: by_function(given, function, texts),
-            parent=ParentRef(kind="function", name=key, digest=imports.digest(given, function)),
-        )
-    return RewardSource(name, weight, judge=Service(str(reward.url), reward.timeout).scores)
-
-
-def _function(name: str) -> Callable[..., Any]:
-    try:
-        found = imports.load(name)
-    except (Exception, SystemExit) as error:
-        raise UserError(
-            f"ppo.rewards: the function {name} cannot be loaded: {imports.last_line(error)}. A module is "
-            "looked for beside the recipe, in the working directory, and where Python finds packages"
-        ) from error
-    if not callable(found):
-        raise UserError(
-            f"ppo.rewards: {name} is a {type(found).__name__}, not a function of prompts and responses"
-        )
-    try:
-        takes = inspect.signature(found)
-    except ValueError:  # some functions in C do not tell
-        return found
-    try:
-        takes.bind([], [])
-    except TypeError as error:
-        raise UserError(
-            f"ppo.rewards: {name}{takes} cannot be called with prompts and responses ({error}): it gets "
-            "two lists"
-        ) from error
-    return found
+    judge, function = judge_of(reward)
+    return RewardSource(name, weight, judge=judge, parent=function)
 
 
 @dataclass(frozen=True)

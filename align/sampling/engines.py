@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from align.errors import UserError
 from align.models.base import BaseCheckpoint
 from align.models.roles import Roles
+from align.recipe import EngineName
 from align.recipe.ppo import PPO
 from align.sampling.params import Engine, SamplingParams
-
-EngineName = Literal["hf", "paged", "vllm"]
 
 
 def sampling_params(cfg: PPO, base: BaseCheckpoint) -> SamplingParams:

@@ -124,12 +124,12 @@ def test_a_function_that_cannot_be_called_with_both_is_refused_before_anything_r
     lines += ["def right(prompts, responses, seen=[]): ...", "any_number = lambda *given: ..."]
     (tmp_path / "judge.py").write_text("\n".join(lines))
     for name in ("right", "any_number", "eq"):
-        assert callable(rewards._function(f"{tmp_path}/judge.py:{name}"))
+        assert callable(external.load_function(f"{tmp_path}/judge.py:{name}"))
     for name in ("one", "named"):
         with pytest.raises(
             UserError, match=rf":{name}\(prompts.*cannot be called with prompts and responses"
         ):
-            rewards._function(f"{tmp_path}/judge.py:{name}")
+            external.load_function(f"{tmp_path}/judge.py:{name}")
 
 
 def test_a_source_alone_has_its_weight_too() -> None:
