@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 _OVERRIDES = "\u202d\u202e"  # they turn the text that follows around
@@ -32,6 +33,14 @@ def _visible(character: str) -> str:
 def printable(text: str, keep: str = "") -> str:
     """A text for a terminal, which obeys codes in it: what does not print, but for `keep`, is escaped."""
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def dotted(keys: Iterable[str | int]) -> str:
+    """A path into objects and lists: `("data", "prompts", "train", 0)` as `data.prompts.train[0]`."""
+    text = ""
+    for key in keys:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
+    return text
 
 
 def number(value: float) -> str:

@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl import RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
 from align.data.load import load
-from align.data.tokenize import Encodings, Template, encode_demonstrations, encode_rankings
+from align.data.template import Template
+from align.data.tokenize import Encodings, encode_demonstrations, encode_rankings
 from align.models.base import find_base
 from align.objectives.bradley_terry import pair_accuracy
 from align.recipe.load import load_recipe

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from align.cli.app import app
 from align.data.labels import RecordType
-from align.data.tokenize import Template
+from align.data.template import Template
 from align.models.base import find_base
 from align.models.batch import collate
 from align.models.forward import Forward

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from align.check.result import EXAMPLES, Side, WrongRecords
 from align.check.texts import alike, key, normal_prompt, says_nothing
-from align.data.load import Problem, survey
+from align.data.formats import Record
+from align.data.load import survey
+from align.data.scan import Problem
 from align.data.table import Records
 from align.data.template import Template
-from align.data.tokenize import Record, opening, responses_of, token_counts
+from align.data.tokenize import opening, responses_of, token_counts
 from align.recipe.sections import Source
 from align.records import Demonstration, Prompt, Ranking, RecordError
 

@@ -16,18 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align.data.formats import Format
+from align.data.formats.base import T
 from align.data.labels import LabelReader, read_labels
 from align.data.rows import kind_of
-from align.data.scan import Located, Problem, T, format_code, open_entry, scan, scan_file
+from align.data.scan import Problem, format_code, open_entry, scan_file
 from align.data.sources import File
-from align.data.split import check_share, divide, side
-from align.data.store import code_of, content_key, kept
-from align.data.table import SCHEMA, Part, Records, RowNumbers, Table, row_of
+from align.data.split import check_share, divide
+from align.data.store import RowNumbers, code_of, content_key, kept
+from align.data.table import SCHEMA, Part, Records, Table, row_of
 from align.errors import UserError
 from align.recipe.sections import Entry, Source
 from align.run.files import sha256
-
-__all__ = ["Located", "Problem", "Split", "Survey", "load", "scan", "side", "survey"]
 
 SHOWN = 20  # problems that are printed one by one; the others are counted
 _CODE = ("records.py", "data/rows.py", "data/scan.py", "data/table.py", "data/formats/*.py")

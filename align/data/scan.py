@@ -12,16 +12,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from align.data.formats import Format, as_kind, built_in, detect, find, from_columns
+from align.data.formats import Format, Record, as_kind, built_in, detect, find, from_columns
+from align.data.formats.base import T
 from align.data.formats.columns import look_up
 from align.data.labels import LabelReader, labels_file, read_labels
 from align.data.rows import FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
 from align.recipe.sections import LABELS, Entry
-from align.records import Demonstration, Prompt, Ranking, RecordError, prompt_key
+from align.records import RecordError, prompt_key
 
-T = TypeVar("T", Prompt, Demonstration, Ranking)
 W = TypeVar("W")
 
 
@@ -178,9 +178,7 @@ def gathered(form: Format, rows: Iterator[tuple[str, Mapping[str, Any] | W]]) ->
     yield from apart
 
 
-def _of_kind(
-    kind: type[T], record: Prompt | Demonstration | Ranking, form: Format, row: Mapping[str, Any]
-) -> Iterator[T]:
+def _of_kind(kind: type[T], record: Record, form: Format, row: Mapping[str, Any]) -> Iterator[T]:
     try:
         return as_kind(record, kind)
     except RecordError:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align.data.scan import Problem
-from align.data.table import RowNumbers, Table
+from align.data.store import RowNumbers
+from align.data.table import Table
 from align.errors import UserError
 from align.recipe.sections import Source
 

@@ -11,11 +11,12 @@ import json
 import os
 import secrets
 import tempfile
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,42 @@ _ROWS, _BYTES = 1024, 2**23  # a batch ends with whichever comes first
 _PART = ".part-"
 
 Batches = list[pa.RecordBatch]
+RowNumbers = NDArray[np.int64]
+E = TypeVar("E")
+
+
+class RowSequence(Sequence[E], Generic[E]):
+    """What stands in rows on disk, read when asked for: an index gives an item, a slice a list.
+
+    `rows` may name a row several times. Equal to any sequence of equal items.
+    """
+
+    def __init__(self, rows: RowNumbers) -> None:
+        self._rows = rows
+
+    @abstractmethod
+    def item(self, row: int) -> E:
+        """What stands in a row of the table, not of this sequence."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> E: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[E]: ...
+    def __getitem__(self, index: int | slice) -> E | list[E]:
+        if isinstance(index, slice):
+            return [self.item(row) for row in self._rows[index].tolist()]
+        return self.item(int(self._rows[index]))
+
+    def __iter__(self) -> Iterator[E]:
+        return (self[i] for i in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
 
 def kept(

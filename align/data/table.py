@@ -8,14 +8,15 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, overload
+from typing import Any, Generic
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from align.data.scan import Located, Problem, T
-from align.data.store import Batches, starts_of
+from align.data.formats.base import T
+from align.data.scan import Located, Problem
+from align.data.store import Batches, RowNumbers, RowSequence, starts_of
 from align.records import prompt_key
 
 _HASH = 32  # bytes
@@ -31,8 +32,6 @@ SCHEMA = pa.schema(
         ("problem", pa.string()),  # [field, message] as JSON
     ]
 )
-
-RowNumbers = NDArray[np.int64]
 
 
 def row_of(part: Located[Any] | Problem) -> tuple[Any, ...]:
@@ -112,37 +111,20 @@ class Table:
         return batch, row - self._starts[batch]
 
 
-class Records(Sequence[T], Generic[T]):
+class Records(RowSequence[T], Generic[T]):
     """Records of a table: those of `rows`, which ascend, and name a record several times where it has weight.
 
-    An index gives a record, a slice a list. Equal to any sequence of equal records.
+    See RowSequence.
     """
 
     def __init__(self, kind: type[T], table: Table, rows: RowNumbers) -> None:
+        super().__init__(rows)
         self._kind: type[T] = kind
         self._table = table
-        self._rows = rows
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self._record(row) for row in self._rows[index].tolist()]
-        return self._record(int(self._rows[index]))
-
-    def __iter__(self) -> Iterator[T]:
-        for start in range(0, len(self), 1024):
-            yield from self[start : start + 1024]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+    def item(self, row: int) -> T:
+        """The record of a row of the table."""
+        return self._kind.from_dict(json.loads(self._table.text(row)))
 
     def __repr__(self) -> str:
         return f"<{len(self)} records of kind {self._kind.__name__}>"
@@ -174,9 +156,6 @@ class Records(Sequence[T], Generic[T]):
     def only(self, chosen: NDArray[np.bool_]) -> Records[T]:
         """Those records for which `chosen` [N] is true."""
         return Records(self._kind, self._table, self._rows[chosen])
-
-    def _record(self, row: int) -> T:
-        return self._kind.from_dict(json.loads(self._table.text(row)))
 
 
 def valid(column: pa.Array) -> NDArray[np.bool_]:

@@ -7,31 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from numpy.typing import NDArray
 
-from align.data.scan import Problem, T
-from align.data.store import Batches, code_of, content_key, kept, starts_of
+from align.data.formats import Record
+from align.data.formats.base import T
+from align.data.scan import Problem
+from align.data.store import Batches, E, RowNumbers, RowSequence, code_of, content_key, kept, starts_of
 from align.data.table import Records, valid
 from align.data.template import Template
 from align.errors import UserError
 from align.records import Demonstration, Messages, Prompt, Ranking, RecordError
-
-__all__ = [
-    "Encoded",
-    "Encodings",
-    "Template",
-    "encode_demonstrations",
-    "encode_prompts",
-    "encode_rankings",
-    "opening",
-    "responses_of",
-    "token_counts",
-]
 
 
 @dataclass(frozen=True)
@@ -42,8 +32,6 @@ class Encoded:
     responses: list[list[int]]
 
 
-E = TypeVar("E")
-Record = Prompt | Demonstration | Ranking
 _CODE = ("data/tokenize.py", "data/template.py")
 _CHUNK = 256  # records that are tokenised together
 _SCHEMA = pa.schema(
@@ -57,8 +45,8 @@ _SCHEMA = pa.schema(
 )
 
 
-class Encodings(Sequence[E], Generic[E]):
-    """Token ids on disk, one item for each of `records`; an index gives an item, a slice a list.
+class Encodings(RowSequence[E], Generic[E]):
+    """Token ids on disk, one item for each of `records`; see RowSequence.
 
     `lengths` [N]: tokens of an item's longest sequence (prompt and longest response); `totals` [N]: of its
     prompt and all responses. `skipped`: what was left out of the records that were given.
@@ -67,14 +55,14 @@ class Encodings(Sequence[E], Generic[E]):
     def __init__(
         self,
         batches: Batches,
-        rows: NDArray[np.int64],
+        rows: RowNumbers,
         make: Callable[[Encoded], E],
         records: Sequence[Any],
         skipped: Sequence[Problem] = (),
     ) -> None:
         self.records = records
         self.skipped = list(skipped)
-        self._rows = rows
+        super().__init__(rows)
         self._make = make
         self._starts = starts_of(batches).tolist()
         self._parts = [[*_flat(batch.column("ids")), *_flat(batch.column("ends"))] for batch in batches]
@@ -83,27 +71,8 @@ class Encodings(Sequence[E], Generic[E]):
             batches, lambda batch: pa.compute.list_value_length(batch.column("ids"))
         )[rows]
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> E: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[E]: ...
-    def __getitem__(self, index: int | slice) -> E | list[E]:
-        if isinstance(index, slice):
-            return [self._item(row) for row in self._rows[index].tolist()]
-        return self._item(int(self._rows[index]))
-
-    def __iter__(self) -> Iterator[E]:
-        return (self[i] for i in range(len(self)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    def _item(self, row: int) -> E:
+    def item(self, row: int) -> E:
+        """The ids of a row of the batches."""
         batch = bisect_right(self._starts, row) - 1
         i = row - self._starts[batch]
         ids, ids_at, ends, ends_at = self._parts[batch]
@@ -127,7 +96,7 @@ def encode_demonstrations(
     has more than max_length tokens.
     """
     limit = _Limit(max_length, "sft.max_length", where)
-    return _encode(template, records, limit, _same, cache, skip)
+    return _encode(template, records, limit, lambda encoded: encoded, cache, skip)
 
 
 def encode_rankings(
@@ -140,7 +109,7 @@ def encode_rankings(
 ) -> Encodings[Encoded]:
     """Encode each ranking, its prompt once; raises UserError as encode_demonstrations does."""
     limit = _Limit(max_length, "rm.max_length", where)
-    return _encode(template, records, limit, _same, cache, skip)
+    return _encode(template, records, limit, lambda encoded: encoded, cache, skip)
 
 
 def encode_prompts(
@@ -286,10 +255,6 @@ def _too_long(template: Template, lengths: NDArray[np.int64], limit: _Limit) -> 
         )
         for row in np.flatnonzero((lengths > limit.tokens) | (lengths + limit.room > beyond)).tolist()
     }
-
-
-def _same(encoded: Encoded) -> Encoded:
-    return encoded
 
 
 def _flat(column: pa.ListArray) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

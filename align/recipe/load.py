@@ -282,7 +282,7 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with absolute paths where a path belongs to the recipe, and ~ expanded in all."""
     plain = recipe.model_dump()
     name = os.path.expanduser(plain["base"]["name"])
-    if name.startswith((".", "/")) or _is_folder(folder / name):
+    if name.startswith((".", "/")) or os.path.isdir(folder / name):
         name = os.path.abspath(folder / name)
     plain["base"]["name"] = name
     for name in SOURCES:
@@ -321,10 +321,3 @@ def _absolute(entry: Entry, folder: Path) -> dict[str, Any]:
     if entry.may_be_hub_id and not os.path.lexists(path):
         return entry.model_dump()
     return {**entry.model_dump(), "path": os.path.abspath(path)}
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that is too long, or has a NUL in it
-        return False

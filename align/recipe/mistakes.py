@@ -13,57 +13,54 @@ from pydantic import ValidationError
 
 from align.recipe.parts import RUN_NAME, Keys, Was, by_new_names, marked
 from align.recipe.sections import SECTIONS, Recipe
-from align.recipe.yaml_text import Document, Mistake, Place, dotted
+from align.recipe.yaml_text import Document, Mistake, Place
+from align.text import dotted
+
+
+def _by_their_names(ours: dict[str, str]) -> dict[str, str]:
+    """From our key to other names, set apart by spaces: each of those names to our key."""
+    return {theirs: key for key, names in ours.items() for theirs in names.split()}
+
 
 # Names that other trainers use for our keys.
-OTHER_NAMES = {
-    "model": "base.name",
-    "model_name": "base.name",
-    "model_name_or_path": "base.name",
-    "torch_dtype": "base.dtype",
-    "attn_implementation": "base.attention",
-    "output_dir": "run.folder",
-    "run_name": "run.name",
-    "r": "lora.rank",
-    "lora_r": "lora.rank",
-    "lora_rank": "lora.rank",
-    "lora_alpha": "lora.alpha",
-    "lora_dropout": "lora.dropout",
-    "target_modules": "lora.targets",
-    "lr": "learning_rate",
-    "lr_scheduler_type": "schedule",
-    "warmup_ratio": "warmup",
-    "num_train_epochs": "epochs",
-    "max_steps": "steps",
-    "max_seq_length": "max_length",
-    "eval_steps": "evaluate_every",
-    "save_steps": "checkpoint_every",
-    "per_device_train_batch_size": "microbatch_size",
-    "max_new_tokens": "ppo.max_response_tokens",
-    "response_length": "ppo.max_response_tokens",
-    "num_ppo_epochs": "ppo.ppo_epochs",
-    "cliprange": "ppo.clip_range",
-    "cliprange_value": "ppo.value_clip_range",
-    "lam": "ppo.gae_lambda",
-}
+OTHER_NAMES = _by_their_names(
+    {
+        "base.name": "model model_name model_name_or_path",
+        "base.dtype": "torch_dtype",
+        "base.attention": "attn_implementation",
+        "run.folder": "output_dir",
+        "run.name": "run_name",
+        "lora.rank": "r lora_r lora_rank",
+        "lora.alpha": "lora_alpha",
+        "lora.dropout": "lora_dropout",
+        "lora.targets": "target_modules",
+        "learning_rate": "lr",
+        "schedule": "lr_scheduler_type",
+        "warmup": "warmup_ratio",
+        "epochs": "num_train_epochs",
+        "steps": "max_steps",
+        "max_length": "max_seq_length",
+        "evaluate_every": "eval_steps",
+        "checkpoint_every": "save_steps",
+        "microbatch_size": "per_device_train_batch_size",
+        "ppo.max_response_tokens": "max_new_tokens response_length",
+        "ppo.ppo_epochs": "num_ppo_epochs",
+        "ppo.clip_range": "cliprange",
+        "ppo.value_clip_range": "cliprange_value",
+        "ppo.gae_lambda": "lam",
+    }
+)
 
 # The same for the keys of an entry of `train` or `held_out`.
-ENTRY_NAMES = {
-    "file": "path",
-    "files": "path",
-    "data_files": "path",
-    "dataset": "path",
-    "dataset_name": "path",
-    "name": "path",
-    "url": "path",
-    "config": "subset",
-    "config_name": "subset",
-    "mapping": "columns",
-    "column_mapping": "columns",
-    "ratio": "weight",
-    "probability": "weight",
-    "type": "format",
-}
+ENTRY_NAMES = _by_their_names(
+    {
+        "path": "file files data_files dataset dataset_name name url",
+        "subset": "config config_name",
+        "columns": "mapping column_mapping",
+        "weight": "ratio probability",
+        "format": "type",
+    }
+)
 # Keys of one stage that another stage calls otherwise: (section, key) -> its names there.
 STAGE_NAMES = {
     ("rm", "microbatch_size"): "microbatch_tokens",

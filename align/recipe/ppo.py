@@ -219,16 +219,11 @@ class PPO(Training):
 
     @model_validator(mode="after")
     def _sizes(self) -> PPO:
-        if self.rollout_batch_size % self.minibatch_size:
-            raise ValueError(
-                f"rollout_batch_size ({self.rollout_batch_size}) must be a multiple of "
-                f"minibatch_size ({self.minibatch_size})"
-            )
-        if self.rollout_batch_size % self.responses_per_prompt:
-            raise ValueError(
-                f"rollout_batch_size ({self.rollout_batch_size}) must be a multiple of "
-                f"responses_per_prompt ({self.responses_per_prompt})"
-            )
+        for key in ("minibatch_size", "responses_per_prompt"):
+            size = getattr(self, key)
+            if self.rollout_batch_size % size:
+                whole = f"rollout_batch_size ({self.rollout_batch_size})"
+                raise ValueError(f"{whole} must be a multiple of {key} ({size})")
         if self.min_response_tokens >= self.max_response_tokens:
             raise ValueError(
                 f"min_response_tokens ({self.min_response_tokens}) must be less than "

@@ -13,6 +13,7 @@ from ruamel.yaml.reader import ReaderError
 
 from align.errors import UserError
 from align.recipe.parts import Keys
+from align.text import dotted
 
 _MOST_VALUES = 100_000  # nine lines of aliases to aliases are a thousand million
 
@@ -47,14 +48,6 @@ class Document:
         while keys and keys not in self.places:
             keys = keys[:-1]
         return self.places.get(keys)
-
-
-def dotted(keys: Keys) -> str:
-    """`("data", "prompts", "train", 0)` as `data.prompts.train[0]`."""
-    text = ""
-    for key in keys:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
-    return text
 
 
 def read(text: str, place_of: Callable[[int, int | None], Place]) -> Document:

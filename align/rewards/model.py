@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from align.data.tokenize import Template, opening
+from align.data.template import Template
+from align.data.tokenize import opening
 from align.errors import UserError
 from align.models.base import BaseCheckpoint
 from align.models.forward import Forward

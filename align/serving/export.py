@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from align.data.formats import built_in
-from align.data.load import Located, scan, side
+from align.data.scan import Located, scan
+from align.data.split import side
 from align.errors import AlignError, UserError
 from align.models.batch import Pair, collate
 from align.models.forward import Forward

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from align.data.tokenize import Template
+from align.data.template import Template
 from align.errors import UserError
 from align.models.batch import Pair
 from align.models.forward import Forward

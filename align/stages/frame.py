@@ -21,11 +21,12 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
+from align.data.formats.base import T
 from align.data.labels import KINDS, RecordType, read_labels
 from align.data.load import Split, load
 from align.data.rows import FileError
-from align.data.scan import T
-from align.data.tokenize import Encodings, Template
+from align.data.template import Template
+from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.base import BaseCheckpoint, find_base
 from align.processes import distributed, sharding

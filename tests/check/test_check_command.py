@@ -94,7 +94,8 @@ def test_good_data_exits_0_writes_json_and_says_what_next(tiny_recipe: Make, tmp
 
 def test_lengths_are_those_that_training_sees(tiny_recipe: Make) -> None:
     from align.data.load import load
-    from align.data.tokenize import Template, encode_rankings
+    from align.data.template import Template
+    from align.data.tokenize import encode_rankings
     from align.models.base import find_base
     from align.records import Ranking
 

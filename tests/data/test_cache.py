@@ -18,7 +18,8 @@ from align.data import load as load_module
 from align.data import store
 from align.data.load import Split, load
 from align.data.table import SCHEMA
-from align.data.tokenize import Template, encode_demonstrations, encode_prompts
+from align.data.template import Template
+from align.data.tokenize import encode_demonstrations, encode_prompts
 from align.errors import UserError
 from align.recipe.sections import Source
 from align.records import Demonstration, Prompt

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.data.load import Located, Split, load, scan, side
+from align.data.load import Split, load
+from align.data.scan import Located, scan
+from align.data.split import side
 from align.errors import UserError
 from align.recipe.sections import Source
 from align.records import Demonstration, Prompt, Ranking, prompt_key

@@ -9,7 +9,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from align.data.tokenize import Template, encode_demonstrations, encode_prompts, encode_rankings
+from align.data.template import Template
+from align.data.tokenize import encode_demonstrations, encode_prompts, encode_rankings
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking
 

@@ -22,7 +22,8 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from align.data.load import load
-from align.data.tokenize import Template, encode_demonstrations
+from align.data.template import Template
+from align.data.tokenize import encode_demonstrations
 from align.errors import AlignError, UserError
 from align.models.lora import lora_config
 from align.recipe.load import load_recipe

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.text import dotted
 
 Row = Mapping[str, Any]
 Record = Prompt | Demonstration | Ranking
@@ -69,19 +70,11 @@ def part(row: Any, *path: str | int) -> Any:
     return value
 
 
-def name_of(*path: str | int) -> str:
-    """A path as messages write it: answers[2].rank."""
-    name = ""
-    for key in path:
-        name += f"[{key}]" if isinstance(key, int) else f".{key}" if name else key
-    return name
-
-
 def items(row: Any, *path: str | int) -> list[Any]:
     """The list at `path`; raises RecordError."""
     value = part(row, *path)
     if not isinstance(value, (list, tuple)):
-        raise RecordError(name_of(*path), f"must be a list, not {short(value)}")
+        raise RecordError(dotted(path), f"must be a list, not {short(value)}")
     return list(value)
 
 
@@ -89,7 +82,7 @@ def text(row: Any, *path: str | int) -> str:
     """The text at `path`, which may be empty; raises RecordError."""
     value = part(row, *path)
     if not isinstance(value, str):
-        raise RecordError(name_of(*path), f"must be text, not {short(value)}")
+        raise RecordError(dotted(path), f"must be text, not {short(value)}")
     return value
 
 
@@ -107,7 +100,7 @@ def as_number(value: Any, field: str) -> float:
 
 def number(row: Any, *path: str | int) -> float:
     """The number at `path`; raises RecordError."""
-    return as_number(part(row, *path), name_of(*path))
+    return as_number(part(row, *path), dotted(path))
 
 
 def one_of(row: Any, allowed: Sequence[int], *path: str | int) -> int:
@@ -115,7 +108,7 @@ def one_of(row: Any, allowed: Sequence[int], *path: str | int) -> int:
     value = number(row, *path)
     if value not in allowed:
         raise RecordError(
-            name_of(*path), f"must be one of {', '.join(map(str, allowed))}, not {short(part(row, *path))}"
+            dotted(path), f"must be one of {', '.join(map(str, allowed))}, not {short(part(row, *path))}"
         )
     return int(value)
 
@@ -125,7 +118,7 @@ def optional_number(row: Any, *path: str) -> float | None:
     value = row
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
-    return None if value is None else as_number(value, name_of(*path))
+    return None if value is None else as_number(value, dotted(path))
 
 
 def label(value: Any, field: str) -> str | None:

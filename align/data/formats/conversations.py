@@ -8,6 +8,7 @@ from typing import Any
 
 from align.data.formats.base import Row, comparison, items, short, text
 from align.records import Ranking, RecordError
+from align.text import dotted
 
 Turns = list[dict[str, str]]
 ROLES = {
@@ -36,8 +37,7 @@ def turns(row: Any, *path: str | int, role: str = "role", content: str = "conten
 def _role(row: Any, *path: str | int) -> str:
     name = text(row, *path)
     if name.lower() not in ROLES:
-        at = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
-        raise RecordError(at, f"must be one of {', '.join(ROLES)}, not {short(name)}")
+        raise RecordError(dotted(path), f"must be one of {', '.join(ROLES)}, not {short(name)}")
     return ROLES[name.lower()]
 
 

@@ -14,7 +14,6 @@ from align.data.formats.base import (
     items,
     label,
     list_of,
-    name_of,
     number,
     optional_number,
     part,
@@ -24,6 +23,7 @@ from align.data.formats.base import (
 )
 from align.data.formats.conversations import is_conversation, turns
 from align.records import Ranking, RecordError
+from align.text import dotted
 
 PROMPTS = ("prompt", "instruction", "question", "input", "context", "query", "chat", "conversation", "text")
 ITEMS = ("items", "responses", "answers", "completions", "candidates")
@@ -60,17 +60,17 @@ def _label_studio(row: Row) -> list[Record]:
         if isinstance(who, Mapping):
             who = who.get("email") or who.get("id")
         optional = {
-            "labeler": label(who, name_of(*at, "completed_by")),
+            "labeler": label(who, dotted((*at, "completed_by"))),
             "seconds": optional_number(annotation, "lead_time"),
         }
         for j in results:
             value = part(row, *at, "result", j, "value")
             if not isinstance(value, Mapping):
                 raise RecordError(
-                    name_of(*at, "result", j, "value"), f"must be an object, not {short(value)}"
+                    dotted((*at, "result", j, "value")), f"must be an object, not {short(value)}"
                 )
             if "ranker" in value:
-                found.append(_ranked(row, value["ranker"], name_of(*at, "result", j), optional))
+                found.append(_ranked(row, value["ranker"], dotted((*at, "result", j)), optional))
             elif "selected" in value:
                 found.append(_selected(row, (*at, "result", j), optional))
     return found
@@ -142,13 +142,13 @@ def _body(item: Any, at: str) -> str:
 def _selected(row: Row, at: tuple[str | int, ...], optional: dict[str, Any]) -> Ranking:
     side = text(row, *at, "value", "selected")
     if side not in ("left", "right"):
-        raise RecordError(name_of(*at, "value", "selected"), f"must be left or right, not {short(side)}")
+        raise RecordError(dotted((*at, "value", "selected")), f"must be left or right, not {short(side)}")
     target = part(row, *at, "to_name")
     shown = (
         items(row, *at, "to_name") if not isinstance(target, str) else re.split(r"\s*,\s*", target.strip())
     )
     if len(shown) != 2 or not all(isinstance(key, str) for key in shown):
-        raise RecordError(name_of(*at, "to_name"), "must name the left and the right element")
+        raise RecordError(dotted((*at, "to_name")), "must name the left and the right element")
     names = [f"data.{key}" for key in shown]
     pair = (text(row, "data", shown[0]), text(row, "data", shown[1]))
     prompt, name = _prompt(row["data"], "data", set(shown))
@@ -206,10 +206,10 @@ def _options(row: Row, fields: Mapping[str, Any], at: tuple[str | int, ...]) -> 
         option = text(row, *at, i, "value")
         if not isinstance(fields.get(option), str):
             raise RecordError(
-                name_of(*at, i, "value"), f"is {short(option)}, which is no text among the record's fields"
+                dotted((*at, i, "value")), f"is {short(option)}, which is no text among the record's fields"
             )
         if option in ranks:
-            raise RecordError(name_of(*at, i, "value"), f"ranks {short(option)} twice")
+            raise RecordError(dotted((*at, i, "value")), f"ranks {short(option)} twice")
         ranks[option] = _rank(row, *at, i)
     return ranks
 
@@ -220,7 +220,7 @@ def _rank(row: Row, *at: str | int) -> int | None:
     value = number(row, *at, "rank")
     if value < 1 or value != int(value):
         raise RecordError(
-            name_of(*at, "rank"), f"must be a whole number from 1, the best, up, not {short(value)}"
+            dotted((*at, "rank")), f"must be a whole number from 1, the best, up, not {short(value)}"
         )
     return int(value)
 
