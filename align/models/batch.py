@@ -52,7 +52,7 @@ class PrefixStates:
     hidden: Tensor | None
 
     def rows(self) -> list[PrefixStates]:
-        """One trunk a row, without padding, to be collated anew by `stack`."""
+        """The states of each row by itself, without padding, to be collated anew by `stack`."""
         return [
             PrefixStates(
                 self.input_ids[i : i + 1, :n],
@@ -66,7 +66,7 @@ class PrefixStates:
 
 
 def stack(rows: Sequence[PrefixStates]) -> PrefixStates:
-    """Collate single-row trunks, right-padded to the longest."""
+    """Collate the states of single rows, right-padded to the longest."""
 
     def padded(parts: list[Tensor]) -> Tensor:
         return pad_sequence([p[0] for p in parts], batch_first=True)

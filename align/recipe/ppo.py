@@ -74,6 +74,7 @@ class Reward(Section):
         return re.sub(r"^https?://([^/:?#]*).*$", r"\1", self.url or "", flags=re.DOTALL)
 
 
+_BY_GROUP = ("rloo", "group")  # compare whole responses to one prompt
 _OF_VALUE_MODEL = (
     "value_init",
     "value_model",
@@ -251,13 +252,13 @@ class PPO(Training):
 
     @model_validator(mode="after")
     def _advantage(self) -> PPO:
-        if self.advantage in ("rloo", "group") and self.responses_per_prompt < 2:
+        if self.advantage in _BY_GROUP and self.responses_per_prompt < 2:
             raise ValueError(
                 f"advantage: {self.advantage} compares the responses to a prompt, and there is 1: set "
                 "responses_per_prompt to 2 or more"
             )
         unused = [] if self.has_value_model else [*_OF_VALUE_MODEL]
-        unused += ["gamma"] if self.advantage in ("rloo", "group") else []
+        unused += ["gamma"] if self.advantage in _BY_GROUP else []
         fields = type(self).model_fields
         if idle := [key for key in unused if getattr(self, key) != fields[key].default]:
             raise ValueError(

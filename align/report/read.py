@@ -44,6 +44,7 @@ class RunFiles:
 
     @property
     def empty(self) -> bool:
+        """Whether there is nothing to report on."""
         return not self.stages and self.check is None
 
 

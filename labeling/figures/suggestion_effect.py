@@ -121,4 +121,5 @@ def judgements(session: Session) -> list[SuggestedRanking]:
 
 
 def measured_effect(session: Session) -> SuggestionEffect:
+    """How far suggestions have moved people, by all labels of the database."""
     return suggestion_effect(judgements(session))
