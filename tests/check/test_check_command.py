@@ -321,7 +321,7 @@ def test_labels_of_a_database_are_checked(
     recipe = tiny_recipe(data={"template": "plain", "rankings": source})
     missing = run(recipe)
     assert missing.exit_code == 2 and "labeling.db" in missing.wrong_records[0].first[0]
-    reading = pytest.importorskip("labeling.store.read", reason="needs the `labeling` extra")
+    reading = pytest.importorskip("labeling.store.records", reason="needs the `labeling` extra")
     rows = [ranking(f"film {i}", [" warm", " dull"], [1, 1], labeler=f"l{i % 4}") for i in range(30)]
     monkeypatch.setattr(reading, "read_records", lambda path, kind, filters: rows)
     report = run(recipe)
