@@ -163,14 +163,14 @@ def attach_scores(
 
     Raises AlignError where a score is not a finite number.
     """
-    judged = []
+    scored = []
     for i, (one, ranking, values) in enumerate(zip(encoded, ranks, scores, strict=True)):
         if not bool(torch.isfinite(values).all()):
             raise AlignError(
                 f"rm: the scores of held-out ranking {i} are {values.tolist()}: the reward model is "
                 "broken; lower rm.learning_rate"
             )
-        judged.append(
+        scored.append(
             ScoredRanking(
                 prompt=tuple(one.prompt),
                 responses=tuple(tuple(response) for response in one.responses),
@@ -181,14 +181,14 @@ def attach_scores(
                 strength=records[i].strength if records is not None else None,
             )
         )
-    return judged
+    return scored
 
 
-def flatten(judged: Sequence[ScoredRanking]) -> list[Comparison]:
+def flatten(scored: Sequence[ScoredRanking]) -> list[Comparison]:
     """Every comparison that the ranks decide; prompts are numbered in the order they come."""
-    numbers = _prompt_numbers(judged)
+    numbers = _prompt_numbers(scored)
     found = []
-    for row, one in enumerate(judged):
+    for row, one in enumerate(scored):
         places = {rank: i for i, rank in enumerate(sorted({r for r in one.ranks if r is not None}))}
         for better, worse in comparisons(one.ranks):
             high, low = one.ranks[better], one.ranks[worse]
@@ -207,24 +207,24 @@ def flatten(judged: Sequence[ScoredRanking]) -> list[Comparison]:
     return found
 
 
-def evaluate_quickly(judged: Sequence[ScoredRanking], seed: int) -> Quick:
+def evaluate_quickly(scored: Sequence[ScoredRanking], seed: int) -> Quick:
     """Accuracy, log loss and rank correlation: the scalars of an evaluation during training."""
-    pairs = flatten(judged)
+    pairs = flatten(scored)
     entries = [Observation(c.prompt, "accuracy", c.right) for c in pairs]
     losses = [Observation(c.prompt, "log loss", _log_loss(c.margin)) for c in pairs]
-    count, draws = len(_prompt_numbers(judged)), SeededDraws(seed=seed)
+    count, draws = len(_prompt_numbers(scored)), SeededDraws(seed=seed)
     return Quick(
         means(entries, count, draws).get("accuracy", Estimate()),
         means(losses, count, draws, bounds=None).get("log loss", Estimate()),
-        _kendall_tau(judged, draws),
+        _kendall_tau(scored, draws),
     )
 
 
-def evaluate(judged: Sequence[ScoredRanking], length: LengthModel, seed: int) -> Evaluation:
+def evaluate(scored: Sequence[ScoredRanking], length: LengthModel, seed: int) -> Evaluation:
     """Everything; `length`: the length-only model that was fitted on the training rankings."""
-    pairs = flatten(judged)
-    prompts, draws = len(_prompt_numbers(judged)), SeededDraws(seed=seed)
-    strength, labeler = _strength_names(judged, pairs), _labeler_names(judged, pairs)
+    pairs = flatten(scored)
+    prompts, draws = len(_prompt_numbers(scored)), SeededDraws(seed=seed)
+    strength, labeler = _strength_names(scored, pairs), _labeler_names(scored, pairs)
     unequal = [c for c in pairs if c.longer]
     entries = [Observation(c.prompt, "accuracy", c.right) for c in pairs]
     entries += [Observation(c.prompt, ("gap", c.rank_gap), c.right) for c in pairs]
@@ -243,9 +243,9 @@ def evaluate(judged: Sequence[ScoredRanking], length: LengthModel, seed: int) ->
     gaps = sorted({c.rank_gap for c in pairs})
     return Evaluation(
         prompts=prompts,
-        rankings=len(judged),
+        rankings=len(scored),
         comparisons=len(pairs),
-        ties=sum(len(ties(one.ranks)) for one in judged),
+        ties=sum(len(ties(one.ranks)) for one in scored),
         accuracy=found.get("accuracy", Estimate()),
         by_rank_gap=group("gap", {gap: str(gap) for gap in gaps}),
         by_strength=group("strength", _in_order(strength)),
@@ -255,15 +255,15 @@ def evaluate(judged: Sequence[ScoredRanking], length: LengthModel, seed: int) ->
         longer_preferred=Preferred(
             found.get("people prefer longer", Estimate()), found.get("model prefers longer", Estimate())
         ),
-        people=_people(judged, pairs, prompts, draws),
-        kendall_tau=_kendall_tau(judged, draws),
+        people=_people(scored, pairs, prompts, draws),
+        kendall_tau=_kendall_tau(scored, draws),
         calibration=calibrate([c.margin for c in pairs], [c.prompt for c in pairs], seed),
     )
 
 
-def misjudged(judged: Sequence[ScoredRanking]) -> list[Comparison]:
+def misjudged(scored: Sequence[ScoredRanking]) -> list[Comparison]:
     """The comparisons that the scores order against people, the most confident mistake first."""
-    return sorted((c for c in flatten(judged) if c.margin < 0), key=lambda c: c.margin)
+    return sorted((c for c in flatten(scored) if c.margin < 0), key=lambda c: c.margin)
 
 
 def plain(value: Any) -> Any:
@@ -277,8 +277,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _prompt_numbers(judged: Sequence[ScoredRanking]) -> dict[Hashable, int]:
-    return {prompt: i for i, prompt in enumerate(dict.fromkeys(one.prompt for one in judged))}
+def _prompt_numbers(scored: Sequence[ScoredRanking]) -> dict[Hashable, int]:
+    return {prompt: i for i, prompt in enumerate(dict.fromkeys(one.prompt for one in scored))}
 
 
 def _log_loss(margin: float) -> float:
@@ -290,20 +290,20 @@ def _prefers_longer(c: Comparison) -> float:
     return c.right if c.longer > 0 else 1 - c.right
 
 
-def _kendall_tau(judged: Sequence[ScoredRanking], draws: Draws) -> Estimate:
-    numbers = _prompt_numbers(judged)
-    taus = [(numbers[one.prompt], kendall_tau_b(one.scores, one.ranks)) for one in judged]
+def _kendall_tau(scored: Sequence[ScoredRanking], draws: Draws) -> Estimate:
+    numbers = _prompt_numbers(scored)
+    taus = [(numbers[one.prompt], kendall_tau_b(one.scores, one.ranks)) for one in scored]
     entries = [Observation(prompt, "tau", tau) for prompt, tau in taus if not math.isnan(tau)]
     return means(entries, len(numbers), draws, bounds=(-1.0, 1.0)).get("tau", Estimate())
 
 
 def _people(
-    judged: Sequence[ScoredRanking], pairs: Sequence[Comparison], prompts: int, draws: Draws
+    scored: Sequence[ScoredRanking], pairs: Sequence[Comparison], prompts: int, draws: Draws
 ) -> People | None:
     """Rankings without a labeler's name may all be one person's, and are left out."""
     verdicts = []
     for c in pairs:
-        one = judged[c.ranking]
+        one = scored[c.ranking]
         if one.labeler is not None:
             better, worse = one.responses[c.better], one.responses[c.worse]
             verdicts.append(Verdict(c.prompt, one.labeler, better, worse, c.right))
@@ -324,13 +324,13 @@ def _bucket_names() -> list[str]:
 
 
 def _strength_names(
-    judged: Sequence[ScoredRanking], pairs: Sequence[Comparison]
+    scored: Sequence[ScoredRanking], pairs: Sequence[Comparison]
 ) -> list[tuple[float, str] | None]:
     """Each ranking's group (what it is sorted by, its name); None where the record says nothing."""
-    known = [s for c in pairs if (s := judged[c.ranking].strength) is not None]
+    known = [s for c in pairs if (s := scored[c.ranking].strength) is not None]
     different = sorted(set(known))
     if len(different) <= _STRENGTHS:
-        return [None if one.strength is None else (one.strength, f"{one.strength:g}") for one in judged]
+        return [None if one.strength is None else (one.strength, f"{one.strength:g}") for one in scored]
     quarters = torch.quantile(
         torch.tensor(known, dtype=torch.float64), torch.tensor([0.25, 0.5, 0.75]).double()
     )
@@ -340,17 +340,17 @@ def _strength_names(
         i = sum(strength > edge for edge in edges[1:-1])
         return edges[i], f"{edges[i]:g} to {edges[i + 1]:g}"
 
-    return [None if one.strength is None else quarter(one.strength) for one in judged]
+    return [None if one.strength is None else quarter(one.strength) for one in scored]
 
 
 def _labeler_names(
-    judged: Sequence[ScoredRanking], pairs: Sequence[Comparison]
+    scored: Sequence[ScoredRanking], pairs: Sequence[Comparison]
 ) -> list[tuple[int, str] | None]:
     """Each ranking's group (its place, its name): the busiest labelers by name, then all others."""
-    busiest = Counter(name for c in pairs if (name := judged[c.ranking].labeler) is not None).most_common()
+    busiest = Counter(name for c in pairs if (name := scored[c.ranking].labeler) is not None).most_common()
     places = {name: (i, name) for i, (name, _) in enumerate(busiest[:_LABELERS])}
     others = (_LABELERS, f"{len(busiest) - _LABELERS} others")
-    return [None if one.labeler is None else places.get(one.labeler, others) for one in judged]
+    return [None if one.labeler is None else places.get(one.labeler, others) for one in scored]
 
 
 def _in_order(groups: Sequence[tuple[Any, str] | None]) -> dict[Any, str]:

@@ -18,8 +18,8 @@ from rich.console import Console
 from align.data.load import load
 from align.data.tokenize import encode_prompts
 from align.errors import AlignError, UserError
-from align.loop.judges import RewardModels, open_reward_models
 from align.loop.policy import Drawing, OpenPolicy, PolicyStage, engine_gap, open_policy
+from align.loop.priorities import RewardModels, open_reward_models
 from align.loop.queues import Queue, open_queue
 from align.recipe.ppo import PPO
 from align.recipe.sections import Recipe
@@ -88,15 +88,20 @@ def generate(recipe: Recipe, wanted: Wanted, console: Console | None = None) -> 
     with open_queue(recipe, wanted.to, wanted.url, wanted.token_file) as queue:
         policy = open_policy(recipe, wanted.stage, wanted.drawing)
         with closing(policy.engine):
-            judges = open_reward_models(recipe, policy, wanted.priority, wanted.reward_models)
-            done = _fill(recipe, wanted, policy, judges, queue, console)
+            reward_models = open_reward_models(recipe, policy, wanted.priority, wanted.reward_models)
+            done = _fill(recipe, wanted, policy, reward_models, queue, console)
     for line in done.told(wanted.k, queue.place):
         say(console, line)
     return done
 
 
 def _fill(
-    recipe: Recipe, wanted: Wanted, policy: OpenPolicy, judges: RewardModels, queue: Queue, console: Console
+    recipe: Recipe,
+    wanted: Wanted,
+    policy: OpenPolicy,
+    reward_models: RewardModels,
+    queue: Queue,
+    console: Console,
 ) -> Done:
     asked = asked_of(recipe, policy.setup, policy.params.max_tokens, policy.seed)
     known = queue.known(policy.origin)
@@ -111,7 +116,7 @@ def _fill(
         while todo and done.added < goal:
             size = min(_CHUNK, goal - done.added)
             chunk, todo = todo[:size], todo[size:]
-            rows = _tasks(chunk, wanted, policy, judges, done)
+            rows = _tasks(chunk, wanted, policy, reward_models, done)
             if rows:
                 queue.add(rows)
             done.added += len(rows)
@@ -155,7 +160,7 @@ def in_drawn_order(keys: Iterable[str], seed: int) -> list[str]:
 
 
 def _tasks(
-    chunk: list[_Asked], wanted: Wanted, policy: OpenPolicy, judges: RewardModels, done: Done
+    chunk: list[_Asked], wanted: Wanted, policy: OpenPolicy, reward_models: RewardModels, done: Done
 ) -> list[dict[str, Any]]:
     """A task for each prompt that got two different responses at least."""
     answers: dict[str, dict[str, Sampled]] = {one.key: {} for one in chunk}
@@ -175,7 +180,7 @@ def _tasks(
         number += wanted.k
     enough = [one for one in chunk if len(answers[one.key]) >= 2]
     done.alike += len(chunk) - len(enough)
-    priorities = judges.priorities([list(answers[one.key].values()) for one in enough])
+    priorities = reward_models.priorities([list(answers[one.key].values()) for one in enough])
     tasks = []
     for one, priority in zip(enough, priorities, strict=True):
         texts = answers[one.key]

@@ -66,7 +66,7 @@ def score_rollout(
 
     order = range(len(sampled))
     stacked = {name: torch.stack([said[name][i] for i in order]) for name in rewards.roles}
-    judged = rewards.all(stacked, texts, device)
+    scored = rewards.all(stacked, texts, device)
     ones = [torch.ones(len(one.response), dtype=torch.bool, device=device) for one in sampled]
     return Rollout(
         sampled=sampled,
@@ -76,8 +76,8 @@ def score_rollout(
         ref_logprobs=padded("reference"),
         entropies=padded("entropy"),
         old_values=padded("value") if "value" in roles.heads else None,
-        scores=judged.scores,
-        parts=judged.parts,
+        scores=scored.scores,
+        parts=scored.parts,
         eos=torch.tensor([one.response[-1] == forward.eos_id for one in sampled], device=device),
         engine_logprobs=pad_sequence(
             [torch.tensor(one.logprobs, device=device) for one in sampled], batch_first=True

@@ -1,4 +1,4 @@
-"""PPO with a KL penalty to the SFT policy: respond, judge, estimate advantages, update; the loop is here.
+"""PPO with a KL penalty to the SFT policy: respond, score, estimate advantages, update; the loop is here.
 
 What is unusual: policy, reference, reward and value are four adapters on one base that lies in memory
 once. Layers below all adapters run once a response, for all roles and all epochs. Every draw is a
@@ -82,7 +82,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         held.callback(context.engine.close)
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
-        judged = HeldOut(context, held_out)
+        answers = HeldOut(context, held_out)
         clock = Clock()
         with (
             stage.steps(cfg.iterations, done) as bar,
@@ -95,7 +95,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
                 write_samples(context, stage, done_now.rollout, iteration)
                 warn(context, stage, iteration + 1, metrics)
                 if cfg.evaluate_every and (iteration + 1) % cfg.evaluate_every == 0 and not last:
-                    results = summary(judged.answered())
+                    results = summary(answers.answered())
                     consider(context, stage, iteration + 1, results)
                     metrics |= results
                 stage.metrics.append(iteration + 1, metrics | clock.other(metrics))
@@ -105,7 +105,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
                     prune_best(context, stage)
                 shown = {"score": "reward/score", "kl": "kl/reference", "eos": "response/eos"}
                 bar.advance({name: metrics[key] for name, key in shown.items()})
-        answered, results = outcome(context, stage, judged)
+        answered, results = outcome(context, stage, answers)
         check_outcome(context, stage, results)
         _finish(context, stage, answered, results)
 

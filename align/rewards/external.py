@@ -44,7 +44,7 @@ class Texts:
 ScoreTexts = Callable[[Texts], Tensor]
 
 
-def judge_of(reward: Reward) -> tuple[ScoreTexts, ParentRef | None]:
+def scorer_of(reward: Reward) -> tuple[ScoreTexts, ParentRef | None]:
     """What scores texts for a source that is no reward model, and what a run notes of it, if it can be told.
 
     Raises UserError where a function cannot be used.

@@ -1,7 +1,7 @@
 """What a response is worth: a weighted sum of reward models, functions and services.
 
 A reward model of the policy's base is an adapter beside the policy's; one of another base brings its
-own. Each process judges its own rows.
+own. Each process scores its own rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from align.models.roles import Roles
 from align.processes import distributed
 from align.recipe.ppo import PPO, Reward
 from align.recipe.sections import Recipe
-from align.rewards.external import ScoreTexts, Texts, judge_of
+from align.rewards.external import ScoreTexts, Texts, scorer_of
 from align.rewards.model import OwnModel
 from align.run.lineage import as_trained, parent
 from align.run.manifest import ParentRef
@@ -41,7 +41,7 @@ class RewardSource:
     foreign: Recipe | None = None  # of a reward model with another base, which lies at `final`
     final: Path | None = None
     trained_on: Mapping[str, str] = field(default_factory=dict)  # base and template, with another base
-    judge: ScoreTexts | None = None  # a function or a service
+    scorer: ScoreTexts | None = None  # a function or a service
     parent: ParentRef | None = None  # None for a service
 
 
@@ -80,18 +80,18 @@ def _found(recipe: Recipe, reward: Reward, lineage: Mapping[str, str]) -> Reward
         return RewardSource(
             name, weight, foreign=theirs, final=rm.final, trained_on=manifest.shared, parent=ref
         )
-    judge, function = judge_of(reward)
-    return RewardSource(name, weight, judge=judge, parent=function)
+    scorer, function = scorer_of(reward)
+    return RewardSource(name, weight, scorer=scorer, parent=function)
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """The sources of a run, ready to judge. `roles`: of those that are adapters on the policy's base."""
+    """The sources of a run, ready to score. `roles`: of those that are adapters on the policy's base."""
 
     names: Sequence[str]
     weights: Sequence[float]
     roles: Mapping[str, str]  # by name
-    judges: Mapping[str, ScoreTexts]  # by name
+    scorers: Mapping[str, ScoreTexts]  # by name
     score_stds: Mapping[str, float]  # by name; what a reward model's scores are divided by
 
     def adapters(self, forward: Forward, prefix: PrefixStates) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class Rewards:
         """The scores of adapters [B] with those of the other sources, and their weighted sum."""
         parts = dict(scores)
         if texts is not None and texts.responses:
-            parts |= {name: judge(texts).to(device) for name, judge in self.judges.items()}
+            parts |= {name: scorer(texts).to(device) for name, scorer in self.scorers.items()}
         ordered = {name: parts[name] for name in self.names}
         return SourceScores(self._sum(ordered), ordered)
 
@@ -133,7 +133,7 @@ def load_rewards(
     source's scores; of several, each reward model's scores are divided by their own spread.
     """
     adapters: dict[str, str] = {}
-    judges: dict[str, ScoreTexts] = {}
+    scorers: dict[str, ScoreTexts] = {}
     score_stds: dict[str, float] = {}
     for source in sources:
         if source.adapter is not None:
@@ -142,16 +142,16 @@ def load_rewards(
             roles.add_head(role, source.adapter)
             adapters[source.name] = role
         elif source.foreign is not None:
-            judges[source.name] = _own_model(source, device).scores
-        elif source.judge is not None:
-            judges[source.name] = source.judge
+            scorers[source.name] = _own_model(source, device).scores
+        elif source.scorer is not None:
+            scorers[source.name] = source.scorer
         if scale and source.final is not None:
             score_stds[source.name] = read_score_std(source.final)
     alone = len(sources) == 1
     score_std = score_stds.get(sources[0].name, 1.0) if alone else 1.0
     names = [source.name for source in sources]
     weights = [source.weight for source in sources]
-    return Rewards(names, weights, adapters, judges, {} if alone else score_stds), score_std
+    return Rewards(names, weights, adapters, scorers, {} if alone else score_stds), score_std
 
 
 def _own_model(source: RewardSource, device: torch.device) -> OwnModel:
@@ -180,7 +180,7 @@ def texts_of(
 
     Prompts are given as the data have them; where that is not known, as the tokenizer reads the ids.
     """
-    if not rewards.judges:
+    if not rewards.scorers:
         return None
     tokenizer = base.tokenizer
     asked = (

@@ -126,13 +126,13 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         score, before = _centre(forward, zero, probes, cfg, setup)
         score["centred_on"] = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
         scores = _held_out_scores(forward, held_out, cfg, accel)
-        judged = attach_scores(*columns(held_out), scores, encoded[1].records)
+        scored = attach_scores(*columns(held_out), scores, encoded[1].records)
         lengths = ((row.ranks, [len(response) for response in row.encoded.responses]) for row in train)
-        evaluation = evaluate(judged, fit_length_model(length_wins(lengths)), recipe.run.seed)
+        evaluation = evaluate(scored, fit_length_model(length_wins(lengths)), recipe.run.seed)
         results = evaluation.metrics()
         results |= {f"score/{name}": score[name] for name in ("shift", "std", "centring_error")}
         stage.metrics.append(steps, results)
-        _write_misjudged(stage, encoded[1].records, judged, steps)
+        _write_misjudged(stage, encoded[1].records, scored, steps)
         proof = partial(_prove_reload, setup, probes, before, cfg, forward.share_prompt)
         _finish(stage, setup, forward, evaluation, score, results, proof)
 
@@ -263,10 +263,10 @@ def _scores(forward: Forward, rows: RankingRows, cfg: RM) -> list[Tensor]:
 
 
 def _write_misjudged(
-    stage: StageRun, held_out: Sequence[Ranking], judged: Sequence[ScoredRanking], step: int
+    stage: StageRun, held_out: Sequence[Ranking], scored: Sequence[ScoredRanking], step: int
 ) -> None:
     """The held-out comparisons that the scores get most confidently wrong, for people to look at."""
-    for found in misjudged(judged)[:_MISJUDGED]:
+    for found in misjudged(scored)[:_MISJUDGED]:
         ranking = held_out[found.ranking]
         row: dict[str, object] = {
             "prompt": ranking.to_dict()["prompt"],

@@ -17,8 +17,8 @@ from align.cli.app import app
 from align.errors import AlignError, MissingStage, UserError
 from align.loop import generate as module
 from align.loop.generate import Done, Wanted, generate
-from align.loop.judges import margin, open_reward_models
 from align.loop.policy import Drawing, open_policy
+from align.loop.priorities import margin, open_reward_models
 from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
 from align.sampling.params import Draws, Sampled

@@ -146,11 +146,11 @@ def test_a_spread_is_divided_by_once(monkeypatch: pytest.MonkeyPatch) -> None:
         add=lambda role, folder, trains: added.append((role, folder.name)), add_head=lambda *_: None
     )
     first, second = (RewardSource(n, 0.5, adapter=Path(n), final=Path(n)) for n in ("first", "second"))
-    judge = RewardSource("rule", 1.0, judge=lambda texts: torch.zeros(1))
+    rule = RewardSource("rule", 1.0, scorer=lambda texts: torch.zeros(1))
     alone, spread = load_rewards([first], roles, CPU, scale=True)
     assert (dict(alone.score_stds), spread) == ({}, 4.0)
     added.clear()
-    several, spread = load_rewards([first, judge, second], roles, CPU, scale=True)
+    several, spread = load_rewards([first, rule, second], roles, CPU, scale=True)
     assert (dict(several.score_stds), spread) == ({"first": 4.0, "second": 2.0}, 1.0)
     assert added == [("reward", "first"), ("reward1", "second")]
     assert several.roles == {"first": "reward", "second": "reward1"}

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from align.loop.judges import disagreement, margin
+from align.loop.priorities import disagreement, margin
 
 
 @pytest.mark.parametrize(
