@@ -22,9 +22,9 @@ def leave_one_out(rewards: Tensor) -> Tensor:
     Source: Kool et al. 2019; Ahmadian et al. 2024 (2402.14740), section 2.2, where R is the score less the
     KL penalty of the whole response. Raises ValueError where there is no other response.
     """
-    count = _responses(rewards)
-    rewards = at_least_float32(rewards)
-    return (rewards - rewards.mean(1, keepdim=True)) * (count / (count - 1))
+    exact = _exact(rewards)
+    count = exact.shape[1]
+    return ((exact - exact.mean(1, keepdim=True)) * (count / (count - 1))).to(at_least_float32(rewards))
 
 
 @torch.no_grad()
@@ -36,12 +36,16 @@ def standardised(rewards: Tensor) -> Tensor:
     Source: Shao et al. 2024 (2402.03300), section 4.1.2. A group of equal rewards has advantage 0.
     Raises ValueError where there is no other response.
     """
-    _responses(rewards)
-    rewards = at_least_float32(rewards)
-    return (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + EPSILON)
+    exact = _exact(rewards)
+    found = (exact - exact.mean(1, keepdim=True)) / (exact.std(1, keepdim=True) + EPSILON)
+    return found.to(at_least_float32(rewards))
 
 
-def _responses(rewards: Tensor) -> int:
+def _exact(rewards: Tensor) -> Tensor:
+    """In float64, where the mean of equal float32 rewards is that reward: no rounding is left to divide by.
+
+    (On the CPU, since Apple's GPUs have no float64; a group is a few numbers.)
+    """
     if rewards.ndim != 2 or rewards.shape[1] < 2:
         raise ValueError(f"a group has at least two responses: [G, K >= 2], not {list(rewards.shape)}")
-    return rewards.shape[1]
+    return rewards.cpu().double()

@@ -27,6 +27,22 @@ def test_standardised_by_hand() -> None:
     torch.testing.assert_close(found, torch.tensor([[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), rtol=1e-5, atol=1e-6)
 
 
+def test_three_of_eight_right() -> None:
+    """Figures that others published for eight responses of which three are right."""
+    rewards = torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    for function, right, wrong in ((leave_one_out, 0.7143, -0.4286), (standardised, 1.2076, -0.7246)):
+        expected = torch.tensor([[right] * 3 + [wrong] * 5])
+        torch.testing.assert_close(function(rewards), expected, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("function", [leave_one_out, standardised])
+@pytest.mark.parametrize("reward", [0.35, 0.1, -2.7, 1e-3, 333.3])
+@pytest.mark.parametrize("count", [3, 7, 8, 64])
+def test_equal_rewards_have_no_advantage_whatever_they_are(function, reward: float, count: int) -> None:  # type: ignore[no-untyped-def]
+    """In float32 their mean is off by a rounding, and whitening would make a direction of that."""
+    assert not function(torch.full((2, count), reward)).any()
+
+
 @quick
 @given(groups)
 def test_leave_one_out_is_the_mean_of_the_others(rows: list[list[float]]) -> None:
