@@ -51,7 +51,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         ppo.prepare(arguments, arguments.work)
         return {}
     if arguments.measure == "import":
-        from align.ppo import train as _stage  # noqa: F401
+        from align.ppo import train as _stage  # noqa: F401  what importing alone takes
 
         return {"peak": ppo.peak(), "parameters": 0}
     run = {"sft": sft, "align": ppo.ours, "trl": ppo.trl}[arguments.measure]

@@ -35,6 +35,8 @@ from align.stages.frame import Inputs, Setup
 from align.stages.trainer import ResumableTrainer
 
 TokenRow = dict[str, list[int]]  # input_ids and labels of one demonstration, equally long
+# Counts nothing: for a process that goes along with another one's batch (models/passes.py).
+_EMPTY: TokenRow = {"input_ids": [0, 0], "labels": [-100, -100]}
 
 _METRICS = {
     "loss": "train/loss",
@@ -101,15 +103,12 @@ class _Trainer(ResumableTrainer, SFTTrainer):
         size = self.args.per_device_train_batch_size
         found = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)  # nats, tokens
         self.model.eval()
-        starts = range(0, len(self._held_out), size)
-        missing = more_elsewhere(len(starts), self._shard_group)
+        batches = [self._held_out[i : i + size] for i in range(0, len(self._held_out), size)]
+        batches += [[_EMPTY]] * more_elsewhere(len(batches), self._shard_group)
         with torch.no_grad():
-            for start in starts:
-                batch = self._prepare_inputs(collate(self._held_out[start : start + size]))
-                outputs = self.model(**batch, fused_lm_head=True)
+            for rows in batches:
+                outputs = self.model(**self._prepare_inputs(collate(rows)), fused_lm_head=True)
                 found += torch.stack([-outputs.log_probs.double().sum(), outputs.label_mask.double().sum()])
-            for _idle in range(missing):
-                self.model(input_ids=torch.ones(1, 1, dtype=torch.int64, device=found.device))
         nats, tokens = total(found, self.accelerator).tolist()
         if tokens:
             loss = nats / tokens
