@@ -75,6 +75,12 @@ class Entry(Section):
     columns: dict[str, str | list[str]] | None = Field(
         None, description="which column holds which part of a record, for data in no known format"
     )
+    ignore: list[str] = Field(
+        [], description="columns that look like a part of the prompt and are to be left out of it"
+    )
+    buckets: list[str] | None = Field(
+        None, min_length=1, description="label-studio: the names of a ranker's buckets, best first"
+    )
     weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = Field(
         1.0, description="how often each record comes in an epoch"
     )

@@ -19,19 +19,33 @@ Row = Mapping[str, Any]
 Record = Prompt | Demonstration | Ranking
 Placed = tuple[str, Row]  # "file:line", and the row there
 T = TypeVar("T", Prompt, Demonstration, Ranking)
+UNUSED = "unused"  # the role of a column that a format knows, and of which nothing goes into a record
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something in a row that becomes no record and is not wrong, and why: it is counted and told."""
+
+    reason: str  # the same for all that is left out for the same cause, so that it can be counted
 
 
 @dataclass(frozen=True)
 class Format:
-    """How one source writes its rows."""
+    """How one source writes its rows.
+
+    `read` gives the records of a row, and a LeftOut for each thing that becomes none. `columns`: each column
+    of a row that `read` knows, and as what it is used ("prompt", "best", "rank", UNUSED where it is known
+    and carries nothing of the record); None: nobody can say, as for a function. `gather` puts together rows
+    of a file that belong together, and sees all of them: what it raises after the last one is told of the
+    file.
+    """
 
     name: str
     about: str  # one line: what is read as what
-    read: Callable[[Row], Iterable[Record]]
+    read: Callable[[Row], Iterable[Record | LeftOut]]
     detect: Callable[[Row], bool]  # whether one row's columns (and types, where needed) are this format's
-    gather: Callable[[Iterator[Placed]], Iterator[Placed]] | None = (
-        None  # rows of a file that belong together
-    )
+    gather: Callable[[Iterator[Placed]], Iterator[Placed]] | None = None
+    columns: Mapping[str, str] | None = None
 
 
 def never(row: Row) -> bool:
