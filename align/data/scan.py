@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from align.data.formats import Format, Record, as_kind, built_in, detect, find, from_columns
+from align.data.formats import Format, LeftOut, Record, as_kind, built_in, chosen, detect, find
 from align.data.formats.base import T
 from align.data.formats.columns import look_up
 from align.data.labels import LabelReader, labels_file, read_labels
@@ -77,8 +77,7 @@ def open_entry(
     try:
         if entry.format == LABELS:
             return find("align"), [labels_file(kind, entry, cache, labels)]
-        form = find(entry.format) if entry.format is not None else None
-        form = from_columns(entry.columns) if entry.columns is not None else form
+        form = chosen(entry.format, entry.columns, entry.buckets)
         return form, files_of(entry, cache)
     except FileError as error:
         return Problem(entry.path + error.place, "", error.message, whole_file=True)
@@ -154,6 +153,8 @@ def _records(
         try:
             key = None if split_key is None else _key(row, split_key)
             for record in form.read(row):
+                if isinstance(record, LeftOut):
+                    continue
                 for part in _of_kind(kind, record, form, row):
                     yield Located(part, place, key or prompt_key(part.prompt))
         except RecordError as error:

@@ -32,6 +32,7 @@ from align.recipe.ppo import PPO
 HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+"
 LABELS = "labels"  # the format of an entry that is a labeling database
 LABEL_FILTERS = ("guideline", "labelers", "agreement", "corrections", "until")  # which labels it gives
+WITH_COLUMNS = ("label-studio", "argilla", "argilla-flat")  # formats whose fields `columns` may name
 LABEL_KEYS = (LABELS, *LABEL_FILTERS)
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
@@ -122,8 +123,13 @@ class Entry(Section):
     def _one_reading(self) -> Entry:
         if self.format != LABELS and self.label_filters:
             raise ValueError(f"{', '.join(LABEL_FILTERS)} choose labels of a labeling database (`labels: …`)")
-        if self.format is not None and self.columns is not None:
+        name = (self.format or "").strip().lower().replace("_", "-")
+        if self.columns is not None and name and name not in WITH_COLUMNS:
             raise ValueError("format and columns both say how to read a row; keep one")
+        if self.buckets is not None and name not in ("", "label-studio"):
+            raise ValueError("buckets are a ranker's in label-studio, and this is another format")
+        if self.buckets is not None and self.columns is not None and not name:
+            raise ValueError("buckets are a ranker's in label-studio: name it by format, beside columns")
         return self
 
     @property

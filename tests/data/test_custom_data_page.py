@@ -71,6 +71,24 @@ def test_a_function_that_raises_is_told_with_file_line_and_error() -> None:
     )
 
 
+@pytest.mark.usefixtures("pages_files")
+@pytest.mark.parametrize(
+    ("name", "prompt", "responses", "ranks"),
+    [
+        ("sorted", "How do I boil an egg?", ("Eggs are eggs.", "Seven minutes.", "Boil it."), (3, 1, 2)),
+        ("compared", "Be brief.\n\nIs it open?", ("Perhaps.", "Until six."), (2, 1)),
+    ],
+)
+def test_the_pages_exports_are_read_as_their_entries_say(
+    name: str, prompt: str, responses: tuple[str, ...], ranks: tuple[int, ...]
+) -> None:
+    data = Data.model_validate(YAML(typ="safe").load(FILES[f"{name}.yaml"])["data"])
+    assert data.rankings
+    assert [*load(Ranking, data.rankings, "rankings").train] == [
+        Ranking(prompt, responses, ranks, labeler="7")
+    ]
+
+
 def test_plugging_in_takes_less_than_a_page() -> None:
     assert len(PLUG_IN.splitlines()) <= 65
     assert [name for name in FORMATS if f"`{name}`" not in PLUG_IN] == []

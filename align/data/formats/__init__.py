@@ -3,7 +3,7 @@
 from align.data.formats.base import UNUSED, Format, LeftOut, Placed, Record, Row
 from align.data.formats.columns import from_columns
 from align.data.formats.convert import as_kind
-from align.data.formats.registry import FORMATS, built_in, detect, find
+from align.data.formats.registry import FORMATS, built_in, chosen, detect, find
 
 __all__ = [
     "FORMATS",
@@ -15,6 +15,7 @@ __all__ = [
     "Row",
     "as_kind",
     "built_in",
+    "chosen",
     "detect",
     "find",
     "from_columns",

@@ -48,6 +48,11 @@ class Format:
     columns: Mapping[str, str] | None = None
 
 
+def unused(names: str) -> dict[str, str]:
+    """For `Format.columns`: columns that the format knows and needs nothing of."""
+    return dict.fromkeys(names.split(), UNUSED)
+
+
 def never(row: Row) -> bool:
     """The `detect` of a format that is only found by its name."""
     return False
@@ -208,7 +213,12 @@ def ranks_of(scores: Sequence[float | None]) -> list[int | None]:
 
 
 def joined(first: str, second: Any, field: str) -> str:
-    """An instruction and what it is about, with a blank line between; raises RecordError."""
+    """An instruction and what it is about, with a blank line between; a blank one is left out.
+
+    Raises RecordError.
+    """
     if second is not None and not isinstance(second, str):
         raise RecordError(field, f"must be text, not {short(second)}")
-    return f"{first}\n\n{second}" if second and second.strip() else first
+    if not second or not second.strip():
+        return first
+    return f"{first}\n\n{second}" if first.strip() else second

@@ -49,4 +49,5 @@ ALIGN = Format(
     "this project's own prompts, demonstrations and rankings (ranks: 1 is best)",
     read_own,
     _detect,
+    columns={name: name for name in PARTS},
 )

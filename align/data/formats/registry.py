@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from align.data import imports
+from align.data.formats.argilla import argilla, argilla_flat
 from align.data.formats.base import Format, Record, Row, never, short
+from align.data.formats.columns import from_columns
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
+from align.data.formats.label_studio import label_studio
 from align.data.formats.lists import LIST_FORMATS
 from align.data.formats.own import ALIGN, looks_like_own, read_own
 from align.data.formats.pairs import PAIR_FORMATS
-from align.data.formats.tools import TOOL_FORMATS
+from align.data.formats.tools import ToolColumns
 from align.data.formats.trees import TREE_FORMATS
 from align.data.formats.trl import TRL_FORMATS, UNPAIRED, is_unpaired
 from align.data.imports import last_line
@@ -30,9 +33,31 @@ FORMATS: dict[str, Format] = {
         *PAIR_FORMATS,
         *TREE_FORMATS,
         *DEMONSTRATION_FORMATS,
-        *TOOL_FORMATS,
+        label_studio(),
+        argilla(),
+        argilla_flat(),
     )
 }
+# Those whose fields a recipe may name beside the format, by `columns`.
+TOOLS: dict[str, Callable[[ToolColumns], Format]] = {
+    "label-studio": lambda columns: label_studio(None, columns),
+    "argilla": argilla,
+    "argilla-flat": argilla_flat,
+}
+
+
+def chosen(
+    name: str | None, columns: Mapping[str, Any] | None = None, buckets: Sequence[str] | None = None
+) -> Format | None:
+    """The format that an entry of the recipe names, with what else it says; None: that of a file's columns.
+
+    Raises UserError.
+    """
+    if buckets is not None:
+        return label_studio(buckets, columns)
+    if columns is not None:
+        return TOOLS[_plain(name)](columns) if name is not None else from_columns(columns)
+    return find(name) if name is not None else None
 
 
 def find(name: str) -> Format:

@@ -1,13 +1,16 @@
 """Whatever JSON a row holds, a format gives records that can be trusted or one of our errors, no other."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from align.data.formats import FORMATS, as_kind, detect, from_columns
+from align.data.formats import FORMATS, Format, LeftOut, Placed, as_kind, detect, from_columns
+from align.data.formats.argilla import argilla, argilla_flat
+from align.data.formats.label_studio import label_studio
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
@@ -74,26 +77,44 @@ def with_part(value: Any, path: tuple[Any, ...], new: Any, drop: bool) -> Any:
 def spoilt(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A good row with one to three parts replaced or taken away."""
     name = draw(st.sampled_from(sorted(ROWS)))
-    row = draw(st.sampled_from(ROWS[name]))
+    return name, spoil(draw, draw(st.sampled_from(ROWS[name])))
+
+
+def spoil(draw: st.DrawFn, row: dict[str, Any]) -> dict[str, Any]:
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(paths(row)))
         if path:
             row = with_part(row, path, draw(values), draw(st.booleans()))
-    return name, row
+    return row
+
+
+def gathered(format: Format, placed: Iterator[Placed]) -> Iterator[Placed]:
+    """The rows as the format puts them together; what it says of the file as a whole is a UserError."""
+    try:
+        yield from format.gather(placed) if format.gather else placed
+    except UserError as error:
+        assert len(str(error)) < 2_000
 
 
 def check(name: str, given: list[dict[str, Any]]) -> None:
+    check_with(FORMATS[name], given)
+
+
+def check_with(format: Format, given: list[dict[str, Any]]) -> None:
     """Read as a loader does; every record that comes out is one that `from_dict` accepts."""
-    format = FORMATS[name]
     placed = iter([(f"file:{i}", row) for i, row in enumerate(given, 1)])
-    for place, row in format.gather(placed) if format.gather else placed:
+    for place, row in gathered(format, placed):
         assert place.startswith("file:")
         try:
             found = list(format.read(row))
         except RecordError as error:
             assert error.message and len(str(error)) < 1_000
             continue
+        assert found, "a row that gives nothing must say why"
         for record in found:
+            if isinstance(record, LeftOut):
+                assert 0 < len(record.reason) < 200
+                continue
             assert type(record).from_dict(record.to_dict()) == record
             for kind in (Prompt, Demonstration, Ranking):
                 try:
@@ -114,6 +135,27 @@ def test_any_row_in_any_format(row: dict[str, Any]) -> None:
 def test_a_good_row_spoilt_in_its_own_format(given_: tuple[str, dict[str, Any]]) -> None:
     name, row = given_
     check(name, [row, *ROWS[name]])
+
+
+# Every kind of export that a recipe's keys can make a format read in another way.
+BUCKETS = {"_": ["x"], "good": ["z", "y"], "bad": []}
+RANKED = {"from_name": "rank", "to_name": "list", "type": "ranker", "value": {"ranker": BUCKETS}}
+BUCKETED = ROWS["label-studio"][0] | {"annotations": [{"completed_by": 1, "result": [RANKED]}]}
+TOLD = [
+    (label_studio(), BUCKETED),
+    (label_studio(["good", "_", "bad"]), BUCKETED),
+    (label_studio(["good", "bad"], {"prompt": "prompt", "responses": "items"}), BUCKETED),
+    (label_studio(None, {"responses": ["answer1", "answer2"]}), ROWS["label-studio"][1]),
+    (argilla({"prompt": ["instruction"]}), ROWS["argilla"][2]),
+    (argilla_flat({"prompt": "instruction"}), ROWS["argilla-flat"][0]),
+]
+
+
+@settings(many, max_examples=200)
+@given(st.data())
+def test_a_spoilt_export_of_a_labeling_tool(data: st.DataObject) -> None:
+    format, row = data.draw(st.sampled_from(TOLD))
+    check_with(format, [spoil(data.draw, row), row])
 
 
 @settings(many, max_examples=100)
