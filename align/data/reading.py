@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,6 +16,11 @@ PROMPT_LIKE = frozenset(
         *("history", "context", "context_messages", "messages", "conversation", "conversations", "dialogue"),
         *("tools", "image", "images", "video", "videos", "audio", "audios"),
     ]
+)
+# And columns by these names are answers: what is chosen beside them may only be the letter of one.
+_ANSWER_LIKE = re.compile(
+    r"(response|answer|completion|output|reply|generation|candidate|summary)s?[ _-]?(\d{1,2}|[a-e])"
+    r"|(responses|answers|completions|outputs|replies|generations|candidates|candidate_responses)"
 )
 _NAMES_A_ROW = frozenset(["id", "ids", "idx", "index", "uuid", "uid", "guid", "url", "hash", "sha", "key"])
 PLACES = 3  # that are kept of what was seen more often
@@ -64,9 +70,10 @@ class Reading:
         return self.why.startswith("by its columns")
 
     @property
-    def overlooked(self) -> list[str]:
-        """Ignored columns that look like a part of the prompt."""
-        return [name for name in self.texts if name.strip().lower() in PROMPT_LIKE]
+    def overlooked(self) -> dict[str, str]:
+        """Ignored columns that look like a part of the record, and like which one."""
+        found = {name: looks_like(name) for name in self.texts}
+        return {name: part for name, part in found.items() if part}
 
     @property
     def unread(self) -> list[str]:
@@ -131,6 +138,14 @@ class Reading:
         left = sum(seen.count for seen in self.left_out.values())
         reasons = "; ".join(f"{seen.count:,} × {what} ({at(seen)})" for what, seen in self.left_out.items())
         return ", ".join(parts) + (f", {left:,} left out: {reasons}" if left else ", none left out")
+
+
+def looks_like(column: str) -> str:
+    """What a column's name says that it holds: "a part of the prompt", "an answer", or ""."""
+    name = column.strip().lower()
+    if name in PROMPT_LIKE:
+        return "a part of the prompt"
+    return "an answer" if _ANSWER_LIKE.fullmatch(name) else ""
 
 
 def at(seen: Seen) -> str:

@@ -182,13 +182,12 @@ def _of_file(reading: Reading) -> Iterator[Problem]:
         reasons = "; ".join(f"{seen.count:,} × {what}" for what, seen in reading.left_out.items())
         after = f": {reasons}" if reasons else ""
         yield Problem("", "", f"the format {reading.format} finds no record in it{after}", whole_file=True)
-    for name in reading.overlooked:
+    for name, part in reading.overlooked.items():
         seen = reading.ignored[name]
         rows = f"{seen.count:,} rows" if seen.count > 1 else "a row"
         message = (
-            f"holds something in {rows}, looks like a part of the prompt, and {_reader(reading)} does not "
-            f"use it: say which column is what by `columns:`, or `ignore: [{name}]` if it does not belong to "
-            "the prompt"
+            f"holds something in {rows}, looks like {part}, and {_reader(reading)} does not use it: say which "
+            f"column is what by `columns:`, or `ignore: [{name}]` if it does not belong to the record"
         )
         yield Problem(seen.places[0], name, message, whole_file=True)
 

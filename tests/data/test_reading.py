@@ -77,8 +77,11 @@ def test_format_columns_and_counts_are_told_and_the_same_from_the_cache(
         )
 
 
-@pytest.mark.parametrize("column", ["input", "System", "history", "images", "tools", "context"])
-def test_a_column_that_looks_like_the_prompt_is_refused_until_it_is_ignored(
+@pytest.mark.parametrize(
+    "column",
+    ["input", "System", "history", "images", "tools", "context", "response_a", "Answer 2", "completions"],
+)
+def test_a_column_that_looks_like_a_part_of_the_record_is_refused_until_it_is_ignored(
     read: Callable[..., Split[Ranking]], column: str
 ) -> None:
     rows = [ROW, {**ROW, "asked": "Rain?", column: ["x"]}, {**ROW, "asked": "Sun?", column: "y"}]
