@@ -186,8 +186,8 @@ def _of_file(reading: Reading) -> Iterator[Problem]:
         seen = reading.ignored[name]
         rows = f"{seen.count:,} rows" if seen.count > 1 else "a row"
         message = (
-            f"holds something in {rows}, looks like {part}, and {_reader(reading)} does not use it: say which "
-            f"column is what by `columns:`, or `ignore: [{name}]` if it does not belong to the record"
+            f"holds something in {rows}, looks like {part}, and {_reader(reading)} does not use it: say "
+            f"which column is what by `columns:`, or `ignore: [{name}]` if it does not belong to the record"
         )
         yield Problem(seen.places[0], name, message, whole_file=True)
 
