@@ -97,12 +97,13 @@ def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking
     if "prompt" in row and set(row) <= set(_KEYS):
         return [(*_own(row, overlap), None)]
     try:
-        records = (ALIGN if "prompt" in row and "ranks" in row else detect(row)).read(row)
+        form = ALIGN if "prompt" in row and "ranks" in row else detect(row)
+        records = [found for found in form.read(row) if not isinstance(found, LeftOut)]
     except RecordError:
         raise
     except UserError as error:
         raise RecordError("", str(error)) from error
-    return [_from_record(record, overlap) for record in records if not isinstance(record, LeftOut)]
+    return [_from_record(record, overlap) for record in records]
 
 
 def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
