@@ -100,6 +100,11 @@ class Ranking:
         _check_keys(row, cls)
         prompt = _prompt(row)
         responses = _responses(_needed(row, "responses"))
+        asked = (prompt if isinstance(prompt, str) else prompt[-1]["content"]).strip()
+        if all(text.strip() == asked for text in responses):
+            raise RecordError(
+                "responses", "are the prompt itself, each of them: there is no answer to compare"
+            )
         return cls(
             prompt,
             responses,
@@ -228,6 +233,15 @@ def _json(value: Any, field: str) -> str:
         return _text(json.dumps(value, ensure_ascii=False), field)
     except (TypeError, ValueError, RecursionError) as error:
         raise RecordError(field, f"holds what JSON has no form for: {str(error)[:80]}") from None
+
+
+def words_of(message: Message) -> str:
+    """All that a message says, as a person reads it: its text, its reasoning before and its calls behind."""
+    if len(message) == 2:
+        return str(message["content"])
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    said = [message.get("reasoning_content"), message["content"]]
+    return "\n".join(filter(None, [*said, *(f"{call['name']}({call['arguments']})" for call in calls)]))
 
 
 def prompt_key(prompt: str | Messages) -> str:

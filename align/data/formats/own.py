@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from align.data.formats.base import Format, Record, Row
-from align.records import Demonstration, Prompt, Ranking
+from align.records import TOOLS, Demonstration, Prompt, Ranking
 
-PARTS = {"response"} | {field.name for field in fields(Ranking)}
+PARTS = {"response", TOOLS} | {field.name for field in fields(Ranking)}
 LISTS = ("responses", "ranks", "shown_order")
 
 
