@@ -3,15 +3,20 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from align.errors import UserError
-from align.records import Demonstration, Prompt, Ranking, RecordError, prompt_key
+from align.records import Demonstration, Prompt, Ranking, RecordError, messages_in, prompt_key, words_of
 
 texts = st.text('aZ 0é中🙂\n\t\r"\\/\u2028\x1f\u0301', min_size=1, max_size=20).filter(str.strip)
-turns = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": texts})
+TOOLS = [{"name": "w", "description": "Weather ☀", "parameters": {"b": 1, "a": 2}}]
+CALL = {"type": "function", "id": "c1", "function": {"name": "w", "arguments": '{"b": "Köln", "a": 1}'}}
+turns = st.fixed_dictionaries(
+    {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": texts}
+) | st.just({"role": "assistant", "content": "", "tool_calls": [CALL]})
 prompts = texts | st.lists(turns, max_size=4).flatmap(
     lambda head: texts.map(lambda last: [*head, {"role": "user", "content": last}])
 )
@@ -34,6 +39,8 @@ def rankings(draw: st.DrawFn) -> dict[str, Any]:
         "seconds": st.integers(0, 10_000),
         "source": texts,
     }
+    asked = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
+    assume(any(text.strip() != asked.strip() for text in row["responses"]))
     return row | draw(st.fixed_dictionaries({}, optional=extra))
 
 
@@ -85,7 +92,7 @@ def test_demonstrations_and_prompts_survive_too(prompt: Any, response: str) -> N
         (Prompt, messages("user", "assistant"), "prompt", "ends with an assistant message"),
         (Prompt, messages("system"), "prompt", "no user message"),
         (Prompt, messages("user", "system"), "prompt", "the last one must be the user's"),
-        (Prompt, messages("human"), "prompt[0].role", "one of system, user, assistant, not 'human'"),
+        (Prompt, messages("human"), "prompt[0].role", "one of system, user, assistant, tool, not 'human'"),
         (Prompt, {"prompt": [{"role": "user"}]}, "prompt[0].content", "is missing"),
         (Prompt, {"prompt": [{"content": "Hi"}]}, "prompt[0].role", "is missing"),
         (Prompt, {"prompt": [{"role": "user", "content": 5}]}, "prompt[0].content", "text, not a number"),
@@ -96,6 +103,23 @@ def test_demonstrations_and_prompts_survive_too(prompt: Any, response: str) -> N
             "prompt[0].text",
             "a message has role, content",
         ),
+        (Prompt, {"prompt": [{"role": "user", "content": ""}]}, "prompt[0].content", "is empty"),
+        (
+            Prompt,
+            {"prompt": [{"role": "user", "content": "a", "tool_calls": [CALL]}]},
+            "prompt[0].tool_calls",
+            "no part of a message of the user",
+        ),
+        (
+            Prompt,
+            {"prompt": [{"role": "assistant", "tool_calls": [{"name": "w", "arguments": "{oops"}]}]},
+            "prompt[0].tool_calls[0].arguments",
+            "neither JSON nor a Python literal",
+        ),
+        (Prompt, {"prompt": "Hi", "tools": [{"type": "function"}]}, "tools[0]", "must be a tool"),
+        (Prompt, {"prompt": "Hi", "tools": "{oops"}, "tools", "neither JSON"),
+        (Prompt, {"prompt": "[{'role': 'user', 'conte"}, "prompt", "looks like messages"),
+        (Ranking, ranking(responses=["Hi", " Hi\n"], ranks=[1, 2]), "responses", "are the prompt itself"),
         (Ranking, {"prompt": "Hi", "responses": ["a", "b"]}, "ranks", "is missing"),
         (Ranking, ranking(responses="abc"), "responses", "list of texts, not text"),
         (Ranking, ranking(responses=["a"], ranks=[1]), "responses", "has 1: a ranking needs at least 2"),
@@ -107,14 +131,13 @@ def test_demonstrations_and_prompts_survive_too(prompt: Any, response: str) -> N
         (Ranking, ranking(ranks=[None] * 3), "ranks", "every response unranked"),
         (Ranking, ranking(ranks=[1, 2, -1]), "ranks[2]", "1 (the best) or more, not -1"),
         (Ranking, ranking(ranks=[0, 1, 2]), "ranks[0]", "1 (the best) or more, not 0"),
-        (Ranking, ranking(ranks=[1, 2.0, 3]), "ranks[1]", "whole number or null, not 2.0"),
+        (Ranking, ranking(ranks=[1, 2.5, 3]), "ranks[1]", "whole number or null, not 2.5"),
         (Ranking, ranking(ranks=[1, True, 3]), "ranks[1]", "whole number or null, not true"),
         (Ranking, ranking(ranks=["1", 2, 3]), "ranks[0]", "whole number or null, not text"),
         (Ranking, ranking(seconds="5"), "seconds", "number, not text"),
-        (Ranking, ranking(seconds=float("nan")), "seconds", "from 0 up"),
         (Ranking, ranking(seconds=10**400), "seconds", "from 0 up"),
         (Ranking, ranking(strength=-1), "strength", "from 0 up"),
-        (Ranking, ranking(labeler=7), "labeler", "text, not a number"),
+        (Ranking, ranking(labeler=7.5), "labeler", "text, not a number"),
         (Ranking, ranking(shown_order=[0, 1, 1]), "shown_order", "each of 0 to 2 once"),
         (Ranking, ranking(shown_order=[0, "1", 2]), "shown_order", "each of 0 to 2 once"),
         (Ranking, ranking(labeller="x"), "labeller", "did you mean `labeler`?"),
@@ -149,3 +172,73 @@ def test_the_prompts_key_is_the_same_on_every_machine_and_for_text_and_its_messa
     assert prompt_key(({"content": "Hi", "role": "user"},)) == prompt_key("Hi")
     assert prompt_key(({"role": "system", "content": "Hi"},)) != prompt_key("Hi")
     assert prompt_key("Hi ") != prompt_key("Hi")
+
+
+def test_tools_beside_a_prompt_are_its_first_message_and_read_back_equal() -> None:
+    for written in (TOOLS, json.dumps(TOOLS), str(TOOLS), [json.dumps(TOOLS[0])]):
+        record = Demonstration.from_dict({"prompt": "Hi", "response": "a", "tools": written})
+        assert [message["role"] for message in record.prompt if isinstance(message, dict)] == [
+            "tools",
+            "user",
+        ]
+        assert Demonstration.from_dict(json.loads(json.dumps(record.to_dict(), sort_keys=True))) == record
+        assert list(json.loads(record.prompt[0]["content"])[0]["function"]["parameters"]) == ["b", "a"]  # type: ignore[index, call-overload]
+    for nothing in (None, "", [], "[]"):
+        assert Prompt.from_dict({"prompt": "Hi", "tools": nothing}) == Prompt("Hi")
+
+
+def test_a_prompt_may_end_with_what_a_tool_said_and_calls_are_kept_in_one_form() -> None:
+    bare = {"name": "w", "arguments": {"b": "Köln", "a": 1}}
+    prompt = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [bare], "reasoning_content": None},
+        {"role": "tool", "content": "", "name": "w", "tool_call_id": None},
+    ]
+    record = Prompt.from_dict({"prompt": prompt})
+    called = {"type": "function", "function": {"name": "w", "arguments": '{"b": "Köln", "a": 1}'}}
+    assert record.prompt == (
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "", "tool_calls": [called]},
+        {"role": "tool", "content": "", "name": "w"},
+    )
+    assert words_of(record.prompt[1]) == 'w({"b": "Köln", "a": 1})'
+    assert Prompt.from_dict(record.to_dict()) == record
+
+
+MESSAGES = [{"role": "system", "content": "Be 'brief'.\n"}, {"role": "user", "content": "a}\n {b", "x": None}]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [json.dumps(MESSAGES), str(MESSAGES), str(np.array(MESSAGES, dtype=object)), f" {MESSAGES}\n"],
+    ids=["json", "python", "numpy", "spaces"],
+)
+def test_a_text_that_holds_messages_is_those_messages(written: str) -> None:
+    assert messages_in(written, "prompt") == MESSAGES
+
+
+@pytest.mark.parametrize("text", ["Hi", "[1, 2]", "[{'x': 1}]", '[{"x": "role"}] what is this?', "[]", ""])
+def test_any_other_text_stays_as_it_is(text: str) -> None:
+    assert messages_in(text, "prompt") == text
+
+
+def test_numbers_and_arrays_as_libraries_give_them() -> None:
+    given = {
+        "prompt": np.array([{"role": "user", "content": "Hi"}], dtype=object),
+        "responses": np.array(["a", "b", "c"]),
+        "ranks": np.array([1.0, np.nan, 2.0]),
+        "labeler": np.float64(3.0),
+        "strength": np.float32(0.5),
+        "seconds": float("nan"),
+        "shown_order": np.array([2, 0, 1]),
+    }
+    row = Ranking.from_dict(given).to_dict()
+    assert json.loads(json.dumps(row)) == {
+        "prompt": [{"role": "user", "content": "Hi"}],
+        "responses": ["a", "b", "c"],
+        "ranks": [1, None, 2],
+        "labeler": "3",
+        "strength": 0.5,
+        "shown_order": [2, 0, 1],
+    }
+    assert Ranking.from_dict(ranking(ranks=(np.int64(1), 2.0, 3), labeler=7)).labeler == "7"

@@ -25,6 +25,7 @@ from align.stats.rankings import LengthBias
 
 _MUCH = 0.05  # from this share of the records on, what is odd about them is a warning
 _MANY = 0.2  # the same, for what is common in good data too
+_NEVER = 2.0  # no share of the records makes it a warning
 _FEW = 100  # with fewer held-out comparisons, an accuracy's 95% interval is over 0.2 wide
 _ENOUGH = 30  # with fewer cases, a share says nothing
 _FEW_LEAKS = 0.01  # up to this share of held-out prompts, what is measured hardly changes
@@ -209,6 +210,18 @@ def of_texts(gathered: Gathered) -> Iterator[Finding]:
     yield from found("prompt_ends_with_space", total, _MUCH, "prompt ends", "prompts end", after)
     after = " with a space, which the answers that a chat template writes do not"
     yield from found("response_starts_with_space", answers, _MANY, *begins, after)
+    after = " reasoning of earlier answers, which the chat template leaves out as it does in a chat"
+    yield from found("reasoning_dropped", total, _NEVER, "prompt has", "prompts have", after)
+    after = " no end of the reasoning that the chat template has opened before it"
+    yield from found("reasoning_never_ends", answers, 0, "response has", "responses have", after)
+    words = {name: said for pile in piles for name, said in reversed(pile.first.items())}
+    for code, limit in (("answer_stripped", 0.0), ("reasoning_stripped", _NEVER)):
+        shown = " ".join(words.get(code, "")[:1000].split())
+        after = (
+            f" words that the base's chat template leaves out of an answer, and training keeps: "
+            f"{shown[:60] + '…' if len(shown) > 60 else shown!r}"
+        )
+        yield from found(code, answers, limit, "response has", "responses have", after, "answer_stripped")
 
 
 def of_repeats(both: Sequence[Set]) -> Iterator[Finding]:

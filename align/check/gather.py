@@ -22,7 +22,7 @@ from align.data.table import Records
 from align.data.template import Template
 from align.data.tokenize import opening, responses_of, token_counts
 from align.recipe.sections import Source
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Prompt, Ranking, RecordError, words_of
 
 TYPES: dict[str, Any] = {"demonstrations": Demonstration, "rankings": Ranking, "prompts": Prompt}
 EXAMPLES_READ = 2  # records that show how files were read
@@ -68,6 +68,8 @@ class Pile:
     used: int = 0  # of the rows, those that a stage does not leave out, whatever their length
     counts: Counter[str] = field(default_factory=Counter)
     places: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    first: dict[str, str] = field(default_factory=dict)  # what was seen: the first's words
+    files: set[str] = field(default_factory=set)  # of which an answer was written with the template
 
     def mark(self, name: str, place: str, count: int = 1) -> None:
         """Note what was seen `count` times at a place; 0 is nothing to note."""
@@ -197,10 +199,29 @@ def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> 
             pile.mark(f"control {hit}", row.place)
     if reader.chat:
         pile.mark("response_starts_with_space", row.place, sum(text[0].isspace() for text in texts))
+        if reader.template is not None:
+            _mark_written(record, row, pile, reader.template)
     else:
         glued = sum(prompt[-1].isalnum() and text[0].isalnum() for text in texts)
         pile.mark("glued", row.place, glued)
         pile.mark("prompt_ends_with_space", row.place, prompt[-1] == " ")
+
+
+def _mark_written(record: Record, row: MeasuredRow, pile: Pile, template: Template) -> None:
+    """Note what the chat template makes of reasoning, and of the first answers of each file."""
+    pile.mark("reasoning_dropped", row.place, template.drops_reasoning(record.prompt))
+    file = row.place.rpartition(":")[0]
+    is_first = file not in pile.files
+    pile.files.add(file)
+    thinks = template.opened is not None and not template.opened[1]
+    for text in responses_of(record):
+        ends_thinking = "</" in text
+        pile.mark("reasoning_never_ends", row.place, thinks and not ends_thinking)
+        gone = template.strips(record.prompt, text) if is_first or ends_thinking else None
+        if gone is not None:
+            name = "answer_stripped" if template.opened is None else "reasoning_stripped"
+            pile.first.setdefault(name, gone)
+            pile.mark(name, row.place)
 
 
 def _apart(a: int | None, b: int | None) -> bool:
@@ -210,4 +231,4 @@ def _apart(a: int | None, b: int | None) -> bool:
 def _prompt_text(record: Record) -> str:
     """The text of a prompt, or of all its messages."""
     prompt = record.prompt
-    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+    return prompt if isinstance(prompt, str) else "\n".join(map(words_of, prompt))

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from align.records import Messages
+from align.records import Messages, words_of
 
 NEAR = 0.9  # near-identical: so large a share of the two responses' word triples is common to both
 
@@ -45,7 +45,7 @@ def normal_prompt(prompt: str | Messages) -> str:
     """The normal form of a prompt; a text equals the one user message that it stands for."""
     if isinstance(prompt, str):
         return f"user:{normal(prompt)}"
-    return "\n".join(f"{message['role']}:{normal(message['content'])}" for message in prompt)
+    return "\n".join(f"{message['role']}:{normal(words_of(message))}" for message in prompt)
 
 
 def key(text: str) -> int:

@@ -10,8 +10,7 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import jinja2
-
+from align.data.rendering import Rendering
 from align.errors import UserError
 from align.records import Messages
 
@@ -53,6 +52,7 @@ class Template:
         self._tokenizer = tokenizer
         self._kind = kind
         self.chat_template = _chat_template(tokenizer) if kind == "chat" else None
+        self._rendering = Rendering(tokenizer, self.chat_template) if self.chat_template is not None else None
         self.eos_id: int = tokenizer.eos_token_id
         self.positions = positions
         self.rows = rows
@@ -60,8 +60,8 @@ class Template:
             self._check_rows(rows)
 
     def _check_rows(self, rows: int) -> None:
-        chat = self._kind == "chat"
-        text = self._chat("a") if chat else "a"
+        chat = self._rendering is not None
+        text = self._rendering.prompt("a") if self._rendering is not None else "a"
         always = self._ids([text], special=not chat)[0] if isinstance(text, str) else []
         wrong = self._embedded([self.eos_id, *always])
         if isinstance(wrong, UserError):
@@ -98,35 +98,44 @@ class Template:
 
     def prompts_ids(self, prompts: Sequence[str | Messages]) -> list[list[int] | UserError]:
         """The ids of many prompts at once, which is faster; in place of ids, what is wrong with a prompt."""
-        texts = [self._chat(prompt) if self._kind == "chat" else _plain(prompt) for prompt in prompts]
+        write = _plain if self._rendering is None else self._rendering.prompt
+        texts = [write(prompt) for prompt in prompts]
         good = [text for text in texts if isinstance(text, str)]
         found = iter(self._ids(good, special=self._kind == "plain"))
         return [self._prompt(next(found)) if isinstance(text, str) else text for text in texts]
 
     def responses_ids(self, texts: Sequence[str]) -> list[list[int] | UserError]:
         """The ids of many responses at once; in place of ids, what is wrong with a response."""
-        wrong = (
-            f"the response holds {self._tokenizer.eos_token!r}, the base's end-of-sequence token: "
-            "remove it from the text, it is added to every response"
-        )
         return [
-            UserError(wrong) if self.eos_id in ids else self._embedded([*ids, self.eos_id])
-            for ids in self._ids(texts, special=False)
+            self._response(text, ids)
+            for text, ids in zip(texts, self._ids(texts, special=False), strict=True)
         ]
 
-    def _chat(self, prompt: str | Messages) -> str | UserError:
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages,
-                    chat_template=self.chat_template,
-                    tokenize=False,
-                    add_generation_prompt=True,
-                )
+    @property
+    def opened(self) -> tuple[str, bool] | None:
+        """The tag of reasoning in the chat template's generation prompt, and whether it is closed there."""
+        return self._rendering.opened if self._rendering is not None else None
+
+    def drops_reasoning(self, prompt: str | Messages) -> bool:
+        """Whether the chat template leaves reasoning of the assistant's earlier turns out of the prompt."""
+        return self._rendering is not None and self._rendering.drops_reasoning(prompt)
+
+    def strips(self, prompt: str | Messages, response: str) -> str | None:
+        """What the base's own template would leave out of the response; None: nothing, or nobody can say."""
+        return self._rendering.strips(prompt, response) if self._rendering is not None else None
+
+    def _response(self, text: str, ids: list[int]) -> list[int] | UserError:
+        if self.eos_id in ids:
+            return UserError(
+                f"the response holds {self._tokenizer.eos_token!r}, the base's end-of-sequence token: "
+                "remove it from the text, it is added to every response"
             )
-        except jinja2.TemplateError as error:
-            return UserError(f"the base's chat template refuses the prompt: {error}")
+        if self.opened is not None and text.lstrip().startswith(self.opened[0]):
+            return UserError(
+                f"the response begins with {self.opened[0]!r}, which the chat template has written already: "
+                "the tag would come twice, so take it out of the response"
+            )
+        return self._embedded([*ids, self.eos_id])
 
     def _prompt(self, ids: list[int]) -> list[int] | UserError:
         # Some tokenizers close every text with an EOS; behind a prompt it would end the response at once.

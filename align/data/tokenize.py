@@ -32,7 +32,7 @@ class Encoded:
     responses: list[list[int]]
 
 
-_CODE = ("data/tokenize.py", "data/template.py")
+_CODE = ("data/tokenize.py", "data/template.py", "data/rendering.py")
 _CHUNK = 256  # records that are tokenised together
 _SCHEMA = pa.schema(
     [

@@ -12,7 +12,7 @@ from align.data.formats import Format, LeftOut, detect, find
 from align.data.rows import FileError, read_rows
 from align.data.scan import gathered
 from align.errors import UserError
-from align.records import Demonstration, Messages, Prompt, Ranking, RecordError
+from align.records import TOOLS, Demonstration, Messages, Prompt, Ranking, RecordError
 
 SCORE, SCORES = "score", "scores"
 
@@ -84,7 +84,8 @@ def _plain(place: str, row: Mapping[str, Any]) -> ScoreItem | RecordError:
         records = []
         for i, response in enumerate(responses):
             try:
-                records.append(Demonstration.from_dict({"prompt": row["prompt"], "response": response}))
+                asked = {"prompt": row["prompt"], TOOLS: row.get(TOOLS)}
+                records.append(Demonstration.from_dict({**asked, "response": response}))
             except RecordError as error:
                 field = f"responses[{i}]" if not single and error.field == "response" else error.field
                 raise RecordError(field, error.message) from error

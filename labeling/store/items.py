@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 from align.data.formats import LeftOut, detect
 from align.data.formats.own import ALIGN
 from align.errors import UserError
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import TOOLS, Demonstration, Prompt, Ranking, RecordError
 from labeling.answers import KINDS, ORDERING, UNSTORABLE, storable
 from labeling.store.models import Item, Person, Response, Slot, in_turn
 
-_KEYS = ("prompt", "responses", "kind", "priority", "overlap", "gold", "meta")
+_KEYS = ("prompt", TOOLS, "responses", "kind", "priority", "overlap", "gold", "meta")
 _RESPONSE_KEYS = ("text", "origin", "author")
 _TOGETHER = 400  # rows written at once
 
@@ -107,7 +107,7 @@ def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking
 
 
 def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
-    prompt = Prompt.from_dict({"prompt": row["prompt"]})
+    prompt = Prompt.from_dict({"prompt": row["prompt"], TOOLS: row.get(TOOLS)})
     given = row.get("responses", [])
     if not isinstance(given, list):
         raise RecordError("responses", "must be a list")

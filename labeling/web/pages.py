@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from align import svg
+from align.records import words_of
 from labeling.store.queue import MANY
 from labeling.web.config import config_of
 from labeling.web.markdown import safe_html
@@ -25,6 +26,7 @@ _TEMPLATES = Environment(
 )
 _TEMPLATES.filters["markdown"] = safe_html
 _TEMPLATES.filters["document"] = lambda text: safe_html(text, breaks=False)
+_TEMPLATES.filters["words"] = words_of
 _TEMPLATES.filters["many"] = lambda number: f"{number}{'+' if number >= MANY else ''}"
 _TEMPLATES.filters["letter"] = lambda number: "ABCDEFGHI"[number]
 _TEMPLATES.filters["chart"] = svg.chart

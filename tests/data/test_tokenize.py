@@ -22,7 +22,10 @@ CHAT = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 STRICT = "{% if messages|length > 1 %}{{ raise_exception('only one turn') }}{% endif %}<user>hi<assistant>"
-DATED = "<system>{{ strftime_now('%d %b %Y') }}, {{ strftime_now( \"%Y-%m\" ) }}<user>hi<assistant>"
+DATED = (
+    "<system>{{ strftime_now('%d %b %Y') }}, {{ strftime_now( \"%Y-%m\" ) }}"
+    "<user>{{ messages[0].content }}<assistant>"
+)
 
 
 def tokenizer(post: str | None = None, chat: str | None = None, **changes: Any) -> PreTrainedTokenizerFast:
@@ -96,7 +99,7 @@ def test_a_dated_chat_template_gives_the_same_tokens_every_day() -> None:
     tok = tokenizer(chat=DATED)
     assert (
         text_of(tok, Template(tok, "chat").prompt_ids("Hi"))
-        == "<system>26 Jul 2024, 2024-07<user>hi<assistant>"
+        == "<system>26 Jul 2024, 2024-07<user>Hi<assistant>"
     )
 
 

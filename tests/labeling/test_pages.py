@@ -30,8 +30,19 @@ def violations(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("look", [WIDE, PHONE], ids=["wide-light", "phone-dark"])
 def test_axe_finds_nothing_on_any_page(site: Any, visit: Any, look: dict[str, Any]) -> None:
-    system = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi\n\n> quote"}]
-    site.add(*({"prompt": system, "kind": kind, **more} for kind, more in KINDS.items()))
+    call = {"name": "time", "arguments": {"city": "Rome"}}
+    system = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi\n\n> quote"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "12:30"},
+    ]
+    site.add(
+        *(
+            {"prompt": system, "tools": [{"name": "time"}], "kind": kind, **more}
+            for kind, more in KINDS.items()
+        )
+    )
     long = "```\n" + "a long line " * 40 + "\n```\n\n" + "| a " * 20 + "|\n" + "|---" * 20 + "|\n"
     (decided,) = site.add({"prompt": long, "responses": [f"{long}{i}" for i in range(9)], "priority": 9})
     ranks = {"ranks": [1, *[2] * 8], "quality": [None] * 9, "flags": [["fails"], *[[] for _ in range(8)]]}

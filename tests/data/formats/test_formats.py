@@ -107,15 +107,15 @@ OTHER = [{"role": "user", "content": "Ho"}, {"role": "assistant", "content": "He
         ("trl-prompt-completion", {"prompt": "a", "completion": "b", "label": True}, "label", "unpaired"),
         (
             "trl-messages",
-            {"messages": [{"role": "tool", "content": "x"}]},
+            {"messages": [{"role": "critic", "content": "x"}]},
             "messages[0].role",
             "one of system",
         ),
         (
             "trl-messages",
             {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},
-            "messages",
-            "only text",
+            "messages[0].content",
+            "text only",
         ),
         ("trl-messages", {"messages": [{"role": "assistant", "content": "x"}]}, "messages", "empty list"),
         ("ultrafeedback", change("ultrafeedback", instruction=""), "instruction", "is empty"),
@@ -289,6 +289,12 @@ def test_flat_messages_are_gathered_tree_by_tree_without_holding_the_file() -> N
 def test_a_table_holds_lists_and_numbers_as_text() -> None:
     (record,) = FORMATS["align"].read({"prompt": "Hi", "responses": '["a", "b"]', "ranks": "[2, 1]"})
     assert record.to_dict() == {"prompt": "Hi", "responses": ["a", "b"], "ranks": [2, 1]}
+    (record,) = FORMATS["align"].read({"prompt": "Hi", "responses": "['a', \"b's\"]", "ranks": "[None, 1]"})
+    assert record.to_dict() == {"prompt": "Hi", "responses": ["a", "b's"], "ranks": [None, 1]}
+    with pytest.raises(RecordError, match="`responses` begins like a list and cannot be read as one"):
+        FORMATS["align"].read({"prompt": "Hi", "responses": "[a, b]", "ranks": "[2, 1]"})
+    (record,) = FORMATS["align"].read({"prompt": "[1] or [2]?", "response": "[1]"})
+    assert (record.prompt, record.response) == ("[1] or [2]?", "[1]")
     (record,) = FORMATS["helpsteer2"].read(change("helpsteer2", preference_strength="-3"))
     assert record.to_dict() == SAMPLES["helpsteer2"]["expected"][0]
 

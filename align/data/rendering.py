@@ -1,0 +1,289 @@
+"""A conversation as a base's chat template writes it, and what of its messages would not come through."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from align.errors import UserError
+from align.records import TOOLS, Message, Messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What a template fails with: its own refusals, and what Python says where a message is not as it expects.
+FAILURES = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
+REASONING = re.compile(r"\A(?:(?!<think>).)*</think>|<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL)
+OPENED = re.compile(r"<(?:think|thinking|thought|reasoning)>")
+TRANSCRIPT = re.compile(r"\A\s*Human:.*\n\nAssistant:|\n\nHuman:.*\n\nAssistant:\s*\Z", re.DOTALL)
+IS_TRANSCRIPT = (
+    "the prompt is a transcript (Human: … Assistant: …), which the chat template would write as one message: "
+    "write its turns as messages (`format: hh-rlhf` reads pairs of transcripts), or set "
+    "`data.template: plain`"
+)
+_MARK = "Qmark{}z"  # no template has it, and none treats it otherwise than words
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a template wants what templates disagree on."""
+
+    no_words: str | None = ""  # the content of an assistant's message that only calls a tool
+    as_text: bool = False  # the arguments of a call as JSON text, not as an object
+
+
+FORMS = (Form(), Form(as_text=True), Form(None), Form(None, as_text=True))
+
+
+class Rendering:
+    """A chat template at work. What it does to a kind of conversation is asked once, with marked words."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
+        self._tokenizer = tokenizer
+        self._chat_template = chat_template
+        self._asked: dict[tuple[Any, ...], tuple[Form, str | None]] = {}
+
+    def prompt(self, prompt: str | Messages) -> str | UserError:
+        """The prompt with the generation prompt; in its place, what is wrong with it."""
+        messages, tools = taken_apart(prompt)
+        if len(messages) == 1 and is_transcript(messages[0]["content"]):
+            return UserError(IS_TRANSCRIPT)
+        form, problem = self._form(messages, tools)
+        if problem is not None:
+            return UserError(problem)
+        try:
+            text = self._write(messages, tools, form)
+        except jinja2.TemplateError as error:
+            return UserError(f"the base's chat template refuses the prompt: {error}")
+        except FAILURES as error:
+            return UserError(f"the base's chat template cannot write the prompt: {error}")
+        problem = _lost(messages, text)
+        return text if problem is None else UserError(problem)
+
+    def drops_reasoning(self, prompt: str | Messages) -> bool:
+        """Whether reasoning of the assistant's earlier turns is left out, as many templates do on purpose."""
+        messages, tools = taken_apart(prompt)
+        thought = [text for message in messages for text in _reasoning(message)]
+        if not thought:
+            return False
+        try:
+            text = _bare(self._write(messages, tools, self._form(messages, tools)[0]))
+        except FAILURES:
+            return False
+        return any(_bare(part) not in text for part in thought)
+
+    def strips(self, prompt: str | Messages, response: str) -> str | None:
+        """What the template leaves out of a response as the last message; None: nothing, or it refuses."""
+        messages, tools = taken_apart(prompt)
+        answered = [*messages, {"role": "assistant", "content": response}]
+        try:
+            text = _bare(self._write(answered, tools, self._form(messages, tools)[0], generation=False))
+        except FAILURES:
+            return None
+        if _bare(response) in text:
+            return None
+        thought = [part for part in _reasoning(answered[-1]) if _bare(part) not in text]
+        return thought[0] if thought else response
+
+    @cached_property
+    def opened(self) -> tuple[str, bool] | None:
+        """The tag of reasoning in the generation prompt, such as "<think>", and whether it is closed."""
+        mark = _MARK.format(0)
+        try:
+            after = self._write([{"role": "user", "content": mark}], None, Form()).rpartition(mark)[2]
+        except FAILURES:
+            return None
+        found = OPENED.search(after)
+        return (found[0], f"</{found[0][1:]}" in after) if found else None
+
+    def _write(self, messages: Sequence[Message], tools: Any, form: Form, generation: bool = True) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                [_formed(message, form) for message in messages],
+                tools=tools,
+                chat_template=self._chat_template,
+                tokenize=False,
+                add_generation_prompt=generation,
+            )
+        )
+
+    def _form(self, messages: Sequence[Message], tools: Any) -> tuple[Form, str | None]:
+        """How to write a conversation of this kind, and what of it would be lost; asked once."""
+        kind = (bool(tools), *map(_kind, messages))
+        if kind not in self._asked:
+            self._asked[kind] = self._ask(messages, bool(tools))
+        return self._asked[kind]
+
+    def _ask(self, messages: Sequence[Message], tools: bool) -> tuple[Form, str | None]:
+        marked = [_marked(message, i) for i, message in enumerate(messages, 1)]
+        offered = [_tool(_MARK.format("tool"), _MARK.format("about"))] if tools else None
+        found: list[tuple[Form, str | None]] = []
+        for form in FORMS if any("tool_calls" in message for message in messages) else FORMS[:1]:
+            try:
+                text = self._write(marked, offered, form)
+            except FAILURES:
+                continue
+            problem = _unmarked(messages, marked, offered, text)
+            if problem is None:
+                return form, None
+            found.append((form, problem))
+        return found[0] if found else (Form(), None)  # what it refuses, it refuses with the words too
+
+
+def taken_apart(prompt: str | Messages) -> tuple[list[Message], Any]:
+    """The messages of a prompt, and the tools that come with it, or None."""
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if messages[0]["role"] != TOOLS:
+        return messages, None
+    return messages[1:], json.loads(messages[0]["content"])
+
+
+def is_transcript(text: str) -> bool:
+    """Whether a text is several turns of Human and Assistant, whole or waiting for the next answer."""
+    return "\n\nAssistant:" in text and TRANSCRIPT.search(text) is not None
+
+
+def _formed(message: Message, form: Form) -> Message:
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        call | {"function": call["function"] | {"arguments": json.loads(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    content = message["content"] or form.no_words
+    return message | {"content": content, "tool_calls": message["tool_calls"] if form.as_text else calls}
+
+
+def _kind(message: Message) -> tuple[Any, ...]:
+    """What decides how a template treats a message, whatever its words."""
+    if len(message) == 2 and message["content"]:
+        return (message["role"],)
+    calls = tuple("id" in call for call in message.get("tool_calls", ()))
+    return message["role"], bool(message["content"]), calls, *sorted(message)
+
+
+def _marked(message: Message, number: int) -> Message:
+    mark = _MARK.format(number)
+    made: Message = {key: mark for key in message if key != "role"} | {"role": message["role"]}
+    if not message["content"]:
+        made["content"] = ""
+    if "tool_call_id" in message:
+        made["tool_call_id"] = "abcdefgh9"
+    if "tool_calls" in message:
+        made["tool_calls"] = [
+            {key: "abcdefgh9" for key in call if key == "id"}
+            | {
+                "type": "function",
+                "function": {"name": f"{mark}call{i}", "arguments": f'{{"{mark}": "{mark}of{i}"}}'},
+            }
+            for i, call in enumerate(message["tool_calls"])
+        ]
+    return made
+
+
+def _tool(name: str, about: str) -> dict[str, Any]:
+    parameters = {
+        "type": "object",
+        "properties": {"a": {"type": "string", "description": "a"}},
+        "required": [],
+    }
+    return {"type": "function", "function": {"name": name, "description": about, "parameters": parameters}}
+
+
+def _unmarked(messages: Sequence[Message], marked: Sequence[Message], offered: Any, text: str) -> str | None:
+    """What is missing in the text that a template made of marked messages; None: nothing."""
+    if offered and not (_MARK.format("tool") in text and _MARK.format("about") in text):
+        return "the chat template knows no tools: leave them out of the data, or take a base that calls tools"
+    places = []
+    for number, (message, shown) in enumerate(zip(messages, marked, strict=True), 1):
+        if shown["content"] and shown["content"] not in text.replace(f"{shown['content']}call", ""):
+            return _swallowed(number, message)
+        if shown["content"] and message["role"] != "system":  # some write it before the last question
+            places.append(text.index(shown["content"]))
+        for call in shown.get("tool_calls", ()):
+            called = call["function"]
+            mark = _MARK.format(number)
+            whole = called["name"] in text and called["arguments"].split('"')[3] in text
+            if not whole or f"{{'{mark}" in text:
+                return f"the chat template swallows the tool call of message {number} (assistant)"
+    return None if places == sorted(places) else "the chat template changes the order of the messages"
+
+
+def _swallowed(number: int, message: Message) -> str:
+    words = _opening(message["content"])
+    if message["role"] == "system":
+        return (
+            f"the chat template drops the system message {words}: "
+            "put it into the first user message, or take another base"
+        )
+    return f"the chat template swallows message {number} ({message['role']}) {words}"
+
+
+def _lost(messages: Sequence[Message], text: str) -> str | None:
+    """What the words of some message, or their like, kept from coming through; None: nothing."""
+    for number, message in enumerate(messages, 1):
+        said = message["content"].strip()
+        if said not in text and not any(form in _bare(text) for form in _forms(message, said)):
+            return _swallowed(number, message)
+        for call in message.get("tool_calls", ()):
+            for leaf in _leaves(json.loads(call["function"]["arguments"])):
+                if leaf not in text and not any(_bare(form) in _bare(text) for form in _as_json(leaf)):
+                    return (
+                        f"the chat template swallows {_opening(leaf)} in the tool call of message {number} "
+                        "(assistant)"
+                    )
+    return None
+
+
+def _forms(message: Message, said: str) -> Iterator[str]:
+    """In what other forms a template may write a message's words, without their white space."""
+    yield _bare(said)
+    yield from map(_bare, _as_json(said))
+    if message["role"] == "assistant":
+        yield _bare(REASONING.sub("", said))
+    if message["role"] == "tool":
+        try:
+            found = json.loads(said)
+        except (ValueError, RecursionError):
+            return
+        for ascii in (False, True):
+            yield _bare(json.dumps(found, ensure_ascii=ascii))
+
+
+def _as_json(text: str) -> Iterator[str]:
+    for ascii in (False, True):
+        yield json.dumps(text, ensure_ascii=ascii)[1:-1]
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """The texts in an object, but for its keys."""
+    if isinstance(value, str):
+        yield value.strip()
+    elif isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(part)
+
+
+def _reasoning(message: Message) -> list[str]:
+    """What an assistant's message thinks before it answers."""
+    if message["role"] != "assistant":
+        return []
+    thought = [message["reasoning_content"]] if "reasoning_content" in message else []
+    if "</" in message["content"]:
+        thought += [found[0] for found in REASONING.finditer(message["content"])]
+    return thought
+
+
+def _bare(text: str) -> str:
+    return "".join(text.split())
+
+
+def _opening(text: str) -> str:
+    words = " ".join(text[:1000].split())
+    return repr(words if len(words) <= 50 else words[:50] + "…")
