@@ -156,7 +156,11 @@ def scan_file(
                 continue
             form = form or detect(row)
             reading.understood(form, how.why or _why(form, row))
-            yield from _records(kind, form, chain([(place, row)], rows), split_key, reading)
+            rows, place = (
+                chain([(place, row)], rows),
+                "",
+            )  # what the format says at the end is of the whole file
+            yield from _records(kind, form, rows, split_key, reading)
             break
         yield from _of_file(reading)
     except FileError as error:
