@@ -82,7 +82,7 @@ def test_what_is_not_there_is_told_with_what_may_be_meant(tmp_path: Path) -> Non
     assert refusal(tmp_path, "ranking.jsonl") == "no such file; did you mean rankings.jsonl?"
     assert refusal(tmp_path, "x/y.jsonl") == "no such file"
     assert refusal(tmp_path, "*.csv") == "no file has this name"
-    assert refusal(tmp_path, "empty") == "holds no .jsonl, .json, .csv or .parquet file"
+    assert refusal(tmp_path, "empty") == "holds no .jsonl, .json, .csv, .tsv, .parquet or .arrow file"
     assert "File name too long" in refusal(tmp_path, "a" * 300)
     assert refusal(tmp_path, "a\0b") == "no such file"
 
