@@ -16,7 +16,7 @@ from align.data.formats import Format, Record, as_kind, built_in, detect, find, 
 from align.data.formats.base import T
 from align.data.formats.columns import look_up
 from align.data.labels import LabelReader, labels_file, read_labels
-from align.data.rows import FileError, read_rows
+from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
 from align.recipe.sections import LABELS, Entry
@@ -101,7 +101,7 @@ def scan_file(
     kind: type[T], path: Path, form: Format | None, split_key: str | None
 ) -> Iterator[Located[T] | Problem]:
     """The same for one file; places are without the file's name."""
-    rows = _objects(kind, path)
+    rows = _objects(kind, path, typed=form is not None and form.typed)
     found = False
     place = ""
     try:
@@ -134,8 +134,10 @@ def scan_file(
 ScannedRows = Iterator[tuple[str, "Mapping[str, Any] | Problem"]]
 
 
-def _objects(kind: type[T], path: Path) -> ScannedRows:
-    for place, row in read_rows(path):
+def _objects(kind: type[T], path: Path, typed: bool) -> ScannedRows:
+    for place, row in read_rows(path, typed):
+        if row is EMPTY_ROW:
+            continue
         if isinstance(row, Mapping):
             yield place, row
         elif isinstance(row, RecordError):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from align.data import rows as module
+from align.data import lines as module
 from align.data.rows import FileError, kind_of, read_rows
 from align.records import RecordError
 
@@ -113,7 +113,7 @@ def test_json_lines_that_are_named_json_and_objects_in_a_row(tmp_path: Path) -> 
 def test_a_json_list_longer_than_what_is_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CHUNK", 7)
+    monkeypatch.setattr(module, "CHUNK", 7)
     found = [{"text": "é🙂" * n, "n": n * 1000} for n in range(40)]
     content = json.dumps(found, ensure_ascii=False, indent=1).encode()
     assert [row for _, row in read(tmp_path, "a.json", content)] == found
@@ -145,7 +145,7 @@ def test_broken_json_names_its_line(tmp_path: Path, text: bytes, says: str) -> N
 def test_csv_of_spreadsheets(tmp_path: Path) -> None:
     text = b"prompt;ranks;note;\r\nHow?;[1, 2];;\r\n\r\n[why];x;2;\r\n"
     assert read(tmp_path, "a.csv", text) == [
-        (":2", {"prompt": "How?", "ranks": [1, 2], "note": None}),
+        (":2", {"prompt": "How?", "ranks": "[1, 2]", "note": None}),
         (":4", {"prompt": "[why]", "ranks": "x", "note": "2"}),
     ]
 

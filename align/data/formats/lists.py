@@ -168,12 +168,14 @@ LIST_FORMATS = (
         "`instruction`, `completions[]`: ranked by the mean of the ratings, more is better; N/A is left out",
         _ultrafeedback,
         _self_rated,
+        lists=("completions",),
     ),
     Format(
         "nectar",
         "`prompt` (a transcript), `answers[]` with `rank`: 1 is best",
         _nectar,
         lambda row: has_texts(row, "prompt") and list_of(row, "answers", Mapping),
+        lists=("answers",),
     ),
     Format(
         "summarize-axis",
@@ -181,11 +183,13 @@ LIST_FORMATS = (
         _axis,
         _detect_axis,
         _by_post_and_worker,
+        lists=("info", "summary"),
     ),
     Format(
         "finegrained-rlhf",
         "`prediction 1` to `4`, six judgements in `preference`: ranks with ties; a contradiction is an error",
         _fine_grained,
         _detect_fine_grained,
+        lists=("preference",),
     ),
 )

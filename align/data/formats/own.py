@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
-from align.data.formats.base import Format, Record, Row
+from align.data.formats.base import Format, Record, Row, listed
 from align.records import Demonstration, Prompt, Ranking
 
 PARTS = {"response"} | {field.name for field in fields(Ranking)}
@@ -24,13 +23,8 @@ def read_own(row: Row) -> list[Record]:
 
 
 def _listed(key: str, value: Any) -> Any:
-    """A list that a table holds as JSON text."""
-    if key not in LISTS or not isinstance(value, str) or not value.startswith("["):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
+    """A list that a table holds as text."""
+    return listed(value, key) if key in LISTS else value
 
 
 def _detect(row: Row) -> bool:

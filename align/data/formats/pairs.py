@@ -15,6 +15,7 @@ from align.data.formats.base import (
     joined,
     label,
     list_of,
+    listed,
     number,
     one_of,
     optional_number,
@@ -57,6 +58,12 @@ def _summaries(row: Row) -> list[Record]:
 
 
 def _webgpt(row: Row) -> list[Record]:
+    question = row.get("question")
+    if isinstance(question, str) and question.startswith("{") and "full_text" in question:
+        row = {
+            **row,
+            "question": listed(question, "question"),
+        }  # an object where it is published, here of a table
     gap = number(row, "score_1") - number(row, "score_0")
     path = ("question",) if isinstance(row.get("question"), str) else ("question", "full_text")
     question = text(row, *path)
@@ -137,6 +144,7 @@ PAIR_FORMATS = (
         "`info`, `summaries[2]`, `choice` (0 or 1): the worker is the labeler, the confidence the strength",
         _summaries,
         lambda row: {"info", "choice"} <= set(row) and list_of(row, "summaries", Mapping),
+        lists=("info", "summaries", "extra"),
     ),
     Format(
         "webgpt",
@@ -167,6 +175,7 @@ PAIR_FORMATS = (
         "`conversation_a/b`, `winner`: tie, both_bad and tie (bothbad) are ties; the judge is the labeler",
         _arena,
         _detect_arena,
+        lists=("conversation_a", "conversation_b"),
     ),
     Format(
         "pandalm",
