@@ -18,6 +18,7 @@ from align.records import RecordError
 _BLANK = re.compile(r"[ \t\r\n]*")
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LENIENT = json.JSONDecoder()
+_DEEPEST = 100  # objects and lists that lines open: a file of nothing but beginnings costs no quadratic time
 _TOO_LONG = (
     f"broken JSON, or one value of over {files.LINE_LIMIT // 2**20} MiB: write a list of records, "
     "or one record a line (JSON Lines)"
@@ -84,7 +85,7 @@ def _going_on(line: str, source: _Lines) -> str | None:
     """
     parts, size = [line], len(line)
     depth = _depth(line)
-    while depth and depth > 0 and size <= files.LINE_LIMIT:
+    while depth and 0 < depth <= _DEEPEST and size <= files.LINE_LIMIT:
         following = source.take()
         if not isinstance(following, str):
             return None
