@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from align.data.formats import Format, detect, find
+from align.data.formats.base import listed
 from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.scan import gathered
 from align.errors import UserError
@@ -80,6 +81,8 @@ def _plain(place: str, row: Mapping[str, Any]) -> ScoreItem | RecordError:
         key = SCORE if single else SCORES
         if key in row:
             raise RecordError(key, "is there already: rename or remove the column")
+        if not single:  # a table has the list as text
+            row = {**row, "responses": listed(row["responses"], "responses")}
         responses = [row["response"]] if single else row["responses"]
         if not isinstance(responses, (list, tuple)) or not responses:
             raise RecordError("responses", "must be a list of texts, and not empty")
