@@ -28,7 +28,7 @@ from align.data.formats.base import T
 from align.data.formats.columns import look_up
 from align.data.labels import LabelReader, labels_file, read_labels
 from align.data.reading import Reading, Seen
-from align.data.rows import FileError, read_rows
+from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
 from align.recipe.sections import LABELS, Entry
@@ -147,7 +147,7 @@ def scan_file(
 ) -> Iterator[Part[T]]:
     """The same for one file; places are without the file's name. `reading` learns what was understood."""
     place = ""
-    rows = _objects(kind, path, reading, how.ignore)
+    rows = _objects(kind, path, reading, how)
     try:
         form = how.form
         for place, row in rows:
@@ -204,13 +204,16 @@ def _reader(reading: Reading) -> str:
 ScannedRows = Iterator[tuple[str, "Mapping[str, Any] | Problem"]]
 
 
-def _objects(kind: type[T], path: Path, reading: Reading, ignore: Sequence[str]) -> ScannedRows:
+def _objects(kind: type[T], path: Path, reading: Reading, how: How) -> ScannedRows:
     """Rows with their places, less the columns to ignore."""
-    for place, row in read_rows(path):
+    for place, row in read_rows(path, typed=how.form is not None and how.form.typed):
         reading.rows += 1
+        if row is EMPTY_ROW:
+            reading.left_out.setdefault("an empty row of the table", Seen()).add(place)
+            continue
         if isinstance(row, Mapping):
-            if ignore:
-                row = {name: value for name, value in row.items() if name not in ignore}
+            if how.ignore:
+                row = {name: value for name, value in row.items() if name not in how.ignore}
             yield place, row
             continue
         reading.wrong += 1

@@ -66,8 +66,8 @@ class Entry(Section):
 
     path: Annotated[str, Short()] = Field(
         min_length=1,
-        description="a file (.jsonl, .json, .csv, .parquet; .gz, .zst), a pattern (*.csv), a folder, "
-        "or a Hub data set's id",
+        description="a file (.jsonl, .json, .csv, .tsv, .parquet, .arrow; .gz, .zst), a pattern (*.csv), "
+        "a folder, or a Hub data set's id",
     )
     format: str | None = Field(
         None,

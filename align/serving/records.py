@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from align.data.formats import Format, LeftOut, detect, find
-from align.data.rows import FileError, read_rows
+from align.data.formats.base import listed
+from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.scan import gathered
 from align.errors import UserError
 from align.records import TOOLS, Demonstration, Messages, Prompt, Ranking, RecordError
@@ -36,7 +37,7 @@ def read_items(path: Path, format: str | None = None) -> Iterator[ScoreItem | Re
     where the file as a whole is no good.
     """
     chosen = find(format) if format else None
-    rows = _rows(path)
+    rows = _rows(path, typed=chosen is not None and chosen.typed)
     try:
         if chosen is not None:
             yield from _formatted(rows, chosen)
@@ -53,12 +54,14 @@ def read_items(path: Path, format: str | None = None) -> Iterator[ScoreItem | Re
         raise UserError(f"{path}{error.place}: {error.message}") from error
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, typed: bool) -> Iterator[tuple[str, Any]]:
     if path.is_dir():
         raise UserError(f"{path}: is a folder: name the files in it one by one")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    for place, row in read_rows(path):
+    for place, row in read_rows(path, typed):
+        if row is EMPTY_ROW:
+            continue
         if not isinstance(row, (Mapping, RecordError)):
             row = RecordError("", "is not an object with columns")
         yield f"{path}{place}", row
@@ -78,6 +81,8 @@ def _plain(place: str, row: Mapping[str, Any]) -> ScoreItem | RecordError:
         key = SCORE if single else SCORES
         if key in row:
             raise RecordError(key, "is there already: rename or remove the column")
+        if not single:  # a table has the list as text
+            row = {**row, "responses": listed(row["responses"], "responses")}
         responses = [row["response"]] if single else row["responses"]
         if not isinstance(responses, (list, tuple)) or not responses:
             raise RecordError("responses", "must be a list of texts, and not empty")

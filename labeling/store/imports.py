@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from align.data.rows import KINDS, PACKED, FileError, read_rows
+from align.data.rows import EMPTY_ROW, KINDS, PACKED, FileError, read_rows
 from align.errors import UserError
 from align.records import RecordError
 from labeling.store.engine import Store
@@ -52,7 +52,8 @@ def import_file(
         for place, row in read_rows(path):  # noqa: B007  the except below tells the place
             if isinstance(row, RecordError):
                 raise row
-            yield row
+            if row is not EMPTY_ROW:
+                yield row
 
     try:
         with store.write() as session:

@@ -12,6 +12,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from align.data.formats import LeftOut, detect
+from align.data.formats.base import listed
 from align.data.formats.own import ALIGN
 from align.errors import UserError
 from align.records import TOOLS, Demonstration, Prompt, Ranking, RecordError
@@ -19,6 +20,7 @@ from labeling.answers import KINDS, ORDERING, UNSTORABLE, storable
 from labeling.store.models import Item, Person, Response, Slot, in_turn
 
 _KEYS = ("prompt", TOOLS, "responses", "kind", "priority", "overlap", "gold", "meta")
+_LISTS = ("responses", "gold", "meta")  # a table has them as text
 _RESPONSE_KEYS = ("text", "origin", "author")
 _TOGETHER = 400  # rows written at once
 
@@ -108,6 +110,7 @@ def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking
 
 def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
     prompt = Prompt.from_dict({"prompt": row["prompt"], TOOLS: row.get(TOOLS)})
+    row = {**row, **{key: listed(row[key], key) for key in _LISTS if key in row}}
     given = row.get("responses", [])
     if not isinstance(given, list):
         raise RecordError("responses", "must be a list")

@@ -129,3 +129,15 @@ def test_what_our_own_machine_said_comes_back_as_nobodys_label(site: Any, tmp_pa
     result = run(site, path, "--with-labels")
     assert result.exit_code == 0 and "1 ranking kept as labels" in result.output.replace("\n", " ")
     assert [record["labeler"] for record in site.records()] == ["ann"]
+
+
+def test_tasks_in_a_table_have_their_lists_as_text_and_empty_rows_are_none(site: Any, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.csv"
+    path.write_text(
+        'prompt;responses;meta\nOpen?;"[""Yes."", ""No.""]";"{""a"": 1}"\n;;\n'
+        "Rain?;\"['No.', 'Yes.']\";\nx;[Yes];\n"
+    )
+    assert "tasks.csv:5" in (said := run(site, path).output.replace("\n", " "))
+    assert "begins like a list" in said
+    path.write_text(path.read_text().rpartition("x;")[0])
+    assert "2 tasks added" in run(site, path).output

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -45,7 +45,8 @@ class Format:
     of a row that `read` knows, and as what it is used ("prompt", "best", "rank", UNUSED where it is known
     and carries nothing of the record); None: nobody can say, as for a function. `gather` puts together rows
     of a file that belong together, and sees all of them: what it raises after the last one is told of the
-    file.
+    file. `lists`: columns that hold a list or an object: where a table has one as text, `read`, `detect` and
+    `gather` get what it says. `typed`: a table's numbers come as numbers.
     """
 
     name: str
@@ -54,6 +55,34 @@ class Format:
     detect: Callable[[Row], bool]  # whether one row's columns (and types, where needed) are this format's
     gather: Callable[[Iterator[Placed]], Iterator[Placed]] | None = None
     columns: Mapping[str, str] | None = None
+    lists: Sequence[str] = ()
+    typed: bool = False
+
+
+def of_tables(form: Format) -> Format:
+    """The format, for rows of tables too: the columns it needs as lists or objects are read as these."""
+    gather = form.gather
+    if not form.lists:
+        return form
+
+    def seen(row: Row) -> Row:
+        """As far as it can be read: what cannot is told by `read`."""
+        try:
+            return _with_lists(row, form.lists)
+        except RecordError:
+            return row
+
+    return replace(
+        form,
+        read=lambda row: form.read(_with_lists(row, form.lists)),
+        detect=lambda row: form.detect(seen(row)),
+        gather=gather and (lambda rows: gather((place, seen(row)) for place, row in rows)),
+    )
+
+
+def _with_lists(row: Row, names: Sequence[str]) -> Row:
+    found = {name: listed(row[name], name) for name in names if isinstance(row.get(name), str)}
+    return {**row, **found} if found else row
 
 
 def unused(names: str) -> dict[str, str]:

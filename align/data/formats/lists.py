@@ -185,6 +185,7 @@ LIST_FORMATS = (
             "source": "source",
             **unused("models correct_answers incorrect_answers"),
         },
+        lists=("completions",),
     ),
     Format(
         "nectar",
@@ -196,6 +197,7 @@ LIST_FORMATS = (
             "answers": "responses, ranks",
             **unused("turns num_responses source good_natured"),
         },
+        lists=("answers",),
     ),
     Format(
         "summarize-axis",
@@ -209,6 +211,7 @@ LIST_FORMATS = (
             "worker": "labeler",
             **unused("batch split"),
         },
+        lists=("info", "summary"),
     ),
     Format(
         "finegrained-rlhf",
@@ -222,5 +225,6 @@ LIST_FORMATS = (
             # What the writers saw, and wrote themselves; the passages are long, and no part of the question.
             **unused("passages gold feedback"),
         },
+        lists=("preference",),
     ),
 )

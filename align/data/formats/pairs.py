@@ -15,6 +15,7 @@ from align.data.formats.base import (
     joined,
     label,
     list_of,
+    listed,
     number,
     one_of,
     optional_number,
@@ -58,6 +59,12 @@ def _summaries(row: Row) -> list[Record]:
 
 
 def _webgpt(row: Row) -> list[Record]:
+    question = row.get("question")
+    if isinstance(question, str) and question.startswith("{") and "full_text" in question:
+        row = {
+            **row,
+            "question": listed(question, "question"),
+        }  # an object where it is published, here of a table
     gap = number(row, "score_1") - number(row, "score_0")
     path = ("question",) if isinstance(row.get("question"), str) else ("question", "full_text")
     question = text(row, *path)
@@ -153,6 +160,7 @@ PAIR_FORMATS = (
             "extra": "strength",
             **unused("batch split"),
         },
+        lists=("info", "summaries", "extra"),
     ),
     Format(
         "webgpt",
@@ -231,6 +239,7 @@ PAIR_FORMATS = (
             ),
             **unused("category_tag conv_metadata full_conversation conversation_id"),
         },
+        lists=("conversation_a", "conversation_b"),
     ),
     Format(
         "pandalm",

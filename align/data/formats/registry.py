@@ -9,7 +9,7 @@ from typing import Any
 
 from align.data import imports
 from align.data.formats.argilla import argilla, argilla_flat
-from align.data.formats.base import Format, Record, Row, never, short
+from align.data.formats.base import Format, Record, Row, never, of_tables, short
 from align.data.formats.columns import from_columns
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
 from align.data.formats.label_studio import label_studio
@@ -25,7 +25,7 @@ from align.records import Demonstration, Prompt, Ranking, RecordError
 
 GROUP = "align.formats"
 FORMATS: dict[str, Format] = {
-    format.name: format
+    format.name: of_tables(format)
     for format in (
         ALIGN,
         *TRL_FORMATS,
@@ -104,7 +104,7 @@ def _custom(name: str, load: Callable[[], Any]) -> Format:
     if not callable(found):
         raise UserError(f"format {name}: is {short(found)}, not a function that takes a row")
     about = " ".join((getattr(found, "__doc__", None) or "a function of your own").split())
-    return Format(name, about, lambda row: _called(name, found, row), never)
+    return Format(name, about, lambda row: _called(name, found, row), never, typed=True)
 
 
 def _called(name: str, function: Callable[[Any], Any], row: Row) -> list[Record]:
@@ -150,7 +150,7 @@ def detect(row: Row) -> Format:
     if len(fitting) == 1:
         return fitting[0]
     if not fitting and looks_like_own(row):
-        return ALIGN  # its reader says which key is wrong
+        return FORMATS[ALIGN.name]  # its reader says which key is wrong
     columns = ", ".join(short(str(key)) for key in list(row)[:30]) or "none"
     if fitting:
         names = ", ".join(format.name for format in fitting)
