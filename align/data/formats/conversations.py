@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
-from align.data.formats.base import Row, comparison, items, short, text
-from align.records import Ranking, RecordError
+from align.data.formats.base import Row, comparison, part, short, text
+from align.records import Message, Ranking, RecordError, literal, tool_calls
+from align.records import messages_in as messages_in
+from align.records import with_tools as with_tools
 from align.text import dotted
 
-Turns = list[dict[str, str]]
+Turns = list[Message]
+CALL = "function_call"  # ShareGPT's role of an assistant's turn that holds calls and no words
 ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
     "prompter": "user",
@@ -21,39 +26,109 @@ ROLES = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "function": "tool",
+    "ipython": "tool",
+    CALL: CALL,
 }
+REASONING = ("reasoning_content", "reasoning", "thinking")
+NOT_TEXT = {
+    "an image": ("image", "images", "image_url", "input_image"),
+    "audio": ("audio", "audios", "audio_url", "input_audio"),
+    "a video": ("video", "videos", "video_url", "input_video"),
+    "a file": ("file", "files", "attachments", "input_file"),
+}
+WEIGHTS = ("weight", "train")  # 0 or false: this answer is not to be learnt
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 STEERLM_TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
 
 
-def turns(row: Any, *path: str | int, role: str = "role", content: str = "content") -> Turns:
-    """The messages at `path` with our roles and plain text; what else they carry is dropped."""
-    return [
-        {"role": _role(row, *path, i, role), "content": _content(row, *path, i, content)}
-        for i in range(len(items(row, *path)))
-    ]
+def turns(
+    row: Any,
+    *path: str | int,
+    role: str = "role",
+    content: str = "content",
+    tags: Mapping[str, str] | None = None,
+) -> Turns:
+    """The messages at `path` with our roles and plain text; a text that holds messages is read as them.
+
+    `tags`: what a file calls our roles, and "function_call". Calls, reasoning and a tool's name stay;
+    pictures and sounds are refused; what else a message carries is dropped.
+    """
+    found = messages_in(part(row, *path), dotted(path))
+    if isinstance(found, str) or not isinstance(found, Sequence):
+        raise RecordError(dotted(path), f"must be a list of messages, not {short(found)}")
+    names = ROLES | {name.lower(): ours for name, ours in (tags or {}).items()}
+    said = [_turn(message, f"{dotted(path)}[{i}]", role, content, names) for i, message in enumerate(found)]
+    if said and said[-1]["role"] == "assistant":
+        for key in WEIGHTS:
+            if found[-1].get(key) in (0, False):
+                raise RecordError(
+                    f"{dotted(path)}[{len(found) - 1}].{key}",
+                    f"is {short(found[-1][key])}: this answer is not to be learnt, so leave the row out",
+                )
+    return said
 
 
-def _role(row: Any, *path: str | int) -> str:
-    name = text(row, *path)
-    if name.lower() not in ROLES:
-        raise RecordError(dotted(path), f"must be one of {', '.join(ROLES)}, not {short(name)}")
-    return ROLES[name.lower()]
+def _turn(message: Any, at: str, role: str, content: str, names: Mapping[str, str]) -> Message:
+    try:
+        name = text(message, role)
+        if name.lower() not in names:
+            raise RecordError(role, f"must be one of {', '.join(names)}, not {short(name)}")
+        ours = names[name.lower()]
+        for what, keys in NOT_TEXT.items():
+            for key in keys:
+                if message.get(key):
+                    raise RecordError(key, f"holds {what}: align trains on text only")
+        if ours == CALL:
+            given = part(message, content)
+            return {"role": "assistant", "content": "", "tool_calls": _calls(given, content)}
+        calls = message.get("tool_calls") if _some(message.get("tool_calls")) else message.get(CALL)
+        if ours != "assistant" or not _some(calls):
+            said: Message = {"role": ours, "content": _content(message, content, loose=ours == "tool")}
+        else:
+            given = None if message.get(content) is None else _content(message, content)
+            said = {"role": ours, "content": given or "", "tool_calls": _calls(calls, "tool_calls")}
+        kept = {key: message.get(key) for key in ("name", "tool_call_id")} if ours == "tool" else {}
+        if ours == "assistant":
+            thought = next((message[key] for key in REASONING if message.get(key)), None)
+            kept = {"reasoning_content": thought}
+        return said | {key: value for key, value in kept.items() if isinstance(value, str) and value}
+    except RecordError as error:
+        raise RecordError(f"{at}.{error.field}" if error.field else at, error.message) from None
 
 
-def _content(row: Any, *path: str | int) -> str:
-    """Text, or a list of text parts; an image or a sound is refused."""
-    value: Any = row
-    for key in path[:-1]:
-        value = value[key]
-    value = value.get(path[-1])
+def _some(value: Any) -> bool:
+    return value is not None and (not isinstance(value, Sized) or len(value) > 0)
+
+
+def _calls(value: Any, field: str) -> list[dict[str, Any]]:
+    """One call or several, as an object, a list, or a text that holds them."""
+    found = value
+    if isinstance(value, str):
+        try:
+            found = literal(value)
+        except ValueError:
+            raise RecordError(field, "must be a call as JSON: {name, arguments}") from None
+    return tool_calls([found] if isinstance(found, Mapping) else found, field)
+
+
+def _content(message: Any, key: str, loose: bool = False) -> str:
+    """Text, or a list of text parts; an image or a sound is refused. `loose`: any other object as JSON."""
+    value = message.get(key)
+    if loose and isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False, default=str)
     if not isinstance(value, (list, tuple)):
-        return text(row, *path)
+        return text(message, key)
     for i, piece in enumerate(value):
         kind = piece.get("type") if isinstance(piece, Mapping) else None
-        if kind is not None and kind != "text":
-            raise RecordError(str(path[0]), f"holds {short(kind)} in a message: only text can be read")
-        text(row, *path, i, "text")
+        if kind not in (None, "text", "input_text", "output_text"):
+            what = next(
+                (what for what, keys in NOT_TEXT.items() if kind in keys), f"a part of type {short(kind)}"
+            )
+            raise RecordError(key, f"holds {what}: align trains on text only")
+        text(message, key, i, "text")
     return "".join(piece["text"] for piece in value)
 
 
@@ -73,7 +148,22 @@ def last_answer(conversation: Turns, field: str) -> tuple[Turns, str]:
     last = conversation[-1]
     if last["role"] != "assistant":
         raise RecordError(field, f"ends with a {last['role']} message: the last one must be the assistant's")
-    return conversation[:-1], last["content"]
+    return conversation[:-1], answer_of(last, field)
+
+
+def answer_of(message: Message, field: str) -> str:
+    """The text of an assistant's message that is a response; raises RecordError where it holds more."""
+    if message.get("tool_calls"):
+        raise RecordError(
+            field, "ends with a tool call: a response is text, so end with what is said after it"
+        )
+    if message.get("reasoning_content"):
+        raise RecordError(
+            field,
+            "has reasoning beside the text of its last answer: write it into the text as the base does "
+            "(`<think>…</think>`), or take it out",
+        )
+    return str(message["content"])
 
 
 def compared(first: Turns, second: Turns, verdict: float, names: tuple[str, str], **optional: Any) -> Ranking:

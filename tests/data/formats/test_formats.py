@@ -82,15 +82,15 @@ OTHER = [{"role": "user", "content": "Ho"}, {"role": "assistant", "content": "He
         ("trl-prompt-completion", {"prompt": "a", "completion": "b", "label": True}, "label", "unpaired"),
         (
             "trl-messages",
-            {"messages": [{"role": "tool", "content": "x"}]},
+            {"messages": [{"role": "critic", "content": "x"}]},
             "messages[0].role",
             "one of system",
         ),
         (
             "trl-messages",
             {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},
-            "messages",
-            "only text",
+            "messages[0].content",
+            "text only",
         ),
         ("trl-messages", {"messages": [{"role": "assistant", "content": "x"}]}, "messages", "empty list"),
         ("ultrafeedback", change("ultrafeedback", instruction=""), "instruction", "is empty"),
