@@ -20,6 +20,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from align.data.literals import STRICT, broken, json_value
 from align.records import RecordError
 
 KINDS = (".jsonl", ".json", ".csv", ".parquet")
@@ -158,35 +159,11 @@ def _json_lines(stream: io.BufferedReader, place: _Place) -> Iterator[PlacedRow]
 def _value(text: str) -> Any:
     """A text's JSON value, or a RecordError that says why it has none."""
     try:
-        return _DECODER.decode(text)
+        return json_value(text)
     except RecordError as error:
         return error
-    except (ValueError, RecursionError) as error:
-        return RecordError("", _broken(error))
 
 
-def _broken(error: ValueError | RecursionError) -> str:
-    if isinstance(error, RecursionError):
-        return "is nested too deeply"
-    if isinstance(error, json.JSONDecodeError):
-        return f"broken JSON at column {error.colno}: {error.msg}"
-    return f"broken JSON: {error}"  # a number with thousands of digits
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise RecordError(repr(twice[:60])[1:-1], "appears twice in one object")
-    return row
-
-
-def _no_such_number(text: str) -> Any:
-    raise RecordError("", f"{text} is not a number in JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once, parse_constant=_no_such_number)
 _LENIENT = json.JSONDecoder()
 
 
@@ -249,7 +226,7 @@ class _Text:
             value: Any
             try:
                 try:
-                    value, end = _DECODER.raw_decode(self._text, self._at)
+                    value, end = STRICT.raw_decode(self._text, self._at)
                 except RecordError as error:
                     value, (_, end) = error, _LENIENT.raw_decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
@@ -258,7 +235,7 @@ class _Text:
                         continue
                     line = self._place.line + self._text.count("\n", self._at, error.pos)
                     raise FileError(f":{line}", f"broken JSON: {error.msg}") from error
-                raise FileError(f":{self._place.line}", _broken(error)) from error
+                raise FileError(f":{self._place.line}", broken(error)) from error
             if end == len(self._text) and self._more():
                 continue
             self._go(end)

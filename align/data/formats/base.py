@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
+from align.data.literals import json_value, python_value
 from align.records import Demonstration, Prompt, Ranking, RecordError
 from align.text import dotted
 
@@ -19,6 +24,9 @@ Row = Mapping[str, Any]
 Record = Prompt | Demonstration | Ranking
 Placed = tuple[str, Row]  # "file:line", and the row there
 T = TypeVar("T", Prompt, Demonstration, Ranking)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 UNUSED = "unused"  # the role of a column that a format knows, and of which nothing goes into a record
 
 
@@ -101,15 +109,29 @@ def text(row: Any, *path: str | int) -> str:
 
 
 def as_number(value: Any, field: str) -> float:
-    """A finite number, or text that is one (tables hold only texts); raises RecordError."""
-    try:
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    """A finite number, or text that is one (tables hold only texts), as 2.5 or 2,5; raises RecordError."""
+    if isinstance(value, str):
+        value = _written(value, field)
+    if isinstance(value, (Real, Decimal)) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
             number = float(value)
             if math.isfinite(number):
                 return number
-    except (ValueError, OverflowError):
-        pass
     raise RecordError(field, f"must be a number, not {short(value)}")
+
+
+def _written(text: str, field: str) -> float | str:
+    """The number that a text is; the text where it is none."""
+    plain = text.strip()
+    if _THOUSANDS.fullmatch(plain):
+        raise RecordError(
+            field,
+            f"is {short(text)}, which may be a whole number with its thousands set apart or a fraction: "
+            "write it without the comma, or with a point",
+        )
+    if _COMMA.fullmatch(plain):
+        plain = plain.replace(",", ".")
+    return float(plain) if _NUMBER.fullmatch(plain) else text
 
 
 def number(row: Any, *path: str | int) -> float:
@@ -136,12 +158,37 @@ def optional_number(row: Any, *path: str) -> float | None:
 
 
 def label(value: Any, field: str) -> str | None:
-    """A name or an id as text; numbers (ids) become their digits; raises RecordError."""
+    """A name or an id as text; whole numbers (ids) become their digits; raises RecordError."""
     if value is None or isinstance(value, str):
         return value or None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return short(value)
-    raise RecordError(field, f"must be a name or a number, not {short(value)}")
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return short(int(value))
+    if isinstance(value, (Real, Decimal)) and not isinstance(value, bool) and float(value).is_integer():
+        return short(int(float(value)))
+    raise RecordError(field, f"must be a name or a whole number, not {short(value)}")
+
+
+def listed(value: Any, field: str) -> Any:
+    """The list or object that a text holds, as in a table; any other value as it is.
+
+    JSON, or what Python prints for a list (pandas writes that). Raises RecordError for a text that begins
+    like one and is none.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json_value(value)
+    except RecordError as error:
+        if not isinstance(error.__cause__, json.JSONDecodeError):
+            raise RecordError(field, str(error)) from error
+        wrong = error.message
+    try:
+        return python_value(value)
+    except ValueError:
+        what = "a list" if value.lstrip().startswith("[") else "an object"
+        raise RecordError(
+            field, f"begins like {what} and cannot be read as one ({wrong}): write it as JSON"
+        ) from None
 
 
 def has_texts(row: Row, *keys: str) -> bool:
