@@ -190,7 +190,7 @@ class _Reader(Generic[T]):
             name=kind_of(file.path.name),
             format=entry.format,
             plug_in=plug_in,
-            columns=entry.columns,
+            columns=entry.columns and entry.columns.model_dump(exclude_defaults=True),
             split_key=self.source.split_key,
         )
         batches = kept(self.cache if plug_in is not None else None, f"records/{key}.arrow", SCHEMA, rows)

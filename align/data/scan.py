@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from align.data.formats import Format, Record, as_kind, built_in, detect, find, from_columns
-from align.data.formats.base import T
-from align.data.formats.columns import look_up
+from align.data.formats.base import LeftOut, T
+from align.data.formats.paths import look_up
 from align.data.labels import LabelReader, labels_file, read_labels
 from align.data.rows import FileError, read_rows
 from align.data.sources import File, files_of
@@ -154,6 +154,8 @@ def _records(
         try:
             key = None if split_key is None else _key(row, split_key)
             for record in form.read(row):
+                if isinstance(record, LeftOut):
+                    continue
                 for part in _of_kind(kind, record, form, row):
                     yield Located(part, place, key or prompt_key(part.prompt))
         except RecordError as error:

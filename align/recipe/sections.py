@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from align.recipe.columns import Columns
 from align.recipe.labeling import Labeling
 from align.recipe.parts import (
     RUN_NAME,
@@ -72,7 +73,7 @@ class Entry(Section):
         None,
         description="a format's name, or my_package.my_module:function; null: found from the columns",
     )
-    columns: dict[str, str | list[str]] | None = Field(
+    columns: Columns | None = Field(
         None, description="which column holds which part of a record, for data in no known format"
     )
     ignore: list[str] = Field(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from align.data.formats import Format, detect, find
+from align.data.formats.base import LeftOut
 from align.data.rows import FileError, read_rows
 from align.data.scan import gathered
 from align.errors import UserError
@@ -112,7 +113,8 @@ def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[Scor
             continue
         try:
             for record in format.read(row):
-                yield _item(place, record)
+                if not isinstance(record, LeftOut):
+                    yield _item(place, record)
         except RecordError as error:
             yield _at(place, error)
 

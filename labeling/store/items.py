@@ -12,6 +12,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from align.data.formats import detect
+from align.data.formats.base import LeftOut
 from align.data.formats.own import ALIGN
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking, RecordError
@@ -102,7 +103,7 @@ def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking
         raise
     except UserError as error:
         raise RecordError("", str(error)) from error
-    return [_from_record(record, overlap) for record in records]
+    return [_from_record(record, overlap) for record in records if not isinstance(record, LeftOut)]
 
 
 def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
