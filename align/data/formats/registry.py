@@ -9,10 +9,12 @@ from typing import Any
 
 from align.data import imports
 from align.data.formats.base import Format, Record, Row, never, short
+from align.data.formats.columns import from_columns
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
 from align.data.formats.lists import LIST_FORMATS
 from align.data.formats.own import ALIGN, looks_like_own, read_own
 from align.data.formats.pairs import PAIR_FORMATS
+from align.data.formats.suggest import suggest
 from align.data.formats.tools import TOOL_FORMATS
 from align.data.formats.trees import TREE_FORMATS
 from align.data.formats.trl import TRL_FORMATS, UNPAIRED, is_unpaired
@@ -54,6 +56,17 @@ def find(name: str) -> Format:
         f"format {short(name)}: no format has this name; {hint}There are {', '.join(known)}. "
         "A function of your own is named my_package.my_module:function."
     )
+
+
+def given(format: str | None, columns: str | None) -> Format | None:
+    """The format that a command's options `--format` or `--columns` name; None without either."""
+    if format is not None and columns is not None:
+        raise UserError("--format and --columns both say how to read a row; keep one")
+    if columns is None:
+        return None if format is None else find(format)
+    from align.recipe.load import read_columns  # it needs a library, which a known format does without
+
+    return from_columns(read_columns(columns, "--columns"))
 
 
 def built_in(name: str) -> bool:
@@ -130,8 +143,10 @@ def detect(row: Row) -> Format:
     if fitting:
         names = ", ".join(format.name for format in fitting)
         raise UserError(f"the columns ({columns}) fit several formats: name one with `format:` ({names}).")
+    near = suggest(row, FORMATS.values())
+    example = "" if near and "`columns:" in near else ", as in {prompt: q, chosen: better, rejected: worse}"
     raise UserError(
-        f"no known format has these columns: {columns}. Name the format with `format:` "
-        f"({', '.join(FORMATS)}, or my_package.my_module:function), or say which column is what with "
-        "`columns:`, as in {prompt: question, chosen: better, rejected: worse}."
+        f"no known format has these columns: {columns}. {f'{near} ' if near else ''}Name the format with "
+        f"`format:` ({', '.join(FORMATS)}, or my_package.my_module:function), or say which column is what "
+        f"with `columns:`{example}."
     )

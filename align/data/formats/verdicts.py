@@ -82,7 +82,7 @@ def _side(row: Row, answers: Sequence[Cell], verdict: Verdict, value: Any) -> in
             f"is {short(value)}, which is neither `{verdict.names[0]}` ({called[0][:40]!r}) nor "
             f"`{verdict.names[1]}` ({called[1][:40]!r}): list ties under `tie`",
         )
-    side = _known(_word(text), [answer.key for answer in answers])
+    side = said_by(value, [answer.key for answer in answers])
     if side is None:
         raise RecordError(
             column,
@@ -90,6 +90,11 @@ def _side(row: Row, answers: Sequence[Cell], verdict: Verdict, value: Any) -> in
             f"{{column: {column}, a: [{text[:40]}], b: […], tie: […]}}`",
         )
     return side
+
+
+def said_by(value: Any, names: Sequence[str | None]) -> int | None:
+    """Which of two responses a value calls the better one by itself (2: neither); None: nobody can say."""
+    return _known(_word(cell_text(value)), names)
 
 
 def _word(text: str) -> str:
