@@ -175,6 +175,11 @@ class Columns(Section):
         """The column of each detail of a ranking that is mapped."""
         return {key: name for key in DETAILS if (name := getattr(self, key)) is not None}
 
+    @property
+    def judged(self) -> bool:
+        """Whether anything says which responses are better."""
+        return any(getattr(self, key) is not None for key in (*JUDGED, "chosen"))
+
     def names(self, key: str) -> list[str]:
         """The columns that a key names."""
         return _listed(getattr(self, key))
@@ -229,6 +234,8 @@ def _check_table(columns: Columns, given: set[str]) -> None:
             "group_by is for rows that are one answer each: name the answer's column by `responses`, and "
             "what ranks it by `ranks`, `scores` or `chosen`"
         )
+    if not given & {"ranks", "scores", "chosen"}:
+        raise ValueError("group_by needs what ranks the answers: map `ranks`, `scores` or `chosen` too")
     for key in ("responses", "ranks", "scores", "chosen", "rejected"):
         if isinstance(getattr(columns, key), list):
             raise ValueError(f"{key} takes one column where there is group_by: a row is one answer")

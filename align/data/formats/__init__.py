@@ -3,7 +3,7 @@
 from align.data.formats.base import UNUSED, Format, LeftOut, Placed, Record, Row
 from align.data.formats.columns import from_columns
 from align.data.formats.convert import as_kind
-from align.data.formats.registry import FORMATS, built_in, detect, find
+from align.data.formats.registry import FORMATS, built_in, detect, find, given
 
 __all__ = [
     "FORMATS",
@@ -18,4 +18,5 @@ __all__ = [
     "detect",
     "find",
     "from_columns",
+    "given",
 ]

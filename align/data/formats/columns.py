@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from align.data.formats.answers import asked, before_all, complete, is_conversation, said
-from align.data.formats.base import Format, LeftOut, Record, Row, as_number, label, make, never
+from align.data.formats.answers import Asked, asked, before_all, complete, is_conversation, said
+from align.data.formats.base import Format, LeftOut, Record, Row, Unranked, as_number, label, make, never
 from align.data.formats.long_tables import answers_of_group, grouped
 from align.data.formats.orders import (
     UNRANKED,
@@ -95,6 +95,9 @@ def _read(row: Row, columns: Columns) -> Iterator[Record | LeftOut]:
         values = {"prompt": complete(row, columns, prompt), "response": answer.text}
         yield make(Demonstration, values, {"prompt": prompt_name, "response": name})
         return
+    if columns.responses is not None and not columns.judged:
+        yield _unranked(row, columns, prompt, prompt_name)
+        return
     found = _ranked(row, columns)
     if found is None:
         assert prompt is not None
@@ -122,6 +125,21 @@ def _read(row: Row, columns: Columns) -> Iterator[Record | LeftOut]:
     }
     details = {} if strength is None else {"strength": strength}
     yield make(Ranking, values | details | _details(row, columns), names)
+
+
+def _unranked(row: Row, columns: Columns, prompt: Asked | None, prompt_name: str) -> Unranked:
+    """The prompt, and the responses that are there."""
+    cells = [cell for cell in several(row, columns.responses or "") if cell.value is not None]
+    answers = [said(cell.value, cell.name, columns.messages) for cell in cells]
+    if not answers:
+        raise RecordError(shown(columns.responses or ""), "holds no response")
+    prompt, prompt_name = before_all(prompt, prompt_name, answers)
+    whole = complete(row, columns, prompt)
+    texts = []
+    for answer in answers:
+        names = {"prompt": prompt_name, "response": answer.name}
+        texts.append(make(Demonstration, {"prompt": whole, "response": answer.text}, names).response)
+    return Unranked(make(Prompt, {"prompt": whole}, {"prompt": prompt_name}).prompt, tuple(texts))
 
 
 def _ranked(row: Row, columns: Columns) -> tuple[list[Cell], Ranks, float | None] | LeftOut | None:
