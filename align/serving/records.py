@@ -8,8 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from align.data.formats import Format, detect
-from align.data.formats.base import LeftOut, Record, Unranked
+from align.data.formats import Format, LeftOut, Record, Unranked, detect
 from align.data.rows import FileError, read_rows
 from align.data.scan import gathered
 from align.errors import UserError
@@ -111,9 +110,9 @@ def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[Scor
             yield _at(place, row)
             continue
         try:
-            for record in format.read(row):
-                if not isinstance(record, LeftOut):
-                    yield _item(place, record)
+            for found in format.read(row):
+                if not isinstance(found, LeftOut):
+                    yield _item(place, found)
         except RecordError as error:
             yield _at(place, error)
 

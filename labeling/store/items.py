@@ -11,8 +11,7 @@ from typing import Any
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from align.data.formats import Format, detect
-from align.data.formats.base import LeftOut, Record, Unranked
+from align.data.formats import Format, LeftOut, Record, Unranked, detect
 from align.data.formats.own import ALIGN
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking, RecordError
@@ -105,12 +104,12 @@ def _items(
         return [(*_own(row, overlap), None)]
     try:
         form = form or (ALIGN if "prompt" in row and "ranks" in row else detect(row))
-        records = list(form.read(row))
+        records = [found for found in form.read(row) if not isinstance(found, LeftOut)]
     except RecordError:
         raise
     except UserError as error:
         raise RecordError("", str(error)) from error
-    return [_from_record(record, overlap) for record in records if not isinstance(record, LeftOut)]
+    return [_from_record(record, overlap) for record in records]
 
 
 def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:

@@ -109,7 +109,7 @@ def _read(row: Row, columns: Columns) -> Iterator[Record | LeftOut]:
     cells, ranks, strength = found
     there = [(cell, rank) for cell, rank in zip(cells, ranks, strict=True) if cell.value is not None]
     if there and all(rank is None for _, rank in there):
-        yield LeftOut("has no response with a rank")
+        yield LeftOut("a row without any rank")
         return
     answers = [said(cell.value, cell.name, columns.messages) for cell, _ in there]
     if answers:

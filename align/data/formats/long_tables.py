@@ -69,10 +69,10 @@ def answers_of_group(row: Row, columns: Columns) -> tuple[list[Cell], Ranks] | L
             )
     names = ", ".join(f"`{name}`" for name in columns.names("group_by"))
     if len(cells) < 2:
-        return LeftOut(f"is the only answer with its {names}, and compares nothing")
+        return LeftOut(f"an answer alone in its group ({names}), which compares nothing")
     marks = [mark for _, mark in cells.values()]
     if all(mark is None for mark in marks):
-        return LeftOut("has no rank, score or mark on any answer of its group")
+        return LeftOut("a group without any rank, score or mark")
     return [cell for cell, _ in cells.values()], _ranks(marks, columns)
 
 

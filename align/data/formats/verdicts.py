@@ -40,7 +40,7 @@ def ranks_of_verdict(
         )
     value = look_up(row, verdict.column)
     if cell_text(value) == "" and "" not in _listed(verdict):
-        return LeftOut(f"has no verdict in `{verdict.column}`")
+        return LeftOut(f"a row without a verdict in `{verdict.column}`")
     if verdict.middle is not None:
         return _on_scale(value, verdict, verdict.middle)
     side = _side(row, answers, verdict, value)
@@ -156,7 +156,7 @@ def _best_worst(row: Row, answers: Sequence[Cell], verdict: Verdict) -> tuple[Ra
                     column, f"is {short(value)}, and `{answers[found[key]].name}` holds no response"
                 )
     if not found:
-        return LeftOut(f"has no verdict in {' or '.join(f'`{name}`' for name in columns.values())}")
+        return LeftOut(f"a row without a verdict in {' or '.join(f'`{name}`' for name in columns.values())}")
     if found.get("best") == found.get("worst"):
         raise RecordError(columns["worst"], f"names the same response as `{columns['best']}`")
     middle = 2 if "best" in found else 1

@@ -383,7 +383,7 @@ def test_where_places_begin_is_what_the_file_shows() -> None:
 
 def test_a_row_that_nobody_ranked_is_left_out() -> None:
     assert read("{prompt: q, responses: all, ranks: r}", THREE | {"r": [None, None, None]}) == [
-        "has no response with a rank"
+        "a row without any rank"
     ]
 
 
@@ -498,7 +498,7 @@ def test_a_side_that_no_verdict_takes_is_told_after_the_last_row() -> None:
 
 def test_a_row_without_a_verdict_is_left_out() -> None:
     assert read("{prompt: q, responses: [a, b], verdict: w}", OPEN | {"w": None}, OPEN | {"w": "b"}) == [
-        "has no verdict in `w`",
+        "a row without a verdict in `w`",
         ranking("Open?", ["Yes.", "No."], [2, 1]),
     ]
 
@@ -533,7 +533,7 @@ def test_an_answer_alone_is_left_out_and_one_that_is_there_twice_counts_once() -
         ("Open?", 1, "Yes.", 5), ("Rain?", 1, "Yes.", 1), ("Rain?", 1, "Yes.", 1), ("Rain?", 1, "No.", 2)
     )
     assert read(LONG, *rows) == [
-        "is the only answer with its `q`, `who`, and compares nothing",
+        "an answer alone in its group (`q`, `who`), which compares nothing",
         ranking("Rain?", ["Yes.", "No."], [2, 1]),
     ]
 
@@ -584,7 +584,7 @@ def test_a_long_table_with_a_mark_on_the_best() -> None:
     )
     assert read("{prompt: q, responses: a, chosen: s, group_by: q}", *rows) == [
         ranking("Open?", ["A", "B"], [2, 1]),
-        "has no rank, score or mark on any answer of its group",
+        "a group without any rank, score or mark",
     ]
 
 
