@@ -15,13 +15,7 @@ Word = str | int | float | bool  # what stands in a cell; compared as text, so t
 Words = Word | list[Word]
 DETAILS = ("labeler", "strength", "guideline", "shown_order", "seconds", "source")
 ROLES = ("system", "user", "assistant", "tool")
-# How responses are ranked, and what else each of these takes.
-JUDGED = {
-    "ranks": ("best",),
-    "scores": ("lower_is_better",),
-    "order": ("ids", "places_from"),
-    "verdict": ("ids",),
-}
+JUDGED = ("ranks", "scores", "order", "verdict")  # how responses are ranked
 FORMS = (
     "prompt; prompt + response; prompt + chosen + rejected; prompt + responses, with ranks, scores, order or "
     "verdict; prompt + responses + group_by, with ranks, scores or chosen. Where responses are whole "
@@ -137,7 +131,7 @@ class Columns(Section):
     )
     ids: Names | None = Field(None, description="what order or verdict calls each response")
     places_from: Literal[0, 1] | None = Field(
-        None, description="what the first answer's place is in order, where the data do not show it"
+        None, description="the first answer's place in order or verdict, where the data do not show it"
     )
     verdict: Verdict | None = Field(
         None, description="which is better: a column of known words, or a mapping"
@@ -206,11 +200,12 @@ def _listed(names: Names | None) -> list[str]:
 def _check_parts(given: set[str]) -> None:
     judged = [key for key in JUDGED if key in given]
     pair = given & {"chosen", "rejected"}
-    for key, what in (("best", "ranks"), ("lower_is_better", "scores"), ("places_from", "order")):
+    for key, what in (("best", "ranks"), ("lower_is_better", "scores")):
         if key in given and what not in given:
             raise ValueError(f"{key} says how {what} are written, and there is no `{what}`")
-    if "ids" in given and not given & {"order", "verdict"}:
-        raise ValueError("ids says what order or verdict calls each response, and there is neither")
+    for key in ("ids", "places_from"):
+        if key in given and not given & {"order", "verdict"}:
+            raise ValueError(f"{key} says what order or verdict calls each response, and there is neither")
     main = given - {*DETAILS, "system", "tools", "messages", "best", "lower_is_better", "places_from", "ids"}
     main -= {"prompt", "group_by"}
     single = main in ({"response"}, {"chosen", "rejected"})

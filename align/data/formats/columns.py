@@ -154,7 +154,7 @@ def _ranked(row: Row, columns: Columns) -> tuple[list[Cell], Ranks, float | None
     answers = several(row, columns.responses)
     if columns.verdict is not None:
         answers = ids_of(row, answers, columns.ids)
-        verdict = ranks_of_verdict(row, answers, columns.verdict)
+        verdict = ranks_of_verdict(row, answers, columns.verdict, columns.places_from)
         return verdict if isinstance(verdict, LeftOut) else (answers, *verdict)
     if columns.order is not None:
         answers = ids_of(row, answers, columns.ids)

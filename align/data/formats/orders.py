@@ -153,6 +153,8 @@ def _by_name(groups: list[list[Any]], answers: Sequence[Cell], columns: Columns)
     asked = [cell_text(item) for group in groups for item in group]
     keys = [answer.key for answer in answers]
     texts = [answer.value if isinstance(answer.value, str) else None for answer in answers]
+    if all(ask.isdecimal() for ask in asked):
+        texts = [None] * len(texts)  # numbers are places, also where answers are numbers
     for names in (keys, [text and text.strip() for text in texts]):
         index = {name: i for i, name in enumerate(names) if name is not None}
         if all(item in index for item in asked) and len(index) == len(names):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from align.data.formats.base import LeftOut, Placed, Row, as_number, short
-from align.data.formats.orders import UNRANKED, Ranks
+from align.data.formats.orders import PLACES, UNRANKED, Ranks
 from align.data.formats.paths import Cell, look_up
 from align.records import RecordError
 from align.text import cell_text
@@ -27,11 +27,11 @@ ENOUGH = 3  # rows with a verdict, from which on it is told that none is on a si
 
 
 def ranks_of_verdict(
-    row: Row, answers: Sequence[Cell], verdict: Verdict
+    row: Row, answers: Sequence[Cell], verdict: Verdict, places_from: int | None = None
 ) -> tuple[Ranks, float | None] | LeftOut:
     """The ranks, and the strength where a scale says it; a row without a verdict is left out."""
     if verdict.column is None:
-        return _best_worst(row, answers, verdict)
+        return _best_worst(row, answers, verdict, places_from)
     if len(answers) != 2:
         raise RecordError(
             verdict.column,
@@ -143,14 +143,16 @@ def _on_scale(value: Any, verdict: Verdict, middle: float) -> tuple[Ranks, float
     return ([1, 2] if side == "a" else [2, 1]), abs(distance)
 
 
-def _best_worst(row: Row, answers: Sequence[Cell], verdict: Verdict) -> tuple[Ranks, float | None] | LeftOut:
+def _best_worst(
+    row: Row, answers: Sequence[Cell], verdict: Verdict, places_from: int | None
+) -> tuple[Ranks, float | None] | LeftOut:
     """The best has rank 1, the worst the last, all others tie between."""
     found: dict[str, int] = {}
     columns = {key: name for key in ("best", "worst") if (name := getattr(verdict, key))}
     for key, column in columns.items():
         value = look_up(row, column)
         if value not in UNRANKED:
-            found[key] = _named(value, answers, column)
+            found[key] = _named(value, answers, column, places_from)
             if answers[found[key]].value is None:
                 raise RecordError(
                     column, f"is {short(value)}, and `{answers[found[key]].name}` holds no response"
@@ -168,15 +170,29 @@ def _best_worst(row: Row, answers: Sequence[Cell], verdict: Verdict) -> tuple[Ra
     return ranks, None
 
 
-def _named(value: Any, answers: Sequence[Cell], column: str) -> int:
-    """The answer that a value names: by its key, what tells the keys apart, or its text."""
+def _named(value: Any, answers: Sequence[Cell], column: str, places_from: int | None) -> int:
+    """The answer that a value names: by its key, its text, what tells the keys apart, or its place."""
     text = cell_text(value)
     keys = [answer.key or "" for answer in answers]
+    if text and keys.count(text) == 1:
+        return keys.index(text)
     endings = [_word(key).rsplit("_", 1)[-1] for key in keys]
     texts = [answer.value.strip() if isinstance(answer.value, str) else "" for answer in answers]
-    for names, asked in ((keys, text), (texts, text), (endings, _word(text).rsplit("_", 1)[-1])):
-        if asked and names.count(asked) == 1:
-            return names.index(asked)
+    last = _word(text).rsplit("_", 1)[-1]
+    named = {
+        names.index(one) for names, one in ((texts, text), (endings, last)) if names.count(one) == 1 and one
+    }
+    if len(named) == 1:
+        return named.pop()
+    if named:
+        raise RecordError(
+            column, f"is {short(value)}, the text of one response and the name of another: name ids by `ids`"
+        )
+    if text.isdecimal() and len(text) < 9 and not any(keys):
+        if places_from is None:
+            raise RecordError(column, PLACES)
+        if 0 <= int(text) - places_from < len(answers):
+            return int(text) - places_from
     there = ", ".join(key for key in keys if key)
     raise RecordError(
         column,
@@ -190,6 +206,7 @@ class _Seen:
     """The verdicts of a file."""
 
     rows: int = 0
+    unlisted: bool = False
     sides: set[str] = field(default_factory=set)
     values: dict[str, None] = field(default_factory=dict)
     lowest: float = float("inf")
@@ -207,7 +224,7 @@ def hear_all(verdict: Verdict, rows: Iterator[Placed]) -> Iterator[Placed]:
     if seen.rows < ENOUGH:
         return
     for key in ("a", "b"):
-        if verdict.listed(key) and key not in seen.sides:
+        if verdict.listed(key) and key not in seen.sides and not seen.unlisted:  # each of those is told
             said = " or ".join(repr(cell_text(value)) for value in verdict.listed(key))
             there = ", ".join(repr(value[:40]) for value in list(seen.values)[:10])
             raise RecordError(
@@ -242,5 +259,6 @@ def _note(seen: _Seen, row: Row, column: str, verdict: Verdict, listed: dict[str
     seen.rows += 1
     if text in listed:
         seen.sides.add(listed[text])
+    seen.unlisted |= text not in listed
     if len(seen.values) < 10:
         seen.values[text] = None

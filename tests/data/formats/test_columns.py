@@ -302,13 +302,15 @@ THREE = {"q": "Open?", "all": ["A", "B", "C"]}
         ("order: r, ids: i", {"r": "z > x = y", "i": ["x", "y", "z"]}, [2, 2, 1]),
         ("order: r, ids: i", {"r": [1.0, 3], "i": ["3", "2", 1]}, [2, None, 1]),
         ("order: r", {"r": ["C", "A", "B"]}, [2, 3, 1]),
+        ("order: r", {"r": [3, 1, 2], "all": ["2", "3", "1"]}, [2, 3, 1]),
     ],
 )
 def test_ranks_scores_and_orders_are_read_as_the_recipe_says(
     columns: str, row: dict[str, Any], ranks: list[int | None]
 ) -> None:
     mapping = f"{{prompt: q, responses: all, {columns}}}"
-    assert read(mapping, THREE | row) == [ranking("Open?", ["A", "B", "C"], ranks)]
+    (found,) = read(mapping, THREE | row)
+    assert found["ranks"] == ranks
 
 
 def test_an_object_of_systems_is_matched_by_its_keys() -> None:
@@ -430,17 +432,31 @@ def test_a_verdict_on_a_scale(value: Any, ranks: list[int], strength: float) -> 
         ("{best: x, worst: y}", {"x": 2, "y": "1"}, [3, 1, 2]),
         ("{best: x}", {"x": "r_3"}, [2, 2, 1]),
         ("{worst: x}", {"x": "C"}, [1, 1, 2]),
+        ("{best: x}", {"x": 2, "r_1": "5", "r_2": "4"}, [2, 1, 2]),
     ],
 )
 def test_the_best_and_the_worst_of_several(verdict: str, row: dict[str, Any], ranks: list[int]) -> None:
     given = {"q": "Open?", "r_1": "A", "r_2": "B", "r_3": "C"}
     mapping = f"{{prompt: q, responses: [r_1, r_2, r_3], verdict: {verdict}}}"
-    assert read(mapping, given | row) == [ranking("Open?", ["A", "B", "C"], ranks)]
+    (found,) = read(mapping, given | row)
+    assert found["ranks"] == ranks
+    in_list = "{prompt: q, responses: all, places_from: 1, verdict: {best: x, worst: y}}"
+    assert read(in_list, THREE | {"x": 3, "y": "1"}) == [ranking("Open?", ["A", "B", "C"], [3, 2, 1])]
 
 
 @pytest.mark.parametrize(
     ("columns", "row", "words"),
     [
+        (
+            "responses: all, verdict: {best: w}",
+            {"w": 1},
+            "`w` holds places, and nothing shows whether the first",
+        ),
+        (
+            "responses: [r_1, r_2], verdict: {best: w}",
+            {"w": 2, "r_1": "2", "r_2": "4"},
+            "the name of another",
+        ),
         ("responses: [a, b], verdict: w", {"w": "x"}, "`w` is 'x', and nothing says which response that is"),
         ("responses: [a, b], verdict: w", {"w": 1}, "list the values, as in `verdict: {column: w, a: [1]"),
         ("responses: [b, a], verdict: w", {"w": "left"}, "`w` is 'left', and nothing says which"),
@@ -491,6 +507,10 @@ def test_a_side_that_no_verdict_takes_is_told_after_the_last_row() -> None:
     mapping = "{prompt: q, responses: [a, b], verdict: {column: w, a: [x, X], b: y, tie: [z]}}"
     rows = [OPEN | {"w": "x"}, OPEN | {"w": "x"}, OPEN | {"w": "z"}]
     assert "`w` is never 'y' (verdict.b): the values are 'x', 'z'" in refused(mapping, *rows)
+    misspelt = [(f":{i}", OPEN | {"w": word}) for i, word in enumerate("xxY", 1)]
+    assert list(gathered(from_columns(read_columns(mapping)), iter(misspelt))), (
+        "the rows tell of these values"
+    )
     scale = "{prompt: q, responses: [a, b], verdict: {column: w, low: a, high: b, middle: 0}}"
     rows = [OPEN | {"w": value} for value in (1, 3, 5)]
     assert "`w` is never below the middle, 0: the values go from 1 to 5" in refused(scale, *rows)
