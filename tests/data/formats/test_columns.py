@@ -10,28 +10,32 @@ import pytest
 
 from align.data.formats import from_columns
 from align.data.formats.base import LeftOut
-from align.data.rows import read_rows
+from align.data.load import load
 from align.data.scan import gathered
+from align.data.table import Records
 from align.errors import UserError
 from align.recipe.load import read_columns
-from align.records import RecordError
+from align.recipe.sections import Source
+from align.records import Ranking, RecordError
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases" / "data"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not on this machine")
+BRIEF = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Open?"}]
 OPEN, RAIN = {"q": "Open?", "a": "Yes.", "b": "No."}, {"q": "Rain?", "a": "Yes.", "b": "No."}
 
 
 def read(columns: Any, *rows: dict[str, Any]) -> list[Any]:
     """What the rows of one file give: records as dicts, and the reasons of what is left out."""
     given = [(f":{i}", row) for i, row in enumerate(rows, 1)]
-    return read_placed(columns, given)
-
-
-def read_placed(columns: Any, given: list[tuple[str, Any]]) -> list[Any]:
-    mapping = read_columns(columns)
-    form = from_columns(mapping)
+    form = from_columns(read_columns(columns))
     parts = [part for _, row in gathered(form, iter(given)) for part in form.read(row)]
     return [part.reason if isinstance(part, LeftOut) else part.to_dict() for part in parts]
+
+
+def loaded(file: str, columns: str) -> Records[Ranking]:
+    """What an entry with a case's file and this mapping gives."""
+    entry = {"path": str(CASES / file), "columns": read_columns(columns)}
+    return load(Ranking, Source.model_validate({"train": [entry], "held_out": 0.0}), "rankings").train
 
 
 def refused(columns: Any, *rows: dict[str, Any]) -> str:
@@ -146,6 +150,21 @@ def ranking(prompt: Any, responses: list[str], ranks: list[int | None], **detail
             [ranking("Open?", ["Yes.", "No.", "Hm."], [1, 3, 2])],
         ),
         (
+            "later_json.csv",
+            "{prompt: q, chosen: good, rejected: bad}",
+            [ranking("Rain?", ["Yes", "No"], [1, 2]), ranking("JSON please", ['{"a": 1}', "no"], [1, 2])],
+        ),
+        (
+            "msg_repr.csv",
+            "{prompt: messages, responses: [a, b], scores: [sa, sb]}",
+            [ranking(BRIEF, ["Yes.", "No."], [1, 2]), ranking(BRIEF, ["Yes!", "No!"], [2, 1])],
+        ),
+        (
+            "msg_mixed.csv",
+            "{prompt: messages, responses: [a, b], scores: [sa, sb]}",
+            [ranking("Is it open?", ["Yes.", "No."], [1, 2]), ranking(BRIEF, ["Yes!", "No!"], [2, 1])],
+        ),
+        (
             "labeler.jsonl",
             "{prompt: q, chosen: a, rejected: b, labeler: who}",
             [
@@ -156,7 +175,7 @@ def ranking(prompt: Any, responses: list[str], ranks: list[int | None], **detail
     ],
 )
 def test_a_case_is_read_as_its_maker_meant_it(file: str, columns: str, expected: list[Any]) -> None:
-    assert read_placed(columns, list(read_rows(CASES / file))) == expected
+    assert [record.to_dict() for record in loaded(file, columns)] == expected
 
 
 @needs_cases
@@ -180,7 +199,7 @@ def test_a_case_is_read_as_its_maker_meant_it(file: str, columns: str, expected:
 )
 def test_a_case_that_can_be_read_in_two_ways_is_refused(file: str, columns: str, words: str) -> None:
     with pytest.raises(UserError) as caught:
-        read_placed(columns, list(read_rows(CASES / file)))
+        loaded(file, columns)
     assert words in str(caught.value)
 
 
