@@ -200,7 +200,7 @@ class _Reader(Generic[T]):
             name=kind_of(file.path.name),
             format=entry.format,
             plug_in=plug_in,
-            columns=entry.columns,
+            columns=entry.columns and entry.columns.model_dump(exclude_defaults=True),
             ignore=entry.ignore,
             buckets=entry.buckets,
             split_key=self.source.split_key,

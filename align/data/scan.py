@@ -25,7 +25,7 @@ from align.data.formats import (
     find,
 )
 from align.data.formats.base import T
-from align.data.formats.columns import look_up
+from align.data.formats.paths import look_up
 from align.data.labels import LabelReader, labels_file, read_labels
 from align.data.reading import Reading, Seen
 from align.data.rows import EMPTY_ROW, FileError, read_rows

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from align.recipe.columns import FORMS, Columns
 from align.recipe.labeling import Labeling
 from align.recipe.parts import (
     RUN_NAME,
@@ -73,7 +74,7 @@ class Entry(Section):
         None,
         description="a format's name, or my_package.my_module:function; null: found from the columns",
     )
-    columns: dict[str, str | list[str]] | None = Field(
+    columns: Columns | None = Field(
         None, description="which column holds which part of a record, for data in no known format"
     )
     ignore: list[str] = Field(
@@ -129,6 +130,8 @@ class Entry(Section):
         name = (self.format or "").strip().lower().replace("_", "-")
         if self.columns is not None and name and name not in WITH_COLUMNS:
             raise ValueError("format and columns both say how to read a row; keep one")
+        if self.columns is not None and self.columns.fields_alone and not name:
+            raise ValueError(f"columns: responses alone make no record. Map one of these: {FORMS}")
         if self.buckets is not None and name not in ("", "label-studio"):
             raise ValueError("buckets are a ranker's in label-studio, and this is another format")
         if self.buckets is not None and self.columns is not None and not name:

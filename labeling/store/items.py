@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from align.data.formats import LeftOut, detect
+from align.data.formats import Format, LeftOut, Record, Unranked, detect
 from align.data.formats.base import listed
 from align.data.formats.own import ALIGN
 from align.errors import UserError
@@ -40,9 +40,13 @@ class AddedItems:
 
 
 def add_items(
-    session: Session, rows: Iterable[Mapping[str, Any]], overlap: int, by: Person | None = None
+    session: Session,
+    rows: Iterable[Mapping[str, Any]],
+    overlap: int,
+    by: Person | None = None,
+    form: Format | None = None,
 ) -> AddedItems:
-    """Rows with a prompt and what else `_KEYS` has, or rows of any format that align knows.
+    """Rows as `form` reads them; without it those with a prompt and more of `_KEYS`, or of a known format.
 
     A row that is there already (kind, prompt and responses) is not added again. Raises RecordError.
     """
@@ -50,7 +54,7 @@ def add_items(
     names = {name: id for id, name in session.execute(select(Person.id, Person.name))}
     given: list[tuple[Item, Ranking | None]] = []
     for row in rows:
-        for item, authors, ranking in _items(row, overlap):
+        for item, authors, ranking in _items(row, overlap, form):
             for response, author in zip(item.responses, authors, strict=True):
                 if author is not None and author not in names:
                     raise RecordError("author", f"nobody is called {author[:40]!r}")
@@ -92,14 +96,16 @@ def _add(session: Session, given: list[tuple[Item, Ranking | None]], added: Adde
     given.clear()
 
 
-def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking | None]]:
+def _items(
+    row: Any, overlap: int, form: Format | None
+) -> list[tuple[Item, list[str | None], Ranking | None]]:
     """An item for each task of a row, its responses' authors, and what a named person made of it."""
     if not isinstance(row, Mapping):
         raise RecordError("", "must be an object with a prompt")
-    if "prompt" in row and set(row) <= set(_KEYS):
+    if form is None and "prompt" in row and set(row) <= set(_KEYS):
         return [(*_own(row, overlap), None)]
     try:
-        form = ALIGN if "prompt" in row and "ranks" in row else detect(row)
+        form = form or (ALIGN if "prompt" in row and "ranks" in row else detect(row))
         records = [found for found in form.read(row) if not isinstance(found, LeftOut)]
     except RecordError:
         raise
@@ -151,13 +157,11 @@ def _response(part: Any, i: int) -> tuple[Response, str | None]:
     return Response(position=i, text=text, origin=origin), author
 
 
-def _from_record(
-    record: Prompt | Demonstration | Ranking, overlap: int
-) -> tuple[Item, list[str | None], Ranking | None]:
+def _from_record(record: Record, overlap: int) -> tuple[Item, list[str | None], Ranking | None]:
     texts: tuple[str, ...] = ()
     if isinstance(record, Demonstration):
         texts = (record.response,)
-    elif isinstance(record, Ranking):
+    elif isinstance(record, (Ranking, Unranked)):
         texts = record.responses
     responses = [Response(position=i, text=text) for i, text in enumerate(texts)]
     item = _made(None, Prompt(record.prompt), responses, overlap)

@@ -346,7 +346,6 @@ def test_what_is_wrong_with_an_entry_is_told_with_all_the_rest(tmp_path: Path) -
     train = [
         entry(good, format="no-such"),
         entry(good, format="no.such:thing"),
-        entry(good, columns={"promt": "prompt"}),
         entry(good, split="train"),
         entry(good, revision="main"),
         entry(tmp_path / "*.csv"),
@@ -354,13 +353,12 @@ def test_what_is_wrong_with_an_entry_is_told_with_all_the_rest(tmp_path: Path) -
     with pytest.raises(UserError) as caught:
         load(Demonstration, Source(train=train), "demonstrations")
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("data.demonstrations: 6 problems")
+    assert lines[0].startswith("data.demonstrations: 5 problems")
     for line, words in zip(
         lines[1:],
         [
             "no format has this name",
             "cannot be loaded: ModuleNotFoundError",
-            "`promt` is no part of a record",
             "choose among the files of a folder",
             "`revision` is for data sets on the Hub",
             "no file has this name",

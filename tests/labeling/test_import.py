@@ -80,6 +80,26 @@ def test_an_export_gives_its_rankings_by_both_ways(
     assert site.client().get("/work").status_code == 401
 
 
+def test_a_mapping_of_columns_reads_tasks_and_rankings_as_in_training(site: Any, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("q,x,y\nOpen?,Yes.,No.\nRain?,Yes.,No.\n")
+    assert (
+        "2 tasks added" in run(site, tmp_path / "t.csv", "--columns", "{prompt: q, responses: [x, y]}").output
+    )
+    long = "q,who,text,stars\nOpen?,ana,Yes.,5\nSun?,ana,Yes.,1\nOpen?,ana,No.,2\nSun?,ana,No.,4\n"
+    (tmp_path / "long.csv").write_text(long)
+    columns = "{prompt: q, responses: text, scores: stars, labeler: who, group_by: [q, who]}"
+    result = run(site, tmp_path / "long.csv", "--columns", columns, "--with-labels")
+    assert "1 task added, 1 were there before; 2 rankings kept" in result.output
+    assert sorted((row["prompt"], row["ranks"]) for row in site.records()) == [
+        ("Open?", [1, 2]),
+        ("Sun?", [2, 1]),
+    ]
+    wrong = run(site, tmp_path / "t.csv", "--columns", "{prompt: q, responses: [x, z]}")
+    assert wrong.exit_code == 2 and "t.csv:2: `z` is missing" in wrong.output
+    both = run(site, tmp_path / "t.csv", "--columns", "{prompt: q}", "--format", "align")
+    assert both.exit_code == 2 and "--format and --columns both say how to read a row" in both.output
+
+
 def test_a_ranking_given_again_replaces_the_first(site: Any, tmp_path: Path) -> None:
     row = {"prompt": "p", "responses": ["x", "y"], "labeler": "ann", "seconds": 3.5}
     ann = site.person("ann")

@@ -92,6 +92,15 @@ def test_other_formats_and_kinds_of_files_are_read(finished_run: Path, tmp_path:
     assert row["responses"] == [" good and bright", " dull"]
     assert row["scores"] == pytest.approx([by_hand("the film 1", r) for r in row["responses"]], abs=1e-5)
 
+    (tmp_path / "own.csv").write_text('q,x,y\nthe film 1," good and bright"," dull"\n')
+    code, out, _ = run_score(
+        finished_run, tmp_path / "own.csv", "--columns", "{prompt: q, responses: [x, y]}"
+    )
+    assert (code, rows_of(out)) == (0, [{key: row[key] for key in ("prompt", "responses", "scores")}])
+    code, out, err = run_score(finished_run, tmp_path / "own.csv", "--columns", "{prompt: q, respones: x}")
+    assert (code, out) == (2, "")
+    assert "--columns.respones: unknown key; did you mean responses?" in err
+
     packed = tmp_path / "packed.jsonl.gz"
     packed.write_bytes(gzip.compress(json.dumps(ROWS[0]).encode()))
     assert run_score(finished_run, packed)[0] == 0

@@ -17,17 +17,27 @@ from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from align.data.literals import json_value, python_value
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Messages, Prompt, Ranking, RecordError
 from align.text import dotted
 
 Row = Mapping[str, Any]
-Record = Prompt | Demonstration | Ranking
 Placed = tuple[str, Row]  # "file:line", and the row there
 T = TypeVar("T", Prompt, Demonstration, Ranking)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 UNUSED = "unused"  # the role of a column that a format knows, and of which nothing goes into a record
+
+
+@dataclass(frozen=True)
+class Unranked:
+    """A prompt and responses that nobody has ranked: there is something to score, or to rank."""
+
+    prompt: str | Messages
+    responses: tuple[str, ...]
+
+
+Record = Prompt | Demonstration | Ranking | Unranked
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from align.data.formats import FORMATS, Format, LeftOut, Placed, as_kind, detect
 from align.data.formats.argilla import argilla, argilla_flat
 from align.data.formats.label_studio import label_studio
 from align.errors import UserError
+from align.recipe.load import read_columns
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
 ROWS = {
@@ -175,24 +176,38 @@ MAPPINGS = [
     {"prompt": "data.prompt", "responses": "completions.response", "scores": "completions.overall_score"},
     {"prompt": "question", "responses": "answers", "ranks": "ranks", "labeler": "worker"},
     {"prompt": "prompt", "chosen": "chosen", "rejected": ["rejected", "response"], "strength": "margin"},
+    {"chosen": "chosen", "rejected": "rejected", "system": "system", "tools": "tools", "source": "source"},
+    {"prompt": "prompt", "responses": "answers", "order": "ranks"},
+    {"prompt": "prompt", "responses": "answers", "order": "order", "ids": "ids"},
+    {"prompt": "prompt", "responses": ["response1", "response2"], "verdict": "winner"},
+    {
+        "prompt": "messages",
+        "responses": ["response1", "response2"],
+        "verdict": {"column": "winner", "low": "a", "high": "b", "middle": 0.0},
+    },
+    {"prompt": "question", "responses": "answers", "verdict": {"best": "winner", "worst": "ranks"}},
+    {"prompt": "question", "responses": "response", "scores": "margin", "group_by": ["question", "worker"]},
+    {"prompt": "question", "responses": "response", "chosen": "winner", "group_by": "question"},
+    {"response": "conversations", "messages": {"role": "from", "content": "value", "assistant": "gpt"}},
 ]
 
 
 @settings(many, max_examples=100)
 @given(rows, st.sampled_from(MAPPINGS))
 def test_any_row_through_a_mapping_of_columns(row: dict[str, Any], columns: dict[str, Any]) -> None:
-    wanted = {
-        name.split(".")[0]
-        for source in columns.values()
-        for name in ([source] if isinstance(source, str) else source)
-    }
+    wanted = {name.split(".")[0] for _, names in read_columns(columns).named() for name in names}
     full = {name: row.get(name, ["a", "b"]) for name in wanted} | row
     for one in (row, full):
+        form = from_columns(columns)
         try:
-            found = list(from_columns(columns).read(one))
+            placed = gathered(form, iter([(":1", one), (":2", row), (":3", full)]))
+            found = [record for _, whole in placed for record in form.read(whole)]
         except RecordError:
             continue
         for record in found:
+            if isinstance(record, LeftOut):
+                assert record.reason
+                continue
             assert type(record).from_dict(record.to_dict()) == record
 
 
