@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from align.data.formats import Format, Record, as_kind, built_in, detect, find, from_columns
+from align.data.formats import Format, LeftOut, Record, as_kind, built_in, detect, find, from_columns
 from align.data.formats.base import T
 from align.data.formats.columns import look_up
 from align.data.labels import LabelReader, labels_file, read_labels
@@ -154,8 +154,11 @@ def _records(
         try:
             key = None if split_key is None else _key(row, split_key)
             for record in form.read(row):
+                if isinstance(record, LeftOut):
+                    continue
                 for part in _of_kind(kind, record, form, row):
-                    yield Located(part, place, key or prompt_key(part.prompt))
+                    if not isinstance(part, LeftOut):
+                        yield Located(part, place, key or prompt_key(part.prompt))
         except RecordError as error:
             yield _problem(place, error)
 
@@ -178,7 +181,7 @@ def gathered(form: Format, rows: Iterator[tuple[str, Mapping[str, Any] | W]]) ->
     yield from apart
 
 
-def _of_kind(kind: type[T], record: Record, form: Format, row: Mapping[str, Any]) -> Iterator[T]:
+def _of_kind(kind: type[T], record: Record, form: Format, row: Mapping[str, Any]) -> Iterator[T | LeftOut]:
     try:
         return as_kind(record, kind)
     except RecordError:

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from align.data.formats import Format, detect, find
+from align.data.formats import Format, Judged, LeftOut, Record, detect, find
 from align.data.rows import FileError, read_rows
 from align.data.scan import gathered
 from align.errors import UserError
@@ -112,12 +112,16 @@ def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[Scor
             continue
         try:
             for record in format.read(row):
-                yield _item(place, record)
+                if not isinstance(record, LeftOut):
+                    yield _item(place, record)
         except RecordError as error:
             yield _at(place, error)
 
 
-def _item(place: str, record: Prompt | Demonstration | Ranking) -> ScoreItem:
+def _item(place: str, record: Record) -> ScoreItem:
+    if isinstance(record, Judged):
+        row = {**Prompt(record.prompt).to_dict(), "responses": list(record.responses)}
+        return ScoreItem(place, row, record.prompt, record.responses, SCORES)
     row = record.to_dict()
     if isinstance(record, Demonstration):
         return ScoreItem(place, row, record.prompt, (record.response,), SCORE)

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Messages, Prompt, Ranking, RecordError
 from align.text import dotted
 
 Row = Mapping[str, Any]
-Record = Prompt | Demonstration | Ranking
 Placed = tuple[str, Row]  # "file:line", and the row there
 T = TypeVar("T", Prompt, Demonstration, Ranking)
 UNUSED = "unused"  # the role of a column that a format knows, and of which nothing goes into a record
@@ -27,6 +26,30 @@ class LeftOut:
     """Something in a row that becomes no record and is not wrong, and why: it is counted and told."""
 
     reason: str  # the same for all that is left out for the same cause, so that it can be counted
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers to a prompt, each judged good or bad by itself.
+
+    What is wanted decides what they are: a ranking, or a demonstration for each good one.
+    """
+
+    prompt: str | Messages
+    good: tuple[str, ...]
+    bad: tuple[str, ...]
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """All answers, the good ones first."""
+        return self.good + self.bad
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**Prompt(self.prompt).to_dict(), "good": list(self.good), "bad": list(self.bad)}
+
+
+Record = Prompt | Demonstration | Ranking | Judged
 
 
 @dataclass(frozen=True)
