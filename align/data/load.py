@@ -191,6 +191,7 @@ class _Reader(Generic[T]):
             format=entry.format,
             plug_in=plug_in,
             columns=entry.columns,
+            described=form.settings if form else "",
             split_key=self.source.split_key,
         )
         batches = kept(self.cache if plug_in is not None else None, f"records/{key}.arrow", SCHEMA, rows)

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from align.data import dataset_info
 from align.data.formats import Format, LeftOut, Record, as_kind, built_in, detect, find, from_columns
 from align.data.formats.base import T
 from align.data.formats.columns import look_up
@@ -79,6 +80,9 @@ def open_entry(
             return find("align"), [labels_file(kind, entry, cache, labels)]
         form = find(entry.format) if entry.format is not None else None
         form = from_columns(entry.columns) if entry.columns is not None else form
+        if found := dataset_info.look_up(entry):
+            entry = found[0]
+            form = form or found[1]
         return form, files_of(entry, cache)
     except FileError as error:
         return Problem(entry.path + error.place, "", error.message, whole_file=True)

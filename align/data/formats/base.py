@@ -69,6 +69,7 @@ class Format:
     detect: Callable[[Row], bool]  # whether one row's columns (and types, where needed) are this format's
     gather: Callable[[Iterator[Placed]], Iterator[Placed]] | None = None
     columns: Mapping[str, str] | None = None
+    settings: str = ""  # what a description outside the recipe adds to how it reads, for a cache's key
 
 
 def never(row: Row) -> bool:

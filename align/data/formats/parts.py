@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from align.data.formats.base import (
     text,
 )
 from align.data.formats.conversations import CALL, Turns, last_answer, messages_in, turns, with_tools
-from align.records import Demonstration, RecordError, prompt_key
+from align.records import Demonstration, RecordError, literal, prompt_key
 
 ROLES = {
     "prompt": "prompt",
@@ -37,8 +38,11 @@ ROLES = {
     "strength": "strength",
 }
 TAGS = {"tool_call": CALL, "tool_response": "tool"}  # ms-swift's, beside those that all know
-VERDICTS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+GOOD = ("true", "1", "1.0", "good", "desirable", "accepted", "chosen", "up", "thumbs_up")
+BAD = ("false", "0", "0.0", "bad", "undesirable", "rejected", "down", "thumbs_down")
+VERDICTS = dict.fromkeys(GOOD, True) | dict.fromkeys(BAD, False)
 LABELS = ("label", "kto_tag")
+MESSAGE = re.compile(r"""\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
 _GATHERED = "answers of this prompt"  # the key of what `by_prompt` put together
 
 
@@ -215,6 +219,9 @@ def _answered(names: Names, row: Row) -> tuple[Any, str, str, str]:
 def answer(names: Names, row: Row, name: str, asked: Any) -> str:
     """A response: text, a message of the assistant, or messages that end with it (after the prompt)."""
     value = messages_in(part(row, name), name)
+    if isinstance(value, str) and MESSAGE.match(value):  # a table holds a message as text
+        value = messages_in(f"[{value}]", name)
+        value = value[0] if isinstance(value, list) and len(value) == 1 else row[name]
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -271,6 +278,11 @@ def _earlier(names: Names, row: Row) -> list[tuple[dict[str, Any], str]]:
     name = filled(row, names.history)
     if name is None or row[name] is None or row[name] == "":
         return []
+    if isinstance(row[name], str):  # a table holds a list as text
+        try:
+            row = {**row, name: literal(row[name])}
+        except ValueError:
+            raise RecordError(name, "must be a list of what was asked and answered") from None
     pairs = items(row, name)
     if all(isinstance(pair, Mapping) for pair in pairs):
         said = names.turns(row, name)

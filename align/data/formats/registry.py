@@ -9,6 +9,7 @@ from typing import Any
 
 from align.data import imports
 from align.data.formats.base import Format, Record, Row, never, short
+from align.data.formats.conversations import messages_in
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
 from align.data.formats.lists import LIST_FORMATS
 from align.data.formats.own import ALIGN, looks_like_own, read_own
@@ -121,7 +122,8 @@ def detect(row: Row) -> Format:
     """The one format whose columns a row has; raises UserError that lists them and says how to name it."""
     if not isinstance(row, Mapping):
         raise UserError(f"a row is an object with columns, not {short(row)}")
-    fitting = [format for format in FORMATS.values() if format.detect(row)]
+    typed = {name: messages_in(value, str(name)) for name, value in row.items()}  # tables hold them as text
+    fitting = [format for format in FORMATS.values() if format.detect(typed)]
     if len(fitting) == 1:
         return fitting[0]
     if not fitting and looks_like_own(row):

@@ -53,7 +53,7 @@ def _pair(row: Row, verdict: float, **optional: Any) -> Ranking:
     if all(isinstance(row.get(name), (list, tuple)) and len(row[name]) > 1 for name in NAMES):
         # Conversations with their answers: the prompt is what both share.
         first, second = TRL.turns(row, "chosen"), TRL.turns(row, "rejected")
-        _agrees(row, last_answer(first, "chosen")[0])
+        _agrees(row, last_answer(first, "chosen")[0], "chosen")
         talks = completed(TRL, row, first, "chosen")[0], completed(TRL, row, second, "rejected")[0]
         return compared(*talks, verdict, NAMES, columns=columns, **optional)
     if "prompt" not in row:
@@ -64,8 +64,8 @@ def _pair(row: Row, verdict: float, **optional: Any) -> Ranking:
     return comparison(prompt, pair, verdict, "prompt", NAMES, columns=origins | columns, **optional)
 
 
-def _agrees(row: Row, shared: Turns) -> None:
-    """A `prompt` beside whole conversations must be theirs: it is not used."""
+def _agrees(row: Row, shared: Turns, column: str) -> None:
+    """A `prompt` beside a whole conversation must be in it: it is not used."""
     given = row.get("prompt")
     if given is None:
         return
@@ -73,12 +73,13 @@ def _agrees(row: Row, shared: Turns) -> None:
         said = {str(message["content"]).strip() for message in shared if message["role"] == "user"}
         agrees = given.strip() in said
     else:
-        agrees = TRL.turns(row, "prompt") == shared
+        messages = TRL.turns(row, "prompt")
+        agrees = messages == shared[: len(messages)]
     if not agrees:
         raise RecordError(
             "prompt",
-            "is not in what `chosen` begins with, and both would be the prompt: `ignore` this column, or "
-            "keep only the last answers in `chosen` and `rejected`",
+            f"is not in what `{column}` begins with, and both would be the prompt: `ignore` this column "
+            "if it is none",
         )
 
 
@@ -128,6 +129,7 @@ def _detect_hh(row: Row) -> bool:
 
 def _messages(row: Row) -> list[Record]:
     conversation = TRL.turns(row, "messages")
+    _agrees(row, conversation, "messages")
     if not conversation or conversation[-1]["role"] == "assistant":
         return demonstration(TALK, row)
     asked, origins = completed(TALK, row, conversation, "messages")
@@ -187,7 +189,7 @@ TRL_FORMATS = (
         "`messages`, `tools`: the last answer is the demonstration, all before it the prompt",
         _messages,
         _detect_messages,
-        columns=TALK.columns(messages="prompt and response", prompt=UNUSED, prompt_id=UNUSED),
+        columns=TALK.columns(messages="prompt and response", prompt="prompt", prompt_id=UNUSED),
     ),
     Format(
         "ultrafeedback-binarized",
