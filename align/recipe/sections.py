@@ -87,7 +87,7 @@ class Entry(Section):
     split: str | None = Field(None, description="only files of this split, of a folder or Hub data set")
     subset: str | None = Field(
         None,
-        description="only files in this folder of a folder or Hub data set; a data set of a dataset_info.json",
+        description="only files in this folder of a folder or Hub data set; or a dataset_info.json's data set",
     )
     revision: str | None = Field(None, description="the Hub data set's commit, branch or tag")
     guideline: str | None = Field(

@@ -66,8 +66,8 @@ def _detect_sharegpt(row: Row) -> bool:
 
 def _detect_questions(row: Row) -> bool:
     asked = [name for name in QUESTIONS.prompt if isinstance(row.get(name), str)]
-    said = [name for name in QUESTIONS.response if isinstance(row.get(name), str)]
-    return bool(asked and said) and "context" not in row and "output" not in row and is_demonstration(row)
+    others = {"context", "output", "answer"} & set(row)  # a question with an `answer` may be of a test
+    return bool(asked) and has_texts(row, "response") and not others and is_demonstration(row)
 
 
 DEMONSTRATION_FORMATS = (
@@ -87,7 +87,7 @@ DEMONSTRATION_FORMATS = (
     ),
     Format(
         "question-answer",
-        "`question` or `query`, with `answer` or `response`; `system` (or `system_prompt`), `history`",
+        "`question` or `query`, and `response` (if named: or `answer`); `system`, `system_prompt`, `history`",
         partial(demonstration, QUESTIONS),
         _detect_questions,
         columns=QUESTIONS.columns("response"),

@@ -226,3 +226,11 @@ def test_a_conversation_beside_its_prompt_must_begin_with_it() -> None:
     assert records_of("trl-preference", {"prompt": [user("Sky?")], **talk}) == [plain]
     with pytest.raises(RecordError, match="both would be the prompt"):
         records_of("trl-preference", {"prompt": [user("Sea?")], **talk})
+
+
+def test_questions_with_answers_are_demonstrations_only_if_the_format_is_named(tmp_path: Path) -> None:
+    row = {"question": "Sea?", "answer": "Wet."}
+    path = written(tmp_path / "qa.jsonl", [row])
+    assert read(path, Demonstration, format="question-answer") == [{"prompt": "Sea?", "response": "Wet."}]
+    with pytest.raises(UserError, match="no known format has these columns"):
+        detect(row)
