@@ -78,6 +78,9 @@ class Entry(Section):
     ignore: list[str] = Field(
         [], description="columns that look like a part of the prompt and are to be left out of it"
     )
+    reads: list[str] = Field(
+        [], description="a format function's other files: when one changes, the records are read again"
+    )
     buckets: list[str] | None = Field(
         None, min_length=1, description="label-studio: the names of a ranker's buckets, best first"
     )
@@ -87,7 +90,7 @@ class Entry(Section):
     split: str | None = Field(None, description="only files of this split, of a folder or Hub data set")
     subset: str | None = Field(
         None,
-        description="only files in this folder of a folder or Hub data set; or a dataset_info.json's data set",
+        description="only files in this folder of a folder or Hub data set; a name in a dataset_info.json",
     )
     revision: str | None = Field(None, description="the Hub data set's commit, branch or tag")
     guideline: str | None = Field(

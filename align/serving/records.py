@@ -111,9 +111,9 @@ def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[Scor
             yield _at(place, row)
             continue
         try:
-            for record in format.read(row):
-                if not isinstance(record, LeftOut):
-                    yield _item(place, record)
+            for found in format.read(row):
+                if not isinstance(found, LeftOut):
+                    yield _item(place, found)
         except RecordError as error:
             yield _at(place, error)
 
