@@ -246,6 +246,8 @@ def completed(names: Names, row: Row, asked: Any, column: str) -> tuple[Any, dic
 
     And which column each of its messages came from, for the message of a RecordError.
     """
+    if not any(row.get(name) for name in names.system + names.history + names.tools):
+        return asked, {}
     given = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
     system, earlier = _system(names, row, given), _earlier(names, row)
     tools = filled(row, names.tools)

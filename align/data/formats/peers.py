@@ -11,6 +11,7 @@ from align.data.formats.base import (
     Format,
     Record,
     Row,
+    has_texts,
     items,
     list_of,
     make,
@@ -39,7 +40,7 @@ ORCA = Names(prompt=("question",), system=("system", "system_prompt"), best=BEST
 AXOLOTL = Names(prompt=("input", "prompt", "instruction", "question"), best=BEST, worst=WORST)
 SHAREGPT = Names(messages=("conversations", "messages"))
 SWIFT = Names(
-    prompt=("query", "instruction"),
+    prompt=("query", "instruction", "prompt"),
     about=("input",),
     messages=("messages", "conversations"),
     response=("response", "output"),
@@ -76,6 +77,11 @@ def _detect_axolotl(row: Row) -> bool:
     return _asks(row, "input") or (_asks(row, "prompt") and not plain and "chosen_response" in row)
 
 
+def _is_single(value: Any) -> bool:
+    """Whether a value is a list of one message."""
+    return is_conversation(value) and len(value) == 1
+
+
 def _detect_sharegpt(row: Row) -> bool:
     there = [name for name in SHAREGPT.messages if row.get(name) is not None]
     answers = [row.get(name) for name in ("chosen", "rejected")]
@@ -83,7 +89,7 @@ def _detect_sharegpt(row: Row) -> bool:
         len(there) == 1
         and list_of(row, there[0], Mapping)
         and "prompt" not in row
-        and all(isinstance(one, (str, Mapping)) for one in answers)
+        and all(isinstance(one, (str, Mapping)) or _is_single(one) for one in answers)
     )
 
 
@@ -104,10 +110,7 @@ def _detect_swift(row: Row) -> bool:
     return bool({"rejected_response", "rejected_messages"} & set(row)) and (
         is_conversation(row.get("messages"))
         or list_of(row, "conversations", Mapping)
-        or any(
-            isinstance(row.get(asked), str) and isinstance(row.get(said), str)
-            for asked, said in (("query", "response"), ("instruction", "output"))
-        )
+        or any(has_texts(row, asked, said) for asked in SWIFT.prompt for said in SWIFT.response)
     )
 
 

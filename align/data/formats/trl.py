@@ -89,9 +89,10 @@ def _no_prompt(row: Row) -> str:
     if not others:
         return f"{why}: add a column with it, or write `chosen` and `rejected` as lists of messages"
     there = ", ".join(short(name) for name in others[:20])
+    likely = max(others, key=lambda name: len(row[name]) if isinstance(row.get(name), str) else 0)
     return (
         f"{why}; the other columns are {there}. Say which one it is, as in "
-        f"`columns: {{prompt: {others[0][:40]}, chosen: chosen, rejected: rejected}}`"
+        f"`columns: {{prompt: {likely[:40]}, chosen: chosen, rejected: rejected}}`"
     )
 
 
@@ -107,7 +108,8 @@ def _is_pair(row: Row) -> bool:
 
 def _detect_preference(row: Row) -> bool:
     special = {"score_chosen", "score_rejected", "subset", "context_messages"} & set(row)
-    asked = "prompt" in row or not has_texts(row, *NAMES) or not any(row.get(key) for key in ELSEWHERE)
+    whole = all(isinstance(row.get(key), (list, tuple)) and len(row[key]) > 1 for key in NAMES)
+    asked = whole or "prompt" in row or not any(row.get(key) for key in ELSEWHERE)
     return asked and _is_pair(row) and not special and not _detect_hh(row)
 
 

@@ -106,7 +106,7 @@ def test_system_prompt_earlier_turns_and_tools_are_part_of_the_prompt() -> None:
     "row",
     [
         {"chosen": "The sky is blue.", "rejected": "The sky is green."},
-        {"utterance": "Is it open?", "chosen": "It is.", "rejected": "It is not."},
+        {"n": "1", "utterance": "Is it open?", "chosen": "It is.", "rejected": "It is not."},
         {"query": "Is it open?", "chosen": "It is.", "rejected": "It is not."},
     ],
 )
@@ -114,7 +114,7 @@ def test_two_texts_without_a_prompt_are_refused_with_the_columns_there_are(row: 
     with pytest.raises(RecordError) as caught:
         list(detect(row).read(row))
     assert "has no `prompt`" in str(caught.value)
-    for name in set(row) - {"chosen", "rejected"}:
+    for name in set(row) - {"chosen", "rejected", "n"}:
         assert f"columns: {{prompt: {name}, chosen: chosen, rejected: rejected}}" in str(caught.value)
 
 
