@@ -203,6 +203,7 @@ class _Reader(Generic[T]):
             columns=entry.columns and entry.columns.model_dump(exclude_defaults=True),
             ignore=entry.ignore,
             buckets=entry.buckets,
+            described=how.form.settings if how.form else "",
             split_key=self.source.split_key,
         )
         batches = kept(self.cache if plug_in is not None else None, f"records/{key}.arrow", SCHEMA, rows)

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from align.data import imports
+from align.data import dataset_info, imports
 from align.data.formats import (
     UNUSED,
     Format,
@@ -107,9 +107,14 @@ def open_entry(
     try:
         if entry.format == LABELS:
             return How(find("align"), "a labeling database"), [labels_file(kind, entry, cache, labels)]
-        form = chosen(entry.format, entry.columns, entry.buckets)
-        by_columns = entry.columns is not None and entry.format is None
-        why = "the recipe's columns" if by_columns else "named in the recipe"
+        form: Format | None
+        if described := dataset_info.look_up(entry):
+            why = f"as dataset_info.json describes {entry.subset}"
+            entry, form = described
+        else:
+            form = chosen(entry.format, entry.columns, entry.buckets)
+            by_columns = entry.columns is not None and entry.format is None
+            why = "the recipe's columns" if by_columns else "named in the recipe"
         how = How(form, why if form is not None else "", tuple(entry.ignore))
         return how, files_of(entry, cache)
     except FileError as error:
@@ -234,10 +239,10 @@ def _records(
             key = None if split_key is None else _key(row, split_key)
             for found in form.read(row):
                 nothing = False
-                if isinstance(found, LeftOut):
-                    reading.left_out.setdefault(found.reason, Seen()).add(place)
-                    continue
-                for part in _of_kind(kind, found, form, row):
+                for part in [found] if isinstance(found, LeftOut) else _of_kind(kind, found, form, row):
+                    if isinstance(part, LeftOut):
+                        reading.left_out.setdefault(part.reason, Seen()).add(place)
+                        continue
                     reading.records += 1
                     yield Located(part, place, key or prompt_key(part.prompt))
         except RecordError as error:
@@ -273,7 +278,7 @@ def gathered(form: Format, rows: Iterator[tuple[str, Mapping[str, Any] | W]]) ->
     yield from apart
 
 
-def _of_kind(kind: type[T], record: Record, form: Format, row: Mapping[str, Any]) -> Iterator[T]:
+def _of_kind(kind: type[T], record: Record, form: Format, row: Mapping[str, Any]) -> Iterator[T | LeftOut]:
     try:
         return as_kind(record, kind)
     except RecordError:

@@ -90,7 +90,10 @@ class Entry(Section):
         1.0, description="how often each record comes in an epoch"
     )
     split: str | None = Field(None, description="only files of this split, of a folder or Hub data set")
-    subset: str | None = Field(None, description="only files in this folder of a folder or Hub data set")
+    subset: str | None = Field(
+        None,
+        description="only files in this folder of a folder or Hub data set; a name in a dataset_info.json",
+    )
     revision: str | None = Field(None, description="the Hub data set's commit, branch or tag")
     guideline: str | None = Field(
         None,

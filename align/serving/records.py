@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from align.data.formats import Format, LeftOut, Record, Unranked, detect
+from align.data.formats import Format, Judged, LeftOut, Record, Unranked, detect
 from align.data.formats.base import listed
 from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.scan import gathered
@@ -124,7 +124,7 @@ def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[Scor
 
 
 def _item(place: str, record: Record) -> ScoreItem:
-    if isinstance(record, Unranked):
+    if isinstance(record, (Judged, Unranked)):
         row = Prompt(record.prompt).to_dict() | {"responses": list(record.responses)}
         return ScoreItem(place, row, record.prompt, record.responses, SCORES)
     row = record.to_dict()

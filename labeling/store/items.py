@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from align.data.formats import Format, LeftOut, Record, Unranked, detect
+from align.data.formats import Format, Judged, LeftOut, Record, Unranked, detect
 from align.data.formats.base import listed
 from align.data.formats.own import ALIGN
 from align.errors import UserError
@@ -161,7 +161,7 @@ def _from_record(record: Record, overlap: int) -> tuple[Item, list[str | None], 
     texts: tuple[str, ...] = ()
     if isinstance(record, Demonstration):
         texts = (record.response,)
-    elif isinstance(record, (Ranking, Unranked)):
+    elif isinstance(record, (Ranking, Unranked, Judged)):
         texts = record.responses
     responses = [Response(position=i, text=text) for i, text in enumerate(texts)]
     item = _made(None, Prompt(record.prompt), responses, overlap)

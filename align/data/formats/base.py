@@ -37,14 +37,35 @@ class Unranked:
     responses: tuple[str, ...]
 
 
-Record = Prompt | Demonstration | Ranking | Unranked
-
-
 @dataclass(frozen=True)
 class LeftOut:
     """Something in a row that becomes no record and is not wrong, and why: it is counted and told."""
 
     reason: str  # the same for all that is left out for the same cause, so that it can be counted
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers to a prompt, each judged good or bad by itself.
+
+    What is wanted decides what they are: a ranking, or a demonstration for each good one.
+    """
+
+    prompt: str | Messages
+    good: tuple[str, ...]
+    bad: tuple[str, ...]
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """All answers, the good ones first."""
+        return self.good + self.bad
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**Prompt(self.prompt).to_dict(), "good": list(self.good), "bad": list(self.bad)}
+
+
+Record = Prompt | Demonstration | Ranking | Unranked | Judged
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,7 @@ class Format:
     columns: Mapping[str, str] | None = None
     lists: Sequence[str] = ()
     typed: bool = False
+    settings: str = ""  # what a description outside the recipe adds to how it reads, for a cache's key
 
 
 def of_tables(form: Format) -> Format:
@@ -98,7 +120,6 @@ def _with_lists(row: Row, names: Sequence[str]) -> Row:
 def unused(names: str) -> dict[str, str]:
     """For `Format.columns`: columns that the format knows and needs nothing of."""
     return dict.fromkeys(names.split(), UNUSED)
-
 
 def never(row: Row) -> bool:
     """The `detect` of a format that is only found by its name."""

@@ -1,75 +1,109 @@
-"""Instructions with the answer that was written for them: Alpaca, Dolly, ShareGPT, Self-Instruct's seeds."""
+"""Instructions with the answer that was written for them: Alpaca, Dolly, ShareGPT, questions, seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
-from align.data.formats.base import Format, Record, Row, has_texts, items, joined, list_of, make, text
-from align.data.formats.conversations import last_answer, turns
-from align.records import Demonstration
+from align.data.formats.base import UNUSED, Format, Record, Row, has_texts, items, joined, list_of, make, text
+from align.data.formats.parts import Names, demonstration, filled, is_verdict
+from align.records import Demonstration, RecordError
+
+ALPACA = Names(prompt=("instruction",), about=("input",), response=("output",))
+DOLLY = Names(prompt=("instruction",), about=("context",), response=("response",))
+SHAREGPT = Names(messages=("conversations",))
+QUESTIONS = Names(
+    prompt=("query", "question", "instruction"),
+    about=("input",),
+    response=("response", "answer"),
+    system=("system", "system_prompt"),
+)
+JUDGED = {"kto_tag", "chosen", "rejected", "rejected_response", "rejected_messages"}
 
 
-def _answered(instruction: str, about: object, about_name: str, response: str, name: str) -> Demonstration:
-    prompt = joined(instruction, about, about_name)
-    names = {"prompt": "instruction", "response": name}
-    return make(Demonstration, {"prompt": prompt, "response": response}, names)
-
-
-def _alpaca(row: Row) -> list[Record]:
-    return [_answered(text(row, "instruction"), row.get("input"), "input", text(row, "output"), "output")]
-
-
-def _dolly(row: Row) -> list[Record]:
-    asked, about = text(row, "instruction"), row.get("context")
-    return [_answered(asked, about, "context", text(row, "response"), "response")]
+def is_demonstration(row: Row) -> bool:
+    """Whether nothing in a row compares its answer with another, or judges it."""
+    return not JUDGED & set(row) and not is_verdict(row.get("label"))
 
 
 def _self_instruct(row: Row) -> list[Record]:
     """One demonstration an instance."""
     found: list[Record] = []
     for i in range(len(items(row, "instances"))):
-        name = f"instances[{i}].output"
-        output, about = text(row, "instances", i, "output"), row["instances"][i].get("input")
-        found.append(_answered(text(row, "instruction"), about, f"instances[{i}].input", output, name))
+        name = f"instances[{i}]"
+        response, about = text(row, "instances", i, "output"), row["instances"][i].get("input")
+        prompt = joined(text(row, "instruction"), about, f"{name}.input")
+        names = {"prompt": "instruction", "response": f"{name}.output"}
+        found.append(make(Demonstration, {"prompt": prompt, "response": response}, names))
     return found
 
 
 def _sharegpt(row: Row) -> list[Record]:
-    conversation = turns(row, "conversations", role="from", content="value")
-    prompt, answer = last_answer(conversation, "conversations")
-    names = {"prompt": "conversations", "response": "conversations"}
-    return [make(Demonstration, {"prompt": prompt, "response": answer}, names)]
+    """`conversations`, or ms-swift's `conversation`, in which a turn holds what both said."""
+    name = filled(row, ("conversations", "conversation"))
+    if name != "conversation":
+        return demonstration(SHAREGPT, row)
+    said: list[dict[str, Any]] = []
+    for i in range(len(items(row, name))):
+        for key, role in (("human", "user"), ("assistant", "assistant")):
+            said.append({"role": role, "content": text(row, name, i, key)})
+    if not said:
+        raise RecordError(name, "is empty")
+    return demonstration(SHAREGPT, {**row, "conversations": said})
 
 
 def _detect_sharegpt(row: Row) -> bool:
-    return list_of(row, "conversations", Mapping) and all(
-        {"from", "value"} <= set(part) for part in row["conversations"]
+    talks = list_of(row, "conversations", Mapping) and all(
+        {"value", "from"} <= set(part) or ({"value", "content"} & set(part) and "role" in part)
+        for part in row["conversations"]
     )
+    pairs = list_of(row, "conversation", Mapping) and all(
+        {"human", "assistant"} <= set(part) for part in row["conversation"]
+    )
+    return (talks or pairs) and is_demonstration(row)
+
+
+def _detect_questions(row: Row) -> bool:
+    asked = [name for name in QUESTIONS.prompt if isinstance(row.get(name), str)]
+    others = {"context", "output", "answer"} & set(row)  # a question with an `answer` may be of a test
+    return bool(asked) and has_texts(row, "response") and not others and is_demonstration(row)
 
 
 DEMONSTRATION_FORMATS = (
     Format(
         "alpaca",
-        "`instruction`, `input`, `output`: the input follows the instruction after a blank line",
-        _alpaca,
-        lambda row: has_texts(row, "instruction", "output"),
+        "`instruction`, `input`, `output`: the input after a blank line; `system`, `history` before them",
+        partial(demonstration, ALPACA),
+        lambda row: has_texts(row, "instruction", "output") and is_demonstration(row),
+        columns=ALPACA.columns("response", text=UNUSED),
     ),
     Format(
         "dolly",
         "`instruction`, `context`, `response`: the context follows the instruction after a blank line",
-        _dolly,
-        lambda row: has_texts(row, "instruction", "response") and "context" in row,
+        partial(demonstration, DOLLY),
+        lambda row: has_texts(row, "instruction", "response") and "context" in row and is_demonstration(row),
+        columns=DOLLY.columns("response"),
+    ),
+    Format(
+        "question-answer",
+        "`question` or `query`, and `response` (if named: or `answer`); `system`, `system_prompt`, `history`",
+        partial(demonstration, QUESTIONS),
+        _detect_questions,
+        columns=QUESTIONS.columns("response"),
     ),
     Format(
         "sharegpt",
-        "`conversations[{from, value}]`: the last answer is the demonstration, all before it the prompt",
+        "`conversations[{from, value}]`, `system`, `tools`: the last answer is the demonstration",
         _sharegpt,
         _detect_sharegpt,
+        columns=SHAREGPT.columns(conversations="prompt and response", conversation="prompt and response"),
     ),
     Format(
         "self-instruct",
         "`instruction`, `instances[{input, output}]`: one demonstration an instance",
         _self_instruct,
         lambda row: has_texts(row, "instruction") and list_of(row, "instances", Mapping),
+        columns={"instruction": "prompt", "instances": "prompt and response"},
     ),
 )

@@ -11,15 +11,17 @@ from align.data import imports
 from align.data.formats.argilla import argilla, argilla_flat
 from align.data.formats.base import Format, Record, Row, never, of_tables, short
 from align.data.formats.columns import from_columns
+from align.data.formats.conversations import messages_in
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
 from align.data.formats.label_studio import label_studio
 from align.data.formats.lists import LIST_FORMATS
 from align.data.formats.own import ALIGN, looks_like_own, read_own
 from align.data.formats.pairs import PAIR_FORMATS
+from align.data.formats.peers import PEER_FORMATS
 from align.data.formats.suggest import suggest
 from align.data.formats.tools import ToolColumns
 from align.data.formats.trees import TREE_FORMATS
-from align.data.formats.trl import TRL_FORMATS, UNPAIRED, is_unpaired
+from align.data.formats.trl import TRL_FORMATS
 from align.data.imports import last_line
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking, RecordError
@@ -33,6 +35,7 @@ FORMATS: dict[str, Format] = {
     for format in (
         ALIGN,
         *TRL_FORMATS,
+        *PEER_FORMATS,
         *LIST_FORMATS,
         *PAIR_FORMATS,
         *TREE_FORMATS,
@@ -160,9 +163,8 @@ def detect(row: Row) -> Format:
     """The one format whose columns a row has; raises UserError that lists them and says how to name it."""
     if not isinstance(row, Mapping):
         raise UserError(f"a row is an object with columns, not {short(row)}")
-    if is_unpaired(row):
-        raise UserError(f"these are {UNPAIRED}.")
-    fitting = [format for format in FORMATS.values() if format.detect(row)]
+    typed = {name: messages_in(value, str(name)) for name, value in row.items()}  # tables hold them as text
+    fitting = [format for format in FORMATS.values() if format.detect(typed)]
     if len(fitting) == 1:
         return fitting[0]
     if not fitting and looks_like_own(row):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from align.data.formats.base import (
+    UNUSED,
     Format,
     Record,
     Row,
@@ -16,73 +18,82 @@ from align.data.formats.base import (
     make,
     number,
     optional_number,
-    part,
     ranking,
     short,
     text,
 )
 from align.data.formats.conversations import (
+    Turns,
     compared,
     is_conversation,
     is_transcript,
     last_answer,
     transcript,
-    turns,
 )
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.data.formats.demonstrations import is_demonstration
+from align.data.formats.parts import Names, answer, completed, demonstration
+from align.records import Prompt, Ranking, RecordError
 
-UNPAIRED = (
-    "unpaired preferences (prompt, completion, label) hold one response to a prompt, which gives nothing to "
-    "compare: group the responses of a prompt into rankings, or take those with label true as demonstrations"
-)
 NAMES = ("chosen", "rejected")
+TRL = Names(prompt=("prompt",))
+COMPLETION = Names(prompt=("prompt",), response=("completion",))
+TALK = Names(messages=("messages",))
+PAIR = TRL.columns("best", "worst")
+ELSEWHERE = ("instruction", "question", "input", "messages", "conversations", "context_messages")
 
 
-def is_unpaired(row: Row) -> bool:
-    """TRL's unpaired preference type, which holds no comparison."""
-    return {"prompt", "completion", "label"} <= set(row)
-
-
-def _asked(row: Row) -> Any:
-    """The prompt: text, or messages."""
-    return turns(row, "prompt") if isinstance(part(row, "prompt"), (list, tuple)) else text(row, "prompt")
-
-
-def _said(row: Row, key: str) -> str:
-    """A response: text, or a list with the one message of the assistant."""
-    if isinstance(part(row, key), str):
-        return text(row, key)
-    before, answer = last_answer(turns(row, key), key)
-    if before:
-        raise RecordError(key, f"holds {len(before) + 1} messages: one answer of the assistant is needed")
-    return answer
+def _asked(row: Row) -> tuple[Any, dict[str, str]]:
+    """The prompt, text or messages, and which column each of its messages came from."""
+    listed = isinstance(row.get("prompt"), (list, tuple))
+    return completed(TRL, row, TRL.turns(row, "prompt") if listed else text(row, "prompt"), "prompt")
 
 
 def _pair(row: Row, verdict: float, **optional: Any) -> Ranking:
-    whole = isinstance(row.get("chosen"), (list, tuple)) and len(row["chosen"]) > 1
-    if whole:  # the conversation with its answer: the prompt is what both share
-        return compared(turns(row, "chosen"), turns(row, "rejected"), verdict, NAMES, **optional)
-    if "prompt" in row:
-        pair = (_said(row, "chosen"), _said(row, "rejected"))
-        return comparison(_asked(row), pair, verdict, "prompt", NAMES, **optional)
-    chosen, rejected = text(row, "chosen"), text(row, "rejected")
-    start = _common_start(chosen, rejected)
-    if not start.strip():
-        raise RecordError("", "has no `prompt`, and `chosen` and `rejected` share no beginning")
-    pair = (chosen[len(start) :], rejected[len(start) :])
-    return comparison(start, pair, verdict, "chosen", NAMES, **optional)
+    columns = optional.pop("columns", {})
+    if all(isinstance(row.get(name), (list, tuple)) and len(row[name]) > 1 for name in NAMES):
+        # Conversations with their answers: the prompt is what both share.
+        first, second = TRL.turns(row, "chosen"), TRL.turns(row, "rejected")
+        _agrees(row, last_answer(first, "chosen")[0], "chosen")
+        talks = completed(TRL, row, first, "chosen")[0], completed(TRL, row, second, "rejected")[0]
+        return compared(*talks, verdict, NAMES, columns=columns, **optional)
+    if "prompt" not in row:
+        raise RecordError("", _no_prompt(row))
+    asked = row["prompt"] if isinstance(row["prompt"], str) else TRL.turns(row, "prompt")
+    pair = (answer(TRL, row, "chosen", asked), answer(TRL, row, "rejected", asked))
+    prompt, origins = _asked(row)
+    return comparison(prompt, pair, verdict, "prompt", NAMES, columns=origins | columns, **optional)
 
 
-def _common_start(first: str, second: str) -> str:
-    """What two texts begin with, cut before the last blank so that no word is split."""
-    length = 0
-    for ours, theirs in zip(first, second, strict=False):
-        if ours != theirs:
-            break
-        length += 1
-    while length and not first[length : length + 1].isspace():
-        length -= 1
-    return first[:length]
+def _agrees(row: Row, shared: Turns, column: str) -> None:
+    """A `prompt` beside a whole conversation must be in it: it is not used."""
+    given = row.get("prompt")
+    if given is None:
+        return
+    if isinstance(given, str):
+        said = {str(message["content"]).strip() for message in shared if message["role"] == "user"}
+        agrees = given.strip() in said
+    else:
+        messages = TRL.turns(row, "prompt")
+        agrees = messages == shared[: len(messages)]
+    if not agrees:
+        raise RecordError(
+            "prompt",
+            f"is not in what `{column}` begins with, and both would be the prompt: `ignore` this column "
+            "if it is none",
+        )
+
+
+def _no_prompt(row: Row) -> str:
+    others = [str(name) for name in row if name not in NAMES]
+    why = "has no `prompt`, and what two answers begin with is none"
+    if not others:
+        return f"{why}: add a column with it, or write `chosen` and `rejected` as lists of messages"
+    there = ", ".join(short(name) for name in others[:20])
+    likely = max(others, key=lambda name: len(row[name]) if isinstance(row.get(name), str) else 0)
+    return (
+        f"{why}; the other columns are {there}. Say which one it is, as in "
+        f"`columns: {{prompt: {likely[:40]}, chosen: chosen, rejected: rejected}}`"
+    )
 
 
 def _preference(row: Row) -> list[Record]:
@@ -96,8 +107,10 @@ def _is_pair(row: Row) -> bool:
 
 
 def _detect_preference(row: Row) -> bool:
-    special = {"score_chosen", "score_rejected", "subset"} & set(row)
-    return _is_pair(row) and not special and not _detect_hh(row)
+    special = {"score_chosen", "score_rejected", "subset", "context_messages"} & set(row)
+    whole = all(isinstance(row.get(key), (list, tuple)) and len(row[key]) > 1 for key in NAMES)
+    asked = whole or "prompt" in row or not any(row.get(key) for key in ELSEWHERE)
+    return asked and _is_pair(row) and not special and not _detect_hh(row)
 
 
 def _binarized(row: Row) -> list[Record]:
@@ -116,30 +129,25 @@ def _detect_hh(row: Row) -> bool:
     return "prompt" not in row and all(is_transcript(row.get(key)) for key in NAMES)
 
 
-def _completion(row: Row) -> list[Record]:
-    if is_unpaired(row):
-        raise RecordError("label", f"says that these are {UNPAIRED}")
-    values = {"prompt": _asked(row), "response": _said(row, "completion")}
-    return [make(Demonstration, values, {"response": "completion"})]
-
-
 def _messages(row: Row) -> list[Record]:
-    conversation = turns(row, "messages")
-    names = {"prompt": "messages", "response": "messages"}
-    if conversation and conversation[-1]["role"] != "assistant":
-        return [make(Prompt, {"prompt": conversation}, names)]
-    prompt, answer = last_answer(conversation, "messages")
-    return [make(Demonstration, {"prompt": prompt, "response": answer}, names)]
+    conversation = TRL.turns(row, "messages")
+    _agrees(row, conversation, "messages")
+    if not conversation or conversation[-1]["role"] == "assistant":
+        return demonstration(TALK, row)
+    asked, origins = completed(TALK, row, conversation, "messages")
+    return [make(Prompt, {"prompt": asked}, {"prompt": "messages", **origins})]
 
 
 def _detect_messages(row: Row) -> bool:
-    return is_conversation(row.get("messages")) and not set(row) & {*NAMES, "completion", "response"}
+    others = {"completion", "response"} & set(row)
+    return is_conversation(row.get("messages")) and not others and is_demonstration(row)
 
 
 def _rewardbench(row: Row) -> list[Record]:
     pair = (text(row, "chosen"), text(row, "rejected"))
     source = label(row.get("subset"), "subset")
-    return [comparison(_asked(row), pair, -1, "prompt", NAMES, source=source)]
+    prompt, origins = _asked(row)
+    return [comparison(prompt, pair, -1, "prompt", NAMES, columns=origins, source=source)]
 
 
 def _rewardbench2(row: Row) -> list[Record]:
@@ -152,7 +160,8 @@ def _rewardbench2(row: Row) -> list[Record]:
         names += [f"{key}[{i}]" for i in range(len(items(row, key)))]
         ranks += [rank] * len(items(row, key))
     source = label(row.get("subset"), "subset")
-    return [ranking(_asked(row), responses, ranks, "prompt", names, source=source)]
+    prompt, origins = _asked(row)
+    return [ranking(prompt, responses, ranks, "prompt", names, origins, source=source)]
 
 
 TRL_FORMATS = (
@@ -161,41 +170,50 @@ TRL_FORMATS = (
         "`chosen`, `rejected`: transcripts; the prompt is what both share, up to the last Assistant turn",
         _hh,
         _detect_hh,
+        columns={"chosen": "prompt and best", "rejected": "prompt and worst"},
     ),
     Format(
         "trl-preference",
-        "`chosen`, `rejected`, with `prompt` or a common beginning, text or messages; `margin`: the strength",
+        "`prompt`, `chosen`, `rejected`: text or messages; lists that share the prompt need none; `margin`",
         _preference,
         _detect_preference,
+        columns=PAIR | {"margin": "strength"},
     ),
     Format(
         "trl-prompt-completion",
-        "`prompt`, `completion`, text or messages; unpaired preferences (with `label`) are refused",
-        _completion,
-        lambda row: {"prompt", "completion"} <= set(row) and not is_unpaired(row),
+        "`prompt`, `completion`: text or messages; `system`, `tools`",
+        partial(demonstration, COMPLETION),
+        lambda row: {"prompt", "completion"} <= set(row) and "label" not in row and is_demonstration(row),
+        columns=COMPLETION.columns("response"),
     ),
     Format(
         "trl-messages",
-        "`messages`: the last answer is the demonstration, all before it the prompt",
+        "`messages`, `tools`: the last answer is the demonstration, all before it the prompt",
         _messages,
         _detect_messages,
+        columns=TALK.columns(messages="prompt and response", prompt="prompt", prompt_id=UNUSED),
     ),
     Format(
         "ultrafeedback-binarized",
         "`chosen`, `rejected` with scores: their gap is the strength, equal scores are a tie",
         _binarized,
         lambda row: {"chosen", "rejected", "score_chosen", "score_rejected"} <= set(row),
+        columns=PAIR
+        | {"score_chosen": "strength", "score_rejected": "strength", "source": "source"}
+        | dict.fromkeys(("messages", "prompt_id"), UNUSED),
     ),
     Format(
         "rewardbench",
         "`prompt`, `chosen`, `rejected`, `subset`: one comparison",
         _rewardbench,
         lambda row: has_texts(row, *NAMES) and {"prompt", "subset"} <= set(row) and "score_chosen" not in row,
+        columns=PAIR | {"subset": "source"} | dict.fromkeys(("chosen_model", "rejected_model"), UNUSED),
     ),
     Format(
         "rewardbench2",
         "`prompt`, `chosen[]`, `rejected[]`: all chosen tie at 1, all rejected at 2",
         _rewardbench2,
         lambda row: "prompt" in row and all(list_of(row, key, str) for key in NAMES),
+        columns=PAIR | {"subset": "source"} | dict.fromkeys(("models", "num_correct"), UNUSED),
     ),
 )
