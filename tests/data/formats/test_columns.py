@@ -150,6 +150,29 @@ def ranking(prompt: Any, responses: list[str], ranks: list[int | None], **detail
             [ranking("Open?", ["Yes.", "No.", "Hm."], [1, 3, 2])],
         ),
         (
+            "excel.csv",
+            "{prompt: Frage, responses: [Antwort A, Antwort B], scores: [Note A, Note B], labeler: Wer}",
+            [
+                ranking("Hat es offen, heute?", ["Ja; bis sechs.", "Nein."], [1, 2], labeler="Ana"),
+                ranking("Regnet es?", ["Nein.", "Ja,\nstark."], [2, 1], labeler="Bea"),
+            ],
+        ),
+        (
+            "sep.csv",
+            "{prompt: Frage, responses: [A, B], scores: [sA, sB]}",
+            [ranking("Offen?", ["Ja.", "Nein."], [1, 2])],
+        ),
+        (
+            "x.tsv",
+            "{prompt: question, responses: [a, b], scores: [sa, sb]}",
+            [ranking("Open?", ["Yes.", "No."], [1, 2])],
+        ),
+        (
+            "first_json.csv",
+            "{prompt: q, chosen: good, rejected: bad}",
+            [ranking("JSON please", ['{"a": 1}', "no"], [1, 2]), ranking("Rain?", ["Yes", "No"], [1, 2])],
+        ),
+        (
             "later_json.csv",
             "{prompt: q, chosen: good, rejected: bad}",
             [ranking("Rain?", ["Yes", "No"], [1, 2]), ranking("JSON please", ['{"a": 1}', "no"], [1, 2])],
