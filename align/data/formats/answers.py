@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from align.recipe.columns import Columns, MessageKeys
 
 Asked = str | Turns
+_MAY_BEGIN_MESSAGES = "[ \t\r\n"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def said(value: Any, name: str, keys: MessageKeys | None) -> Said:
 
 def conversation_in(value: Any, name: str, keys: MessageKeys | None) -> Turns | None:
     """The messages that a value holds, as a list or as its text; None for any other value."""
+    if isinstance(value, str) and value[:1] not in _MAY_BEGIN_MESSAGES:
+        return None  # nearly every text of a file
     found = messages_in(value, name)
     written = _written(keys)
     if isinstance(found, str) and keys and keys.role and found.lstrip().startswith("["):
