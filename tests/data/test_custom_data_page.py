@@ -42,6 +42,13 @@ def test_the_pages_records_load_as_its_recipe_says() -> None:
 
 
 @pytest.mark.usefixtures("pages_files")
+def test_the_pages_conversation_with_a_tool_is_read_whole() -> None:
+    source = Source.model_validate({"train": "weather.jsonl", "held_out": 0.0})
+    (record,) = load(Demonstration, source, "demonstrations").train
+    assert [message["role"] for message in record.prompt] == ["tools", "user", "assistant", "tool"]  # type: ignore[index]
+
+
+@pytest.mark.usefixtures("pages_files")
 def test_the_pages_mapping_and_function_read_its_files() -> None:
     (recipe,) = [recipe for recipe in RECIPES if "demonstrations" not in recipe]
     data = Data.model_validate(recipe)
