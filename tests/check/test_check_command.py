@@ -457,7 +457,7 @@ def test_what_the_chat_template_makes_of_reasoning_is_told(
 ) -> None:
     base = with_template(tiny_base, tmp_path, THINKER if opens else THINKER.replace(" <think>\n", " "))
     before = {"role": "assistant", "content": "<think>hm</think> yes"}
-    row = ranking("p", ["so </think> is", "no"], [1, 2])
+    row = ranking("p", ["so </think> is", "<b>no</b>"], [1, 2])
     row["prompt"] = [{"role": "user", "content": "p"}, before, {"role": "user", "content": "q"}]
     others = [ranking(f"q {i}", [f"hm </think> {i}", "<think>a</think> b"], [1, 2]) for i in range(2)]
     report = rankings([row, *others], overrides=[f"base.name={base}"], data={"template": "chat"})
