@@ -35,6 +35,19 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
+def cell_text(value: Any) -> str:
+    """What stands in a cell as a text to compare by: 1, 1.0 and "1.0" are "1", nothing is ""."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value).strip()
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    whole, point, rest = text.partition(".")
+    return whole if point and whole.lstrip("-").isdecimal() and not rest.strip("0") else text
+
+
 def dotted(keys: Iterable[str | int]) -> str:
     """A path into objects and lists: `("data", "prompts", "train", 0)` as `data.prompts.train[0]`."""
     text = ""

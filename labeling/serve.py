@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from rich.console import Console
 
+from align.data.formats import Format
 from align.errors import Terminated, UserError
 from align.recipe.sections import Recipe
 from labeling.companion import Companion
@@ -48,13 +49,16 @@ def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool 
     return config
 
 
-def import_tasks(recipe: Recipe, path: Path, labels: bool) -> None:
-    """Add the tasks of a file, with `labels` also what people ranked in it, and say how many."""
+def import_tasks(recipe: Recipe, path: Path, labels: bool, form: Format | None = None) -> None:
+    """Add the tasks of a file, with `labels` also what people ranked in it, and say how many.
+
+    `form` reads its rows; without it they are ours, or in a known format.
+    """
     from labeling.store.imports import import_file
 
     config = make_config(recipe)
     with closing(config.store) as store:
-        print(import_file(store, path, config.settings.overlap, labels=labels))
+        print(import_file(store, path, config.settings.overlap, labels=labels, form=form))
 
 
 def records_of(recipe: Recipe, kind: Kind) -> list[dict[str, Any]]:

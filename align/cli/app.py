@@ -17,6 +17,8 @@ from align.cli.failures import reported
 from align.cli.label import label_app
 from align.cli.options import (
     AccelerateConfig,
+    ColumnsText,
+    FormatName,
     MovedBase,
     OutputFile,
     Overrides,
@@ -155,18 +157,18 @@ def score(
     run: RunFolder,
     file: Annotated[Path, argument("FILE", "Records with a prompt and responses (.jsonl, .csv, …).")],
     to: OutputFile = None,
-    format: Annotated[
-        str | None, option("--format", "The file's format, where its columns don't show it.", "NAME")
-    ] = None,
+    format: FormatName = None,
+    columns: ColumnsText = None,
     base: MovedBase = None,
     trust_remote_code: TrustCode = False,
 ) -> None:
     """Score responses with a run's reward model: each record again, with its score, in the file's order."""
     with reported():
+        from align.data.formats import given
         from align.serving.score import score as score_file
 
         quiet_bars()
-        score_file(run, file, to, format, base, trusted=trust_remote_code)
+        score_file(run, file, to, given(format, columns), base, trusted=trust_remote_code)
 
 
 @app.command(rich_help_panel="Use")

@@ -11,7 +11,17 @@ import typer
 from typer.core import TyperGroup
 
 from align.cli.failures import reported
-from align.cli.options import OutputFile, Overrides, RecipeFile, argument, labeling_app, load, option
+from align.cli.options import (
+    ColumnsText,
+    FormatName,
+    OutputFile,
+    Overrides,
+    RecipeFile,
+    argument,
+    labeling_app,
+    load,
+    option,
+)
 from align.errors import UserError
 
 # Options of `align label` in earlier versions that are subcommands now.
@@ -74,14 +84,18 @@ def import_tasks(
     recipe: RecipeFile,
     file: Annotated[Path, argument("FILE", "Tasks, ours or in a known format.")],
     overrides: Overrides = None,
+    format: FormatName = None,
+    columns: ColumnsText = None,
     with_labels: Annotated[
         bool, typer.Option("--with-labels", help="Keep rankings that name who made them as theirs.")
     ] = False,
 ) -> None:
     """Add the tasks of a file to the database, also while the app runs on it."""
     with reported():
+        from align.data.formats import given
+
         loaded = load(recipe, overrides)
-        labeling_app().import_tasks(loaded, file, with_labels)
+        labeling_app().import_tasks(loaded, file, with_labels, given(format, columns))
 
 
 @label_app.command()

@@ -61,6 +61,18 @@ TrustCode = Annotated[
         "Run the code that the run's base brings; without this such a base is refused.",
     ),
 ]
+FormatName = Annotated[
+    str | None,
+    option("--format", "The file's format, or module:function, where its columns don't show it.", "NAME"),
+]
+ColumnsText = Annotated[
+    str | None,
+    option(
+        "--columns",
+        "Which column is what, as `columns:` of a recipe says it: '{prompt: q, responses: [a, b]}'.",
+        "MAPPING",
+    ),
+]
 OutputFile = Annotated[Path | None, option("--to", "Write here, not to stdout.", "FILE")]
 
 

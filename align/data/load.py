@@ -31,14 +31,8 @@ from align.run.files import sha256
 
 SHOWN = 20  # kinds of problems that are printed; the others are counted
 _EXAMPLES = 2  # records of a file that a survey shows
-_CODE = (
-    "records.py",
-    "data/rows.py",
-    "data/scan.py",
-    "data/reading.py",
-    "data/table.py",
-    "data/formats/*.py",
-)
+_ROWS = ("data/*rows.py", "data/lines.py", "data/literals.py", "data/json_tables.py", "data/formats/*.py")
+_CODE = ("records.py", *_ROWS, "data/scan.py", "data/reading.py", "data/table.py")
 
 
 @dataclass(frozen=True)
@@ -206,7 +200,7 @@ class _Reader(Generic[T]):
             name=kind_of(file.path.name),
             format=entry.format,
             plug_in=plug_in,
-            columns=entry.columns,
+            columns=entry.columns and entry.columns.model_dump(exclude_defaults=True),
             ignore=entry.ignore,
             buckets=entry.buckets,
             split_key=self.source.split_key,

@@ -20,15 +20,15 @@ from align.data.formats import (
     Record,
     as_kind,
     built_in,
+    chosen,
     detect,
     find,
-    from_columns,
 )
 from align.data.formats.base import T
-from align.data.formats.columns import look_up
+from align.data.formats.paths import look_up
 from align.data.labels import LabelReader, labels_file, read_labels
 from align.data.reading import Reading, Seen
-from align.data.rows import FileError, read_rows
+from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
 from align.recipe.sections import LABELS, Entry
@@ -107,11 +107,10 @@ def open_entry(
     try:
         if entry.format == LABELS:
             return How(find("align"), "a labeling database"), [labels_file(kind, entry, cache, labels)]
-        how = How(None, "", tuple(entry.ignore))
-        if entry.columns is not None:
-            how = replace(how, form=from_columns(entry.columns), why="the recipe's columns")
-        elif entry.format is not None:
-            how = replace(how, form=find(entry.format), why="named in the recipe")
+        form = chosen(entry.format, entry.columns, entry.buckets)
+        by_columns = entry.columns is not None and entry.format is None
+        why = "the recipe's columns" if by_columns else "named in the recipe"
+        how = How(form, why if form is not None else "", tuple(entry.ignore))
         return how, files_of(entry, cache)
     except FileError as error:
         return Problem(entry.path + error.place, "", error.message, whole_file=True)
@@ -148,7 +147,7 @@ def scan_file(
 ) -> Iterator[Part[T]]:
     """The same for one file; places are without the file's name. `reading` learns what was understood."""
     place = ""
-    rows = _objects(kind, path, reading, how.ignore)
+    rows = _objects(kind, path, reading, how)
     try:
         form = how.form
         for place, row in rows:
@@ -157,7 +156,11 @@ def scan_file(
                 continue
             form = form or detect(row)
             reading.understood(form, how.why or _why(form, row))
-            yield from _records(kind, form, chain([(place, row)], rows), split_key, reading)
+            rows, place = (
+                chain([(place, row)], rows),
+                "",
+            )  # what the format says at the end is of the whole file
+            yield from _records(kind, form, rows, split_key, reading)
             break
         yield from _of_file(reading)
     except FileError as error:
@@ -201,13 +204,16 @@ def _reader(reading: Reading) -> str:
 ScannedRows = Iterator[tuple[str, "Mapping[str, Any] | Problem"]]
 
 
-def _objects(kind: type[T], path: Path, reading: Reading, ignore: Sequence[str]) -> ScannedRows:
+def _objects(kind: type[T], path: Path, reading: Reading, how: How) -> ScannedRows:
     """Rows with their places, less the columns to ignore."""
-    for place, row in read_rows(path):
+    for place, row in read_rows(path, typed=how.form is not None and how.form.typed):
         reading.rows += 1
+        if row is EMPTY_ROW:
+            reading.left_out.setdefault("an empty row of the table", Seen()).add(place)
+            continue
         if isinstance(row, Mapping):
-            if ignore:
-                row = {name: value for name, value in row.items() if name not in ignore}
+            if how.ignore:
+                row = {name: value for name, value in row.items() if name not in how.ignore}
             yield place, row
             continue
         reading.wrong += 1

@@ -11,16 +11,24 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from align.data.rows import KINDS, PACKED, FileError, kind_of
+from align.data.rows import KINDS, PACKED, WORKBOOK, WORKBOOKS, FileError, kind_of
 from align.data.store import in_cache
 from align.recipe.sections import Entry
 from align.run.files import read_json, to_json, write_text
 from align.run.hub import refused
 
-_NO_RECORDS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+_STATE = "state.json"  # of what `datasets` saves: which files it made
+_NO_RECORDS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", _STATE}
 _SPLITS = ("train", "validation", "valid", "val", "dev", "test", "eval")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
-_PREFERRED = (".parquet", ".jsonl", ".json", ".csv")  # where a Hub data set has one table in several kinds
+_PREFERRED = (
+    ".parquet",
+    ".arrow",
+    ".jsonl",
+    ".json",
+    ".csv",
+    ".tsv",
+)  # where a Hub data set has one table in several kinds
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT = 10  # seconds
 
@@ -43,6 +51,7 @@ def files_of(entry: Entry, cache: Path | None = None) -> list[File]:
     try:
         if path.is_dir():
             names = [p.relative_to(path).as_posix() for p in sorted(path.rglob("*")) if p.is_file()]
+            names = _without_caches(path, names)
             _no_revision(entry)
             return [File(path / name, str(path / name)) for name in _one_kind_each(_chosen(entry, names))]
         there = path.exists()
@@ -60,7 +69,41 @@ def files_of(entry: Entry, cache: Path | None = None) -> list[File]:
 
 
 def _matching(path: Path) -> list[Path]:
-    return [p for p in map(Path, sorted(glob.glob(str(path), recursive=True))) if p.is_file()]
+    """The files that a pattern means.
+
+    A folder that is there as it is written means itself, brackets and all; brackets behind it are names
+    where they match nothing as a pattern.
+    """
+    there = next((p for p in path.parents if p.exists()), Path())
+    rest = str(path.relative_to(there))
+    for pattern in (rest, rest.replace("[", "[[]")):
+        matching = sorted(glob.glob(str(Path(glob.escape(str(there)), pattern)), recursive=True))
+        if found := [p for p in map(Path, matching) if p.is_file()]:
+            return found
+    return []
+
+
+def _without_caches(folder: Path, names: Sequence[str]) -> list[str]:
+    """Without the Arrow files that `datasets` left beside a data set that it saved: state.json names its own.
+
+    Raises FileError where the saved rows are a selection that only `datasets` can follow.
+    """
+    saved: dict[str, set[str]] = {}
+    for name in names:
+        if name.rpartition("/")[2] == _STATE:
+            state = _object(folder / name) or {}
+            if state.get("_indices_data_files"):
+                raise FileError(
+                    "", f"{name} selects rows of its files: save it again with a newer `datasets`"
+                )
+            if files := state.get("_data_files"):
+                saved[name.rpartition("/")[0]] = {str(file["filename"]) for file in files}
+    return [
+        name
+        for name in names
+        for inside, _, file in [name.rpartition("/")]
+        if kind_of(file) != ".arrow" or inside not in saved or file in saved[inside]
+    ]
 
 
 def _missing(path: Path) -> str:
@@ -79,6 +122,8 @@ def _no_revision(entry: Entry) -> None:
 def _chosen(entry: Entry, names: Sequence[str]) -> list[str]:
     """Those names (relative to the folder or data set) that hold records, of the wanted subset and split."""
     files = [name for name in names if kind_of(name) and not _hidden(name)]
+    if not files and any(name.lower().endswith(WORKBOOKS) for name in names):
+        raise FileError("", f"holds nothing but what {WORKBOOK}")
     if not files:
         script = ", only a script, which is never run" if any(n.endswith(".py") for n in names) else ""
         raise FileError("", f"holds no {', '.join(KINDS[:-1])} or {KINDS[-1]} file{script}")
@@ -199,8 +244,14 @@ def _listed(entry: Entry, cache: Path | None) -> tuple[str, list[str], bool]:
 
 def _noted(note: Path | None) -> dict[str, Any] | None:
     """Commit and files as they were found before; None where that cannot be read."""
+    found = _object(note) if note is not None else None
+    return found if found is not None and {"commit", "files"} <= set(found) else None
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    """The object that a file of JSON holds; None where it cannot be read."""
     try:
-        found = read_json(note) if note is not None else None
+        found = read_json(path)
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and {"commit", "files"} <= set(found) else None
+    return found if isinstance(found, dict) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from align.errors import UserError
+from align.recipe.columns import Columns
 from align.recipe.mistakes import mistakes, recipe_schema
 from align.recipe.parts import Keys, OneOrMore, Section, Short, by_new_names, marked, section_in
 from align.recipe.sections import LABEL_KEYS, LABELS, SECTIONS, Entry, Recipe, Source
@@ -46,6 +47,32 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, of_run: bool = Fal
     """
     recipe, _ = _load(path, overrides, of_run)
     return _resolved(recipe, Path(os.path.abspath(path)).parent)
+
+
+def read_columns(
+    written: str | Mapping[str, Any], where: str = "columns", format: str | None = None
+) -> Columns:
+    """A mapping of columns that stands outside a recipe, as YAML or as plain values; raises UserError.
+
+    `where`: what messages call it, such as the option that it came by. `format`: what stands beside it.
+    """
+    document = Document(values=written)
+    if isinstance(written, str):
+        document = read(written, lambda line, column: Place(where, line))
+    if document.mistakes or not isinstance(document.values, Mapping):
+        told = document.mistakes[0].message if document.mistakes else "write {prompt: COLUMN, …}"
+        raise UserError(f"{where}: {told}")
+    entry = {"path": "-", "format": format, "columns": dict(document.values)}
+    document.values = {"base": "b", "run": {"name": "r"}, "data": {"rankings": {"train": [entry]}}}
+    document.values = _in_full(document, Recipe, document.values)
+    try:
+        rankings = Recipe.model_validate(document.values).data.rankings
+    except ValidationError as error:
+        at = "data.rankings.train[0].columns"
+        lines = [mistake.message.replace(at, where, 1) for mistake in mistakes(error, document)]
+        raise UserError("\n".join(lines)) from None
+    assert rankings is not None and rankings.train[0].columns is not None
+    return rankings.train[0].columns
 
 
 def origins(path: Path, overrides: Sequence[str] = ()) -> dict[str, str]:

@@ -148,6 +148,9 @@ def leaves(keys: Keys = ()) -> Iterator[Keys]:
 def expected(schema: dict[str, Any]) -> str:
     """What a value may be: "a whole number above 0 or null"."""
     if "anyOf" in schema:
+        kinds = {option.get("type") for option in schema["anyOf"]}
+        if {"string", "boolean"} <= kinds:
+            return "a value or a list of them" + (" or null" if "null" in kinds else "")
         words = list(dict.fromkeys(expected(option) for option in schema["anyOf"]))
         return _listed(words)
     if "enum" in schema:

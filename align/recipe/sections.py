@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from align.recipe.columns import FORMS, Columns
 from align.recipe.labeling import Labeling
 from align.recipe.parts import (
     RUN_NAME,
@@ -32,6 +33,7 @@ from align.recipe.ppo import PPO
 HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+"
 LABELS = "labels"  # the format of an entry that is a labeling database
 LABEL_FILTERS = ("guideline", "labelers", "agreement", "corrections", "until")  # which labels it gives
+WITH_COLUMNS = ("label-studio", "argilla", "argilla-flat")  # formats whose fields `columns` may name
 LABEL_KEYS = (LABELS, *LABEL_FILTERS)
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
@@ -65,14 +67,14 @@ class Entry(Section):
 
     path: Annotated[str, Short()] = Field(
         min_length=1,
-        description="a file (.jsonl, .json, .csv, .parquet; .gz, .zst), a pattern (*.csv), a folder, "
-        "or a Hub data set's id",
+        description="a file (.jsonl, .json, .csv, .tsv, .parquet, .arrow; .gz, .zst), a pattern (*.csv), "
+        "a folder, or a Hub data set's id",
     )
     format: str | None = Field(
         None,
         description="a format's name, or my_package.my_module:function; null: found from the columns",
     )
-    columns: dict[str, str | list[str]] | None = Field(
+    columns: Columns | None = Field(
         None, description="which column holds which part of a record, for data in no known format"
     )
     ignore: list[str] = Field(
@@ -125,8 +127,15 @@ class Entry(Section):
     def _one_reading(self) -> Entry:
         if self.format != LABELS and self.label_filters:
             raise ValueError(f"{', '.join(LABEL_FILTERS)} choose labels of a labeling database (`labels: …`)")
-        if self.format is not None and self.columns is not None:
+        name = (self.format or "").strip().lower().replace("_", "-")
+        if self.columns is not None and name and name not in WITH_COLUMNS:
             raise ValueError("format and columns both say how to read a row; keep one")
+        if self.columns is not None and self.columns.fields_alone and not name:
+            raise ValueError(f"columns: responses alone make no record. Map one of these: {FORMS}")
+        if self.buckets is not None and name not in ("", "label-studio"):
+            raise ValueError("buckets are a ranker's in label-studio, and this is another format")
+        if self.buckets is not None and self.columns is not None and not name:
+            raise ValueError("buckets are a ranker's in label-studio: name it by format, beside columns")
         return self
 
     @property

@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from align.data.formats import Format, LeftOut, detect, find
-from align.data.rows import FileError, read_rows
+from align.data.formats import Format, LeftOut, Record, Unranked, detect
+from align.data.formats.base import listed
+from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.scan import gathered
 from align.errors import UserError
 from align.records import TOOLS, Demonstration, Messages, Prompt, Ranking, RecordError
@@ -28,18 +29,17 @@ class ScoreItem:
     key: str
 
 
-def read_items(path: Path, format: str | None = None) -> Iterator[ScoreItem | RecordError]:
+def read_items(path: Path, form: Format | None = None) -> Iterator[ScoreItem | RecordError]:
     """The rows of a file in their order; a bad one comes as an error that names file, line and field.
 
     A row with `prompt` and `response` or `responses` is taken as it is, with all its other columns. Any
     other is read as the format says that is named, or that its file's first row shows. Raises UserError
     where the file as a whole is no good.
     """
-    chosen = find(format) if format else None
-    rows = _rows(path)
+    rows = _rows(path, typed=form is not None and form.typed)
     try:
-        if chosen is not None:
-            yield from _formatted(rows, chosen)
+        if form is not None:
+            yield from _formatted(rows, form)
             return
         for place, row in rows:
             if isinstance(row, RecordError):
@@ -53,12 +53,14 @@ def read_items(path: Path, format: str | None = None) -> Iterator[ScoreItem | Re
         raise UserError(f"{path}{error.place}: {error.message}") from error
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, typed: bool) -> Iterator[tuple[str, Any]]:
     if path.is_dir():
         raise UserError(f"{path}: is a folder: name the files in it one by one")
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    for place, row in read_rows(path):
+    for place, row in read_rows(path, typed):
+        if row is EMPTY_ROW:
+            continue
         if not isinstance(row, (Mapping, RecordError)):
             row = RecordError("", "is not an object with columns")
         yield f"{path}{place}", row
@@ -78,6 +80,8 @@ def _plain(place: str, row: Mapping[str, Any]) -> ScoreItem | RecordError:
         key = SCORE if single else SCORES
         if key in row:
             raise RecordError(key, "is there already: rename or remove the column")
+        if not single:  # a table has the list as text
+            row = {**row, "responses": listed(row["responses"], "responses")}
         responses = [row["response"]] if single else row["responses"]
         if not isinstance(responses, (list, tuple)) or not responses:
             raise RecordError("responses", "must be a list of texts, and not empty")
@@ -100,8 +104,8 @@ def _detected(place: str, row: Mapping[str, Any]) -> Format:
         return detect(row)
     except UserError as error:
         raise UserError(
-            f"{place}: {error} (`align score` takes the name by --format. A row with `prompt` and `response` "
-            "needs none.)"
+            f"{place}: {error} (`align score` takes them by --format and --columns. A row with `prompt` and "
+            "`response` needs none.)"
         ) from error
 
 
@@ -119,7 +123,10 @@ def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[Scor
             yield _at(place, error)
 
 
-def _item(place: str, record: Prompt | Demonstration | Ranking) -> ScoreItem:
+def _item(place: str, record: Record) -> ScoreItem:
+    if isinstance(record, Unranked):
+        row = Prompt(record.prompt).to_dict() | {"responses": list(record.responses)}
+        return ScoreItem(place, row, record.prompt, record.responses, SCORES)
     row = record.to_dict()
     if isinstance(record, Demonstration):
         return ScoreItem(place, row, record.prompt, (record.response,), SCORE)

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from align.data.formats import Format
 from align.data.template import Template
 from align.errors import UserError
 from align.models.batch import Pair
@@ -44,7 +45,7 @@ def score(
     run: Path,
     file: Path,
     to: Path | None = None,
-    format: str | None = None,
+    form: Format | None = None,
     base: Path | None = None,
     console: Console | None = None,
     trusted: bool = False,
@@ -58,7 +59,7 @@ def score(
     if to is not None:
         _check_target(to, file)
     trained = open_run(run, "rm", base, trusted)
-    found = _check(file, format, trained)
+    found = _check(file, form, trained)
     limit = trained.recipe.rm.max_length
     if found.long:
         say(
@@ -70,7 +71,7 @@ def score(
         console = Console(quiet=True)  # a bar would stand among the lines
     forward = reward_model(trained)
     with _output(to) as write, ProgressBar(console, "score", found.responses) as bar:
-        items = (item for item in read_items(file, format) if isinstance(item, ScoreItem))
+        items = (item for item in read_items(file, form) if isinstance(item, ScoreItem))
         for row in _scored(items, trained, forward, bar):
             write(_json_line(row))
 
@@ -84,10 +85,10 @@ def _check_target(to: Path, file: Path) -> None:
         raise UserError(f"--to {to} is the file that is read: name another")
 
 
-def _check(file: Path, format: str | None, run: Trained) -> Found:
+def _check(file: Path, form: Format | None, run: Trained) -> Found:
     """Count what will be scored; UserError where a record cannot be."""
     found, problems, count = Found(), list[str](), 0
-    for item in read_items(file, format):
+    for item in read_items(file, form):
         try:
             if isinstance(item, RecordError):
                 raise item

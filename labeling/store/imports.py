@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
-from align.data.rows import KINDS, PACKED, FileError, read_rows
+from align.data.formats import Format
+from align.data.rows import EMPTY_ROW, KINDS, PACKED, FileError, read_rows
 from align.errors import UserError
 from align.records import RecordError
 from labeling.store.engine import Store
@@ -38,25 +39,41 @@ class Imported:
 
 
 def import_file(
-    store: Store, path: Path, overlap: int, by: Person | None = None, labels: bool = False, name: str = ""
+    store: Store,
+    path: Path,
+    overlap: int,
+    by: Person | None = None,
+    labels: bool = False,
+    name: str = "",
+    form: Format | None = None,
 ) -> Imported:
     """Add the tasks of a file (JSON Lines, JSON, CSV, Parquet), all or none of them.
 
     With `labels`, rankings that name their labeler are kept as theirs. `name` is what messages call the file.
+    `form` reads its rows; without it they are ours, or in a known format.
     Raises UserError with the place in the file.
     """
     place, name = "", name or str(path)
 
     def rows() -> Iterator[Any]:
         nonlocal place
-        for place, row in read_rows(path):  # noqa: B007  the except below tells the place
+        placed = good()
+        if form is not None and form.gather is not None:
+            placed = form.gather(placed)
+        for place, row in placed:  # noqa: B007  the except below tells the place
+            yield row
+
+    def good() -> Iterator[tuple[str, Any]]:
+        nonlocal place
+        for place, row in read_rows(path):
             if isinstance(row, RecordError):
                 raise row
-            yield row
+            if row is not EMPTY_ROW:
+                yield place, row
 
     try:
         with store.write() as session:
-            added = add_items(session, rows(), overlap, by)
+            added = add_items(session, rows(), overlap, by, form)
             place = ""
             kept = keep_rankings(session, added.said) if labels else None
     except RecordError as error:

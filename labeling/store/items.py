@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from align.data.formats import LeftOut, detect
+from align.data.formats import Format, LeftOut, Record, Unranked, detect
+from align.data.formats.base import listed
 from align.data.formats.own import ALIGN
 from align.errors import UserError
 from align.records import TOOLS, Demonstration, Prompt, Ranking, RecordError
@@ -19,6 +20,7 @@ from labeling.answers import KINDS, ORDERING, UNSTORABLE, storable
 from labeling.store.models import Item, Person, Response, Slot, in_turn
 
 _KEYS = ("prompt", TOOLS, "responses", "kind", "priority", "overlap", "gold", "meta")
+_LISTS = ("responses", "gold", "meta")  # a table has them as text
 _RESPONSE_KEYS = ("text", "origin", "author")
 _TOGETHER = 400  # rows written at once
 
@@ -38,9 +40,13 @@ class AddedItems:
 
 
 def add_items(
-    session: Session, rows: Iterable[Mapping[str, Any]], overlap: int, by: Person | None = None
+    session: Session,
+    rows: Iterable[Mapping[str, Any]],
+    overlap: int,
+    by: Person | None = None,
+    form: Format | None = None,
 ) -> AddedItems:
-    """Rows with a prompt and what else `_KEYS` has, or rows of any format that align knows.
+    """Rows as `form` reads them; without it those with a prompt and more of `_KEYS`, or of a known format.
 
     A row that is there already (kind, prompt and responses) is not added again. Raises RecordError.
     """
@@ -48,7 +54,7 @@ def add_items(
     names = {name: id for id, name in session.execute(select(Person.id, Person.name))}
     given: list[tuple[Item, Ranking | None]] = []
     for row in rows:
-        for item, authors, ranking in _items(row, overlap):
+        for item, authors, ranking in _items(row, overlap, form):
             for response, author in zip(item.responses, authors, strict=True):
                 if author is not None and author not in names:
                     raise RecordError("author", f"nobody is called {author[:40]!r}")
@@ -90,14 +96,16 @@ def _add(session: Session, given: list[tuple[Item, Ranking | None]], added: Adde
     given.clear()
 
 
-def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking | None]]:
+def _items(
+    row: Any, overlap: int, form: Format | None
+) -> list[tuple[Item, list[str | None], Ranking | None]]:
     """An item for each task of a row, its responses' authors, and what a named person made of it."""
     if not isinstance(row, Mapping):
         raise RecordError("", "must be an object with a prompt")
-    if "prompt" in row and set(row) <= set(_KEYS):
+    if form is None and "prompt" in row and set(row) <= set(_KEYS):
         return [(*_own(row, overlap), None)]
     try:
-        form = ALIGN if "prompt" in row and "ranks" in row else detect(row)
+        form = form or (ALIGN if "prompt" in row and "ranks" in row else detect(row))
         records = [found for found in form.read(row) if not isinstance(found, LeftOut)]
     except RecordError:
         raise
@@ -108,6 +116,7 @@ def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking
 
 def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
     prompt = Prompt.from_dict({"prompt": row["prompt"], TOOLS: row.get(TOOLS)})
+    row = {**row, **{key: listed(row[key], key) for key in _LISTS if key in row}}
     given = row.get("responses", [])
     if not isinstance(given, list):
         raise RecordError("responses", "must be a list")
@@ -148,13 +157,11 @@ def _response(part: Any, i: int) -> tuple[Response, str | None]:
     return Response(position=i, text=text, origin=origin), author
 
 
-def _from_record(
-    record: Prompt | Demonstration | Ranking, overlap: int
-) -> tuple[Item, list[str | None], Ranking | None]:
+def _from_record(record: Record, overlap: int) -> tuple[Item, list[str | None], Ranking | None]:
     texts: tuple[str, ...] = ()
     if isinstance(record, Demonstration):
         texts = (record.response,)
-    elif isinstance(record, Ranking):
+    elif isinstance(record, (Ranking, Unranked)):
         texts = record.responses
     responses = [Response(position=i, text=text) for i, text in enumerate(texts)]
     item = _made(None, Prompt(record.prompt), responses, overlap)

@@ -216,7 +216,7 @@ def _zstd(content: bytes) -> bytes:
         (
             "a.xlsx",
             b"PK",
-            "a.xlsx: unknown kind of file: records are read from .jsonl, .json, .csv and .parquet",
+            "a.xlsx: is a workbook of a spreadsheet: save its sheet as CSV (in UTF-8), and name that file",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -16,7 +17,9 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PLUG_IN = (DOCS / "custom-data.md").read_text(encoding="utf-8")
 PAGE = PLUG_IN + (DOCS / "formats.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```\w+ (\S+)\n(.*?)```", PAGE, re.DOTALL))
-RECIPES = [YAML(typ="safe").load(text)["data"] for text in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+YAMLS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+RECIPES = [YAML(typ="safe").load(text)["data"] for text in YAMLS if text.startswith("data:")]
+ENTRIES = [YAML(typ="safe").load(text) for text in YAMLS if text.startswith("- ")]
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def test_the_pages_records_load_as_its_recipe_says() -> None:
     demonstrations = load(Demonstration, data.demonstrations, "demonstrations")
     rankings = load(Ranking, data.rankings, "rankings")
     prompts = load(Prompt, data.prompts, "prompts")
-    assert sum(name.endswith("s.jsonl") for name in FILES) == 4
+    assert {"demonstrations.jsonl", "rankings.jsonl", "prompts.jsonl"} <= FILES.keys()
     assert [len(split.train) for split in (demonstrations, prompts)] == [2, 2]
     assert (len(rankings.train), len(rankings.held_out)) == (1, 1)
 
@@ -48,20 +51,76 @@ def test_the_pages_conversation_with_a_tool_is_read_whole() -> None:
     assert [message["role"] for message in record.prompt] == ["tools", "user", "assistant", "tool"]  # type: ignore[index]
 
 
-@pytest.mark.usefixtures("pages_files")
-def test_the_pages_mapping_and_function_read_its_files() -> None:
-    (recipe,) = [recipe for recipe in RECIPES if "demonstrations" not in recipe]
-    data = Data.model_validate(recipe)
-    assert data.rankings
-    assert [record.to_dict() for record in load(Ranking, data.rankings, "rankings").train] == [
+OPEN, RAINING, LATE = "Is it open?", "Is it raining?", "Is it late?"
+# What the page's entries give, written by hand.
+SHAPES: dict[str, list[dict[str, Any]]] = {
+    "pairs.csv": [
+        {"prompt": OPEN, "responses": ["Yes, until six.", "No idea."], "ranks": [1, 2]},
         {
-            "prompt": "Is it open?",
+            "prompt": "List two fruits as JSON.",
+            "responses": ['["apple", "pear"]', "Apples."],
+            "ranks": [1, 2],
+        },
+    ],
+    "verdicts.csv": [
+        {"prompt": OPEN, "responses": ["Yes.", "No."], "ranks": [1, 2]},
+        {"prompt": RAINING, "responses": ["Yes.", "No."], "ranks": [2, 1]},
+        {"prompt": LATE, "responses": ["Yes.", "No."], "ranks": [1, 1]},
+    ],
+    "survey.csv": [
+        {
+            "prompt": OPEN,
             "responses": ["Yes, until six.", "Perhaps.", "No idea."],
             "ranks": [1, 2, None],
             "labeler": "ana",
-        },
-        {"prompt": "Do you sell rye?", "responses": ["No.", "Yes, daily.", "Yes."], "ranks": [3, 1, 1]},
-    ]
+        }
+    ],
+    "ranks.jsonl": [
+        {"prompt": OPEN, "responses": ["Yes.", "No.", "Hm."], "ranks": [1, 3, 2]},
+        {"prompt": RAINING, "responses": ["Yes.", "No."], "ranks": [1, 1]},
+    ],
+    "order.jsonl": [
+        {"prompt": OPEN, "responses": ["No.", "Yes.", "Hm."], "ranks": [3, 1, 2]},
+        {"prompt": LATE, "responses": ["No.", "Yes.", "Hm."], "ranks": [1, 1, 2]},
+    ],
+    "long.csv": [{"prompt": OPEN, "responses": ["Yes.", "No."], "ranks": [1, 2]}],
+    "annotators.csv": [
+        {"prompt": OPEN, "responses": ["Yes.", "No."], "ranks": [1, 2], "labeler": "ana"},
+        {"prompt": OPEN, "responses": ["Yes.", "No."], "ranks": [1, 1], "labeler": "bea"},
+    ],
+    "talks.jsonl": [
+        {
+            "prompt": [{"role": "user", "content": "Open?"}],
+            "responses": ["Yes.", "No."],
+            "ranks": [1, 2],
+        }
+    ],
+    "votes.jsonl": [
+        {"prompt": "Do you sell rye?", "responses": ["No.", "Yes, daily.", "Yes."], "ranks": [3, 1, 1]}
+    ],
+    "ballots.jsonl": [{"prompt": "Is it warm?", "responses": ["Yes.", "No."], "ranks": [2, 1]}],
+}
+
+
+@pytest.mark.usefixtures("pages_files")
+def test_the_pages_entries_read_its_files_as_a_person_would() -> None:
+    entries = [entry for shape in ENTRIES for entry in shape]
+    found = {}
+    for entry in entries:
+        source = Source.model_validate({"train": [entry], "held_out": 0.0})
+        found[entry["path"]] = [record.to_dict() for record in load(Ranking, source, "rankings").train]
+    assert found == SHAPES
+    together = Data.model_validate({"rankings": {"train": entries, "held_out": 0.0}}).rankings
+    assert together and len(load(Ranking, together, "rankings").train) == sum(map(len, SHAPES.values()))
+
+
+def test_a_shape_takes_five_lines_of_data_and_three_of_recipe() -> None:
+    for shape in ENTRIES:
+        for entry in shape:
+            assert len(FILES[entry["path"]].splitlines()) <= 5, entry
+    assert [text for text in YAMLS if text.startswith("- ") and len(text.splitlines()) > 3] == []
+    names = re.findall(r"^\*\*(.*?)\.\*\*", PLUG_IN, re.MULTILINE)
+    assert len(names) == 8 and len(ENTRIES) == 9
 
 
 @pytest.mark.usefixtures("pages_files")
@@ -78,8 +137,25 @@ def test_a_function_that_raises_is_told_with_file_line_and_error() -> None:
     )
 
 
-def test_plugging_in_takes_less_than_a_page() -> None:
-    assert len(PLUG_IN.splitlines()) <= 65
+@pytest.mark.usefixtures("pages_files")
+@pytest.mark.parametrize(
+    ("name", "prompt", "responses", "ranks"),
+    [
+        ("sorted", "How do I boil an egg?", ("Eggs are eggs.", "Seven minutes.", "Boil it."), (3, 1, 2)),
+        ("compared", "Be brief.\n\nIs it open?", ("Perhaps.", "Until six."), (2, 1)),
+    ],
+)
+def test_the_pages_exports_are_read_as_their_entries_say(
+    name: str, prompt: str, responses: tuple[str, ...], ranks: tuple[int, ...]
+) -> None:
+    data = Data.model_validate(YAML(typ="safe").load(FILES[f"{name}.yaml"])["data"])
+    assert data.rankings
+    assert [*load(Ranking, data.rankings, "rankings").train] == [
+        Ranking(prompt, responses, ranks, labeler="7")
+    ]
+
+
+def test_the_page_names_every_format() -> None:
     assert [name for name in FORMATS if f"`{name}`" not in PLUG_IN] == []
 
 

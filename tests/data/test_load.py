@@ -66,7 +66,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
         (b'{"prompt": "Hi", "response": \n', ":3: broken JSON at column 30"),
         (b'{"prompt": "Hi"}\n', ":3: `response` is missing"),
         (b'{"prompt": "Hi", "response": "a", "response": "b"}\n', ":3: `response` appears twice"),
-        (b'{"prompt": "Hi", "response": NaN}\n', ":3: NaN is not a number in JSON"),
+        (b'{"prompt": "Hi", "response": Infinity}\n', ":3: Infinity is not a number in JSON"),
         (b'{"prompt": "Hi", "response": ' + b"9" * 5000 + b"}\n", ":3: broken JSON"),
         (b"[" * 100_000 + b"\n", ":3: is nested too deeply"),
         (b'["Hi", "a"]\n', ":3: a demonstration is an object with keys, not a list"),
@@ -96,7 +96,7 @@ def test_a_bad_line_in_the_middle_is_named(tmp_path: Path, line: bytes, words: s
         ("a.jsonl", bytes(range(256)), "not a text file"),
         ("a.jsonl", GOOD.decode().encode("utf-16"), "not a text file in UTF-8"),
         ("a.parquet", GOOD, "cannot be read: Parquet magic bytes not found"),
-        ("a.txt", GOOD, "unknown kind of file: records are read from .jsonl, .json, .csv and .parquet"),
+        ("a.txt", GOOD, "unknown kind of file: records are read from .jsonl, .json, .csv, .tsv"),
         ("a.parquet.gz", gzip.compress(GOOD), "unknown kind of file"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else None,  # gzip's bytes hold the time
@@ -115,7 +115,7 @@ def test_missing_files_and_folders_are_told_together(tmp_path: Path) -> None:
     text = message(tmp_path / "no.jsonl", tmp_path, held_out=[str(tmp_path / "nor.jsonl")])
     assert text.startswith("data.demonstrations: 3 problems")
     assert f"{tmp_path / 'no.jsonl'}: no such file" in text
-    assert f"{tmp_path}: holds no .jsonl, .json, .csv or .parquet file" in text
+    assert f"{tmp_path}: holds no .jsonl, .json, .csv, .tsv, .parquet or .arrow file" in text
     assert f"{tmp_path / 'nor.jsonl'}: no such file" in text
 
 
@@ -346,7 +346,6 @@ def test_what_is_wrong_with_an_entry_is_told_with_all_the_rest(tmp_path: Path) -
     train = [
         entry(good, format="no-such"),
         entry(good, format="no.such:thing"),
-        entry(good, columns={"promt": "prompt"}),
         entry(good, split="train"),
         entry(good, revision="main"),
         entry(tmp_path / "*.csv"),
@@ -354,13 +353,12 @@ def test_what_is_wrong_with_an_entry_is_told_with_all_the_rest(tmp_path: Path) -
     with pytest.raises(UserError) as caught:
         load(Demonstration, Source(train=train), "demonstrations")
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("data.demonstrations: 6 problems")
+    assert lines[0].startswith("data.demonstrations: 5 problems")
     for line, words in zip(
         lines[1:],
         [
             "no format has this name",
             "cannot be loaded: ModuleNotFoundError",
-            "`promt` is no part of a record",
             "choose among the files of a folder",
             "`revision` is for data sets on the Hub",
             "no file has this name",

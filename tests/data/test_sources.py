@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from align.data.load import load
-from align.data.rows import FileError
+from align.data.rows import FileError, read_rows
 from align.data.sources import files_of
 from align.errors import UserError
 from align.recipe.sections import Entry, Source
@@ -82,9 +82,61 @@ def test_what_is_not_there_is_told_with_what_may_be_meant(tmp_path: Path) -> Non
     assert refusal(tmp_path, "ranking.jsonl") == "no such file; did you mean rankings.jsonl?"
     assert refusal(tmp_path, "x/y.jsonl") == "no such file"
     assert refusal(tmp_path, "*.csv") == "no file has this name"
-    assert refusal(tmp_path, "empty") == "holds no .jsonl, .json, .csv or .parquet file"
+    assert refusal(tmp_path, "empty") == "holds no .jsonl, .json, .csv, .tsv, .parquet or .arrow file"
     assert "File name too long" in refusal(tmp_path, "a" * 300)
     assert refusal(tmp_path, "a\0b") == "no such file"
+
+
+def test_a_name_with_brackets_or_stars_that_is_there_is_no_pattern(tmp_path: Path) -> None:
+    touch(tmp_path, "data[1].jsonl", "data1.jsonl", "run[1]/a.jsonl", "run1/b.jsonl", "x*.jsonl", "xy.jsonl")
+    touch(tmp_path, "run[1]/in [2]/c.jsonl", "half[3]-a.jsonl")
+    assert names(tmp_path, "data[1].jsonl") == ["data[1].jsonl"]
+    assert names(tmp_path, "run[1]/*.jsonl") == ["run[1]/a.jsonl"]
+    assert names(tmp_path, "run[1]") == ["run[1]/a.jsonl", "run[1]/in [2]/c.jsonl"]
+    assert names(tmp_path, "run[1]/**/*.jsonl") == ["run[1]/a.jsonl", "run[1]/in [2]/c.jsonl"]
+    assert names(tmp_path, "*/in [2]/c.jsonl") == ["run[1]/in [2]/c.jsonl"]
+    assert names(tmp_path, "half[3]*") == ["half[3]-a.jsonl"]
+    assert names(tmp_path, "x*.jsonl") == ["x*.jsonl"]
+    assert names(tmp_path, "data[0-9].jsonl") == ["data1.jsonl"]
+    (tmp_path / "data[1].jsonl").unlink()
+    assert names(tmp_path, "data[1].jsonl") == ["data1.jsonl"]
+
+
+def test_what_datasets_saved_is_read_without_what_it_cached_there(tmp_path: Path) -> None:
+    code = (
+        "import sys, datasets\n"
+        "rows = [{'prompt': str(i), 'score': i / 2} for i in range(6)]\n"
+        "one = datasets.Dataset.from_list(rows)\n"
+        "one.save_to_disk(sys.argv[1] + '/one', num_shards=2)\n"
+        "datasets.load_from_disk(sys.argv[1] + '/one').filter(lambda row: row['score'] > 1)\n"
+        "datasets.DatasetDict(train=one, test=one.select([5, 0])).save_to_disk(sys.argv[1] + '/both')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert any(path.name.startswith("cache-") for path in (tmp_path / "one").iterdir())
+    found = [row["prompt"] for name in names(tmp_path, "one") for _, row in read_rows(tmp_path / name)]
+    assert found == list("012345")
+    assert refusal(tmp_path, "both") == "has several splits (train, test): name one by `split`"
+    (file,) = files_of(Entry(path=f"{tmp_path}/both", split="test"))
+    assert [row for _, row in read_rows(file.path)] == [
+        {"prompt": "5", "score": 2.5},
+        {"prompt": "0", "score": 0.0},
+    ]
+
+
+def test_rows_that_only_datasets_can_select_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "dataset.arrow", "indices.arrow")
+    state = {
+        "_data_files": [{"filename": "dataset.arrow"}],
+        "_indices_data_files": [{"filename": "indices.arrow"}],
+    }
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    assert refusal(tmp_path) == "state.json selects rows of its files: save it again with a newer `datasets`"
+
+
+def test_a_folder_of_workbooks_is_told_what_to_save(tmp_path: Path) -> None:
+    touch(tmp_path, "votes.xlsx", "notes.txt")
+    assert "save its sheet as CSV" in refusal(tmp_path)
 
 
 # The Hub

@@ -32,6 +32,11 @@ def table() -> str:
         lines.append(f"| `{name}` | {expected(schema)} | {default} | {schema['description']} |")
         if path == ("data", "cache"):
             lines += entries("Entry", "An entry of `train` or `held_out`, for which a path alone may stand:")
+            lines += entries(
+                "Columns", "`columns` of an entry ([custom-data.md](custom-data.md) has examples):"
+            )
+            lines += entries("Verdict", "`verdict` of `columns`, for which a column alone may stand:")
+            lines += entries("MessageKeys", "`messages` of `columns`:")
         if path == ("ppo", "checkpoint_every"):
             lines += entries("Reward", "An entry of `ppo.rewards`, with one of run, function and url:")
     return "\n".join([*lines, "", ""])

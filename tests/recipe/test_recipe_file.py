@@ -244,11 +244,11 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ),
         (
             "data: {prompts: {train: {path: a, columns: [b]}}}",
-            "data.prompts.train[0].columns: expected a section of columns or null; got a list",
+            "data.prompts.train[0].columns: expected a section (indented `key: value` lines) or null; got a ",
         ),
         (
             "data: {prompts: {train: {path: a, columns: {prompt: 3}}}}",
-            "data.prompts.train[0].columns.prompt: expected text or a list of texts; got 3",
+            "data.prompts.train[0].columns.prompt: expected text, a list of texts or null; got 3",
         ),
         (
             "data: {prompts: {train: {path: a, format: x, columns: {prompt: b}}}}",
@@ -487,11 +487,30 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     def entry() -> st.SearchStrategy[Any]:
         fields = recipe_schema()["$defs"]["Entry"]["properties"]
         optional = {k: value(fields[k]) for k in ("weight", "split", "subset", "revision")}
-        ways = [{**optional, way: value(fields[way])} for way in ("format", "columns")]
+        ways = [{**optional, "format": value(fields["format"])}, {**optional, "columns": columns()}]
         hub_id = st.just("owner/name")
         return path | st.one_of(
             [st.fixed_dictionaries({"path": path | hub_id}, optional=way) for way in ways]
         )
+
+    def columns() -> st.SearchStrategy[dict[str, Any]]:
+        word = text | st.booleans() | st.integers() | st.just(0.5)
+        ways = [
+            {"response": text},
+            {"chosen": text, "rejected": st.lists(text, min_size=1, max_size=2), "labeler": text},
+            {"responses": text, "ranks": text, "best": st.sampled_from([0, 1, "1st"])},
+            {"responses": text, "scores": text, "lower_is_better": st.booleans(), "group_by": text},
+            {"responses": text, "order": text, "places_from": st.sampled_from([0, 1])},
+            {"responses": text, "verdict": st.fixed_dictionaries({"column": text, "a": word}) | text},
+            {
+                "responses": text,
+                "verdict": st.fixed_dictionaries(
+                    {"column": text, "low": st.just("b"), "middle": st.just(0.0)}
+                ),
+                "messages": st.fixed_dictionaries({"role": text, "assistant": text}),
+            },
+        ]
+        return st.one_of([st.fixed_dictionaries({"prompt": text, **way}) for way in ways])
 
     def value(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
         if "$ref" in schema:

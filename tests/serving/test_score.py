@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from align.cli.app import app
 from align.serving import score as module
+from align.serving.records import read_items
 
 RESPONSES = [
     " good and bright",
@@ -91,11 +92,29 @@ def test_other_formats_and_kinds_of_files_are_read(finished_run: Path, tmp_path:
     assert row["responses"] == [" good and bright", " dull"]
     assert row["scores"] == pytest.approx([by_hand("the film 1", r) for r in row["responses"]], abs=1e-5)
 
+    (tmp_path / "own.csv").write_text('q,x,y\nthe film 1," good and bright"," dull"\n')
+    code, out, _ = run_score(
+        finished_run, tmp_path / "own.csv", "--columns", "{prompt: q, responses: [x, y]}"
+    )
+    assert (code, rows_of(out)) == (0, [{key: row[key] for key in ("prompt", "responses", "scores")}])
+    code, out, err = run_score(finished_run, tmp_path / "own.csv", "--columns", "{prompt: q, respones: x}")
+    assert (code, out) == (2, "")
+    assert "--columns.respones: unknown key; did you mean responses?" in err
+
     packed = tmp_path / "packed.jsonl.gz"
     packed.write_bytes(gzip.compress(json.dumps(ROWS[0]).encode()))
     assert run_score(finished_run, packed)[0] == 0
     code, out, _ = run_score(finished_run, pairs, "--format", "nonsense")
     assert (code, out) == (2, "")
+
+
+def test_a_table_has_its_lists_as_text_and_empty_rows_are_none(tmp_path: Path) -> None:
+    table = tmp_path / "in.csv"
+    table.write_text("prompt;responses\na;\"['x', '[y]']\"\n;\nb;[z]\n")
+    good, bad = read_items(table)
+    assert good.responses == ("x", "[y]")
+    assert good.row["responses"] == ["x", "[y]"]
+    assert "in.csv:4: `responses` begins like a list" in str(bad)
 
 
 def test_to_writes_a_file_and_only_that(finished_run: Path, tmp_path: Path) -> None:

@@ -8,18 +8,36 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.data.literals import json_value, python_value
+from align.records import Demonstration, Messages, Prompt, Ranking, RecordError
 from align.text import dotted
 
 Row = Mapping[str, Any]
-Record = Prompt | Demonstration | Ranking
 Placed = tuple[str, Row]  # "file:line", and the row there
 T = TypeVar("T", Prompt, Demonstration, Ranking)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 UNUSED = "unused"  # the role of a column that a format knows, and of which nothing goes into a record
+
+
+@dataclass(frozen=True)
+class Unranked:
+    """A prompt and responses that nobody has ranked: there is something to score, or to rank."""
+
+    prompt: str | Messages
+    responses: tuple[str, ...]
+
+
+Record = Prompt | Demonstration | Ranking | Unranked
 
 
 @dataclass(frozen=True)
@@ -37,7 +55,8 @@ class Format:
     of a row that `read` knows, and as what it is used ("prompt", "best", "rank", UNUSED where it is known
     and carries nothing of the record); None: nobody can say, as for a function. `gather` puts together rows
     of a file that belong together, and sees all of them: what it raises after the last one is told of the
-    file.
+    file. `lists`: columns that hold a list or an object: where a table has one as text, `read`, `detect` and
+    `gather` get what it says. `typed`: a table's numbers come as numbers.
     """
 
     name: str
@@ -46,6 +65,39 @@ class Format:
     detect: Callable[[Row], bool]  # whether one row's columns (and types, where needed) are this format's
     gather: Callable[[Iterator[Placed]], Iterator[Placed]] | None = None
     columns: Mapping[str, str] | None = None
+    lists: Sequence[str] = ()
+    typed: bool = False
+
+
+def of_tables(form: Format) -> Format:
+    """The format, for rows of tables too: the columns it needs as lists or objects are read as these."""
+    gather = form.gather
+    if not form.lists:
+        return form
+
+    def seen(row: Row) -> Row:
+        """As far as it can be read: what cannot is told by `read`."""
+        try:
+            return _with_lists(row, form.lists)
+        except RecordError:
+            return row
+
+    return replace(
+        form,
+        read=lambda row: form.read(_with_lists(row, form.lists)),
+        detect=lambda row: form.detect(seen(row)),
+        gather=gather and (lambda rows: gather((place, seen(row)) for place, row in rows)),
+    )
+
+
+def _with_lists(row: Row, names: Sequence[str]) -> Row:
+    found = {name: listed(row[name], name) for name in names if isinstance(row.get(name), str)}
+    return {**row, **found} if found else row
+
+
+def unused(names: str) -> dict[str, str]:
+    """For `Format.columns`: columns that the format knows and needs nothing of."""
+    return dict.fromkeys(names.split(), UNUSED)
 
 
 def never(row: Row) -> bool:
@@ -101,15 +153,29 @@ def text(row: Any, *path: str | int) -> str:
 
 
 def as_number(value: Any, field: str) -> float:
-    """A finite number, or text that is one (tables hold only texts); raises RecordError."""
-    try:
-        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+    """A finite number, or text that is one (tables hold only texts), as 2.5 or 2,5; raises RecordError."""
+    if isinstance(value, str):
+        value = _written(value, field)
+    if isinstance(value, (Real, Decimal)) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
             number = float(value)
             if math.isfinite(number):
                 return number
-    except (ValueError, OverflowError):
-        pass
     raise RecordError(field, f"must be a number, not {short(value)}")
+
+
+def _written(text: str, field: str) -> float | str:
+    """The number that a text is; the text where it is none."""
+    plain = text.strip()
+    if _THOUSANDS.fullmatch(plain):
+        raise RecordError(
+            field,
+            f"is {short(text)}, which may be a whole number with its thousands set apart or a fraction: "
+            "write it without the comma, or with a point",
+        )
+    if _COMMA.fullmatch(plain):
+        plain = plain.replace(",", ".")
+    return float(plain) if _NUMBER.fullmatch(plain) else text
 
 
 def number(row: Any, *path: str | int) -> float:
@@ -136,12 +202,37 @@ def optional_number(row: Any, *path: str) -> float | None:
 
 
 def label(value: Any, field: str) -> str | None:
-    """A name or an id as text; numbers (ids) become their digits; raises RecordError."""
+    """A name or an id as text; whole numbers (ids) become their digits; raises RecordError."""
     if value is None or isinstance(value, str):
         return value or None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return short(value)
-    raise RecordError(field, f"must be a name or a number, not {short(value)}")
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return short(int(value))
+    if isinstance(value, (Real, Decimal)) and not isinstance(value, bool) and float(value).is_integer():
+        return short(int(float(value)))
+    raise RecordError(field, f"must be a name or a whole number, not {short(value)}")
+
+
+def listed(value: Any, field: str) -> Any:
+    """The list or object that a text holds, as in a table; any other value as it is.
+
+    JSON, or what Python prints for a list (pandas writes that). Raises RecordError for a text that begins
+    like one and is none.
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json_value(value)
+    except RecordError as error:
+        if not isinstance(error.__cause__, json.JSONDecodeError):
+            raise RecordError(field, str(error)) from error
+        wrong = error.message
+    try:
+        return python_value(value)
+    except ValueError:
+        what = "a list" if value.lstrip().startswith("[") else "an object"
+        raise RecordError(
+            field, f"begins like {what} and cannot be read as one ({wrong}): write it as JSON"
+        ) from None
 
 
 def has_texts(row: Row, *keys: str) -> bool:
@@ -208,7 +299,12 @@ def ranks_of(scores: Sequence[float | None]) -> list[int | None]:
 
 
 def joined(first: str, second: Any, field: str) -> str:
-    """An instruction and what it is about, with a blank line between; raises RecordError."""
+    """An instruction and what it is about, with a blank line between; a blank one is left out.
+
+    Raises RecordError.
+    """
     if second is not None and not isinstance(second, str):
         raise RecordError(field, f"must be text, not {short(second)}")
-    return f"{first}\n\n{second}" if second and second.strip() else first
+    if not second or not second.strip():
+        return first
+    return f"{first}\n\n{second}" if first.strip() else second

@@ -2,186 +2,202 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from align.data.formats.base import Format, Record, Row, as_number, label, make, never, ranks_of, short
-from align.data.formats.conversations import is_conversation, turns
-from align.errors import UserError
+from align.data.formats.answers import Asked, asked, before_all, complete, is_conversation, said
+from align.data.formats.base import Format, LeftOut, Record, Row, Unranked, as_number, label, make, never
+from align.data.formats.long_tables import answers_of_group, grouped
+from align.data.formats.orders import (
+    UNRANKED,
+    Ranks,
+    doubt_ranks,
+    from_order,
+    from_ranks,
+    from_scores,
+    ids_of,
+    marked,
+    settle_places,
+)
+from align.data.formats.paths import Cell, look_up, several, shown
+from align.data.formats.verdicts import hear_all, ranks_of_verdict
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
-ColumnNames = Mapping[str, str | Sequence[str]]
-DETAILS = ("labeler", "strength", "guideline", "shown_order", "seconds", "source")
-TARGETS = ("prompt", "response", "responses", "ranks", "scores", "chosen", "rejected", *DETAILS)
-SEVERAL = ("prompt", "responses", "ranks", "scores", "chosen", "rejected")  # may be a list of columns
-SHAPES = (
-    ("prompt",),
-    ("prompt", "response"),
-    ("prompt", "chosen", "rejected"),
-    ("prompt", "responses", "ranks"),
-    ("prompt", "responses", "scores"),
-)
-UNRANKED = (None, "")
+if TYPE_CHECKING:
+    from align.recipe.columns import Columns
+
+USED_AS = {  # what a column is used as, where the key's own name does not say it
+    "responses": "response",
+    "chosen": "best",
+    "rejected": "worst",
+    "ranks": "rank",
+    "scores": "score",
+    "ids": "id",
+    "group_by": "group",
+    "verdict.column": "verdict",
+    "verdict.names": "name in the verdict",
+    "verdict.best": "best",
+    "verdict.worst": "worst",
+}
 
 
-def from_columns(columns: ColumnNames) -> Format:
+def from_columns(columns: Columns | Mapping[str, Any]) -> Format:
     """A format that reads each part from its column.
 
     A column is named as it stands, or by a dotted path into objects and lists ("data.answers.0.text"); a
-    path through a list without a number goes through all of it ("answers.text": every answer's text).
-    `prompt` may name several columns, which follow each other after blank lines. `responses`, `ranks`,
-    `scores`, `chosen` and `rejected` name a column that holds a list, or several columns; a null response is
-    left out.
-    Ranks: 1 is best; scores: more is better; null is unranked. Raises UserError for a mapping that makes no
-    record.
+    path through a list without a number goes through all of it ("answers.text": every answer's text). What
+    each key means: docs/custom-data.md. Raises UserError for a mapping that makes no record.
     """
-    _check(columns)
+    from align.recipe.load import read_columns  # it needs a library, which a known format does without
 
-    def read(row: Row) -> list[Record]:
-        prompt, prompt_name = _prompt(row, columns["prompt"])
-        if "response" in columns:
-            name = str(columns["response"])
-            values = {"prompt": prompt, "response": look_up(row, name)}
-            return [make(Demonstration, values, {"prompt": prompt_name, "response": name})]
-        if set(columns) == {"prompt"}:
-            return [make(Prompt, {"prompt": prompt}, {"prompt": prompt_name})]
-        answers = _ranked(row, columns)
-        names = {f"responses[{i}]": name for i, (name, _, _) in enumerate(answers)} | {"prompt": prompt_name}
-        values = {
-            "prompt": prompt,
-            "responses": [answer for _, answer, _ in answers],
-            "ranks": [rank for _, _, rank in answers],
-        }
-        return [make(Ranking, values | _details(row, columns), names)]
-
-    return Format("columns", "the recipe's own mapping of columns", read, never)
+    mapping = read_columns(columns) if isinstance(columns, Mapping) else columns
+    return Format(
+        "columns",
+        "the recipe's own mapping of columns",
+        lambda row: _read(row, mapping),
+        never,
+        gather=_gather(mapping),
+        columns=_roles(mapping),
+    )
 
 
-def _check(columns: ColumnNames) -> None:
-    for target, source in columns.items():
-        if target not in TARGETS:
-            near = get_close_matches(str(target).lower(), TARGETS, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`? " if near else ""
-            raise UserError(
-                f"columns: `{target}` is no part of a record; {hint}There are {', '.join(TARGETS)}."
-            )
-        texts = [source] if isinstance(source, str) else list(source)
-        if not texts or not all(isinstance(name, str) and name for name in texts):
-            raise UserError(f"columns.{target}: name the column that holds it.")
-        if not isinstance(source, str) and target not in SEVERAL:
-            raise UserError(f"columns.{target}: takes one column, not a list.")
-    main = {target for target in columns if target not in DETAILS}
-    details = [target for target in columns if target in DETAILS]
-    if not any(main == set(shape) for shape in SHAPES):
-        forms = "; ".join(" + ".join(shape) for shape in SHAPES)
-        raise UserError(
-            f"columns: {', '.join(sorted(main)) or 'nothing'} makes no record. Map one of these: {forms}."
-        )
-    if details and len(main) < 3:
-        raise UserError(f"columns.{details[0]}: only rankings have it, and this mapping makes none.")
+def _roles(columns: Columns) -> dict[str, str]:
+    """What each column is used as; a dotted path is one of its first part too."""
+    found: dict[str, str] = {}
+    for key, names in columns.named():
+        for name in names:
+            for column in (name, name.partition(".")[0]):
+                found.setdefault(column, USED_AS.get(key, key))
+    return found
 
 
-def look_up(row: Row, path: str) -> Any:
-    """A column's value, by its name or by a dotted path; raises RecordError that names what is there."""
-    if path in row:
-        return row[path]
-    value: Any = row
-    keys = path.split(".")
-    for i, key in enumerate(keys):
-        if isinstance(value, Mapping) and key in value:
-            value = value[key]
-        elif isinstance(value, (list, tuple)) and key.isdecimal() and len(key) < 9 and int(key) < len(value):
-            value = value[int(key)]
-        elif isinstance(value, (list, tuple)) and not key.isdecimal():
-            rest = ".".join(keys[i:])
-            return [look_up(part if isinstance(part, Mapping) else {}, rest) for part in value]
-        else:
-            there = ", ".join(short(str(name)) for name in list(value)[:20]) if i == 0 else ""
-            raise RecordError(path, "is missing" + (f"; the columns are {there}" if there else ""))
-    return value
+def _gather(columns: Columns) -> Any:
+    """What sees all rows of a file; None where each row can be read alone."""
+    if columns.group_by is not None:
+        names = columns.names("group_by")
+        return lambda rows: grouped(names, rows)
+    if columns.order is not None and columns.ids is None and columns.places_from is None:
+        return lambda rows: settle_places(columns, rows)
+    if columns.ranks is not None and columns.best is None:
+        return lambda rows: doubt_ranks(columns, rows)
+    verdict = columns.verdict
+    if verdict is not None and verdict.column is not None:
+        return lambda rows: hear_all(verdict, rows)
+    return None
 
 
-def _prompt(row: Row, source: str | Sequence[str]) -> tuple[Any, str]:
-    if isinstance(source, str):
-        value = look_up(row, source)
-        return (turns({source: value}, source) if is_conversation(value) else value), source
+def _read(row: Row, columns: Columns) -> Iterator[Record | LeftOut]:
+    prompt, prompt_name = asked(row, columns)
+    if columns.response is not None:
+        name = columns.response
+        answer = said(look_up(row, name), name, columns.messages)
+        prompt, prompt_name = before_all(prompt, prompt_name, [answer])
+        values = {"prompt": complete(row, columns, prompt), "response": answer.text}
+        yield make(Demonstration, values, {"prompt": prompt_name, "response": name})
+        return
+    if columns.responses is not None and not columns.judged:
+        yield _unranked(row, columns, prompt, prompt_name)
+        return
+    found = _ranked(row, columns)
+    if found is None:
+        assert prompt is not None
+        yield make(Prompt, {"prompt": complete(row, columns, prompt)}, {"prompt": prompt_name})
+        return
+    if isinstance(found, LeftOut):
+        yield found
+        return
+    cells, ranks, strength = found
+    there = [(cell, rank) for cell, rank in zip(cells, ranks, strict=True) if cell.value is not None]
+    if there and all(rank is None for _, rank in there):
+        yield LeftOut("a row without any rank")
+        return
+    answers = [said(cell.value, cell.name, columns.messages) for cell, _ in there]
+    if answers:
+        prompt, prompt_name = before_all(prompt, prompt_name, answers)
+    names = {f"responses[{i}]": answer.name for i, answer in enumerate(answers)} | {
+        "prompt": prompt_name,
+        "responses": shown(columns.responses or columns.chosen or ""),
+    }
+    values = {
+        "prompt": complete(row, columns, prompt or ""),
+        "responses": [answer.text for answer in answers],
+        "ranks": [rank for _, rank in there],
+    }
+    details = {} if strength is None else {"strength": strength}
+    yield make(Ranking, values | details | _details(row, columns), names)
+
+
+def _unranked(row: Row, columns: Columns, prompt: Asked | None, prompt_name: str) -> Unranked:
+    """The prompt, and the responses that are there."""
+    cells = [cell for cell in several(row, columns.responses or "") if cell.value is not None]
+    answers = [said(cell.value, cell.name, columns.messages) for cell in cells]
+    if not answers:
+        raise RecordError(shown(columns.responses or ""), "holds no response")
+    prompt, prompt_name = before_all(prompt, prompt_name, answers)
+    whole = complete(row, columns, prompt)
     texts = []
-    for name in source:
-        value = look_up(row, name)
-        if value is not None and not isinstance(value, str):
-            raise RecordError(name, f"must be text, not {short(value)}: only texts can be put together")
-        texts.append(value or "")
-    return "\n\n".join(part for part in texts if part.strip()), source[0]
+    for answer in answers:
+        names = {"prompt": prompt_name, "response": answer.name}
+        texts.append(make(Demonstration, {"prompt": whole, "response": answer.text}, names).response)
+    return Unranked(make(Prompt, {"prompt": whole}, {"prompt": prompt_name}).prompt, tuple(texts))
 
 
-def _ranked(row: Row, columns: ColumnNames) -> list[tuple[str, Any, int | None]]:
-    """(column, response, rank) of each response that is there."""
-    if "chosen" in columns:
-        sides = [_several(row, columns["chosen"]), _several(row, columns["rejected"])]
-        for key, side in zip(("chosen", "rejected"), sides, strict=True):
-            if all(answer is None for _, answer in side):
-                raise RecordError(str(columns[key]), "holds no response")
-        pairs = [(name, answer, rank) for rank, side in enumerate(sides, 1) for name, answer in side]
-        return [pair for pair in pairs if pair[1] is not None]
-    answers = _several(row, columns["responses"])
-    by_rank = "ranks" in columns
-    judged = _several(row, columns["ranks" if by_rank else "scores"])
-    if len(answers) != len(judged):
-        what = "ranks" if by_rank else "scores"
-        raise RecordError(
-            _shown(columns[what]), f"has {len(judged)} {what}, and there are {len(answers)} responses"
-        )
-    kept = [(*answer, *mark) for answer, mark in zip(answers, judged, strict=True) if answer[1] is not None]
-    if by_rank:
-        ranks = [_rank(value, field) for _, _, field, value in kept]
-    else:
-        ranks = ranks_of([None if v in UNRANKED else as_number(v, field) for _, _, field, v in kept])
-    return [(name, answer, rank) for (name, answer, _, _), rank in zip(kept, ranks, strict=True)]
-
-
-def _rank(value: Any, field: str) -> int | None:
-    if value in UNRANKED:
+def _ranked(row: Row, columns: Columns) -> tuple[list[Cell], Ranks, float | None] | LeftOut | None:
+    """The responses, their ranks, and the strength that a verdict has; None where there are no responses."""
+    if columns.group_by is not None:
+        group = answers_of_group(row, columns)
+        return group if isinstance(group, LeftOut) else (*group, None)
+    if columns.chosen is not None and columns.rejected is not None:
+        return (*_sides(row, columns), None)
+    if columns.responses is None:
         return None
-    number = as_number(value, field)
-    if number < 1 or number != int(number):
-        raise RecordError(field, f"must be a whole number from 1, the best, up, not {short(value)}")
-    return int(number)
+    answers = several(row, columns.responses)
+    if columns.verdict is not None:
+        answers = ids_of(row, answers, columns.ids)
+        verdict = ranks_of_verdict(row, answers, columns.verdict, columns.places_from)
+        return verdict if isinstance(verdict, LeftOut) else (answers, *verdict)
+    if columns.order is not None:
+        answers = ids_of(row, answers, columns.ids)
+        return answers, from_order(row, answers, columns), None
+    what = "ranks" if columns.ranks is not None else "scores"
+    marks = marked(row, answers, columns.ranks or columns.scores or "", what)
+    kept = [(a, mark) for a, mark in zip(answers, marks, strict=True) if a.value is not None]
+    read = from_ranks if columns.ranks is not None else from_scores
+    return [answer for answer, _ in kept], read([mark for _, mark in kept], columns), None
 
 
-def _several(row: Row, source: str | Sequence[str]) -> list[tuple[str, Any]]:
-    """(name, value) of each of several columns, or of each item of a column that holds a list."""
-    if not isinstance(source, str):
-        return [(name, look_up(row, name)) for name in source]
-    value = look_up(row, source)
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)  # a table holds a list as text
-        except (ValueError, RecursionError) as error:
-            raise RecordError(source, f"begins like a list, and is not JSON: {error}"[:200]) from None
-    if isinstance(value, (list, tuple)):
-        return [(f"{source}[{i}]", part) for i, part in enumerate(value)]
-    return [(source, value)]
+def _sides(row: Row, columns: Columns) -> tuple[list[Cell], Ranks]:
+    """What is chosen, at rank 1, and what is rejected, at rank 2."""
+    found: list[tuple[Cell, int]] = []
+    for rank, names in enumerate((columns.names("chosen"), columns.names("rejected")), 1):
+        cells = _side(row, names, columns)
+        if all(cell.value is None for cell in cells):
+            raise RecordError(", ".join(names), "holds no response")
+        found += [(cell, rank) for cell in cells]
+    return [cell for cell, _ in found], [rank for _, rank in found]
 
 
-def _shown(source: str | Sequence[str]) -> str:
-    return source if isinstance(source, str) else ", ".join(source)
+def _side(row: Row, names: list[str], columns: Columns) -> list[Cell]:
+    """The responses of a side: of each column its text, its messages, or each item of its list."""
+    cells: list[Cell] = []
+    for name in names:
+        value = look_up(row, name)
+        several_texts = isinstance(value, (list, tuple)) and not is_conversation(value, columns.messages)
+        if several_texts:
+            cells += [Cell(f"{name}[{i}]", None, item) for i, item in enumerate(value)]
+        else:
+            cells.append(Cell(name, name, value))
+    return cells
 
 
-def _details(row: Row, columns: ColumnNames) -> dict[str, Any]:
+def _details(row: Row, columns: Columns) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for target in DETAILS:
-        if target not in columns:
-            continue
-        name = str(columns[target])
+    for key, name in columns.details.items():
         value = look_up(row, name)
         if value in UNRANKED:
             continue
-        if target in ("strength", "seconds"):
-            found[target] = as_number(value, name)
-        elif target == "shown_order":
-            found[target] = value
+        if key in ("strength", "seconds"):
+            found[key] = as_number(value, name)
         else:
-            found[target] = label(value, name)
+            found[key] = value if key == "shown_order" else label(value, name)
     return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from align.data.formats.base import Record, T
+from align.data.formats.base import Record, T, Unranked
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
 HOLDS = {
     Prompt: "prompts without any response",
     Demonstration: "demonstrations (a prompt and one response)",
     Ranking: "rankings",
+    Unranked: "responses that nobody has ranked",
 }
 NEEDS = {
     Prompt: "prompts",

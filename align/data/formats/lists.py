@@ -8,6 +8,7 @@ from typing import Any
 
 from align.data.formats.base import (
     Format,
+    LeftOut,
     Placed,
     Record,
     Row,
@@ -18,10 +19,12 @@ from align.data.formats.base import (
     list_of,
     number,
     one_of,
+    part,
     ranking,
     ranks_of,
     short,
     text,
+    unused,
 )
 from align.data.formats.conversations import transcript
 from align.data.formats.pairs import post_of
@@ -31,7 +34,7 @@ ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 LETTERS = (1, 2, 3, 4)  # FineGrainedRLHF counts its predictions from 1
 
 
-def _ultrafeedback(row: Row) -> list[Record]:
+def _ultrafeedback(row: Row) -> list[Record | LeftOut]:
     """Ranked by the mean of the aspects' ratings, or by overall_score where one response has no ratings.
 
     overall_score is the second choice: in the published data some 1s were read as 10s, the ratings are sound.
@@ -43,6 +46,8 @@ def _ultrafeedback(row: Row) -> list[Record]:
         scores = [_overall(row["completions"][i], f"completions[{i}].overall_score") for i in range(count)]
     if count and all(score is None for score in scores):
         raise RecordError("completions", "has neither ratings nor an overall_score that is a number")
+    if count < 2:
+        return [LeftOut("fewer than two completions")]
     names = [f"completions[{i}].response" for i in range(count)]
     source = label(row.get("source"), "source")
     return [
@@ -72,13 +77,15 @@ def _or_none(value: Any, field: str) -> float | None:
     return None if value in (None, "", "N/A") else as_number(value, field)
 
 
-def _nectar(row: Row) -> list[Record]:
+def _nectar(row: Row) -> list[Record | LeftOut]:
     conversation = transcript(row, "prompt")
     if len(conversation) > 1 and conversation[-1] == {"role": "assistant", "content": ""}:
         conversation.pop()
     places = range(len(items(row, "answers")))
     answers = [text(row, "answers", i, "answer") for i in places]
     ranks = [_whole(number(row, "answers", i, "rank"), f"answers[{i}].rank") for i in places]
+    if len(answers) < 2:
+        return [LeftOut("fewer than two answers")]
     return [ranking(conversation, answers, ranks, "prompt", [f"answers[{i}].answer" for i in places])]
 
 
@@ -88,22 +95,26 @@ def _whole(value: float, field: str) -> int:
     return int(value)
 
 
-def _axis(row: Row) -> list[Record]:
+def _axis(row: Row) -> list[Record | LeftOut]:
     """What one worker rated of one post, after `_by_post_and_worker`; one summary alone is no ranking."""
     if "summary" in row:
-        _axis_scores(row, "summary")
-        return []
+        _axis_score(row, "summary")
+        return [LeftOut("a summary that is the only one its worker rated of this post")]
     places = range(len(items(row, "summaries")))
-    scores = [_axis_scores(row, "summaries", i) for i in places]
+    scores = [_axis_score(row, "summaries", i) for i in places]
+    if sum(score is not None for score in scores) < 2:
+        return [LeftOut("summaries of which fewer than two have an overall rating")]
     names = [f"summaries[{i}].text" for i in places]
     responses = [text(row, "summaries", i, "text") for i in places]
     labeler = label(row.get("worker"), "worker")
     return [ranking(post_of(row), responses, ranks_of(scores), "info", names, labeler=labeler)]
 
 
-def _axis_scores(row: Row, *path: str | int) -> float:
+def _axis_score(row: Row, *path: str | int) -> float | None:
+    """The overall rating, more is better; None where there is none."""
     text(row, *path, "text")
-    return number(row, *path, "axes", "overall")
+    at = (*path, "axes", "overall")
+    return None if part(row, *at) is None else number(row, *at)
 
 
 def _by_post_and_worker(rows: Iterator[Placed]) -> Iterator[Placed]:
@@ -168,12 +179,25 @@ LIST_FORMATS = (
         "`instruction`, `completions[]`: ranked by the mean of the ratings, more is better; N/A is left out",
         _ultrafeedback,
         _self_rated,
+        columns={
+            "instruction": "prompt",
+            "completions": "responses, ratings",
+            "source": "source",
+            **unused("models correct_answers incorrect_answers"),
+        },
+        lists=("completions",),
     ),
     Format(
         "nectar",
         "`prompt` (a transcript), `answers[]` with `rank`: 1 is best",
         _nectar,
         lambda row: has_texts(row, "prompt") and list_of(row, "answers", Mapping),
+        columns={
+            "prompt": "prompt",
+            "answers": "responses, ranks",
+            **unused("turns num_responses source good_natured"),
+        },
+        lists=("answers",),
     ),
     Format(
         "summarize-axis",
@@ -181,11 +205,26 @@ LIST_FORMATS = (
         _axis,
         _detect_axis,
         _by_post_and_worker,
+        columns={
+            "info": "prompt",
+            "summary": "response, rating",
+            "worker": "labeler",
+            **unused("batch split"),
+        },
+        lists=("info", "summary"),
     ),
     Format(
         "finegrained-rlhf",
         "`prediction 1` to `4`, six judgements in `preference`: ranks with ties; a contradiction is an error",
         _fine_grained,
         _detect_fine_grained,
+        columns={
+            "question": "prompt",
+            **{f"prediction {number}": "response" for number in LETTERS},
+            "preference": "judgements",
+            # What the writers saw, and wrote themselves; the passages are long, and no part of the question.
+            **unused("passages gold feedback"),
+        },
+        lists=("preference",),
     ),
 )

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
 
-from align.data.formats.base import Format, Record, Row
+from align.data.formats.base import Format, Record, Row, listed
 from align.records import TOOLS, Demonstration, Prompt, Ranking
 
 PARTS = {"response", TOOLS} | {field.name for field in fields(Ranking)}
-LISTS = ("responses", "ranks", "shown_order")
+LISTS = ("responses", "ranks", "shown_order")  # which a table holds as text
 
 
 def read_own(row: Row) -> list[Record]:
     """A row in our record form; which of the three it is shows in its keys."""
     if any(key in row for key in ("responses", "ranks")):
-        return [Ranking.from_dict({key: _listed(key, value) for key, value in row.items()})]
+        read = {key: listed(value, key) if key in LISTS else value for key, value in row.items()}
+        return [Ranking.from_dict(read)]
     if "response" in row:
         return [Demonstration.from_dict(row)]
     return [Prompt.from_dict(row)]
-
-
-def _listed(key: str, value: Any) -> Any:
-    """A list that a table holds as JSON text."""
-    if key not in LISTS or not isinstance(value, str) or not value.startswith("["):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
 
 
 def _detect(row: Row) -> bool:
@@ -49,4 +38,5 @@ ALIGN = Format(
     "this project's own prompts, demonstrations and rankings (ranks: 1 is best)",
     read_own,
     _detect,
+    columns={name: name for name in PARTS},
 )

@@ -15,18 +15,20 @@ from align.data.formats.base import (
     joined,
     label,
     list_of,
+    listed,
     number,
     one_of,
     optional_number,
     part,
     short,
     text,
+    unused,
 )
 from align.data.formats.conversations import compared, is_conversation, steerlm, turns
 from align.records import RecordError
 
 WINNERS = {"model_a": -1, "model_b": 1, "tie": 0, "both_bad": 0, "tie (bothbad)": 0, "bothbad": 0}
-ANNOTATOR = re.compile(r"annotator\d{1,3}")
+ANNOTATOR = re.compile(r"annotator\d{1,2}")
 
 
 def post_of(row: Row) -> str:
@@ -57,6 +59,12 @@ def _summaries(row: Row) -> list[Record]:
 
 
 def _webgpt(row: Row) -> list[Record]:
+    question = row.get("question")
+    if isinstance(question, str) and question.startswith("{") and "full_text" in question:
+        row = {
+            **row,
+            "question": listed(question, "question"),
+        }  # an object where it is published, here of a table
     gap = number(row, "score_1") - number(row, "score_0")
     path = ("question",) if isinstance(row.get("question"), str) else ("question", "full_text")
     question = text(row, *path)
@@ -67,6 +75,13 @@ def _webgpt(row: Row) -> list[Record]:
 
 def _shp(row: Row) -> list[Record]:
     verdict = -1 if one_of(row, (0, 1), "labels") else 1
+    a, b = (optional_number(row, f"score_{side}") for side in "AB")
+    if a is not None and b is not None and (b - a) * verdict < 0:
+        raise RecordError(
+            "labels",
+            f"is {short(row['labels'])}, and `score_A` ({a:g}) and `score_B` ({b:g}) say the opposite: "
+            "1 is for A, 0 for B",
+        )
     pair = (text(row, "human_ref_A"), text(row, "human_ref_B"))
     optional = {
         "strength": optional_number(row, "score_ratio"),
@@ -137,41 +152,107 @@ PAIR_FORMATS = (
         "`info`, `summaries[2]`, `choice` (0 or 1): the worker is the labeler, the confidence the strength",
         _summaries,
         lambda row: {"info", "choice"} <= set(row) and list_of(row, "summaries", Mapping),
+        columns={
+            "info": "prompt",
+            "summaries": "responses",
+            "choice": "which is better",
+            "worker": "labeler",
+            "extra": "strength",
+            **unused("batch split"),
+        },
+        lists=("info", "summaries", "extra"),
     ),
     Format(
         "webgpt",
         "`question`, `answer_0/1`, `score_0/1`: the higher score is better, equal scores are a tie",
         _webgpt,
         _has("question", "answer_0", "answer_1", "score_0", "score_1"),
+        columns={
+            "question": "prompt",
+            **{f"answer_{i}": "response" for i in (0, 1)},
+            **{f"score_{i}": "score" for i in (0, 1)},
+            # What the answers quote, and question and answers once more as tokens.
+            **unused("dataset quotes_0 quotes_1 tokens_0 tokens_1"),
+        },
     ),
     Format(
         "shp",
         "`history`, `human_ref_A/B`, `labels` (1: A is better, 0: B): `score_ratio` is the strength",
         _shp,
         _has("history", "human_ref_A", "human_ref_B", "labels"),
+        columns={
+            "history": "prompt",
+            "human_ref_A": "response",
+            "human_ref_B": "response",
+            "labels": "which is better",
+            "score_A": "votes",
+            "score_B": "votes",
+            "score_ratio": "strength",
+            "domain": "source",
+            **unused("post_id upvote_ratio c_root_id_A c_root_id_B created_at_utc_A created_at_utc_B"),
+            **unused("seconds_difference"),
+        },
     ),
     Format(
         "helpsteer2",
         "`response_1/2`, `preference_strength` from -3 (1 is better) to 3 (2 is); 0 is a tie",
         _helpsteer2,
         _has("prompt", "response_1", "response_2", "preference_strength"),
+        columns={
+            "prompt": "prompt",
+            "response_1": "response",
+            "response_2": "response",
+            "preference_strength": "which is better, strength",
+            "source": "source",
+            # Why the people preferred it, and what each of them said: the strength is from all of them.
+            **unused("split preference_statement preference_elaboration three_most_similar_preferences"),
+            **unused("all_preferences_unprocessed"),
+        },
     ),
     Format(
         "helpsteer3",
         "`context`, `response1/2`, `overall_preference` from -3 (1 is better) to 3 (2 is); 0 is a tie",
         _helpsteer3,
         _has("context", "response1", "response2", "overall_preference"),
+        columns={
+            "context": "prompt",
+            "response1": "response",
+            "response2": "response",
+            "overall_preference": "which is better, strength",
+            "domain": "source",
+            **unused("language individual_preference"),
+        },
     ),
     Format(
         "arena",
         "`conversation_a/b`, `winner`: tie, both_bad and tie (bothbad) are ties; the judge is the labeler",
         _arena,
         _detect_arena,
+        columns={
+            "conversation_a": "prompt and response",
+            "conversation_b": "prompt and response",
+            "winner": "which is better",
+            "judge": "labeler",
+            **unused("id question_id evaluation_session_id evaluation_order model_a model_b turn tstamp"),
+            **unused(
+                "timestamp anony language openai_moderation toxic_chat_tag is_code is_refusal dedup_tag"
+            ),
+            **unused("category_tag conv_metadata full_conversation conversation_id"),
+        },
+        lists=("conversation_a", "conversation_b"),
     ),
     Format(
         "pandalm",
         "`response1/2`, `annotator1/2/3` (1 or 2 is better, 0: a tie): one ranking an annotator",
         _pandalm,
         _has("instruction", "response1", "response2", "annotator1"),
+        columns={
+            "instruction": "prompt",
+            "input": "prompt",
+            "response1": "response",
+            "response2": "response",
+            **{f"annotator{number}": "which is better" for number in range(100)},
+            **unused("idx motivation_app cmp_key"),
+        },
     ),
 )

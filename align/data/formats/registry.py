@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.data import imports
-from align.data.formats.base import Format, Record, Row, never, short
+from align.data.formats.argilla import argilla, argilla_flat
+from align.data.formats.base import Format, Record, Row, never, of_tables, short
+from align.data.formats.columns import from_columns
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
+from align.data.formats.label_studio import label_studio
 from align.data.formats.lists import LIST_FORMATS
 from align.data.formats.own import ALIGN, looks_like_own, read_own
 from align.data.formats.pairs import PAIR_FORMATS
-from align.data.formats.tools import TOOL_FORMATS
+from align.data.formats.suggest import suggest
+from align.data.formats.tools import ToolColumns
 from align.data.formats.trees import TREE_FORMATS
 from align.data.formats.trl import TRL_FORMATS, UNPAIRED, is_unpaired
 from align.data.imports import last_line
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
+if TYPE_CHECKING:
+    from align.recipe.columns import Columns
+
 GROUP = "align.formats"
 FORMATS: dict[str, Format] = {
-    format.name: format
+    format.name: of_tables(format)
     for format in (
         ALIGN,
         *TRL_FORMATS,
@@ -30,9 +37,32 @@ FORMATS: dict[str, Format] = {
         *PAIR_FORMATS,
         *TREE_FORMATS,
         *DEMONSTRATION_FORMATS,
-        *TOOL_FORMATS,
+        label_studio(),
+        argilla(),
+        argilla_flat(),
     )
 }
+# Those whose fields a recipe may name beside the format, by `columns`.
+TOOLS: dict[str, Callable[[ToolColumns], Format]] = {
+    "label-studio": lambda columns: label_studio(None, columns),
+    "argilla": argilla,
+    "argilla-flat": argilla_flat,
+}
+
+
+def chosen(
+    name: str | None, columns: Columns | None = None, buckets: Sequence[str] | None = None
+) -> Format | None:
+    """The format that an entry of the recipe names, with what else it says; None: that of a file's columns.
+
+    Raises UserError.
+    """
+    fields = columns.model_dump(exclude_defaults=True) if columns is not None else None
+    if buckets is not None:
+        return label_studio(buckets, fields)
+    if columns is not None:
+        return TOOLS[_plain(name)](fields or {}) if name is not None else from_columns(columns)
+    return find(name) if name is not None else None
 
 
 def find(name: str) -> Format:
@@ -54,6 +84,17 @@ def find(name: str) -> Format:
         f"format {short(name)}: no format has this name; {hint}There are {', '.join(known)}. "
         "A function of your own is named my_package.my_module:function."
     )
+
+
+def given(format: str | None, columns: str | None) -> Format | None:
+    """The format that a command's options `--format` or `--columns` name; None without either."""
+    if columns is None:
+        return chosen(format)
+    if format is not None and _plain(format) not in TOOLS:
+        raise UserError("--format and --columns both say how to read a row; keep one")
+    from align.recipe.load import read_columns  # it needs a library, which a known format does without
+
+    return chosen(format, read_columns(columns, "--columns", format))
 
 
 def built_in(name: str) -> bool:
@@ -79,7 +120,7 @@ def _custom(name: str, load: Callable[[], Any]) -> Format:
     if not callable(found):
         raise UserError(f"format {name}: is {short(found)}, not a function that takes a row")
     about = " ".join((getattr(found, "__doc__", None) or "a function of your own").split())
-    return Format(name, about, lambda row: _called(name, found, row), never)
+    return Format(name, about, lambda row: _called(name, found, row), never, typed=True)
 
 
 def _called(name: str, function: Callable[[Any], Any], row: Row) -> list[Record]:
@@ -125,13 +166,15 @@ def detect(row: Row) -> Format:
     if len(fitting) == 1:
         return fitting[0]
     if not fitting and looks_like_own(row):
-        return ALIGN  # its reader says which key is wrong
+        return FORMATS[ALIGN.name]  # its reader says which key is wrong
     columns = ", ".join(short(str(key)) for key in list(row)[:30]) or "none"
     if fitting:
         names = ", ".join(format.name for format in fitting)
         raise UserError(f"the columns ({columns}) fit several formats: name one with `format:` ({names}).")
+    near = suggest(row, FORMATS.values())
+    example = "" if near and "`columns:" in near else ", as in {prompt: q, chosen: better, rejected: worse}"
     raise UserError(
-        f"no known format has these columns: {columns}. Name the format with `format:` "
-        f"({', '.join(FORMATS)}, or my_package.my_module:function), or say which column is what with "
-        "`columns:`, as in {prompt: question, chosen: better, rejected: worse}."
+        f"no known format has these columns: {columns}. {f'{near} ' if near else ''}Name the format with "
+        f"`format:` ({', '.join(FORMATS)}, or my_package.my_module:function), or say which column is what "
+        f"with `columns:`{example}."
     )

@@ -6,32 +6,53 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-from align.data.formats.base import Format, Placed, Record, Row, items, number, part, ranking, short, text
+from align.data.formats.base import (
+    Format,
+    LeftOut,
+    Placed,
+    Record,
+    Row,
+    items,
+    number,
+    part,
+    ranking,
+    short,
+    text,
+    unused,
+)
 from align.data.formats.conversations import ROLES, Turns
-from align.records import Ranking, RecordError
+from align.records import RecordError
 
 TreeRow = tuple[str, Row]  # where the message stands in its row, and the message
 Replies = Callable[[str, Row], list[TreeRow]]
+# What a message has besides; `labels` and `emojis` are people's marks of single messages, no order of them.
+KNOWN = unused(
+    "user_id created_date lang review_count synthetic model_name detoxify emojis labels tree_state"
+)
 
 
-def _rankings(root: TreeRow, replies: Replies) -> list[Ranking]:
+def _rankings(root: TreeRow, replies: Replies) -> Iterator[Record | LeftOut]:
     """In the tree's order; what was deleted or failed its review is left out with all that answers it."""
-    found: list[Ranking] = []
     pending: list[tuple[TreeRow, Turns]] = [(root, [])]  # a list, not recursion: a tree may be deep
     while pending:
         (at, message), before = pending.pop()
         if _gone(message):
+            yield LeftOut("a message that was deleted or failed its review, with all that answers it")
             continue
         history = [*before, {"role": _role(at, message), "content": _part(text, at, message, "text")}]
-        children = [child for child in replies(at, message) if not _gone(child[1])]
-        answers = [(where, child) for where, child in children if _role(where, child) == "assistant"]
+        children = replies(at, message)
+        standing = [(where, child) for where, child in children if not _gone(child)]
+        answers = [(where, child) for where, child in standing if _role(where, child) == "assistant"]
         ranks = [_rank(where, child) for where, child in answers]
-        if history[-1]["role"] == "user" and sum(rank is not None for rank in ranks) >= 2:
-            responses = [_part(text, where, child, "text") for where, child in answers]
-            names = [f"{where}.text" for where, _ in answers]
-            found.append(ranking(history, responses, ranks, f"conversation up to {at}", names))
+        if history[-1]["role"] == "user":
+            if sum(rank is not None for rank in ranks) >= 2:
+                responses = [_part(text, where, child, "text") for where, child in answers]
+                names = [f"{where}.text" for where, _ in answers]
+                yield ranking(history, responses, ranks, f"conversation up to {at}", names)
+            else:
+                many = {0: "no answer", 1: "a single answer"}.get(len(answers), "answers that nobody ranked")
+                yield LeftOut(f"a question with {many}")
         pending += [(child, history) for child in reversed(children)]
-    return found
 
 
 def _gone(message: Row) -> bool:
@@ -75,11 +96,11 @@ def _nested_replies(at: str, message: Row) -> list[TreeRow]:
     return [(f"{at}.replies[{i}]", reply) for i, reply in enumerate(replies)]
 
 
-def _nested(row: Row) -> list[Record]:
+def _nested(row: Row) -> Iterator[Record | LeftOut]:
     root = row if "replies" in row and "text" in row else part(row, "prompt")
     if not isinstance(root, Mapping):
         raise RecordError("prompt", f"must be the first message with its replies, not {short(root)}")
-    return list(_rankings(("prompt", root), _nested_replies))
+    return _rankings(("prompt", root), _nested_replies)
 
 
 def _detect_nested(row: Row) -> bool:
@@ -87,7 +108,7 @@ def _detect_nested(row: Row) -> bool:
     return isinstance(root, Mapping) and {"text", "role", "replies"} <= set(root)
 
 
-def _flat(row: Row) -> list[Record]:
+def _flat(row: Row) -> Iterator[Record | LeftOut]:
     """A whole tree's messages, after `_by_tree`; a message whose parent is not there has no conversation."""
     if row.get("again") is True:
         raise RecordError(
@@ -110,11 +131,14 @@ def _flat(row: Row) -> list[Record]:
             roots.append((at, message))
         else:
             replies.setdefault(_part(text, at, message, "parent_id"), []).append((at, message))
-    return [
-        found
-        for root in roots
-        for found in _rankings(root, lambda at, message: replies.get(message["message_id"], []))
-    ]
+    for root in roots:
+        yield from _rankings(root, lambda at, message: replies.get(message["message_id"], []))
+    for parent in replies.keys() - seen:
+        yield from [LeftOut("a message whose parent is not in the file, with all that answers it")] * len(
+            replies[parent]
+        )
+    if not roots and replies.keys() <= seen:
+        raise RecordError("parent_id", "goes round in a circle: none of the tree's messages is the first")
 
 
 def _by_tree(rows: Iterator[Placed]) -> Iterator[Placed]:
@@ -140,6 +164,13 @@ TREE_FORMATS = (
         "oasst1/2 trees, nested `replies[]`: ranked sibling answers (0 is best) with the talk before them",
         _nested,
         _detect_nested,
+        columns={
+            "prompt": "conversations, responses, ranks",
+            **dict.fromkeys(("text", "role", "replies"), "conversations, responses, ranks"),  # of a bare tree
+            **dict.fromkeys(("deleted", "review_result"), "whether it counts"),
+            **unused("message_id message_tree_id parent_id rank"),
+            **KNOWN,
+        },
     ),
     Format(
         "oasst-messages",
@@ -147,5 +178,15 @@ TREE_FORMATS = (
         _flat,
         _detect_flat,
         _by_tree,
+        {
+            "text": "conversations and responses",
+            "role": "who speaks",
+            "rank": "rank",
+            "parent_id": "what it answers",
+            "message_id": "what answers it",
+            "message_tree_id": "its tree",
+            **dict.fromkeys(("deleted", "review_result"), "whether it counts"),
+            **KNOWN,
+        },
     ),
 )

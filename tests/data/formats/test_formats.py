@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from watched import Watched
 
-from align.data.formats import FORMATS, Format, Record, detect, find
+from align.data.formats import FORMATS, UNUSED, Format, LeftOut, Record, detect, find
 from align.errors import UserError
 from align.records import RecordError
 
@@ -18,12 +19,20 @@ SAMPLES = {
 }
 
 
-def records_of(format: Format, rows: list[dict[str, Any]]) -> list[Record]:
+def read(format: Format, rows: list[dict[str, Any]]) -> list[Record | LeftOut]:
     """As a loader reads a file: gathered where the format gathers."""
     placed = iter([(f"file:{i}", row) for i, row in enumerate(rows, 1)])
     if format.gather:
         placed = format.gather(placed)
-    return [record for _, row in placed for record in format.read(row)]
+    return [found for _, row in placed for found in format.read(row)]
+
+
+def records_of(format: Format, rows: list[dict[str, Any]]) -> list[Record]:
+    return [found for found in read(format, rows) if not isinstance(found, LeftOut)]
+
+
+def left_out(format: Format, rows: list[dict[str, Any]]) -> list[str]:
+    return [found.reason for found in read(format, rows) if isinstance(found, LeftOut)]
 
 
 def test_every_format_has_a_sample() -> None:
@@ -34,6 +43,22 @@ def test_every_format_has_a_sample() -> None:
 def test_a_sample_becomes_the_records_written_beside_it(name: str) -> None:
     sample = SAMPLES[name]
     assert [record.to_dict() for record in records_of(FORMATS[name], sample["rows"])] == sample["expected"]
+
+
+@pytest.mark.parametrize("name", [name for name, sample in SAMPLES.items() if "left_out" in sample])
+def test_what_becomes_no_record_is_told_with_its_reason(name: str) -> None:
+    assert left_out(FORMATS[name], SAMPLES[name]["rows"]) == SAMPLES[name]["left_out"]
+
+
+@pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.columns is not None])
+def test_a_format_names_the_columns_it_uses(name: str) -> None:
+    used: set[str] = set()
+    rows = [Watched(row, used) for row in SAMPLES[name]["rows"]]
+    read(FORMATS[name], rows)
+    known = FORMATS[name].columns or {}
+    there = {key for row in SAMPLES[name]["rows"] for key in row}
+    assert used & there == {key for key in there if known.get(key, UNUSED) != UNUSED}
+    assert there <= set(known), "the columns of a sample are known, used or not"
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -154,6 +179,41 @@ def test_what_is_wrong_is_told_by_the_sources_own_column(
     assert words in str(caught.value)
 
 
+AXIS = SAMPLES["summarize-axis"]["rows"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "reason"),
+    [
+        ("ultrafeedback", [change("ultrafeedback", completions=[])], "fewer than two completions"),
+        ("nectar", [change("nectar", answers=[{"answer": "a", "rank": 1}])], "fewer than two answers"),
+        (
+            "summarize-axis",
+            [row | {"summary": row["summary"] | {"axes": {"overall": None}}} for row in AXIS[2:]],
+            "summaries of which fewer than two have an overall rating",
+        ),
+    ],
+)
+def test_too_little_to_rank_is_left_out_with_its_reason(
+    name: str, rows: list[dict[str, Any]], reason: str
+) -> None:
+    assert read(FORMATS[name], rows) == [LeftOut(reason)]
+
+
+def test_a_label_that_its_own_votes_contradict_is_an_error() -> None:
+    (record,) = records_of(FORMATS["shp"], [change("shp", labels=1, score_A=9, score_B=3)])
+    assert record.to_dict()["ranks"] == [1, 2]
+    for labels, votes in ((0, (9, 3)), (1, (3, 9))):
+        row = change("shp", labels=labels, score_A=votes[0], score_B=votes[1])
+        with pytest.raises(RecordError, match="say the opposite: 1 is for A, 0 for B"):
+            records_of(FORMATS["shp"], [row])
+
+
+def test_a_blank_instruction_is_left_out_before_its_input() -> None:
+    record, *_ = records_of(FORMATS["pandalm"], [change("pandalm", instruction=" ", input="Rain.")])
+    assert record.prompt == "Rain."
+
+
 def tree(*replies: dict[str, Any]) -> dict[str, Any]:
     return {"prompt": {"text": "Sky?", "role": "prompter", "replies": list(replies)}}
 
@@ -184,6 +244,10 @@ def test_only_answers_of_the_assistant_are_ranked() -> None:
     (record,) = records_of(FORMATS["oasst-trees"], [tree(answer(), asked, answer("Grey.", 1))])
     assert record.to_dict()["responses"] == ["Blue.", "Grey."]
     assert records_of(FORMATS["oasst-trees"], [tree(answer(), asked)]) == []
+    assert left_out(FORMATS["oasst-trees"], [tree(answer(), asked)]) == [
+        "a question with a single answer",
+        "a question with no answer",
+    ]
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), "nan", "1e999", 10**400, True, None, [1]])
@@ -222,43 +286,15 @@ def test_flat_messages_are_gathered_tree_by_tree_without_holding_the_file() -> N
     assert places == [("file:1", 10), ("file:10", 12)]  # the first tree left as soon as the second began
 
 
-@pytest.mark.parametrize(
-    ("result", "field", "words"),
-    [
-        (
-            {"ranker": ["y", "q"]},
-            "annotations[0].result[0].value.ranker",
-            "ranks 'q', which is not in data.items",
-        ),
-        (
-            {"ranker": {"good": ["y"], "bad": ["y"]}},
-            "annotations[0].result[0].value.ranker",
-            "ranks 'y' twice",
-        ),
-        ({"ranker": 3}, "annotations[0].result[0].value.ranker", "must be a list of ids, not 3"),
-        ({"selected": "both"}, "annotations[0].result[0].value.selected", "left or right, not 'both'"),
-    ],
-)
-def test_label_studios_mistakes_are_named(result: Any, field: str, words: str) -> None:
-    annotation = {"result": [{"to_name": "a,b", "value": result}]}
-    row = change("label-studio", annotations=[annotation])
-    with pytest.raises(RecordError) as caught:
-        records_of(FORMATS["label-studio"], [row])
-    assert (caught.value.field, words in str(caught.value)) == (field, True), str(caught.value)
-
-
-def test_argillas_options_must_be_fields() -> None:
-    values = {"ranking": {"value": [{"value": "best", "rank": 1}, {"value": "a", "rank": 2}]}}
-    response = {"status": "submitted", "values": values}
-    row = {"fields": {"question": "Sea?", "a": "Dry."}, "responses": [response]}
-    with pytest.raises(RecordError, match="'best', which is no text among the record's fields") as caught:
-        records_of(FORMATS["argilla"], [row])
-    assert caught.value.field == "responses[0].values.ranking.value[0].value"
-
-
 def test_a_table_holds_lists_and_numbers_as_text() -> None:
     (record,) = FORMATS["align"].read({"prompt": "Hi", "responses": '["a", "b"]', "ranks": "[2, 1]"})
     assert record.to_dict() == {"prompt": "Hi", "responses": ["a", "b"], "ranks": [2, 1]}
+    (record,) = FORMATS["align"].read({"prompt": "Hi", "responses": "['a', \"b's\"]", "ranks": "[None, 1]"})
+    assert record.to_dict() == {"prompt": "Hi", "responses": ["a", "b's"], "ranks": [None, 1]}
+    with pytest.raises(RecordError, match="`responses` begins like a list and cannot be read as one"):
+        FORMATS["align"].read({"prompt": "Hi", "responses": "[a, b]", "ranks": "[2, 1]"})
+    (record,) = FORMATS["align"].read({"prompt": "[1] or [2]?", "response": "[1]"})
+    assert (record.prompt, record.response) == ("[1] or [2]?", "[1]")
     (record,) = FORMATS["helpsteer2"].read(change("helpsteer2", preference_strength="-3"))
     assert record.to_dict() == SAMPLES["helpsteer2"]["expected"][0]
 

@@ -239,15 +239,15 @@ def test_a_mapping_of_columns_reads_rows(
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"prompt": "q", "respones": "a"}, "did you mean `response"),
-        ({"response": "a"}, "response makes no record. Map one of these: prompt; prompt + response; "),
+        ({"prompt": "q", "respones": "a"}, "did you mean responses?"),
+        ({"labeler": "a"}, "nothing makes no record. Map one of these: prompt; prompt + response; "),
         ({}, "nothing makes no record"),
         ({"prompt": "q", "chosen": "a"}, "chosen, prompt makes no record"),
         ({"prompt": "q", "responses": "a", "ranks": "b", "scores": "c"}, "makes no record"),
-        ({"prompt": "q", "response": ["a", "b"]}, "columns.response: takes one column"),
-        ({"prompt": []}, "columns.prompt: name the column"),
-        ({"prompt": ""}, "columns.prompt: name the column"),
-        ({"prompt": "q", "response": "a", "labeler": "w"}, "columns.labeler: only rankings have it"),
+        ({"prompt": "q", "response": ["a", "b"]}, "columns.response: expected text or null; got a list"),
+        ({"prompt": []}, "columns: prompt: name the column"),
+        ({"prompt": ""}, "columns: prompt: name the column"),
+        ({"prompt": "q", "response": "a", "labeler": "w"}, "columns: labeler: only rankings have it"),
     ],
 )
 def test_a_mapping_that_makes_no_record_is_refused_at_once(columns: dict[str, Any], words: str) -> None:

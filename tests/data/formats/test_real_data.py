@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from align.data.formats import Format, Record, as_kind, detect, from_columns
+from align.data.formats import Format, LeftOut, Record, as_kind, detect, from_columns
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
@@ -42,7 +42,7 @@ def read(name: str, format: Format | None = None, known_as: str = "") -> tuple[l
     errors: list[RecordError] = []
     for _, row in format.gather(placed) if format.gather else placed:
         try:
-            records += format.read(row)
+            records += [found for found in format.read(row) if not isinstance(found, LeftOut)]
         except RecordError as error:
             errors.append(error)
     return records, errors

@@ -1,0 +1,375 @@
+"""Columns that no format knows: the format that is nearest, and the `columns:` line that would read them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from align.data.formats.base import Format, Row, as_number, listed
+from align.data.formats.columns import from_columns
+from align.data.formats.verdicts import said_by
+from align.errors import UserError
+from align.records import RecordError, messages_in
+from align.text import cell_text
+
+Words = tuple[str, ...]
+PROMPTS: Words = (
+    "prompt",
+    "question",
+    "query",
+    "instruction",
+    "q",
+    "request",
+    "ask",
+    "task",
+    "problem",
+    "post",
+)
+PROMPTS += ("input", "user", "context", "messages", "conversation", "conversations", "title")
+ANSWERS: Words = (
+    "response",
+    "answer",
+    "completion",
+    "output",
+    "reply",
+    "generation",
+    "candidate",
+    "option",
+    "text",
+)
+RANKS: Words = ("rank", "place", "position", "standing")
+SCORES: Words = (
+    "score",
+    "rating",
+    "stars",
+    "star",
+    "votes",
+    "vote",
+    "points",
+    "grade",
+    "likes",
+    "upvotes",
+    "reward",
+)
+VERDICTS: Words = (
+    "winner",
+    "verdict",
+    "preference",
+    "preferred",
+    "choice",
+    "judgement",
+    "judgment",
+    "better",
+    "best",
+)
+VERDICTS += ("label", "vote", "selected", "result", "which")
+LABELERS: Words = (
+    "annotator",
+    "labeler",
+    "labeller",
+    "worker",
+    "rater",
+    "judge",
+    "reviewer",
+    "user",
+    "who",
+    "person",
+)
+FLAGS: Words = ("best", "chosen", "selected", "winner", "preferred")
+PAIRS = (
+    ("chosen", "rejected"),
+    ("better", "worse"),
+    ("good", "bad"),
+    ("best", "worst"),
+    ("winner", "loser"),
+    ("winning", "losing"),
+    ("win", "lose"),
+    ("preferred", "rejected"),
+    ("preferred", "dispreferred"),
+    ("preferred", "other"),
+    ("accepted", "rejected"),
+    ("positive", "negative"),
+    ("pos", "neg"),
+)
+ENDING = re.compile(r"(?P<stem>.*?)[\W_]?(?P<end>[A-Ha-h]|\d{1,2})")
+PLAIN = re.compile(r"[^\W\d][\w .-]*")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What columns look like, and the mapping that reads them."""
+
+    what: str
+    mapping: dict[str, Any]
+    to_fill_in: bool = False  # it has words in place of values that only a person knows
+
+
+def suggest(row: Row, formats: Iterable[Format]) -> str | None:
+    """The nearest format, and the `columns:` line that reads the row; None where nothing comes near."""
+    parts = [part for part in (_nearest(row, formats), _line(row)) if part]
+    return " ".join(parts) or None
+
+
+def _nearest(row: Row, formats: Iterable[Format]) -> str | None:
+    """The format that has most of its columns here, and at least half of them and two."""
+    found: list[tuple[float, str, list[str]]] = []
+    for form in formats:
+        names = _columns_of(form)
+        here = names & set(row)
+        if len(here) >= 2 and 2 * len(here) >= len(names):
+            found.append((len(here) / len(names), form.name, sorted(names - here)))
+    if not found:
+        return None
+    _, name, missing = max(found, key=lambda one: one[0])
+    needs = f" (it needs {', '.join(f'`{column}`' for column in missing)} too)" if missing else ""
+    return f"The nearest format is {name}{needs}."
+
+
+def _columns_of(form: Format) -> set[str]:
+    """The columns of a format, as it says them or as what is told about it names them."""
+    if form.columns is not None:
+        return set(form.columns)
+    names: set[str] = set()
+    for told in re.findall(r"`([\w/]+)", form.about):
+        first, *more = told.split("/")
+        names |= {first} | {first[: -len(end)] + end for end in more}
+    return names
+
+
+def _line(row: Row) -> str | None:
+    for guess in _guesses(row):
+        mapping = {key: value for key, value in guess.mapping.items() if value is not None}
+        if guess.to_fill_in or _reads(mapping, row):
+            more = ", with the values of that column filled in" if guess.to_fill_in else ""
+            return f"These look like {guess.what}: `columns: {written(mapping)}`{more}."
+    return None
+
+
+def _reads(mapping: Mapping[str, Any], row: Row) -> bool:
+    try:
+        list(from_columns(mapping).read(row))
+    except UserError:
+        return False
+    return True
+
+
+def written(value: Any) -> str:
+    """A mapping of columns as YAML in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {written(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(written, value)) + "]"
+    if isinstance(value, str):
+        plain = PLAIN.fullmatch(value) and value == value.strip() and value.lower() not in _WORDS
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value)
+
+
+_WORDS = ("true", "false", "null")  # which YAML reads as no texts
+
+
+def _guesses(row: Row) -> Iterator[Guess]:
+    """What the columns may be, the surest first."""
+    families = _families(row)
+    yield from _pairs(row)
+    yield from _side_by_side(row, families)
+    yield from _lists(row)
+    yield from _long_table(row)
+
+
+def _pairs(row: Row) -> Iterator[Guess]:
+    by_words = {tuple(_words(name)): name for name in row}
+    for good, bad in PAIRS:
+        for words, better in by_words.items():
+            worse = by_words.get(tuple(bad if word == good else word for word in words))
+            if good not in words or worse is None or not (_said(row[better]) and _said(row[worse])):
+                continue
+            whole = _turns(row[better]) > 1 and _turns(row[worse]) > 1
+            prompt = None if whole else _prompt(row, {better, worse})
+            if whole or prompt is not None:
+                mapping = {"prompt": prompt, "system": _system(row), "chosen": better, "rejected": worse}
+                yield Guess("a better and a worse answer", mapping | _labeler(row, {better, worse}))
+
+
+def _side_by_side(row: Row, families: dict[str, dict[str, str]]) -> Iterator[Guess]:
+    """Answers in columns of their own, with marks in columns of the same endings, or a verdict."""
+    texts = {stem: ends for stem, ends in families.items() if all(_said(row[name]) for name in ends.values())}
+    for stem in sorted(texts, key=lambda stem: _place(stem, ANSWERS)):
+        if stem == "model":
+            continue
+        answers = list(texts[stem].values())
+        common = {"prompt": _prompt(row, set(answers)), "system": _system(row), "responses": answers}
+        if common["prompt"] is None:
+            continue
+        for other, ends in families.items():
+            marks = list(ends.values())
+            if other == stem or ends.keys() != texts[stem].keys() or not all(_number(row[m]) for m in marks):
+                continue
+            judged = _judged(row, other, marks)
+            yield Guess(judged[0], common | judged[1] | _labeler(row, {*answers, *marks}))
+        if len(answers) == 2:
+            yield from _verdict(row, common, answers, families)
+
+
+def _verdict(
+    row: Row, common: dict[str, Any], answers: list[str], families: dict[str, dict[str, str]]
+) -> Iterator[Guess]:
+    for name in sorted(row, key=lambda name: _place(name, VERDICTS)):
+        if name in answers or not _named(name, VERDICTS) or not isinstance(row[name], (str, int, float)):
+            continue
+        sides = {key: [f"where {answer} is better"] for key, answer in zip("ab", answers, strict=True)}
+        verdict: Any = {"column": name, **sides}
+        known = True
+        models = list(families.get("model", {}).values())
+        if said_by(row[name], answers) is not None:
+            verdict = name
+        elif len(models) == 2 and cell_text(row[name]) in [cell_text(row[model]) for model in models]:
+            verdict = {"column": name, "names": models}
+        elif isinstance(row[name], str) and len(row[name]) > 40:
+            continue
+        else:
+            known = False
+        mapping = common | {"verdict": verdict} | _labeler(row, {name, *answers})
+        yield Guess("two answers and a verdict", mapping, to_fill_in=not known)
+
+
+def _lists(row: Row) -> Iterator[Guess]:
+    """A column with a list of answers, and one with as many ranks, scores or places."""
+    lists = {name: found for name, value in row.items() if (found := _list(value)) and len(found) > 1}
+    for name, answers in lists.items():
+        prompt = _prompt(row, {name})
+        if prompt is None or not all(isinstance(answer, str) for answer in answers):
+            continue
+        common = {"prompt": prompt, "system": _system(row), "responses": name}
+        for other, marks in lists.items():
+            if other == name or not all(isinstance(mark, (int, float, str)) for mark in marks):
+                continue
+            if _named(other, ("ranking", "order", "sorted", "ordering")):
+                what = "answers and their order, best first"
+                yield Guess(what, common | {"order": other} | _labeler(row, {name, other}))
+            elif len(marks) == len(answers) and all(_number(mark) for mark in marks):
+                judged = _judged(row, other, other)
+                yield Guess(judged[0], common | judged[1] | _labeler(row, {name, other}))
+
+
+def _long_table(row: Row) -> Iterator[Guess]:
+    """A row for each answer, with its rank, score or mark."""
+    for name in sorted(row, key=lambda name: _place(name, ANSWERS)):
+        if not _named(name, ANSWERS) or not isinstance(row[name], str):
+            continue
+        prompt = _prompt(row, {name})
+        if prompt is None:
+            continue
+        labeler = _labeler(row, {name, prompt})
+        group = [prompt, *labeler.values()] if labeler else prompt
+        common = {"prompt": prompt, "system": _system(row), "responses": name}
+        for other in row:
+            if other in (name, prompt):
+                continue
+            judged: dict[str, Any] | None = None
+            if _named(other, (*RANKS, *SCORES)) and _number(row[other]):
+                judged = _judged(row, other, other)[1]
+                judged.pop("best", None)
+                if _named(other, RANKS) and _is_zero(row[other]):
+                    judged["best"] = 0
+            elif _named(other, FLAGS) and cell_text(row[other]) in ("true", "false", "0", "1"):
+                judged = {"chosen": other}
+            if judged:
+                yield Guess(
+                    "a table with a row for each answer", common | judged | labeler | {"group_by": group}
+                )
+
+
+def _judged(row: Row, stem: str, marks: Any) -> tuple[str, dict[str, Any]]:
+    """What marks are by their name: ranks, with what the best one's is, or scores."""
+    if not _named(stem, RANKS):
+        return "answers with scores", {"scores": marks}
+    values = [row[name] for name in marks] if isinstance(marks, list) else _list(row[marks]) or []
+    return "answers with ranks", {"ranks": marks, "best": 0 if any(map(_is_zero, values)) else 1}
+
+
+def _families(row: Row) -> dict[str, dict[str, str]]:
+    """Columns whose names differ in their ending: {"response": {"a": "response_a", "b": "response_b"}}."""
+    found: dict[str, dict[str, str]] = {}
+    for name in row:
+        match = ENDING.fullmatch(name)
+        if match:
+            found.setdefault(match["stem"].casefold(), {})[match["end"].casefold()] = name
+    return {stem: ends for stem, ends in found.items() if len(ends) > 1}
+
+
+def _prompt(row: Row, others: set[str]) -> str | None:
+    """The column of the prompt: by its name, else the first text that is nothing else."""
+    free = [name for name in row if name not in others and _said(row[name])]
+    named = [name for name in free if _named(name, PROMPTS)]
+    if named:
+        return min(named, key=lambda name: _place(name, PROMPTS))
+    known = (*LABELERS, *VERDICTS, *SCORES, *RANKS, "id", "source", "model", "system")
+    return next((name for name in free if not _named(name, known) and not _number(row[name])), None)
+
+
+def _system(row: Row) -> str | None:
+    return next((name for name in row if _words(name) in (["system"], ["system", "prompt"])), None)
+
+
+def _labeler(row: Row, others: set[str]) -> dict[str, str]:
+    """The column that says who ranked, where there is one."""
+    for name in sorted(row, key=lambda name: _place(name, LABELERS)):
+        if name not in others and _named(name, LABELERS) and isinstance(row[name], (str, int, float)):
+            return {"labeler": name}
+    return {}
+
+
+def _words(name: str) -> list[str]:
+    """The words of a column's name: answerText_1 is answer, text, 1."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return [word.casefold() for word in re.split(r"[\W_]+", parted) if word]
+
+
+def _named(name: str, words: Iterable[str]) -> bool:
+    known = set(words)
+    return any(word in known or word.removesuffix("s") in known for word in _words(name))
+
+
+def _place(name: str, words: Words) -> int:
+    """How early a name's word stands among words."""
+    own = set(_words(name)) | {word.removesuffix("s") for word in _words(name)}
+    return next((i for i, word in enumerate(words) if word in own), len(words))
+
+
+def _number(value: Any) -> bool:
+    try:
+        as_number(value, "")
+    except RecordError:
+        return False
+    return True
+
+
+def _is_zero(value: Any) -> bool:
+    return _number(value) and as_number(value, "") == 0
+
+
+def _list(value: Any) -> list[Any] | None:
+    try:
+        found = listed(value, "")
+    except RecordError:
+        return None
+    return list(found) if isinstance(found, (list, tuple)) else None
+
+
+def _turns(value: Any) -> int:
+    """How many messages a value holds."""
+    try:
+        found = messages_in(value, "")
+    except RecordError:
+        return 0
+    is_list = isinstance(found, (list, tuple)) and all(isinstance(part, Mapping) for part in found)
+    return len(found) if is_list and all("role" in part or "from" in part for part in found) else 0
+
+
+def _said(value: Any) -> bool:
+    """Whether a value may be what somebody said: text that is no number, or messages."""
+    return (isinstance(value, str) and bool(value.strip()) and not _number(value)) or _turns(value) > 0
