@@ -17,6 +17,7 @@ from align.check.texts import alike, key, normal_prompt, says_nothing
 from align.data.formats import Record
 from align.data.load import Survey, survey
 from align.data.reading import by_understanding
+from align.data.rendering import ends_reasoning
 from align.data.scan import Problem
 from align.data.table import Records
 from align.data.template import Template
@@ -215,9 +216,9 @@ def _mark_written(record: Record, row: MeasuredRow, pile: Pile, template: Templa
     pile.files.add(file)
     thinks = template.opened is not None and not template.opened[1]
     for text in responses_of(record):
-        ends_thinking = "</" in text
-        pile.mark("reasoning_never_ends", row.place, thinks and not ends_thinking)
-        gone = template.strips(record.prompt, text) if is_first or ends_thinking else None
+        ends = ends_reasoning(text)
+        pile.mark("reasoning_never_ends", row.place, thinks and not ends)
+        gone = template.strips(record.prompt, text) if is_first or ends else None
         if gone is not None:
             name = "answer_stripped" if template.opened is None else "reasoning_stripped"
             pile.first.setdefault(name, gone)

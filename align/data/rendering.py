@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # What a template fails with: its own refusals, and what Python says where a message is not as it expects.
 FAILURES = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
 REASONING = re.compile(r"\A(?:(?!<think>).)*</think>|<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL)
+CLOSED = re.compile(r"</(?:think|thinking|thought|reasoning)>")
 OPENED = re.compile(r"<(?:think|thinking|thought|reasoning)>")
 TRANSCRIPT = re.compile(r"\A\s*Human:.*\n\nAssistant:|\n\nHuman:.*\n\nAssistant:\s*\Z", re.DOTALL)
 IS_TRANSCRIPT = (
@@ -142,6 +143,11 @@ def taken_apart(prompt: str | Messages) -> tuple[list[Message], Any]:
     if messages[0]["role"] != TOOLS:
         return messages, None
     return messages[1:], json.loads(messages[0]["content"])
+
+
+def ends_reasoning(text: str) -> bool:
+    """Whether a thought ends in it, behind which the answer begins."""
+    return "</" in text and CLOSED.search(text) is not None
 
 
 def is_transcript(text: str) -> bool:
@@ -275,7 +281,7 @@ def _reasoning(message: Message) -> list[str]:
     if message["role"] != "assistant":
         return []
     thought = [message["reasoning_content"]] if "reasoning_content" in message else []
-    if "</" in message["content"]:
+    if ends_reasoning(message["content"]):
         thought += [found[0] for found in REASONING.finditer(message["content"])]
     return thought
 

@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def rankings(tmp_path: Path, tiny_recipe: Make) -> Callable[..., Report]:
         train: list[dict[str, Any]],
         held_out: list[dict[str, Any]] | float = 0.0,
         source: dict[str, Any] | None = None,
+        overrides: Sequence[str] = (),
         **sections: Any,
     ) -> Report:
         recipe = tiny_recipe(**sections)
@@ -67,7 +68,7 @@ def rankings(tmp_path: Path, tiny_recipe: Make) -> Callable[..., Report]:
         document = json.loads(recipe.read_text())
         document["data"] = data
         recipe.write_text(json.dumps(document))
-        return run(recipe)
+        return run(recipe, *overrides)
 
     return make
 
@@ -435,6 +436,59 @@ def test_conversations_where_plain_is_asked_for_are_wrong_records(rankings: Call
     row["prompt"] = [{"role": "system", "content": "s"}, {"role": "user", "content": "p"}]
     (wrong,) = rankings([row, ranking("q", [" a", " b"], [1, 2])]).wrong_records
     assert (wrong.count, "data.template: chat" in wrong.first[0]) == (1, True)
+
+
+def with_template(base: Path, tmp_path: Path, template: str) -> Path:
+    """A copy of the base with another chat template."""
+    shutil.copytree(base, tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text(template)
+    return tmp_path / "base"
+
+
+THINKER = (  # drops what was thought before an answer, and opens the thought of the next one
+    "{% for m in messages %}<{{ m.role }}> {{ m.content.split('</think>')[-1] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> <think>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_what_the_chat_template_makes_of_reasoning_is_told(
+    rankings: Callable[..., Report], tiny_base: Path, tmp_path: Path, opens: bool
+) -> None:
+    base = with_template(tiny_base, tmp_path, THINKER if opens else THINKER.replace(" <think>\n", " "))
+    before = {"role": "assistant", "content": "<think>hm</think> yes"}
+    row = ranking("p", ["so </think> is", "<b>no</b>"], [1, 2])
+    row["prompt"] = [{"role": "user", "content": "p"}, before, {"role": "user", "content": "q"}]
+    others = [ranking(f"q {i}", [f"hm </think> {i}", "<think>a</think> b"], [1, 2]) for i in range(2)]
+    report = rankings([row, *others], overrides=[f"base.name={base}"], data={"template": "chat"})
+    dropped, stripped = the(report, "reasoning_dropped"), the(report, "answer_stripped")
+    assert (dropped.severity, "1 prompt has reasoning" in dropped.message) == ("note", True)
+    assert "'so </think>'" in stripped.message
+    if opens:
+        assert stripped.severity == "note"
+        (wrong,) = report.wrong_records
+        assert (wrong.count, "come twice" in wrong.first[0]) == (2, True)
+        never = the(report, "reasoning_never_ends")
+        assert (never.severity, "1 response has no end" in never.message) == ("warning", True)
+    else:
+        assert (stripped.severity, "5 responses have words" in stripped.message) == ("warning", True)
+        assert not found(report, "reasoning_never_ends")
+
+
+def test_a_template_that_drops_a_system_message_makes_wrong_records(
+    rankings: Callable[..., Report], tiny_base: Path, tmp_path: Path
+) -> None:
+    template = (tiny_base / "chat_template.jinja").read_text()
+    base = with_template(
+        tiny_base, tmp_path, template.replace("in messages", "in messages if m.role != 'system'")
+    )
+    row = ranking("p", ["a", "b"], [1, 2])
+    row["prompt"] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "p"}]
+    chat = {"template": "chat"}
+    report = rankings([row, ranking("q", ["a", "b"], [1, 2])], overrides=[f"base.name={base}"], data=chat)
+    (wrong,) = report.wrong_records
+    assert wrong.count == 1
+    assert "drops the system message 'Be brief.'" in wrong.first[0]
 
 
 def test_the_code_that_would_run_is_named(tiny_recipe: Make) -> None:

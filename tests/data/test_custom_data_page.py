@@ -44,6 +44,13 @@ def test_the_pages_records_load_as_its_recipe_says() -> None:
     assert (len(rankings.train), len(rankings.held_out)) == (1, 1)
 
 
+@pytest.mark.usefixtures("pages_files")
+def test_the_pages_conversation_with_a_tool_is_read_whole() -> None:
+    source = Source.model_validate({"train": "weather.jsonl", "held_out": 0.0})
+    (record,) = load(Demonstration, source, "demonstrations").train
+    assert [message["role"] for message in record.prompt] == ["tools", "user", "assistant", "tool"]  # type: ignore[index]
+
+
 OPEN, RAINING, LATE = "Is it open?", "Is it raining?", "Is it late?"
 # What the page's entries give, written by hand.
 SHAPES: dict[str, list[dict[str, Any]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 from collections import Counter
 from collections.abc import Callable
@@ -83,6 +84,24 @@ def test_the_orders_undo_each_other(count: int, seed: int, data: st.DataObject) 
     assert [stored["ranks"][order[place]] for place in range(count)] == shown["ranks"]
     assert stored["edit"]["response"] == order[shown["edit"]["response"]]
     assert in_shown_order("rank", stored, order) == shown
+
+
+def test_a_conversation_with_tools_is_shown_and_comes_back_whole(site: Any) -> None:
+    call = {"type": "function", "function": {"name": "warmth", "arguments": '{"city": "Rome"}'}}
+    prompt = [
+        {"role": "user", "content": "Is it warm?"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "31 degrees", "name": "warmth"},
+    ]
+    row = {"prompt": prompt, "tools": [{"name": "warmth", "description": "How warm it is."}]}
+    site.add({**row, "responses": ["Yes.", "No."], "kind": "compare"})
+    ann = site.signed_in()
+    page = html.unescape(ann.get("/work", headers={"Accept": "text/html"}).text)
+    for shown in ("How warm it is.", 'warmth({"city": "Rome"})', "31 degrees", '<p class="role">Tool</p>'):
+        assert shown in page
+    assert site.answer(ann, {"choice": "first"}).status_code == 200
+    (record,) = (Ranking.from_dict(made) for made in site.records())
+    assert record.prompt == Prompt.from_dict(row).prompt
 
 
 @pytest.mark.parametrize(

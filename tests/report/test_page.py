@@ -236,7 +236,8 @@ MISJUDGED = [
         "step": 6,
         "prompt": [
             {"role": "user", "content": "first turn"},
-            {"role": "assistant", "content": "second turn"},
+            {"role": "assistant", "content": "second turn", "tool_calls": [{"name": "<w>"}]},
+            {"no role": 1},
         ],
         "preferred": " ",
         "other": "b",
@@ -260,7 +261,7 @@ def test_misjudged_comparisons_are_shown_with_who_preferred_what(run: Path) -> N
     write_jsonl(run / "rm" / "samples.jsonl", MISJUDGED)
     text = " ".join(made(run)[1].text.split())
     assert "people preferred human choice model prefers model choice by 1.25 · x y" in text
-    assert "user first turn assistant second turn" in text
+    assert 'user first turn assistant second turn [{"name": "\\u003cw\\u003e"}]' in text
     assert "people preferred nothing" in text
 
 
