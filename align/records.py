@@ -11,13 +11,14 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from align.errors import UserError
 
 Messages = tuple[dict[str, str], ...]
 V = TypeVar("V")
 ROLES = ("system", "user", "assistant")
+RecordKind = Literal["demonstrations", "rankings", "prompts"]  # as a recipe's data has them
 
 
 class RecordError(UserError):
@@ -33,6 +34,7 @@ class RecordError(UserError):
 class Prompt:
     """What the policy is asked: text, or the messages of a conversation that waits for an answer."""
 
+    kind: ClassVar[RecordKind] = "prompts"
     prompt: str | Messages
 
     @classmethod
@@ -50,6 +52,7 @@ class Prompt:
 class Demonstration:
     """A prompt with the response that a person wrote."""
 
+    kind: ClassVar[RecordKind] = "demonstrations"
     prompt: str | Messages
     response: str
 
@@ -68,6 +71,7 @@ class Demonstration:
 class Ranking:
     """A prompt, its K responses (K >= 2) and their ranks: 1 is best, equal is a tie, None is unranked."""
 
+    kind: ClassVar[RecordKind] = "rankings"
     prompt: str | Messages
     responses: tuple[str, ...]
     ranks: tuple[int | None, ...]
@@ -102,6 +106,10 @@ class Ranking:
         return {key: value for key, value in row.items() if value is not None}
 
 
+RecordType = type[Prompt] | type[Demonstration] | type[Ranking]
+RECORDS: dict[RecordKind, Any] = {record.kind: record for record in (Demonstration, Ranking, Prompt)}
+
+
 def prompt_key(prompt: str | Messages) -> str:
     """The prompt's sha256 in hex, for splitting; a text equals the one user message that it stands for."""
     messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
@@ -114,11 +122,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _check_keys(row: Any, kind: type[Prompt | Demonstration | Ranking]) -> None:
-    name = kind.__name__.lower()
+def _check_keys(row: Any, record: RecordType) -> None:
+    name = record.__name__.lower()
     if not isinstance(row, Mapping):
         raise RecordError("", f"a {name} is an object with keys, not {_say(row)}")
-    _refuse_unknown(row, [f.name for f in fields(kind)], f"a {name}", "")
+    _refuse_unknown(row, [f.name for f in fields(record)], f"a {name}", "")
 
 
 def _refuse_unknown(row: Mapping[str, Any], known: list[str], owner: str, path: str) -> None:

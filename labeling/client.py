@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import httpx2
 
 from align.errors import AlignError
+from align.records import RecordKind
 
 _TRIES = 4
 _PAUSE = 0.5  # seconds before the second try; twice as long before each further one
@@ -164,9 +165,7 @@ class Client:
             yield from cast(list[Label], page["labels"])
             after = page["next"]
 
-    def records(
-        self, kind: Literal["prompts", "demonstrations", "rankings"], **filters: Any
-    ) -> Iterator[dict[str, Any]]:
+    def records(self, kind: RecordKind, **filters: Any) -> Iterator[dict[str, Any]]:
         """Training records as `align rm` and `align sft` read them; `guideline=`, `labeler=[…]` choose."""
         rest = b""
         try:

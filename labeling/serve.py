@@ -19,11 +19,12 @@ from rich.console import Console
 
 from align.errors import Terminated, UserError
 from align.recipe.sections import Recipe
+from align.records import RecordKind
 from labeling.companion import Companion
 from labeling.figures.show import show
 from labeling.store.engine import Store
 from labeling.store.people import admin_for_link, end_links, has_admin_account, new_token
-from labeling.store.records import Kind, read_records
+from labeling.store.records import read_records
 from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
 from labeling.web.config import Config
@@ -57,7 +58,7 @@ def import_tasks(recipe: Recipe, path: Path, labels: bool) -> None:
         print(import_file(store, path, config.settings.overlap, labels=labels))
 
 
-def records_of(recipe: Recipe, kind: Kind) -> list[dict[str, Any]]:
+def records_of(recipe: Recipe, kind: RecordKind) -> list[dict[str, Any]]:
     """The training records of the recipe's database; raises UserError where there is none yet."""
     return read_records(_database_there(recipe), kind, {})
 

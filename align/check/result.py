@@ -13,7 +13,6 @@ from align.stats.rankings import LengthBias
 Severity = Literal["error", "warning", "note"]
 Side = Literal["train", "held_out"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-KINDS = ("demonstrations", "rankings", "prompts")
 SHOWN = 20  # wrong records that are listed one by one; the others are counted
 EXAMPLES = 3  # places that a finding names
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from align.cli.failures import reported
 from align.cli.options import OutputFile, Overrides, RecipeFile, argument, labeling_app, load, option
 from align.errors import UserError
+from align.records import RecordKind
 
 # Options of `align label` in earlier versions that are subcommands now.
 _NOW = {
@@ -87,10 +88,7 @@ def import_tasks(
 @label_app.command()
 def export(
     recipe: RecipeFile,
-    kind: Annotated[
-        Literal["demonstrations", "rankings", "prompts"],
-        argument("KIND", "demonstrations, rankings or prompts."),
-    ],
+    kind: Annotated[RecordKind, argument("KIND", "demonstrations, rankings or prompts.")],
     overrides: Overrides = None,
     to: OutputFile = None,
 ) -> None:

@@ -28,7 +28,7 @@ from align.loop.policy import Drawing, PolicyStage, origin_of
 from align.loop.queues import labeling_package
 from align.recipe.load import dump, load_recipe
 from align.recipe.sections import LABELS, Entry, Recipe, Source
-from align.records import Prompt, prompt_key
+from align.records import Prompt, RecordKind, prompt_key
 from align.run.files import write_text
 from align.run.manifest import ADAPTER, Manifest, read_manifest
 from align.run.progress import say
@@ -298,7 +298,7 @@ def _checked(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _of_labels(recipe: Recipe, kind: str) -> list[Entry]:
+def _of_labels(recipe: Recipe, kind: RecordKind) -> list[Entry]:
     """The entries of a kind of records that are a labeling database."""
     return [entry for entry in source(recipe, kind, "iterate").entries if entry.format == LABELS]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from align.recipe.labeling import MAX_RESPONSES
+from align.records import RecordKind
 from labeling.figures.shapes import Figures
 from labeling.store.items import add_items
 from labeling.store.labels import standing as that_stands
@@ -188,7 +189,7 @@ async def list_labels(
     response_class=StreamingResponse,
 )
 def export(
-    kind: Literal["prompts", "demonstrations", "rankings"],
+    kind: RecordKind,
     who: Machine,
     guideline: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,64}$")] = None,
     labeler: Annotated[list[Name], Query(max_length=100)] = [],  # noqa: B006  FastAPI copies it
