@@ -15,9 +15,10 @@ from align.check.result import (
     TemplateFacts,
     WrongRecords,
 )
+from align.recipe.load import has_records, stages_of
 from align.recipe.sections import Recipe
 from align.records import RECORDS
-from align.stage_table import OF_RECORDS
+from align.stage_table import STAGES
 from align.stats.consistency import Conflict, Consistency
 from align.stats.rankings import LengthBias
 
@@ -54,9 +55,8 @@ def of_kinds(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("error", "no_data", "data", message)
         return
     for kind in absent:
-        yield Finding(
-            "note", "no_data", f"data.{kind}", f"not in the recipe; {OF_RECORDS[kind]} would need them"
-        )
+        stages = " and ".join(stage for stage, about in STAGES.items() if kind in about.records)
+        yield Finding("note", "no_data", f"data.{kind}", f"not in the recipe; {stages} would need them")
 
 
 def of_wrong_records(found: WrongRecords) -> Iterator[Finding]:
@@ -318,8 +318,9 @@ def next_step(findings: Sequence[Finding], recipe: Recipe, recipe_path: str) -> 
     if errors:
         what = "the error" if errors == 1 else f"the {errors} errors"
         return f"Training would refuse this. Correct {what} above, then: align check {recipe_path}"
-    stages = [OF_RECORDS[kind] for kind in RECORDS if getattr(recipe.data, kind) is not None]
-    command = "run" if len(stages) == len(RECORDS) else stages[0]
+    stages = stages_of(recipe)
+    ready = [stage for stage in stages if has_records(recipe, stage)]
+    command = "run" if ready in (stages, []) else ready[0]
     go = f"align {command} {recipe_path}"
     if warnings:
         what = "the warning" if warnings == 1 else f"the {warnings} warnings"

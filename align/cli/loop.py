@@ -83,14 +83,6 @@ TokenFile = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Make these commands of the app's."""
-    app.command(rich_help_panel="Label")(generate)
-    app.command(rich_help_panel="Label")(suggest)
-    app.command(rich_help_panel="Label")(chat)
-    app.command(rich_help_panel="Label")(iterate)
-
-
 def generate(
     recipe: RecipeFile,
     overrides: Overrides = None,

@@ -271,7 +271,7 @@ def _checked(recipe: Recipe) -> Recipe:
         f"{stage}.{parent}"
         for stage, about in STAGES.items()
         for parent in about.parents
-        if getattr(getattr(recipe, stage), parent)
+        if getattr(getattr(recipe, stage, None), parent, None)
     ]
     if given:
         raise UserError(f"iterate trains every stage itself: leave out {', '.join(given)}")
