@@ -19,9 +19,8 @@ from ruamel.yaml import YAML
 from align.errors import UserError
 from align.recipe.mistakes import mistakes, recipe_schema
 from align.recipe.parts import Keys, OneOrMore, Section, Short, by_new_names, marked, section_in
-from align.recipe.sections import LABEL_KEYS, LABELS, SECTIONS, Entry, Recipe, Source
+from align.recipe.sections import LABEL_KEYS, LABELS, SECTIONS, Data, Entry, Recipe, Source
 from align.recipe.yaml_text import Document, Mistake, Place, read
-from align.records import RECORDS
 from align.stage_table import STAGES, Stage
 
 SMALLEST = """\
@@ -33,6 +32,7 @@ data:
   rankings: rankings.jsonl
   prompts: prompts.jsonl
 """
+SOURCES = tuple(name for name, info in Data.model_fields.items() if section_in(info.annotation) is Source)
 SIDES = ("train", "held_out")
 OVERRIDE_LINE = 10**9  # overrides are told after the file's lines
 
@@ -83,7 +83,7 @@ def dump(recipe: Recipe) -> str:
     yaml.width = 4096  # no folded lines: a path stays whole
     text = io.StringIO()
     plain = recipe.model_dump()
-    for name in RECORDS:
+    for name in SOURCES:
         source: Source | None = getattr(recipe.data, name)
         if source is not None:
             plain["data"][name] |= {side: _short(getattr(source, side)) for side in SIDES}
@@ -300,7 +300,7 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
     if name.startswith((".", "/")) or os.path.isdir(folder / name):
         name = os.path.abspath(folder / name)
     plain["base"]["name"] = name
-    for name in RECORDS:
+    for name in SOURCES:
         for side in SIDES:
             entries = getattr(getattr(recipe.data, name), side, None)
             if isinstance(entries, list):
