@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from align.errors import UserError
 
@@ -30,6 +30,7 @@ Messages = tuple[Message, ...]
 V = TypeVar("V")
 ROLES = ("system", "user", "assistant", "tool")
 TOOLS = "tools"
+RecordKind = Literal["demonstrations", "rankings", "prompts"]  # as a recipe's data has them
 OF_ROLE = {"assistant": ("tool_calls", "reasoning_content"), "tool": ("name", "tool_call_id")}
 MESSAGE_KEYS = ("role", "content", *OF_ROLE["assistant"], *OF_ROLE["tool"])
 _LIKE_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["']""")
@@ -49,6 +50,7 @@ class RecordError(UserError):
 class Prompt:
     """What the policy is asked: text, or the messages of a conversation that waits for an answer."""
 
+    kind: ClassVar[RecordKind] = "prompts"
     prompt: str | Messages
 
     @classmethod
@@ -66,6 +68,7 @@ class Prompt:
 class Demonstration:
     """A prompt with the response that a person wrote."""
 
+    kind: ClassVar[RecordKind] = "demonstrations"
     prompt: str | Messages
     response: str
 
@@ -84,6 +87,7 @@ class Demonstration:
 class Ranking:
     """A prompt, its K responses (K >= 2) and their ranks: 1 is best, equal is a tie, None is unranked."""
 
+    kind: ClassVar[RecordKind] = "rankings"
     prompt: str | Messages
     responses: tuple[str, ...]
     ranks: tuple[int | None, ...]
@@ -121,6 +125,10 @@ class Ranking:
         """The row that `from_dict` reads back to an equal record; optional parts that are None stay away."""
         row = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
         return {key: value for key, value in row.items() if value is not None}
+
+
+RecordType = type[Prompt] | type[Demonstration] | type[Ranking]
+RECORDS: dict[RecordKind, Any] = {record.kind: record for record in (Demonstration, Ranking, Prompt)}
 
 
 def literal(text: str) -> Any:
@@ -256,11 +264,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _check_keys(row: Any, kind: type[Prompt | Demonstration | Ranking]) -> None:
-    name = kind.__name__.lower()
+def _check_keys(row: Any, record: RecordType) -> None:
+    name = record.__name__.lower()
     if not isinstance(row, Mapping):
         raise RecordError("", f"a {name} is an object with keys, not {_say(row)}")
-    _refuse_unknown(row, [f.name for f in fields(kind)], f"a {name}", "", beside=(TOOLS,))
+    _refuse_unknown(row, [f.name for f in fields(record)], f"a {name}", "", beside=(TOOLS,))
 
 
 def _refuse_unknown(

@@ -1,6 +1,7 @@
 """What a stage is: the one place that says it to recipes, the command line, runs and reports. No libraries.
 
-A new stage has a line here, a section of the recipe, a file in stages/, a command and its part of the report.
+A new stage has an entry here, a section of the recipe, a file in stages/, and its part of the report. A stage
+that not every run has is None in a recipe that does not write it, and `align run` passes it over.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ class About:
 
     module: str  # whose run(recipe) it is
     title: str  # in reports
-    records: str  # what it trains on, data.RECORDS
+    help: str  # of its command
+    records: tuple[str, ...]  # the kinds that it cannot do without, as a recipe's data has them
     parents: tuple[Stage, ...]  # stages that it starts from; their fields in its section name other runs
     has_head: bool  # whether final/ has the scalar head of a reward model
     smaller: tuple[str, str]  # to lower where memory runs out: what leaves the result as it is, what does not
@@ -28,7 +30,8 @@ STAGES: dict[Stage, About] = {
     "sft": About(
         module="align.stages.sft",
         title="Supervised fine-tuning",
-        records="demonstrations",
+        help="1. Supervised fine-tuning: learn to answer as the demonstrations do.",
+        records=("demonstrations",),
         parents=(),
         has_head=False,
         smaller=("sft.microbatch_size", ", set sft.gradient_checkpointing, or lower sft.max_length"),
@@ -36,7 +39,8 @@ STAGES: dict[Stage, About] = {
     "rm": About(
         module="align.stages.rm",
         title="Reward model",
-        records="rankings",
+        help="2. Reward model: learn from rankings which response people prefer.",
+        records=("rankings",),
         parents=("sft",),
         has_head=True,
         smaller=("rm.microbatch_tokens", ", or rm.max_length"),
@@ -44,13 +48,13 @@ STAGES: dict[Stage, About] = {
     "ppo": About(
         module="align.ppo.train",
         title="PPO",
-        records="prompts",
+        help="3. PPO: raise the reward model's score, staying close to the SFT model.",
+        records=("prompts",),
         parents=("sft", "rm"),
         has_head=False,
         smaller=("ppo.microbatch_tokens", ", or ppo.rollout_batch_size or ppo.max_response_tokens"),
     ),
 }
-OF_RECORDS = {about.records: stage for stage, about in STAGES.items()}
 
 
 def place_of(stage: Stage) -> int:

@@ -233,12 +233,7 @@ def ours(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         ppo.run(load_recipe(work / "recipe.yaml", overrides))
     except _Done as done:
         held = done.args[0]
-    return {
-        "iterations": iterations,
-        "peak": peak(),
-        "parameters": held,
-        "forward": _one_forward(arguments, work),
-    }
+    return _measured(arguments, work, iterations, held)
 
 
 class _Done(Exception):
@@ -249,16 +244,40 @@ def trl(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """TRL's iterations, timed between its callbacks."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     from datasets import Dataset
-    from peft import LoraConfig, inject_adapter_in_model
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        TrainerCallback,
-    )
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+    from transformers import AutoTokenizer
+    from trl.experimental.ppo import PPOTrainer, ppo_trainer
 
     tokenizer = AutoTokenizer.from_pretrained(work / "sft", padding_side="left")
+    policy, reward, value, lora = _trl_models(arguments, work)
+    rows = [json.loads(line)["prompt"] for line in (work / "prompts.jsonl").open(encoding="utf-8")]
+    prompts = Dataset.from_list([{"input_ids": tokenizer(text).input_ids} for text in rows])
+    iterations: list[dict[str, float]] = []
+    sampling: list[float] = []
+    _time_calls(ppo_trainer, "batch_generation", sampling)
+    trainer = PPOTrainer(
+        args=_trl_arguments(arguments, work),
+        processing_class=tokenizer,
+        model=policy,
+        ref_model=None,
+        reward_model=reward,
+        value_model=value,
+        train_dataset=prompts,
+        eval_dataset=prompts.select(range(1)),
+        peft_config=lora,
+        callbacks=[_timer(arguments, iterations, sampling)],
+    )
+    with open(os.devnull, "w") as quiet:
+        out, sys.stdout = sys.stdout, quiet
+        trainer.train()
+        sys.stdout = out
+    return _measured(arguments, work, iterations, parameters())
+
+
+def _trl_models(arguments: argparse.Namespace, work: Path) -> tuple[Any, Any, Any, Any]:
+    """Policy, reward model and value model of TRL's side, and the LoRA that it puts on the policy."""
+    from peft import LoraConfig, inject_adapter_in_model
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
     policy = AutoModelForCausalLM.from_pretrained(work / "sft", dtype=torch.float32)
     reward, value = (
         AutoModelForSequenceClassification.from_pretrained(work / "rm", dtype=torch.float32) for _ in range(2)
@@ -271,12 +290,39 @@ def trl(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         value.requires_grad_(False)
         inject_adapter_in_model(lora, value)
         value.score.requires_grad_(True)
-    rows = [json.loads(line)["prompt"] for line in (work / "prompts.jsonl").open(encoding="utf-8")]
-    prompts = Dataset.from_list([{"input_ids": tokenizer(text).input_ids} for text in rows])
-    minibatch = arguments.batch // arguments.minibatches
-    iterations: list[dict[str, float]] = []
-    sampling: list[float] = []
-    _time_calls(ppo_trainer, "batch_generation", sampling)
+    return policy, reward, value, lora
+
+
+def _trl_arguments(arguments: argparse.Namespace, work: Path) -> Any:
+    """What the recipe of our side says, in TRL's words."""
+    from trl.experimental.ppo import PPOConfig
+
+    return PPOConfig(
+        output_dir=str(work / "trl"),
+        total_episodes=arguments.batch * arguments.iterations,
+        per_device_train_batch_size=arguments.batch // arguments.minibatches,
+        gradient_accumulation_steps=arguments.minibatches,
+        num_mini_batches=arguments.minibatches,
+        local_rollout_forward_batch_size=arguments.batch,
+        num_ppo_epochs=arguments.epochs,
+        response_length=arguments.response_tokens,
+        temperature=1.0,
+        stop_token="eos",
+        missing_eos_penalty=1.0,
+        learning_rate=LEARNING_RATE,
+        num_sample_generations=0,
+        gradient_checkpointing=False,
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _timer(arguments: argparse.Namespace, iterations: list[dict[str, float]], sampling: list[float]) -> Any:
+    """A callback that adds the figures of each iteration; `sampling`: seconds of its calls, emptied here."""
+    from transformers import TrainerCallback
 
     class Timer(TrainerCallback):
         started = (0.0, 0.0)
@@ -292,43 +338,13 @@ def trl(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
             sampling.clear()
             self.on_train_begin()
 
-    trainer = PPOTrainer(
-        args=PPOConfig(
-            output_dir=str(work / "trl"),
-            total_episodes=arguments.batch * arguments.iterations,
-            per_device_train_batch_size=minibatch,
-            gradient_accumulation_steps=arguments.minibatches,
-            num_mini_batches=arguments.minibatches,
-            local_rollout_forward_batch_size=arguments.batch,
-            num_ppo_epochs=arguments.epochs,
-            response_length=arguments.response_tokens,
-            temperature=1.0,
-            stop_token="eos",
-            missing_eos_penalty=1.0,
-            learning_rate=LEARNING_RATE,
-            num_sample_generations=0,
-            gradient_checkpointing=False,
-            use_cpu=True,
-            bf16=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        ),
-        processing_class=tokenizer,
-        model=policy,
-        ref_model=None,
-        reward_model=reward,
-        value_model=value,
-        train_dataset=prompts,
-        eval_dataset=prompts.select(range(1)),
-        peft_config=lora,
-        callbacks=[Timer()],
-    )
-    with open(os.devnull, "w") as quiet:
-        out, sys.stdout = sys.stdout, quiet
-        trainer.train()
-        sys.stdout = out
-    held = parameters()
+    return Timer()
+
+
+def _measured(
+    arguments: argparse.Namespace, work: Path, iterations: list[dict[str, float]], held: int
+) -> dict[str, Any]:
+    """What a side reports; `held`: the parameters that it held while it trained."""
     return {
         "iterations": iterations,
         "peak": peak(),

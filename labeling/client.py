@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, cast
 
 import httpx2
+from typing_extensions import TypedDict  # before Python 3.12 pydantic reads no other
 
 from align.errors import AlignError
+from align.records import RecordKind
 
 _TRIES = 4
 _PAUSE = 0.5  # seconds before the second try; twice as long before each further one
@@ -45,17 +47,17 @@ class Refused(ClientError):
 
 
 class Added(TypedDict):
-    """New tasks' numbers, and how many of those given were there before."""
+    """The new tasks' numbers, and how many of those sent were there before."""
 
     ids: list[int]
     known: int
 
 
 class Task(TypedDict):
-    """What people are asked to do; `kind` is one of labeling.answers.KINDS."""
+    """A task as it was sent; `origins` are the policies that wrote the responses."""
 
     id: int
-    kind: str
+    kind: str  # one of labeling.answers.KINDS
     prompt: Any  # text, or messages
     responses: list[str]
     origins: list[str | None]
@@ -164,9 +166,7 @@ class Client:
             yield from cast(list[Label], page["labels"])
             after = page["next"]
 
-    def records(
-        self, kind: Literal["prompts", "demonstrations", "rankings"], **filters: Any
-    ) -> Iterator[dict[str, Any]]:
+    def records(self, kind: RecordKind, **filters: Any) -> Iterator[dict[str, Any]]:
         """Training records as `align rm` and `align sft` read them; `guideline=`, `labeler=[…]` choose."""
         rest = b""
         try:

@@ -20,11 +20,12 @@ from rich.console import Console
 from align.data.formats import Format
 from align.errors import Terminated, UserError
 from align.recipe.sections import Recipe
+from align.records import RecordKind
 from labeling.companion import Companion
 from labeling.figures.show import show
 from labeling.store.engine import Store
 from labeling.store.people import admin_for_link, end_links, has_admin_account, new_token
-from labeling.store.records import Kind, read_records
+from labeling.store.records import read_records
 from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
 from labeling.web.config import Config
@@ -61,7 +62,7 @@ def import_tasks(recipe: Recipe, path: Path, labels: bool, form: Format | None =
         print(import_file(store, path, config.settings.overlap, labels=labels, form=form))
 
 
-def records_of(recipe: Recipe, kind: Kind) -> list[dict[str, Any]]:
+def records_of(recipe: Recipe, kind: RecordKind) -> list[dict[str, Any]]:
     """The training records of the recipe's database; raises UserError where there is none yet."""
     return read_records(_database_there(recipe), kind, {})
 
@@ -92,7 +93,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
         raise UserError(f"--url {url}: it starts with http:// or https://")
     to_network = address is not None or not _is_loopback(host)
     if chat is not None and not (chat / "recipe.yaml").is_file():  # before anything is printed or made
-        raise UserError(f"--chat {chat}: that is not the folder of a run that has begun")
+        raise UserError(f"--chat {chat}: that is not a run's folder, or nothing has run there yet")
     config = make_config(
         recipe, ("*",) if to_network else LOOPBACK, secure=bool(address and address.startswith("https://"))
     )
@@ -104,7 +105,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
     print(f"labels are kept in {config.store.shown}")
     print(f"serving {address} {'to the network' if to_network else 'on this machine only'}")
     if to_network and not address.startswith("https://"):
-        print("passwords travel readably: put a proxy with https before it, and say --url https://…")
+        print("passwords are sent unencrypted: put an https proxy in front, and name it with --url https://…")
     print(_way_in(config, address, to_network), flush=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = make_app(config)
@@ -113,7 +114,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
     try:
         server.run(sockets=[listening])
     except (KeyboardInterrupt, Terminated):  # the ways to end it
-        print("\nstopped; what people did is kept")
+        print("\nstopped; everything people did is kept")
     finally:
         if config.companion is not None:
             config.companion.close()
@@ -141,12 +142,12 @@ def _way_in(config: Config, address: str, to_network: bool) -> str:
         if not to_network:
             admin = admin_for_link(session)
             secret = new_token(session, "signin", person=admin, lasts=LINK_LASTS)
-            return f"sign in as {admin.name}, once and within the hour: {address}/signin/{secret}"
+            return f"sign in as {admin.name} (works once, within the hour): {address}/signin/{secret}"
         end_links(session)
         if has_admin_account(session):
-            return f"sign in with name and password: {address}/signin"
+            return f"sign in with your name and password: {address}/signin"
         secret = new_token(session, "first", role="admin", lasts=LINK_LASTS)
-        return f"make the first admin's account, once and within the hour: {address}/join/{secret}"
+        return f"create the first admin's account (works once, within the hour): {address}/join/{secret}"
 
 
 def _reached_at(host: str) -> str:

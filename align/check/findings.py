@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from align.check.gather import Gathered
 from align.check.result import (
     EXAMPLES,
-    KINDS,
     SHOWN,
     Finding,
     Leak,
@@ -18,8 +17,10 @@ from align.check.result import (
     WrongRecords,
 )
 from align.data.reading import at, shown_names
+from align.recipe.load import has_records, stages_of
 from align.recipe.sections import Recipe
-from align.stage_table import OF_RECORDS
+from align.records import RECORDS
+from align.stage_table import STAGES
 from align.stats.consistency import Conflict, Consistency
 from align.stats.rankings import LengthBias
 
@@ -51,15 +52,14 @@ def by_share(count: int, total: int, limit: float) -> Severity:
 
 def of_kinds(recipe: Recipe) -> Iterator[Finding]:
     """Kinds that the recipe does not name."""
-    absent = [kind for kind in KINDS if getattr(recipe.data, kind) is None]
-    if len(absent) == len(KINDS):
+    absent = [kind for kind in RECORDS if getattr(recipe.data, kind) is None]
+    if len(absent) == len(RECORDS):
         message = "the recipe names no data: add `data: {rankings: FILE}`, or demonstrations, or prompts"
         yield Finding("error", "no_data", "data", message)
         return
     for kind in absent:
-        yield Finding(
-            "note", "no_data", f"data.{kind}", f"not in the recipe; {OF_RECORDS[kind]} would need them"
-        )
+        stages = " and ".join(stage for stage, about in STAGES.items() if kind in about.records)
+        yield Finding("note", "no_data", f"data.{kind}", f"not in the recipe; {stages} would need them")
 
 
 def of_wrong_records(found: WrongRecords) -> Iterator[Finding]:
@@ -354,8 +354,9 @@ def next_step(findings: Sequence[Finding], recipe: Recipe, recipe_path: str) -> 
     if errors:
         what = "the error" if errors == 1 else f"the {errors} errors"
         return f"Training would refuse this. Correct {what} above, then: align check {recipe_path}"
-    stages = [OF_RECORDS[kind] for kind in KINDS if getattr(recipe.data, kind) is not None]
-    command = "run" if len(stages) == len(KINDS) else stages[0]
+    stages = stages_of(recipe)
+    ready = [stage for stage in stages if has_records(recipe, stage)]
+    command = "run" if ready in (stages, []) else ready[0]
     go = f"align {command} {recipe_path}"
     if warnings:
         what = "the warning" if warnings == 1 else f"the {warnings} warnings"

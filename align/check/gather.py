@@ -23,9 +23,8 @@ from align.data.table import Records
 from align.data.template import Template
 from align.data.tokenize import opening, responses_of, token_counts
 from align.recipe.sections import Source
-from align.records import Demonstration, Prompt, Ranking, RecordError, words_of
+from align.records import RECORDS, Ranking, RecordError, RecordKind, words_of
 
-TYPES: dict[str, Any] = {"demonstrations": Demonstration, "rankings": Ranking, "prompts": Prompt}
 EXAMPLES_READ = 2  # records that show how files were read
 _OFTEN = 2000  # records between two words on how far it has come
 
@@ -85,7 +84,7 @@ class Pile:
 class Gathered:
     """All of one kind."""
 
-    kind: str
+    kind: RecordKind
     source: Source
     wrong: WrongRecords
     train: Pile = field(default_factory=Pile)
@@ -98,11 +97,11 @@ class Gathered:
         return self.train if name == "train" else self.held_out
 
 
-def gather(kind: str, source: Source, reader: TextMeasure) -> Gathered:
+def gather(kind: RecordKind, source: Source, reader: TextMeasure) -> Gathered:
     """Read what `data.<kind>` names; raises UserError where the cache cannot be written."""
     gathered = Gathered(kind, source, WrongRecords(kind, skipped=source.on_bad_record == "skip"))
     reader.tell(f"{kind}: reading")
-    found = survey(TYPES[kind], source, gathered.wrong.add, reader.cache)
+    found = survey(RECORDS[kind], source, gathered.wrong.add, reader.cache)
     gathered.read = _understood(kind, source, found)
     gathered.on_both_sides = len(np.intersect1d(found.train.keys, found.held_out.keys))
     _measure(found.train, found.trains, gathered, gathered.train, reader)

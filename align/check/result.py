@@ -15,7 +15,6 @@ from align.stats.rankings import LengthBias
 Severity = Literal["error", "warning", "note"]
 Side = Literal["train", "held_out"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-KINDS = ("demonstrations", "rankings", "prompts")
 SHOWN = 20  # kinds of wrong records that are listed; the others are counted
 EXAMPLES = 3  # places that a finding names
 

@@ -14,12 +14,13 @@ from rich.console import Console
 from align import __version__
 from align.check import findings, summary, template
 from align.check.gather import Gathered, TextMeasure, gather
-from align.check.result import KINDS, SEVERITIES, Finding, LabelerAgreement, Report, Set
+from align.check.result import SEVERITIES, Finding, LabelerAgreement, Report, Set
 from align.check.show import show
 from align.data.formats import built_in
 from align.data.template import Template
 from align.errors import AlignError, UserError
 from align.recipe.sections import LABELS, Recipe
+from align.records import RECORDS
 from align.run.files import to_json, write_text
 from align.run.lineage import as_trained
 from align.stats.rankings import LengthBias
@@ -97,7 +98,7 @@ def foreign_code(recipe: Recipe) -> Iterator[str]:
     """What would run that is neither align nor a library of its: a checkpoint's code, formats, rewards."""
     yield from recipe.base.foreign_code
     installed = {point.name: point.value for point in entry_points(group="align.formats")}
-    for kind in KINDS:
+    for kind in RECORDS:
         source = getattr(recipe.data, kind)
         for side in summary.SIDES:
             entries = getattr(source, side, None)
@@ -140,7 +141,7 @@ def _template(recipe: Recipe) -> tuple[BaseCheckpoint | None, Template | None, l
 def _gathered(recipe: Recipe, reader: TextMeasure, found: list[Finding]) -> list[Gathered]:
     """Each kind that the recipe names; a cache that cannot be written is a finding, and done without."""
     everything: list[Gathered] = []
-    for kind in KINDS:
+    for kind in RECORDS:
         source = getattr(recipe.data, kind)
         if source is None:
             continue

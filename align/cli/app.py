@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
@@ -72,8 +73,8 @@ def main() -> None:
     app(prog_name="align")
 
 
-def _training(*stages: Stage) -> Callable[..., None]:
-    """The command that runs these stages in order."""
+def _training(stages: list[Stage] | None) -> Callable[..., None]:
+    """The command that runs these stages; None: those of the recipe, in order."""
 
     def command(
         recipe: RecipeFile,
@@ -82,23 +83,15 @@ def _training(*stages: Stage) -> Callable[..., None]:
         num_processes: Processes = None,
         accelerate_config: AccelerateConfig = None,
     ) -> None:
-        run_stages(list(stages), recipe, overrides, restart, num_processes, accelerate_config)
+        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config)
 
     return command
 
 
-for _name, _stages, _help in (
-    ("sft", ("sft",), "1. Supervised fine-tuning: learn to answer as the demonstrations do."),
-    ("rm", ("rm",), "2. Reward model: learn from rankings which response people prefer."),
-    ("ppo", ("ppo",), "3. PPO: raise the reward model's score, staying close to the SFT model."),
-    (
-        "run",
-        tuple(STAGES),
-        "All three in order; finished stages are not run again, nor rm where no rankings are named or "
-        "needed.",
-    ),
-):
-    app.command(_name, help=_help, rich_help_panel="Train")(_training(*_stages))
+for _stage, _about in STAGES.items():
+    app.command(_stage, help=_about.help, rich_help_panel="Train")(_training([_stage]))
+_RUN = "All three in order; finished stages are not run again, nor rm where no rankings are named or needed."
+app.command("run", help=_RUN, rich_help_panel="Train")(_training(None))
 
 
 @recipe_app.command("show")
@@ -116,8 +109,6 @@ def recipe_show(recipe: RecipeFile, overrides: Overrides = None) -> None:
 def recipe_schema() -> None:
     """Print the JSON Schema of recipes, with which editors check and complete them."""
     with reported():
-        import json
-
         from align.recipe.load import json_schema
 
         print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
@@ -194,7 +185,8 @@ def export(
 
 
 app.add_typer(label_app, name="label", rich_help_panel="Label")
-loop.add_to(app)
+for _command in (loop.generate, loop.suggest, loop.chat, loop.iterate):
+    app.command(rich_help_panel="Label")(_command)
 
 
 @app.command(rich_help_panel="Look")
@@ -223,11 +215,7 @@ def _options(
 
 def _as_yaml(value: object) -> str:
     """A value on one line, as a recipe could say it."""
-    import json
-
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _print_table(rows: list[tuple[str, str, str]]) -> None:

@@ -82,22 +82,18 @@ def requirements(source: Path = SOURCE) -> dict[str, list[Requirement]]:
 
     Read from the source tree where there is one, else from the installed distribution; empty without both.
     """
-    found: dict[str, list[Requirement]] = {}
     if source.is_file():
         project = tomllib.loads(source.read_text(encoding="utf-8"))["project"]
         lists = {"": project.get("dependencies", []), **project.get("optional-dependencies", {})}
-        for extra_name, lines in lists.items():
-            found[extra_name] = [Requirement(line) for line in lines]
+        found = {name: [Requirement(line) for line in lines] for name, lines in lists.items()}
     else:
         try:
             distribution = metadata.distribution(DISTRIBUTION)
         except metadata.PackageNotFoundError:
             return {}
-        extras = distribution.metadata.get_all("Provides-Extra") or []
         every = [Requirement(line) for line in distribution.requires or []]
-        found[""] = [r for r in every if _applies(r, "")]
-        for extra_name in extras:
-            found[extra_name] = [r for r in every if not _applies(r, "") and _applies(r, extra_name)]
+        extras = distribution.metadata.get_all("Provides-Extra") or []
+        found = {"": every, **{name: [r for r in every if not _applies(r, "")] for name in extras}}
     return {
         name: [r for r in rs if r.name != DISTRIBUTION and _applies(r, name)] for name, rs in found.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -23,6 +23,7 @@ from align.cli.options import (
     option,
 )
 from align.errors import UserError
+from align.records import RecordKind
 
 # Options of `align label` in earlier versions that are subcommands now.
 _NOW = {
@@ -62,12 +63,12 @@ def serve(
     recipe: RecipeFile,
     overrides: Overrides = None,
     host: Annotated[
-        str, typer.Option("--host", help="Another address opens the app to the network, for accounts only.")
+        str, typer.Option("--host", help="Another address opens the app to the network, with accounts only.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8700,
     url: Annotated[
         str | None,
-        option("--url", "What people type, where a proxy with https stands before the app.", "URL"),
+        option("--url", "The address people open, where an https proxy is in front of the app.", "URL"),
     ] = None,
     chat: Annotated[
         Path | None, option("--chat", "Let people talk to this run's policy, on a page of its own.", "RUN")
@@ -87,7 +88,7 @@ def import_tasks(
     format: FormatName = None,
     columns: ColumnsText = None,
     with_labels: Annotated[
-        bool, typer.Option("--with-labels", help="Keep rankings that name who made them as theirs.")
+        bool, typer.Option("--with-labels", help="Keep rankings that name a labeler as that person's.")
     ] = False,
 ) -> None:
     """Add the tasks of a file to the database, also while the app runs on it."""
@@ -101,10 +102,7 @@ def import_tasks(
 @label_app.command()
 def export(
     recipe: RecipeFile,
-    kind: Annotated[
-        Literal["demonstrations", "rankings", "prompts"],
-        argument("KIND", "demonstrations, rankings or prompts."),
-    ],
+    kind: Annotated[RecordKind, argument("KIND", "demonstrations, rankings or prompts.")],
     overrides: Overrides = None,
     to: OutputFile = None,
 ) -> None:

@@ -52,13 +52,13 @@ AccelerateConfig = Annotated[
     ),
 ]
 MovedBase = Annotated[
-    Path | None, option("--base", "Where the base lies now, if not where the run's recipe says.", "FOLDER")
+    Path | None, option("--base", "Where the base is now, if not where the run's recipe says.", "FOLDER")
 ]
 TrustCode = Annotated[
     bool,
     option(
         "--trust-remote-code",
-        "Run the code that the run's base brings; without this such a base is refused.",
+        "Run the code that comes with the run's base; without this such a base is refused.",
     ),
 ]
 FormatName = Annotated[
@@ -84,22 +84,21 @@ def load(path: Path, overrides: list[str] | None) -> Recipe:
 
 
 def run_stages(
-    stages: list[Stage],
+    stages: list[Stage] | None,
     path: Path,
     overrides: list[str] | None,
     restart: bool,
     num_processes: int | None,
     accelerate_config: Path | None,
 ) -> None:
-    """Runs stages of a recipe here, or in processes that are started for each of them."""
+    """Runs these stages of a recipe, or all of them, here or in processes that are started for each."""
     with reported() as context:
         recipe = load(path, overrides)
         from align.processes import launch
+        from align.recipe.load import stages_of
 
         elsewhere = launch.needed(num_processes, accelerate_config)
-        if len(stages) > 1 and not recipe.ppo.needs_rm and recipe.data.rankings is None:
-            stages = [stage for stage in stages if stage != "rm"]  # functions or other runs judge
-        for stage in stages:
+        for stage in stages_of(recipe) if stages is None else stages:
             context.stage, context.folder = stage, recipe.run.path / stage
             if not elsewhere:
                 module = importlib.import_module(STAGES[stage].module)

@@ -22,29 +22,20 @@ from align.data.sources import File
 from align.data.store import in_cache
 from align.errors import UserError
 from align.recipe.sections import LABELS, Entry
-from align.records import Demonstration, Prompt, Ranking
+from align.records import RecordType
 from align.run.files import write_bytes
 
 GROUP = "align.label_sources"
-RecordType = type[Prompt] | type[Demonstration] | type[Ranking]
-KINDS: dict[RecordType, Any] = {  # their names in a recipe's data
-    Prompt: "prompts",
-    Demonstration: "demonstrations",
-    Ranking: "rankings",
-}
-LabelReader = Callable[
-    [RecordType, Entry], bytes
-]  # the records of a database, in our own form, as JSON Lines
+LabelReader = Callable[[RecordType, Entry], bytes]  # a database's records, in our own form, as JSON Lines
 LabelSource = Callable[[str, str, Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 
 
-def read_labels(kind: RecordType, entry: Entry) -> bytes:
+def read_labels(record: RecordType, entry: Entry) -> bytes:
     """The records as they are now; raises FileError or UserError."""
-    rows = _source()(entry.path, KINDS[kind], entry.label_filters)
+    rows = _source()(entry.path, record.kind, entry.label_filters)
     if not rows:
-        raise FileError(
-            "", f"has no {KINDS[kind]} yet" + (", of those asked for" if entry.label_filters else "")
-        )
+        asked = ", of those asked for" if entry.label_filters else ""
+        raise FileError("", f"has no {record.kind} yet{asked}")
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 

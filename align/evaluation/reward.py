@@ -62,15 +62,10 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Named:
+class Named(Estimate):
     """The figures of one group, by its name."""
 
-    name: str
-    value: float | None
-    low: float | None
-    high: float | None
-    count: int
-    prompts: int
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -238,7 +233,7 @@ def evaluate(scored: Sequence[ScoredRanking], length: LengthModel, seed: int) ->
 
     def group(kind: str, names: dict[Any, str]) -> tuple[Named, ...]:
         known = [(name, found[kind, key]) for key, name in names.items() if (kind, key) in found]
-        return tuple(Named(name, **asdict(share)) for name, share in known)
+        return tuple(Named(**asdict(share), name=name) for name, share in known)
 
     gaps = sorted({c.rank_gap for c in pairs})
     return Evaluation(

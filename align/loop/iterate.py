@@ -28,7 +28,7 @@ from align.loop.policy import Drawing, PolicyStage, origin_of
 from align.loop.queues import labeling_package
 from align.recipe.load import dump, load_recipe
 from align.recipe.sections import LABELS, Entry, Recipe, Source
-from align.records import Prompt, prompt_key
+from align.records import Prompt, RecordKind, prompt_key
 from align.run.files import write_text
 from align.run.manifest import ADAPTER, Manifest, read_manifest
 from align.run.progress import say
@@ -126,8 +126,8 @@ def iterate(
     have = state.demonstrations if kind == "demonstrations" else state.rankings
     say(
         console,
-        f"round {number} waits for people: {have} of {have + step.count} {kind} are there. "
-        f"Run `align label {path}`, then this line again",
+        f"round {number} is waiting for people: {have} of {have + step.count} {kind} are there. "
+        f"Run `align label {path}`, then this command again",
     )
 
 
@@ -172,7 +172,7 @@ class _Loop:
                 added += len(add_items(session, [row], config.settings.overlap).ids)
                 if added == count:
                     break
-        say(self.console, f"{added} prompts wait for people to demonstrate")
+        say(self.console, f"{added} prompts are waiting for people to answer them")
         return added == count
 
     def sample(self, count: int, number: int) -> bool:
@@ -209,7 +209,7 @@ class _Loop:
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, dump(recipe.model_copy(update={"data": data})))
-            say(self.console, f"{path} has the recipe, with the labels up to number {until}")
+            say(self.console, f"{path} is the recipe that trains now, with the labels up to number {until}")
         else:  # an earlier version may have written it
             write_text(path, dump(load_recipe(path, of_run=True)))
         try:
@@ -271,7 +271,7 @@ def _checked(recipe: Recipe) -> Recipe:
         f"{stage}.{parent}"
         for stage, about in STAGES.items()
         for parent in about.parents
-        if getattr(getattr(recipe, stage), parent)
+        if getattr(getattr(recipe, stage, None), parent, None)
     ]
     if given:
         raise UserError(f"iterate trains every stage itself: leave out {', '.join(given)}")
@@ -298,7 +298,7 @@ def _checked(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _of_labels(recipe: Recipe, kind: str) -> list[Entry]:
+def _of_labels(recipe: Recipe, kind: RecordKind) -> list[Entry]:
     """The entries of a kind of records that are a labeling database."""
     return [entry for entry in source(recipe, kind, "iterate").entries if entry.format == LABELS]
 

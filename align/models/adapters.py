@@ -15,10 +15,9 @@ from align.errors import AlignError, UserError
 from align.recipe.parts import Fraction, PositiveInt
 from align.run.checkpoint import read_tensors
 from align.run.files import read_json, to_json, write_text
+from align.run.manifest import ADAPTER, HEAD
 
-ADAPTER = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-HEAD = "head.safetensors"
 SCORE = "score.json"  # what is known of a reward model's scores; travels with its head
 
 

@@ -18,8 +18,9 @@ from align.models.logprobs import token_logprobs
 from align.models.packed import Packed
 from align.models.roles import Roles
 
-_FUSED_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative to the hidden states' norm
-_FUSED_COARSE = 5e-2  # of half precision
+# How far the hidden states of two ways through the model may lie apart, relative to their norm.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+_COARSE = 5e-2  # of half precision, where each kernel rounds in its own way
 
 
 class Forward:
@@ -185,8 +186,7 @@ class Forward:
         everywhere = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         role = self.roles.active or ""
         ours = fused_llama.decode(self.roles.decoder, role, self._embedded(ids), 0, at=everywhere)[mask]
-        tolerance = _FUSED_TOLERANCE.get(own.dtype, _FUSED_COARSE)
-        return bool((ours - own).float().norm() <= tolerance * own.float().norm())
+        return agree(ours, own)
 
     @torch.no_grad()
     def _check_output_layer(self) -> None:
@@ -200,6 +200,12 @@ class Forward:
             raise UserError(
                 f"base: {kind} scales or caps its logits, which is not supported; choose another base"
             )
+
+
+def agree(one: Tensor, other: Tensor) -> bool:
+    """Whether hidden states are the same up to rounding; the second's norm is what counts."""
+    apart, norm = (one - other).float().norm(), other.float().norm()
+    return bool(apart <= _TOLERANCE.get(other.dtype, _COARSE) * norm)
 
 
 def _splittable(decoder: nn.Module) -> bool:

@@ -20,9 +20,10 @@ from transformers import (
 )
 
 from align.errors import UserError
-from align.models.adapters import HEAD, read_adapter
+from align.models.adapters import read_adapter
 from align.models.base import BaseCheckpoint
 from align.run.checkpoint import read_tensors
+from align.run.manifest import HEAD
 
 NEW_PAD = "<|pad|>"  # the padding token that is added where a tokenizer has none to spare
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,9 +16,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from align.data.tokenize import Encoded
 from align.models.batch import Batch, collate
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from align.data.tokenize import Encoded
+from align.models.forward import Forward, agree
 from align.models.packed import pack, separate_rows
 
-if TYPE_CHECKING:
-    from align.models.forward import Forward
-
-# How far hidden states of packed and separate rows may lie apart, relative to their size.
-_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
-_COARSE = 5e-2  # of half precision, where each kernel rounds in its own way
 _ISOLATION = 1e-6  # what one response may change in another: nothing, in any precision
 # What models raise that do not know a mask of four dimensions, or positions.
 _REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError)
@@ -64,9 +59,8 @@ def _disagreement(forward: Forward, role: str) -> str | None:
     except _REFUSALS as error:
         return f"{name} accepts no custom mask or positions ({type(error).__name__})"
     separate = forward.ends(role, separate_rows([first, second]))
-    norm = separate.float().norm()
-    if not (packed - separate).float().norm() <= _TOLERANCE.get(packed.dtype, _COARSE) * norm:
+    if not agree(packed, separate):
         return f"with a custom mask and positions {name} gives other numbers"
-    if not (packed - changed)[1:].float().norm() <= _ISOLATION * norm:
+    if not (packed - changed)[1:].float().norm() <= _ISOLATION * separate.float().norm():
         return f"{name} lets one response see another"
     return None

@@ -20,11 +20,12 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from align.errors import AlignError, ran_out_of_memory
-from align.models.adapters import HEAD, read_adapter
+from align.models.adapters import read_adapter
 from align.models.heads import ScalarHead
 from align.processes.distributed import more_elsewhere
 from align.run.checkpoint import load_into, read_tensors
 from align.run.hub import first_line
+from align.run.manifest import HEAD
 from align.run.memory import Held
 
 

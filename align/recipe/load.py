@@ -20,9 +20,9 @@ from align.errors import UserError
 from align.recipe.columns import Columns
 from align.recipe.mistakes import mistakes, recipe_schema
 from align.recipe.parts import Keys, OneOrMore, Section, Short, by_new_names, marked, section_in
-from align.recipe.sections import LABEL_KEYS, LABELS, SECTIONS, Entry, Recipe, Source
+from align.recipe.sections import LABEL_KEYS, LABELS, SECTIONS, Data, Entry, Recipe, Source
 from align.recipe.yaml_text import Document, Mistake, Place, read
-from align.stage_table import STAGES
+from align.stage_table import STAGES, Stage
 
 SMALLEST = """\
 base: HuggingFaceTB/SmolLM2-135M-Instruct
@@ -33,7 +33,7 @@ data:
   rankings: rankings.jsonl
   prompts: prompts.jsonl
 """
-SOURCES = ("demonstrations", "rankings", "prompts")
+SOURCES = tuple(name for name, info in Data.model_fields.items() if section_in(info.annotation) is Source)
 SIDES = ("train", "held_out")
 OVERRIDE_LINE = 10**9  # overrides are told after the file's lines
 
@@ -116,6 +116,21 @@ def dump(recipe: Recipe) -> str:
             plain["data"][name] |= {side: _short(getattr(source, side)) for side in SIDES}
     yaml.dump(plain, text)
     return text.getvalue()
+
+
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """What `align run` runs, in order: the stages that have a section in the recipe.
+
+    The reward model is left out where no rankings are named and nothing needs it.
+    """
+    spared = () if recipe.ppo.needs_rm else ("rm",)  # functions or other runs judge
+    mine = [stage for stage in STAGES if getattr(recipe, stage, None) is not None]
+    return [stage for stage in mine if stage not in spared or has_records(recipe, stage)]
+
+
+def has_records(recipe: Recipe, stage: Stage) -> bool:
+    """Whether the recipe names all records that a stage needs."""
+    return all(getattr(recipe.data, kind) is not None for kind in STAGES[stage].records)
 
 
 def _short(value: Any) -> Any:
@@ -328,7 +343,7 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
         if reward["function"]:
             reward["function"] = _beside(reward["function"], folder)
     for stage, about in STAGES.items():
-        for parent in about.parents:
+        for parent in about.parents if plain.get(stage) else ():
             if plain[stage][parent]:
                 plain[stage][parent] = os.path.expanduser(plain[stage][parent])
     return Recipe.model_validate(plain)

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from align.data.formats.base import T
-from align.data.labels import KINDS, RecordType, read_labels
+from align.data.labels import read_labels
 from align.data.load import Split, load
 from align.data.reading import by_understanding, shown_names
 from align.data.rows import FileError
@@ -32,6 +32,7 @@ from align.errors import UserError
 from align.models.base import BaseCheckpoint, find_base
 from align.processes import distributed, sharding
 from align.recipe.sections import Entry, Recipe, Source
+from align.records import RecordKind, RecordType
 from align.report.page import refresh
 from align.run import lineage, manifest
 from align.run.files import json_digest, write_text
@@ -93,7 +94,7 @@ def set_up(recipe: Recipe) -> Setup:
     return Setup(accel, base, base.template(recipe.data.template))
 
 
-def source(recipe: Recipe, kind: str, stage: str) -> Source:
+def source(recipe: Recipe, kind: RecordKind, stage: str) -> Source:
     """The recipe's source of one kind of records; UserError where `stage` needs it and it is not named."""
     found: Source | None = getattr(recipe.data, kind)
     if found is None:
@@ -120,22 +121,21 @@ class Inputs:
         self.parents.append(found.ref(kind))
         return found.final
 
-    def read(self, kind: type[T]) -> Split[T]:
-        """The recipe's records of this kind; raises UserError as `source` and `load` do."""
-        name = KINDS[kind]
-        spec = source(self.recipe, name, self.stage)
-        found = load(kind, spec, name, self.recipe.data.cache_folder, self._read_labels)
-        self._splits[kind] = found
+    def read(self, record: type[T]) -> Split[T]:
+        """The recipe's records of this type; raises UserError as `source` and `load` do."""
+        spec = source(self.recipe, record.kind, self.stage)
+        found = load(record, spec, record.kind, self.recipe.data.cache_folder, self._read_labels)
+        self._splits[record] = found
         return found
 
     def encode(
-        self, stage: StageRun, kind: RecordType, encode: Callable[..., Encodings[E]], limit: int
+        self, stage: StageRun, record: RecordType, encode: Callable[..., Encodings[E]], limit: int
     ) -> tuple[Encodings[E], Encodings[E]]:
         """The tokens of what trains and of what is held out; what is left out is told.
 
         encode: encode_demonstrations or one of its kin. limit: the most tokens of a record.
         """
-        name, split = KINDS[kind], self._splits[kind]
+        name, split = record.kind, self._splits[record]
         for files, reading in by_understanding(split.readings):
             stage.say(f"data.{name}: {shown_names(files)}, read as {reading.format}: {reading.counted()}")
         skip = source(self.recipe, name, self.stage).on_bad_record == "skip"
@@ -161,7 +161,7 @@ class Inputs:
             self.stage,
             self.setup.accel,
             lineage=self.setup.lineage,
-            data={KINDS[kind]: split.fingerprint for kind, split in self._splits.items()},
+            data={record.kind: split.fingerprint for record, split in self._splits.items()},
             parents=list(dict.fromkeys(self.parents)),
             labels=self._labels,
             restart=self.restart,
@@ -176,22 +176,22 @@ class Inputs:
         """What a stage that has begun had read of labeling databases."""
         return {} if self.restart else lineage.kept_labels(self.recipe.run.path / self.stage)
 
-    def _read_labels(self, kind: RecordType, entry: Entry) -> bytes:
+    def _read_labels(self, record: RecordType, entry: Entry) -> bytes:
         """Records as JSON Lines; raises FileError, on every process, where the database gives none."""
-        key = f"{kind.__name__} {json_digest(entry.model_dump(exclude_defaults=True, exclude={'weight'}))}"
+        key = f"{record.__name__} {json_digest(entry.model_dump(exclude_defaults=True, exclude={'weight'}))}"
         if key not in self._labels:
             accel = self.setup.accel
-            read = self._content(key, kind, entry) if accel.is_main_process else None
+            read = self._content(key, record, entry) if accel.is_main_process else None
             content, place, wrong = share_object(read, accel)
             if wrong:
                 raise FileError(place, wrong)
             self._labels[key] = content
         return self._labels[key]
 
-    def _content(self, key: str, kind: RecordType, entry: Entry) -> tuple[bytes, str, str]:
+    def _content(self, key: str, record: RecordType, entry: Entry) -> tuple[bytes, str, str]:
         """What there is, or where and what is wrong."""
         try:
-            return self._kept[key] if key in self._kept else read_labels(kind, entry), "", ""
+            return self._kept[key] if key in self._kept else read_labels(record, entry), "", ""
         except FileError as error:
             return b"", error.place, error.message
         except UserError as error:

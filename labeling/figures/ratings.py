@@ -13,7 +13,7 @@ import pandas as pd
 from evalica import Winner, bradley_terry
 from numpy.typing import NDArray
 
-from align.stats.bootstrap import TAIL, Draws, Numbers, Tally
+from align.stats.bootstrap import TAIL, Draws, Numbers, Observation, means
 from align.stats.estimate import Estimate
 from labeling.figures.shapes import Pairing, Policies, Policy
 
@@ -69,18 +69,12 @@ def policies(comparisons: Iterable[PolicyVerdict], unnamed: int = 0) -> Policies
 
 def _win_rates(comparisons: Sequence[PolicyVerdict], prompts: int) -> dict[Hashable, Estimate]:
     """Of each policy, and of each against each other one."""
-    parts: dict[Hashable, list[tuple[int, float]]] = {}
+    entries = []
     for prompt, first, second, verdict in comparisons:
         value = _VALUES[verdict]
-        parts.setdefault((first, second), []).append((prompt, value))
-        parts.setdefault((second, first), []).append((prompt, 1 - value))
-        parts.setdefault(first, []).append((prompt, value))
-        parts.setdefault(second, []).append((prompt, 1 - value))
-    tally = Tally(prompts)
-    for group, found in parts.items():
-        at = np.array([prompt for prompt, _ in found])
-        tally.add(group, at, np.array([value for _, value in found]), np.ones(len(found)), len(found))
-    return tally.estimates(Draws())
+        shares = {(first, second): value, (second, first): 1 - value, first: value, second: 1 - value}
+        entries += [Observation(prompt, group, share) for group, share in shares.items()]
+    return means(entries, prompts, Draws())
 
 
 def ratings(
@@ -104,7 +98,7 @@ def ratings(
         counts[prompt, column[match]] = number
     values = _solve(matches, counts.sum(0), len(names))
     if values is None:
-        return nothing, "some policies are not linked to all others by wins and losses both ways yet"
+        return nothing, "some policies are not yet linked to all the others by wins and losses both ways"
     parts = Draws(_RESAMPLES).parts(prompts)
     drawn = [_solve(matches, row, len(names)) for draw in parts for row in draw(counts)]
     known = np.array([row for row in drawn if row is not None])

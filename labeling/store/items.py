@@ -33,11 +33,6 @@ class AddedItems:
     before: list[int] = field(default_factory=list)
     said: list[tuple[int, Ranking]] = field(default_factory=list)  # items' ids; only where a labeler is named
 
-    @property
-    def known(self) -> int:
-        """How many rows were there before."""
-        return len(self.before)
-
 
 def add_items(
     session: Session,

@@ -7,20 +7,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
 from align.errors import UserError
+from align.records import RecordKind
 from align.stats.rankings import Ranks, disagreement
 from labeling.answers import ORDERING, ranks_of, written_in
 from labeling.store.engine import Store
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person
 from labeling.store.suggestions import MACHINE, by_people
-
-Kind = Literal["prompts", "demonstrations", "rankings"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Filters:
 ALL = Filters()
 
 
-def records(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[dict[str, Any]]:
+def records(session: Session, kind: RecordKind, filters: Filters = ALL) -> Iterator[dict[str, Any]]:
     """Rows in align's own form, oldest label first.
 
     Where a reviewer has decided, that decision alone counts; a machine's label counts where no person's
@@ -51,7 +50,7 @@ def records(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[di
     return (row for _, row in labelled(session, kind, filters))
 
 
-def read_records(address: str, kind: Kind, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
+def read_records(address: str, kind: RecordKind, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The training records of a database: what align finds under the entry point `labels`.
 
     filters: the fields of `Filters`. Raises UserError where the database or a labeler is not there.
@@ -66,7 +65,9 @@ def read_records(address: str, kind: Kind, filters: Mapping[str, Any]) -> list[d
         return list(records(session, kind, chosen))
 
 
-def labelled(session: Session, kind: Kind, filters: Filters = ALL) -> Iterator[tuple[Item, dict[str, Any]]]:
+def labelled(
+    session: Session, kind: RecordKind, filters: Filters = ALL
+) -> Iterator[tuple[Item, dict[str, Any]]]:
     """The same rows, each with the task that it is from."""
     if kind == "prompts":
         for item in session.scalars(select(Item).where(Item.gold.is_(None)).order_by(Item.id)):

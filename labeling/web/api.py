@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
@@ -14,6 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from align.recipe.labeling import MAX_RESPONSES
+from align.records import RecordKind
+from labeling.client import Added, Task
 from labeling.figures.shapes import Figures
 from labeling.store.items import add_items
 from labeling.store.labels import standing as that_stands
@@ -37,13 +39,6 @@ class Problem(BaseModel):
     """Why a request was refused."""
 
     detail: str
-
-
-class AddedTasks(BaseModel):
-    """The new tasks' numbers, and how many of those sent were there before."""
-
-    ids: list[int]
-    known: int
 
 
 class SuggestionUse(BaseModel):
@@ -80,24 +75,10 @@ class Labels(BaseModel):
     more: bool  # there is a next page already
 
 
-class TaskOut(BaseModel):
-    """A task as it was sent; `origins` are the policies that wrote the responses."""
-
-    id: int
-    kind: str
-    prompt: Any
-    responses: list[str]
-    origins: list[str | None]
-    priority: float
-    overlap: int
-    gold: list[int | None] | None
-    meta: dict[str, Any]
-
-
 class Tasks(BaseModel):
     """A page of tasks."""
 
-    tasks: list[TaskOut]
+    tasks: list[Task]
     next: int
     more: bool
 
@@ -126,13 +107,11 @@ router = APIRouter(
 
 
 @router.post("/tasks")
-def create_tasks(
-    tasks: Annotated[list[dict[str, Any]], Field(max_length=10_000)], who: Machine
-) -> AddedTasks:
+def create_tasks(tasks: Annotated[list[dict[str, Any]], Field(max_length=10_000)], who: Machine) -> Added:
     """Add tasks, all or none: a prompt, and maybe responses, kind, priority, overlap, gold, meta."""
     with who.config.store.write() as session:
         added = add_items(session, tasks, who.config.settings.overlap, who.person)
-        return AddedTasks(ids=added.ids, known=added.known)
+        return Added(ids=added.ids, known=len(added.before))
 
 
 @router.get("/tasks")
@@ -147,7 +126,7 @@ def list_tasks(
         query = select(Item).where(Item.id > after, *([unscored(unscored_by)] if unscored_by else []))
         found = session.scalars(query.order_by(Item.id).limit(limit + 1)).all()
         tasks, more = [_task(item) for item in found[:limit]], len(found) > limit
-        return Tasks(tasks=tasks, next=tasks[-1].id if tasks else after, more=more)
+        return Tasks(tasks=tasks, next=tasks[-1]["id"] if tasks else after, more=more)
 
 
 @router.post("/suggestions")
@@ -188,7 +167,7 @@ async def list_labels(
     response_class=StreamingResponse,
 )
 def export(
-    kind: Literal["prompts", "demonstrations", "rankings"],
+    kind: RecordKind,
     who: Machine,
     guideline: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,64}$")] = None,
     labeler: Annotated[list[Name], Query(max_length=100)] = [],  # noqa: B006  FastAPI copies it
@@ -223,8 +202,8 @@ def _labels(config: Config, after: int, limit: int, standing: bool) -> Labels:
         return Labels(labels=labels, next=labels[-1].id if more else max(after, newest), more=more)
 
 
-def _task(item: Item) -> TaskOut:
-    return TaskOut(
+def _task(item: Item) -> Task:
+    return Task(
         id=item.id,
         kind=item.kind,
         prompt=prompt_of(item),

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import align.processes
 from align.cli.app import app
 from align.errors import AlignError, MissingStage, UserError
-from align.stage_table import STAGES
+from align.recipe.load import has_records, load_recipe, stages_of
+from align.stage_table import STAGES, About
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "base: b\nrun: {name: demo}\nppo: {kl_coef: 0.2}\n"
@@ -164,6 +165,31 @@ def test_run_is_the_three_stages_in_order(stages: Any) -> None:
     calls = stages()
     assert invoke("run", "r.yaml")[0] == 0
     assert calls == [("sft", 0.2, False), ("rm", 0.2, False), ("ppo", 0.2, False)]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_run_runs_a_fourth_stage_where_the_recipe_has_its_section(
+    stages: Any, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    fourth: Any = "fourth"
+    about = About(
+        "align.stages.fourth", "Fourth", "It needs two kinds.", ("rankings", "prompts"), (), False, ("", "")
+    )
+    monkeypatch.setitem(STAGES, fourth, about)
+    calls = stages()
+    loaded = load_recipe(Path("r.yaml"))
+    assert fourth not in stages_of(loaded)
+    loaded = loaded.model_copy(update={fourth: object()})
+    if named:
+        loaded = loaded.model_copy(update={"data": loaded.data.model_copy(update={"rankings": object()})})
+    assert not has_records(loaded, fourth)  # prompts are missing
+    assert has_records(loaded, "rm") is named
+    assert invoke("run", "r.yaml")[0] == 0
+    assert [name for name, *_ in calls] == ["sft", "rm", "ppo"]
+    calls.clear()
+    monkeypatch.setattr("align.cli.options.load", lambda *_: loaded)
+    assert invoke("run", "r.yaml")[0] == 0
+    assert [name for name, *_ in calls] == ["sft", "rm", "ppo", "fourth"]
 
 
 def test_run_ends_at_the_first_stage_that_fails(stages: Any) -> None:

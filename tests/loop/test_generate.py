@@ -243,7 +243,7 @@ def test_options_that_do_not_go_together_are_told(tiny_recipe: Callable[..., Pat
     assert "is for --priority" in told("--reward-model", "x")[1]
     assert "keep one" in told("--to", "x", "--url", "http://x")[1]
     assert told("--to", str(tmp_path))[0] == 2
-    assert "say by --engine-url" in told("--engine", "vllm")[1]
+    assert "say with --engine-url" in told("--engine", "vllm")[1]
     assert "--engine-url is for --engine vllm" in told("--engine-url", "http://x")[1]
 
 

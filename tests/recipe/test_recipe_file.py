@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from align.errors import UserError
-from align.recipe.load import SMALLEST, dump, json_schema, load_recipe, origins, values
+from align.recipe.load import SMALLEST, SOURCES, dump, json_schema, load_recipe, origins, values
 from align.recipe.mistakes import OTHER_NAMES, leaves, recipe_schema
 from align.recipe.sections import Recipe
+from align.records import RECORDS
 
 MINIMAL = "base: some/model\nrun: {name: r}\n"
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,10 @@ def test_every_recipe_of_the_project_loads_and_fits_the_schema(path: Path) -> No
     recipe = load_recipe(path)
     assert recipe.data.rankings
     validator().validate(YAML(typ="safe", pure=True).load(path))
+
+
+def test_data_has_a_source_for_each_kind_of_records() -> None:
+    assert tuple(RECORDS) == SOURCES
 
 
 def test_the_smallest_recipe(write: Any) -> None:

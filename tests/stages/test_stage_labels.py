@@ -89,7 +89,7 @@ def test_where_they_are_not_kept_other_ones_are_refused_with_what_to_do(
     with pytest.raises(UserError) as refused:
         sft.run(load_recipe(recipe))
     assert "data.demonstrations: was " in str(refused.value)
-    assert "A labeling database has other labels by now" in str(refused.value)
+    assert "A labeling database has other labels now" in str(refused.value)
     assert "--restart" in str(refused.value)
 
 

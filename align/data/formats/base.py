@@ -121,6 +121,7 @@ def unused(names: str) -> dict[str, str]:
     """For `Format.columns`: columns that the format knows and needs nothing of."""
     return dict.fromkeys(names.split(), UNUSED)
 
+
 def never(row: Row) -> bool:
     """The `detect` of a format that is only found by its name."""
     return False
