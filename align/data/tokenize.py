@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Generic
 
@@ -32,7 +32,7 @@ class Encoded:
     responses: list[list[int]]
 
 
-_CODE = ("data/tokenize.py", "data/template.py")
+_CODE = ("data/tokenize.py", "data/template.py", "data/words.py")
 _CHUNK = 256  # records that are tokenised together
 _SCHEMA = pa.schema(
     [
@@ -237,7 +237,7 @@ def _tokens(template: Template, records: Sequence[Record]) -> Iterator[tuple[Any
             yield (), (), 0, str(ids), response if wrong else "prompt"
             continue
         lengths = [len(part) for part in parts]
-        flat = np.fromiter((token for part in parts for token in part), np.int32, sum(lengths))
+        flat = np.fromiter(chain.from_iterable(parts), np.int32, sum(lengths))
         ends = np.cumsum(lengths, dtype=np.int32)
         yield flat, ends, lengths[0] + max(lengths[1:], default=0), None, None
 
