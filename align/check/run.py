@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -19,13 +18,11 @@ from align.check.show import show
 from align.data.formats import built_in
 from align.data.template import Template
 from align.errors import AlignError, UserError
+from align.models.tokenizer import BaseTokenizer, find_tokenizer
 from align.recipe.sections import LABELS, Recipe
 from align.run.files import to_json, write_text
 from align.run.lineage import as_trained
 from align.stats.rankings import LengthBias
-
-if TYPE_CHECKING:
-    from align.models.base import BaseCheckpoint
 
 FILE = "check.json"
 
@@ -121,13 +118,10 @@ def _of_base(run: Path) -> list[str]:
         return []
 
 
-def _template(recipe: Recipe) -> tuple[BaseCheckpoint | None, Template | None, list[Finding]]:
+def _template(recipe: Recipe) -> tuple[BaseTokenizer | None, Template | None, list[Finding]]:
     """The base's tokenizer and the template, as far as they are there."""
-    # Imported here: transformers brings torch along, which takes seconds.
-    from align.models.base import find_base
-
     try:
-        base = find_base(recipe.base)
+        base = find_tokenizer(recipe.base)
     except UserError as error:
         after = "; lengths are counted in characters, and limits are not checked"
         return None, None, [Finding("error", "base", "base", f"{error}{after}")]

@@ -167,7 +167,7 @@ def _write(path: Path, schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> None
         size = 0
 
         def flush() -> None:
-            arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
+            arrays = [_array(c, field.type) for c, field in zip(columns, schema, strict=True)]
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
             for column in columns:
                 column.clear()
@@ -181,3 +181,25 @@ def _write(path: Path, schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> None
                 size = 0
         if columns[0]:
             flush()
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """What pa.array makes; for these kinds without pandas, which it imports to ask whether the values are its."""
+    if kind == pa.string():
+        texts = pa.lib.StringBuilder()
+        texts.append_values(values)
+        return texts.finish()
+    if pa.types.is_fixed_size_binary(kind):
+        return _from_bytes(kind, len(values), b"".join(values))
+    if kind == pa.int32():
+        return _from_bytes(kind, len(values), np.array(values, dtype=np.int32))
+    if kind != pa.list_(pa.int32()):
+        return pa.array(values, kind)
+    ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    flat = np.concatenate(values).astype(np.int32) if values else np.empty(0, np.int32)
+    items = _from_bytes(pa.int32(), len(flat), flat)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends)], children=[items])
+
+
+def _from_bytes(kind: pa.DataType, count: int, content: Any) -> pa.Array:
+    return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(content)])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CUT = re.compile(r"(?= [!-~])(?<=[!-~])")
-_MOST = 2**17  # words that are remembered, about 30 MB
+_MOST = 2**17  # words that are remembered, about 30 MB; a few more before all are forgotten
 _LONGEST = 64  # characters of a word that is worth remembering
 # How GPT-2, Llama 3, Qwen 2 and 3, and GPT-4o cut a text, as their tokenizer.json writes it.
 _PATTERNS = {
@@ -35,11 +35,15 @@ _PATTERNS = {
 
 
 class WordEncoder:
-    """Encodes texts without special tokens around them, as the tokenizer does, and remembers words."""
+    """Encodes texts without special tokens around them, as the tokenizer does, and remembers words.
+
+    A word is known by its text without the space before it; with one space in front, it is what a text
+    begins with; with two, it stands for what is behind them, however that begins and ends.
+    """
 
     def __init__(self, backend: Tokenizer, added: dict[str, int]) -> None:
         self._backend = backend
-        self._added = {"": (), **{text: (i,) for text, i in added.items()}}
+        self._added = {" ": (), **{f"  {text}": (i,) for text, i in added.items()}}
         # Added tokens are found first, the longest where several begin; what lies between them is cut.
         longest_first = sorted(added, key=len, reverse=True)
         self._apart = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if added else None
@@ -47,13 +51,11 @@ class WordEncoder:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
-        cut = [self._words(text) for text in texts]
-        new = list(set[str]().union(*cut).difference(self._known))
-        if len(self._known) + len(new) > _MOST:
+        if len(self._known) > _MOST:
             self._known = dict(self._added)
-            new = list(set[str]().union(*cut).difference(self._known))
-        found = self._backend.encode_batch_fast(new, add_special_tokens=False)
-        self._known.update((word, tuple(encoding.ids)) for word, encoding in zip(new, found, strict=True))
+        new: set[str] = set()
+        cut = [self._words(text, new) for text in texts]
+        self._learn(list(new))
         known = self._known.__getitem__
         ids = [list(chain.from_iterable(map(known, words))) for words in cut]
         for word in new:
@@ -61,44 +63,69 @@ class WordEncoder:
                 del self._known[word]
         return ids
 
-    def _words(self, text: str) -> list[str]:
+    def _learn(self, words: Sequence[str]) -> None:
+        texts = [word[2:] if word[:2] == "  " else _first_or_later(word) for word in words]
+        found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        self._known.update((word, tuple(encoding.ids)) for word, encoding in zip(words, found, strict=True))
+
+    def _words(self, text: str, new: set[str]) -> list[str]:
+        """The words of a text; those that are not known yet go to `new`."""
         if self._apart is None:
-            return _CUT.split(text)
+            return self._cut(text, new)
         first, *others = self._apart.split(text)
-        words = _CUT.split(first)
+        words = self._cut(first, new)
         for token, after in zip(others[::2], others[1::2], strict=True):
-            words.append(token)
-            words += _CUT.split(after)
+            words.append(f"  {token}")
+            words += self._cut(after, new)
         return words
+
+    def _cut(self, text: str, new: set[str]) -> list[str]:
+        words = text.split(" ")
+        words[0] = f" {words[0]}"
+        unknown = set(words).difference(self._known)
+        if not all(map(_is_cut_out, unknown)):
+            words = [f"  {part}" for part in _CUT.split(text)]
+            unknown = set(words).difference(self._known)
+        new |= unknown
+        return words
+
+
+def _first_or_later(word: str) -> str:
+    return word[1:] if word[0] == " " else f" {word}"
+
+
+def _is_cut_out(word: str) -> bool:
+    """Whether a text is cut on both sides of this word, so that every word that is known is such a one."""
+    return " " <= word[:1] <= "~" and "!" <= word[-1:] <= "~"
 
 
 def word_encoder(tokenizer: PreTrainedTokenizerBase) -> WordEncoder | None:
     """An encoder for a tokenizer of a known kind; None for any other, which may not cut at every space."""
+    from tokenizers.models import BPE
+    from tokenizers.normalizers import NFC
+
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or getattr(tokenizer, "split_special_tokens", False):
         return None
+    tokens = backend.get_added_tokens_decoder()
+    plain = not any(
+        not token.content or token.lstrip or token.rstrip or token.single_word or token.normalized
+        for token in tokens.values()
+    )
+    known = isinstance(backend.model, BPE) and not backend.model.dropout
+    # NFC leaves ASCII as it is and puts nothing together across a space.
+    known = known and (backend.normalizer is None or isinstance(backend.normalizer, NFC))
+    if not (known and plain and backend.pre_tokenizer is not None):
+        return None
+    if not _cuts_at_spaces(json.loads(backend.pre_tokenizer.__getstate__())):
+        return None
     backend.no_truncation()
     backend.no_padding()
-    parts: dict[str, Any] = json.loads(backend.to_str())
-    added = {token["content"]: token["id"] for token in parts["added_tokens"]}
-    plain = not any(
-        token[flag]
-        for token in parts["added_tokens"]
-        for flag in ("lstrip", "rstrip", "single_word", "normalized")
-    )
-    model, normalizer = parts["model"], parts["normalizer"]
-    known = model["type"] == "BPE" and not model.get("dropout")
-    # NFC leaves ASCII as it is and puts nothing together across a space.
-    known = known and (normalizer is None or normalizer["type"] == "NFC")
-    if not (known and plain and "" not in added and _cuts_at_spaces(parts["pre_tokenizer"])):
-        return None
-    return WordEncoder(backend, added)
+    return WordEncoder(backend, {token.content: i for i, token in tokens.items()})
 
 
-def _cuts_at_spaces(pre_tokenizer: dict[str, Any] | None) -> bool:
+def _cuts_at_spaces(pre_tokenizer: dict[str, Any]) -> bool:
     """Whether one of its steps cuts by a known pattern, and no other joins or adds anything."""
-    if pre_tokenizer is None:
-        return False
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer["type"] == "Sequence" else [pre_tokenizer]
     cuts = False
     for step in steps:
