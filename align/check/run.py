@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,9 +29,7 @@ FILE = "check.json"
 def main(recipe: Recipe, recipe_path: str) -> int:
     """Check, print and write; returns 2 where training would refuse, else 0."""
     errors = Console(stderr=True)
-    with errors.status("reading") if errors.is_terminal else nullcontext() as status:
-        tell = status.update if status else lambda text: None
-        report = check(recipe, recipe_path, tell)
+    report = check(recipe, recipe_path, errors)
     try:
         written = str(write(report, recipe.run.path))
     except OSError as error:  # a check is worth having where nothing can be written, too
@@ -41,9 +38,11 @@ def main(recipe: Recipe, recipe_path: str) -> int:
     return report.exit_code
 
 
-def check(recipe: Recipe, recipe_path: str, tell: Callable[[str], None] = lambda text: None) -> Report:
-    """Read and measure all that the recipe names; nothing that is wrong with it raises."""
-    tell("reading the tokenizer")
+def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> Report:
+    """Read and measure all that the recipe names; nothing that is wrong with it raises.
+
+    `console` shows how far it has come; None: nothing does.
+    """
     base, made, found = _template(recipe)
     facts = None
     if base is not None and made is not None:
@@ -51,7 +50,13 @@ def check(recipe: Recipe, recipe_path: str, tell: Callable[[str], None] = lambda
         found += findings.of_template(facts)
     found += findings.of_kinds(recipe)
     control = template.control_tokens(base.tokenizer) if base is not None else None
-    reader = TextMeasure(made, recipe.data.template == "chat", control, recipe.data.cache_folder, tell)
+    reader = TextMeasure(
+        made,
+        recipe.data.template == "chat",
+        control,
+        recipe.data.cache_folder,
+        console or Console(quiet=True),
+    )
     everything = _gathered(recipe, reader, found)
     unit = "tokens" if made else "characters"
     sets = []

@@ -184,7 +184,7 @@ def _write(path: Path, schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> None
 
 
 def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """What pa.array makes; for these kinds without pandas, which it imports to ask whether the values are its."""
+    """What pa.array makes; it would import pandas, to ask whether the values are of that kind."""
     if kind == pa.string():
         texts = pa.lib.StringBuilder()
         texts.append_values(values)
