@@ -19,6 +19,7 @@ from align.data.formats import Record
 from align.data.load import Survey, survey
 from align.data.reading import by_understanding
 from align.data.scan import Problem
+from align.data.store import let_go
 from align.data.table import Records
 from align.data.template import Template
 from align.data.tokenize import opening, responses_of, token_counts
@@ -151,7 +152,7 @@ def _measure(
             zip(records, records.prompts.tolist(), lengths, strict=True)
         ):
             if i and i % _OFTEN == 0:
-                bar.advance(count=_OFTEN)
+                _advance(bar, _OFTEN)
             if isinstance(found, RecordError):
                 gathered.wrong.add(Problem(records.place(i), found.field, found.message))
                 continue
@@ -183,11 +184,17 @@ def _lengths(
     def counts(part: NDArray[np.bool_]) -> Iterator[list[int] | RecordError]:
         chosen = records.only(part)
         with reader.bar(f"{kind} encoded", len(chosen)) as bar:
-            return token_counts(template, chosen, reader.cache, lambda count: bar.advance(count=count))
+            return token_counts(template, chosen, reader.cache, lambda count: _advance(bar, count))
 
     # A stage sees only the first part, and finds its tokens again.
     first, rest = counts(trains), counts(~trains)
     return (next(first if trained else rest) for trained in trains.tolist())
+
+
+def _advance(bar: ProgressBar, count: int) -> None:
+    """So many more records were read of the cache, and are not needed again for now."""
+    bar.advance(count=count)
+    let_go()
 
 
 def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> None:
