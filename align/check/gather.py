@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from align.check.result import EXAMPLES, Example, Side, Understood, WrongRecords
 from align.check.texts import alike, key, normal_prompt, says_nothing
@@ -19,14 +20,16 @@ from align.data.load import Survey, survey
 from align.data.reading import by_understanding
 from align.data.rendering import ends_reasoning
 from align.data.scan import Problem
+from align.data.store import let_go
 from align.data.table import Records
 from align.data.template import Template
 from align.data.tokenize import opening, responses_of, token_counts
 from align.recipe.sections import Source
 from align.records import RECORDS, Ranking, RecordError, RecordKind, words_of
+from align.run.progress import ProgressBar
 
 EXAMPLES_READ = 2  # records that show how files were read
-_OFTEN = 2000  # records between two words on how far it has come
+_OFTEN = 500  # records between two words on how far it has come
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,11 @@ class TextMeasure:
     chat: bool
     control: re.Pattern[str] | None  # finds what the tokenizer reads as special tokens
     cache: Path | None
-    tell: Callable[[str], None]  # hears how far it has come
+    console: Console  # for how far it has come
+
+    def bar(self, title: str, total: int | None) -> ProgressBar:
+        """Shows how far a piece of work has come, while it lasts."""
+        return ProgressBar(self.console, title, total, passing=True)
 
 
 @dataclass(slots=True)
@@ -100,8 +107,10 @@ class Gathered:
 def gather(kind: RecordKind, source: Source, reader: TextMeasure) -> Gathered:
     """Read what `data.<kind>` names; raises UserError where the cache cannot be written."""
     gathered = Gathered(kind, source, WrongRecords(kind, skipped=source.on_bad_record == "skip"))
-    reader.tell(f"{kind}: reading")
-    found = survey(RECORDS[kind], source, gathered.wrong.add, reader.cache)
+    with reader.bar(f"{kind} read", None) as bar:
+        found = survey(
+            RECORDS[kind], source, gathered.wrong.add, reader.cache, lambda count: bar.advance(count=count)
+        )
     gathered.read = _understood(kind, source, found)
     gathered.on_both_sides = len(np.intersect1d(found.train.keys, found.held_out.keys))
     _measure(found.train, found.trains, gathered, gathered.train, reader)
@@ -140,27 +149,30 @@ def _measure(
     """Add the records to the pile, one after the other; `trains` [N] as in `Survey`."""
     once: dict[Any, Any] = {}  # labelers and ranks: once in memory, however many records say them
     lengths = _lengths(records, trains, gathered.kind, reader)
-    for i, (record, prompt, found) in enumerate(zip(records, records.prompts.tolist(), lengths, strict=True)):
-        if i % _OFTEN == 0:
-            reader.tell(f"{gathered.kind}: {i:,} of {len(records):,} records measured")
-        if isinstance(found, RecordError):
-            gathered.wrong.add(Problem(records.place(i), found.field, found.message))
-            continue
-        ranks, labeler = (record.ranks, record.labeler) if isinstance(record, Ranking) else ((), None)
-        row = MeasuredRow(
-            records.place(i),
-            opening(record.prompt),
-            prompt,
-            key(normal_prompt(record.prompt)),
-            found[0],
-            tuple(found[1:]),
-            tuple(key(text.strip()) for text in responses_of(record)),
-            once.setdefault(ranks, ranks),
-            once.setdefault(labeler, labeler),
-        )
-        pile.rows.append(row)
-        pile.used += bool(trains[i])
-        _mark(record, row, pile, reader)
+    with reader.bar(f"{gathered.kind} measured", len(records)) as bar:
+        for i, (record, prompt, found) in enumerate(
+            zip(records, records.prompts.tolist(), lengths, strict=True)
+        ):
+            if i and i % _OFTEN == 0:
+                _advance(bar, _OFTEN)
+            if isinstance(found, RecordError):
+                gathered.wrong.add(Problem(records.place(i), found.field, found.message))
+                continue
+            ranks, labeler = (record.ranks, record.labeler) if isinstance(record, Ranking) else ((), None)
+            row = MeasuredRow(
+                records.place(i),
+                opening(record.prompt),
+                prompt,
+                key(normal_prompt(record.prompt)),
+                found[0],
+                tuple(found[1:]),
+                tuple(key(text.strip()) for text in responses_of(record)),
+                once.setdefault(ranks, ranks),
+                once.setdefault(labeler, labeler),
+            )
+            pile.rows.append(row)
+            pile.used += bool(trains[i])
+            _mark(record, row, pile, reader)
 
 
 def _lengths(
@@ -169,18 +181,22 @@ def _lengths(
     """For each record the lengths of prompt and responses, or why it has none."""
     template = reader.template
     if template is None:
-        yield from ([len(_prompt_text(r)), *map(len, responses_of(r))] for r in records)
-        return
+        return ([len(_prompt_text(r)), *map(len, responses_of(r))] for r in records)
 
     def counts(part: NDArray[np.bool_]) -> Iterator[list[int] | RecordError]:
         chosen = records.only(part)
-        said = f"{kind}: {{:,}} of {len(chosen):,} records encoded"
-        return token_counts(template, chosen, reader.cache, lambda n: reader.tell(said.format(n)))
+        with reader.bar(f"{kind} encoded", len(chosen)) as bar:
+            return token_counts(template, chosen, reader.cache, lambda count: _advance(bar, count))
 
     # A stage sees only the first part, and finds its tokens again.
     first, rest = counts(trains), counts(~trains)
-    for trained in trains.tolist():
-        yield next(first if trained else rest)
+    return (next(first if trained else rest) for trained in trains.tolist())
+
+
+def _advance(bar: ProgressBar, count: int) -> None:
+    """So many more records were read of the cache, and are not needed again for now."""
+    bar.advance(count=count)
+    let_go()
 
 
 def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -19,14 +17,12 @@ from align.check.show import show
 from align.data.formats import built_in
 from align.data.template import Template
 from align.errors import AlignError, UserError
+from align.models.tokenizer import BaseTokenizer, find_tokenizer
 from align.recipe.sections import LABELS, Recipe
 from align.records import RECORDS
 from align.run.files import to_json, write_text
 from align.run.lineage import as_trained
 from align.stats.rankings import LengthBias
-
-if TYPE_CHECKING:
-    from align.models.base import BaseCheckpoint
 
 FILE = "check.json"
 
@@ -34,9 +30,7 @@ FILE = "check.json"
 def main(recipe: Recipe, recipe_path: str) -> int:
     """Check, print and write; returns 2 where training would refuse, else 0."""
     errors = Console(stderr=True)
-    with errors.status("reading") if errors.is_terminal else nullcontext() as status:
-        tell = status.update if status else lambda text: None
-        report = check(recipe, recipe_path, tell)
+    report = check(recipe, recipe_path, errors)
     try:
         written = str(write(report, recipe.run.path))
     except OSError as error:  # a check is worth having where nothing can be written, too
@@ -45,9 +39,11 @@ def main(recipe: Recipe, recipe_path: str) -> int:
     return report.exit_code
 
 
-def check(recipe: Recipe, recipe_path: str, tell: Callable[[str], None] = lambda text: None) -> Report:
-    """Read and measure all that the recipe names; nothing that is wrong with it raises."""
-    tell("reading the tokenizer")
+def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> Report:
+    """Read and measure all that the recipe names; nothing that is wrong with it raises.
+
+    `console` shows how far it has come; None: nothing does.
+    """
     base, made, found = _template(recipe)
     facts = None
     if base is not None and made is not None:
@@ -55,7 +51,13 @@ def check(recipe: Recipe, recipe_path: str, tell: Callable[[str], None] = lambda
         found += findings.of_template(facts)
     found += findings.of_kinds(recipe)
     control = template.control_tokens(base.tokenizer) if base is not None else None
-    reader = TextMeasure(made, recipe.data.template == "chat", control, recipe.data.cache_folder, tell)
+    reader = TextMeasure(
+        made,
+        recipe.data.template == "chat",
+        control,
+        recipe.data.cache_folder,
+        console or Console(quiet=True),
+    )
     everything = _gathered(recipe, reader, found)
     unit = "tokens" if made else "characters"
     sets = []
@@ -122,13 +124,10 @@ def _of_base(run: Path) -> list[str]:
         return []
 
 
-def _template(recipe: Recipe) -> tuple[BaseCheckpoint | None, Template | None, list[Finding]]:
+def _template(recipe: Recipe) -> tuple[BaseTokenizer | None, Template | None, list[Finding]]:
     """The base's tokenizer and the template, as far as they are there."""
-    # Imported here: transformers brings torch along, which takes seconds.
-    from align.models.base import find_base
-
     try:
-        base = find_base(recipe.base)
+        base = find_tokenizer(recipe.base)
     except UserError as error:
         after = "; lengths are counted in characters, and limits are not checked"
         return None, None, [Finding("error", "base", "base", f"{error}{after}")]

@@ -31,6 +31,7 @@ from align.run.files import sha256
 
 SHOWN = 20  # kinds of problems that are printed; the others are counted
 _EXAMPLES = 2  # records of a file that a survey shows
+_OFTEN = 500  # records between two words on how many were read
 _ROWS = ("data/*rows.py", "data/lines.py", "data/literals.py", "data/json_tables.py", "data/formats/*.py")
 _CODE = ("records.py", *_ROWS, "data/scan.py", "data/reading.py", "data/table.py")
 
@@ -80,10 +81,17 @@ class Survey(Generic[T]):
 
 
 def survey(
-    kind: type[T], source: Source, refuse: Callable[[Problem], None], cache: Path | None = None
+    kind: type[T],
+    source: Source,
+    refuse: Callable[[Problem], None],
+    cache: Path | None = None,
+    seen: Callable[[int], None] = lambda count: None,
 ) -> Survey[T]:
-    """Read all that `load` would, and keep it as `load` does; `refuse` hears of all that is wrong."""
-    read = _Reader(kind, source, cache, read_labels, refuse, tell=True, keep=True)
+    """Read all that `load` would, and keep it as `load` does; `refuse` hears of all that is wrong.
+
+    `seen` hears how many more records have been read.
+    """
+    read = _Reader(kind, source, cache, read_labels, refuse, tell=True, keep=True, seen=seen)
     table = Table(list(read.parts()))
     trains, held_out, _ = divide(table, source)
     train = np.setdiff1d(np.flatnonzero(table.good), held_out)
@@ -146,6 +154,7 @@ class _Reader(Generic[T]):
     refuse: Callable[[Problem], None]  # hears of files that cannot be used
     tell: bool  # and of each wrong record
     keep: bool  # wrong records are rows of their own; else their file cannot be used
+    seen: Callable[[int], None] = lambda count: None  # hears how many more records have been read
 
     def parts(self) -> Iterator[Part]:
         """The files one after the other; what is wrong with one is told before the next is read."""
@@ -178,7 +187,10 @@ class _Reader(Generic[T]):
         def rows() -> Iterator[tuple[Any, ...]]:
             nonlocal found_before
             found_before, good, reading = False, True, Reading()
-            for part in scan_file(self.kind, file.path, how, self.source.split_key, reading):
+            parts = scan_file(self.kind, file.path, how, self.source.split_key, reading)
+            for number, part in enumerate(parts, 1):
+                if number % _OFTEN == 0:
+                    self.seen(_OFTEN)
                 if isinstance(part, Problem):
                     if self.tell or part.whole_file:
                         self.refuse(replace(part, place=file.shown + part.place))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import secrets
 import tempfile
@@ -17,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
+from weakref import WeakSet
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +34,7 @@ _PART = ".part-"
 Batches = list[pa.RecordBatch]
 RowNumbers = NDArray[np.int64]
 E = TypeVar("E")
+_MAPPINGS: WeakSet[mmap.mmap] = WeakSet()  # of files that are in use
 
 
 class RowSequence(Sequence[E], Generic[E]):
@@ -150,15 +153,26 @@ def _found(path: Path, schema: pa.Schema) -> Batches | None:
     """The batches of a file that is there and whole."""
     try:
         found = _mapped(path)
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):  # ValueError: an empty file
         return None
     return found if all(batch.schema.equals(schema) for batch in found) else None
 
 
 def _mapped(path: Path) -> Batches:
-    with pa.memory_map(str(path)) as source:
-        reader = pa.ipc.open_file(source)
-        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    with path.open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _MAPPINGS.add(mapping)
+    reader = pa.ipc.open_file(pa.py_buffer(mapping))
+    return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def let_go() -> None:
+    """Give back the memory that what was read of mapped files takes; what is read again comes from the disk.
+
+    The system does so where memory is short; whoever reads through a large file once need not wait for that.
+    """
+    for mapping in list(_MAPPINGS):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _write(path: Path, schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> None:
@@ -167,7 +181,7 @@ def _write(path: Path, schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> None
         size = 0
 
         def flush() -> None:
-            arrays = [pa.array(c, field.type) for c, field in zip(columns, schema, strict=True)]
+            arrays = [_array(c, field.type) for c, field in zip(columns, schema, strict=True)]
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
             for column in columns:
                 column.clear()
@@ -181,3 +195,25 @@ def _write(path: Path, schema: pa.Schema, rows: Iterable[Sequence[Any]]) -> None
                 size = 0
         if columns[0]:
             flush()
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """What pa.array makes; it would import pandas, to ask whether the values are of that kind."""
+    if kind == pa.string():
+        texts = pa.lib.StringBuilder()
+        texts.append_values(values)
+        return texts.finish()
+    if pa.types.is_fixed_size_binary(kind):
+        return _from_bytes(kind, len(values), b"".join(values))
+    if kind == pa.int32():
+        return _from_bytes(kind, len(values), np.array(values, dtype=np.int32))
+    if kind != pa.list_(pa.int32()):
+        return pa.array(values, kind)
+    ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    flat = np.concatenate(values).astype(np.int32) if values else np.empty(0, np.int32)
+    items = _from_bytes(pa.int32(), len(flat), flat)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends)], children=[items])
+
+
+def _from_bytes(kind: pa.DataType, count: int, content: Any) -> pa.Array:
+    return pa.Array.from_buffers(kind, count, [None, pa.py_buffer(content)])

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from align.data.rendering import Rendering
+from align.data.words import WordEncoder, word_encoder
 from align.errors import UserError
 from align.records import Messages
 
@@ -154,6 +155,23 @@ class Template:
         return UserError(f"{token!r} is token {largest}, and the base has embeddings for {self.rows} tokens")
 
     def _ids(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        if special and self._frames:
+            return self._whole_ids(texts, special)
+        return self._words.encode(texts) if self._words is not None else self._whole_ids(texts, special)
+
+    @cached_property
+    def _frames(self) -> bool:
+        """Whether the tokenizer puts special tokens around a text."""
+        return self._whole_ids(["a"], special=True) != self._whole_ids(["a"], special=False)
+
+    @cached_property
+    def _words(self) -> WordEncoder | None:
+        """Encodes word by word where that gives the same ids."""
+        encoder = word_encoder(self._tokenizer)
+        same = encoder is not None and encoder.encode([PROBE]) == self._whole_ids([PROBE], special=False)
+        return encoder if same else None
+
+    def _whole_ids(self, texts: Sequence[str], special: bool) -> list[list[int]]:
         if not texts:
             return []
         # verbose: lengths are checked, and explained, by align.data.tokenize.

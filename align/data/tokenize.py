@@ -5,13 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Generic
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from align.data.formats import Record
@@ -32,7 +31,7 @@ class Encoded:
     responses: list[list[int]]
 
 
-_CODE = ("data/tokenize.py", "data/template.py", "data/rendering.py")
+_CODE = ("data/tokenize.py", "data/template.py", "data/rendering.py", "data/words.py")
 _CHUNK = 256  # records that are tokenised together
 _SCHEMA = pa.schema(
     [
@@ -67,9 +66,8 @@ class Encodings(RowSequence[E], Generic[E]):
         self._starts = starts_of(batches).tolist()
         self._parts = [[*_flat(batch.column("ids")), *_flat(batch.column("ends"))] for batch in batches]
         self.lengths: NDArray[np.int64] = _whole(batches, lambda batch: batch.column("longest"))[rows]
-        self.totals: NDArray[np.int64] = _whole(
-            batches, lambda batch: pa.compute.list_value_length(batch.column("ids"))
-        )[rows]
+        lengths = [np.diff(ids_at) for _, ids_at, _, _ in self._parts]
+        self.totals: NDArray[np.int64] = (np.concatenate(lengths) if lengths else np.empty(0, np.int64))[rows]
 
     def item(self, row: int) -> E:
         """The ids of a row of the batches."""
@@ -134,9 +132,13 @@ def token_counts(
 ) -> Iterator[list[int] | RecordError]:
     """For each record the tokens of its prompt and of each response, or why and where it cannot be encoded.
 
-    Encodes what is not in the cache, where `encode_*` finds it; `seen` hears how many that are so far.
+    Encodes at once what is not in the cache, where `encode_*` finds it; `seen` hears how many more are.
     """
-    for batch in _batches(template, records, cache, None, seen):
+    return _counts(_batches(template, records, cache, None, seen))
+
+
+def _counts(batches: Batches) -> Iterator[list[int] | RecordError]:
+    for batch in batches:
         problems, fields = batch.column("problem").to_pylist(), batch.column("field").to_pylist()
         ends, ends_at = _flat(batch.column("ends"))
         for i, (problem, field) in enumerate(zip(problems, fields, strict=True)):
@@ -208,10 +210,11 @@ def _batches(
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(records), _CHUNK):
-            seen(start)
-            for i, row in enumerate(_tokens(template, records[start : start + _CHUNK])):
+            chunk = records[start : start + _CHUNK]
+            for i, row in enumerate(_tokens(template, chunk)):
                 refuse(start + i, row[3])
                 yield row
+            seen(len(chunk))
 
     if not isinstance(records, Records):
         return kept(None, "", _SCHEMA, rows)
@@ -237,7 +240,7 @@ def _tokens(template: Template, records: Sequence[Record]) -> Iterator[tuple[Any
             yield (), (), 0, str(ids), response if wrong else "prompt"
             continue
         lengths = [len(part) for part in parts]
-        flat = np.fromiter((token for part in parts for token in part), np.int32, sum(lengths))
+        flat = np.fromiter(chain.from_iterable(parts), np.int32, sum(lengths))
         ends = np.cumsum(lengths, dtype=np.int32)
         yield flat, ends, lengths[0] + max(lengths[1:], default=0), None, None
 
@@ -258,8 +261,10 @@ def _too_long(template: Template, lengths: NDArray[np.int64], limit: _Limit) -> 
 
 
 def _flat(column: pa.ListArray) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The values of all lists and where each begins, without a copy."""
-    return column.values.to_numpy(), column.offsets.to_numpy()
+    """The values of all lists and where each begins, without a copy (and without pandas: see `valid`)."""
+    values: NDArray[np.int32] = np.from_dlpack(column.values)  # type: ignore[assignment]
+    offsets: NDArray[np.int32] = np.from_dlpack(column.offsets)  # type: ignore[assignment]
+    return values, offsets
 
 
 def _whole(batches: Batches, column: Callable[[pa.RecordBatch], pa.Array]) -> NDArray[Any]:

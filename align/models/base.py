@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +23,10 @@ from transformers import (
 
 from align.data.template import Template
 from align.errors import UserError
+from align.models.folder import base_folder, positions_of
 from align.recipe.sections import Base as BaseSpec
-from align.run.files import read_json
-from align.run.hub import first_line, refused
+from align.run.hub import first_line
 
-_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
 _SAMPLE = 2**16  # bytes read at each place of a weight file
 _PLACES = 32
 # What transformers raises where a checkpoint is broken.
@@ -86,9 +84,7 @@ class BaseCheckpoint:
     @property
     def positions(self) -> int | None:
         """How many tokens it can read, as its config says it; None where it does not."""
-        config = read_json(self.folder / "config.json")
-        found = config.get("max_position_embeddings", config.get("n_positions"))
-        return found if isinstance(found, int) and found > 0 else None
+        return positions_of(self.folder)
 
     @property
     def rows(self) -> int | None:
@@ -111,22 +107,9 @@ class BaseCheckpoint:
 def find_base(spec: BaseSpec) -> BaseCheckpoint:
     """Find the checkpoint in a folder, in the hub's cache or on the hub, and load its tokenizer.
 
-    Raises UserError at once where it is not there, or where there is no network to fetch it.
+    Raises UserError as `base_folder` does, and where its files are broken.
     """
-    folder = Path(spec.name).expanduser()
-    if not os.path.isdir(folder):  # unlike Path.is_dir it raises for no name
-        if os.path.isfile(folder):
-            raise UserError(f"base {spec.name} is a file: name the folder of a transformers checkpoint")
-        if folder.is_absolute() or spec.name.startswith((".", "~")) or spec.name.count("/") > 1:
-            raise UserError(
-                f"base {spec.name}: there is no such folder. Name one that holds a transformers checkpoint, "
-                "or a model's id on the hub (owner/name)"
-            )
-        folder = _from_hub(spec)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"base {folder} holds no config.json: it is not a transformers checkpoint")
-    if not list(folder.glob("*.safetensors")):
-        raise UserError(f"base {folder} holds no .safetensors file; weights in other formats are not loaded")
+    folder = base_folder(spec)
     given: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(folder, **given)
@@ -163,39 +146,6 @@ def fingerprint(folder: Path) -> str:
                     file.seek(max(0, (size - _SAMPLE) * place // _PLACES))
                     digest.update(file.read(_SAMPLE))
     return digest.hexdigest()[:32]
-
-
-def _from_hub(spec: BaseSpec) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    patterns = [p for p in _FILES if spec.trust_remote_code or p != "*.py"]
-    try:
-        cached = Path(
-            snapshot_download(
-                spec.name, revision=spec.revision, allow_patterns=patterns, local_files_only=True
-            )
-        )
-        if _complete(cached):
-            return cached
-    except HFValidationError as error:
-        raise UserError(f"base {spec.name}: no such folder, and not a valid id of a model") from error
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        pass
-    try:
-        HfApi().model_info(spec.name, revision=spec.revision, timeout=10)
-        return Path(snapshot_download(spec.name, revision=spec.revision, allow_patterns=patterns))
-    except Exception as error:
-        name, otherwise = f"base {spec.name}", "neither a folder nor complete in the hub's cache"
-        raise refused(error, name, otherwise) from error
-
-
-def _complete(folder: Path) -> bool:
-    """Whether a folder of the hub's cache holds a whole checkpoint, not only what some program asked for."""
-    shards = set(folder.glob("*.safetensors"))
-    for index in folder.glob("*.safetensors.index.json"):
-        shards |= {folder / name for name in read_json(index)["weight_map"].values()}
-    return (folder / "config.json").is_file() and bool(shards) and all(path.is_file() for path in shards)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

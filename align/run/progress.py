@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from align.text import span
 
@@ -15,10 +22,15 @@ _PLAIN_EVERY = 10.0  # seconds between plain lines
 
 
 class ProgressBar:
-    """Counts steps of one piece of work."""
+    """Counts steps of one piece of work; `total` None where nobody knows how many there are.
 
-    def __init__(self, console: Console, title: str, total: int, done: int = 0) -> None:
-        self._console, self._title, self._total = console, title, total
+    `passing`: it vanishes with the work, and work of a few seconds leaves no plain line.
+    """
+
+    def __init__(
+        self, console: Console, title: str, total: int | None, done: int = 0, passing: bool = False
+    ) -> None:
+        self._console, self._title, self._total, self._passing = console, title, total, passing
         self._done, self._first = done, done
         self._started = self._said = time.monotonic()
         self._rich: Progress | None = None
@@ -27,9 +39,12 @@ class ProgressBar:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+                TimeElapsedColumn()
+                if total is None
+                else TimeRemainingColumn(compact=True, elapsed_when_finished=True),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=console,
+                transient=passing,
             )
             self._task = self._rich.add_task(title, total=total, completed=done, note="")
 
@@ -52,11 +67,16 @@ class ProgressBar:
             self._rich.update(self._task, completed=self._done, note=note)
             return
         now = time.monotonic()
-        if now - self._said >= _PLAIN_EVERY or self._done == self._total:
+        if now - self._said >= _PLAIN_EVERY or (self._done == self._total and not self._passing):
             self._said = now
-            left = (now - self._started) / (self._done - self._first) * (self._total - self._done)
-            rest = f"{span(left)} left" if self._done < self._total else f"took {span(now - self._started)}"
-            say(self._console, f"{self._title} {self._done}/{self._total}  {note}  {rest}")
+            say(self._console, f"{self._title} {self._done}{self._of_total(note, now - self._started)}")
+
+    def _of_total(self, note: str, passed: float) -> str:
+        if self._total is None:
+            return f"  {note}  for {span(passed)}"
+        left = passed / (self._done - self._first) * (self._total - self._done)
+        rest = f"{span(left)} left" if self._done < self._total else f"took {span(passed)}"
+        return f"/{self._total}  {note}  {rest}"
 
 
 def say(console: Console, text: str) -> None:

@@ -1,0 +1,89 @@
+"""A base's tokenizer alone, loaded without torch where the checkpoint's own files say which one it is.
+
+transformers' AutoTokenizer imports torch, which takes longer than checking a small file. It is asked
+wherever the answer is not known here; training always asks it, and tokens of another tokenizer would not
+be found again, since `Template.hash` would be another.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from align.data.template import Template
+from align.models.folder import base_folder, positions_of
+from align.recipe.sections import Base as BaseSpec
+from align.run.files import read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KNOWN_VERSION = "5.23."  # of transformers, whose AutoTokenizer takes these
+_BACKEND = "tokenization_utils_tokenizers.TokenizersBackend"
+_QWEN2 = "models.qwen2.tokenization_qwen2.Qwen2Tokenizer"
+_GPT2 = "models.gpt2.tokenization_gpt2.GPT2Tokenizer"
+# By config.json's model_type and tokenizer_config.json's tokenizer_class (without "Fast"): the class.
+KNOWN = {
+    ("gpt2", "GPT2Tokenizer"): _GPT2,
+    ("gpt2", "PreTrainedTokenizer"): _BACKEND,
+    ("gpt2", "TokenizersBackend"): _BACKEND,
+    ("llama", "GPT2Tokenizer"): _GPT2,
+    ("llama", "PreTrainedTokenizer"): _BACKEND,
+    ("llama", "TokenizersBackend"): _BACKEND,
+    ("qwen2", "PreTrainedTokenizer"): _QWEN2,
+    ("qwen2", "Qwen2Tokenizer"): _QWEN2,
+    ("qwen2", "TokenizersBackend"): _QWEN2,
+    ("qwen3", "PreTrainedTokenizer"): _BACKEND,
+    ("qwen3", "Qwen2Tokenizer"): _QWEN2,
+    ("qwen3", "TokenizersBackend"): _BACKEND,
+}
+
+
+@dataclass(frozen=True)
+class BaseTokenizer:
+    """What texts need of a base."""
+
+    tokenizer: PreTrainedTokenizerBase
+    positions: int | None  # as BaseCheckpoint has them
+    rows: int | None
+
+    def template(self, kind: Literal["chat", "plain"]) -> Template:
+        """How text becomes tokens for this base; raises UserError as Template does."""
+        return Template(self.tokenizer, kind, self.positions, self.rows)
+
+
+def find_tokenizer(spec: BaseSpec) -> BaseTokenizer:
+    """The tokenizer of a base, equal to the one that `find_base` loads; raises UserError as that does."""
+    folder = base_folder(spec)
+    found = _known_tokenizer(folder)
+    if found is not None:
+        return found
+    from align.models.base import find_base
+
+    base = find_base(spec)
+    return BaseTokenizer(base.tokenizer, base.positions, base.rows)
+
+
+def _known_tokenizer(folder: Path) -> BaseTokenizer | None:
+    """The tokenizer where its class is known and its files are whole, else None."""
+    import transformers
+
+    try:
+        config, own = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
+        given = (config["model_type"], own["tokenizer_class"].removesuffix("Fast"))
+        rows = config["vocab_size"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    foreign = "auto_map" in config or "auto_map" in own
+    whole = isinstance(rows, int) and (folder / "tokenizer.json").is_file()
+    if foreign or not whole or given not in KNOWN or not transformers.__version__.startswith(KNOWN_VERSION):
+        return None
+    module, _, name = KNOWN[given].rpartition(".")
+    kind: Any = getattr(importlib.import_module(f"transformers.{module}"), name)
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+    except Exception:  # whatever it is, find_base meets it too, and says what is wrong
+        return None
+    return None if tokenizer.eos_token_id is None else BaseTokenizer(tokenizer, positions_of(folder), rows)
