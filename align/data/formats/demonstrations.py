@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from align.data.formats.base import UNUSED, Format, Record, Row, has_texts, items, joined, list_of, make, text
+from align.data.formats.base import (
+    UNUSED,
+    Format,
+    Record,
+    Row,
+    has_texts,
+    items,
+    joined,
+    list_of,
+    make,
+    text,
+    unused,
+)
 from align.data.formats.parts import Names, demonstration, filled, is_verdict
 from align.records import Demonstration, RecordError
 
@@ -83,27 +95,30 @@ DEMONSTRATION_FORMATS = (
         "`instruction`, `context`, `response`: the context follows the instruction after a blank line",
         partial(demonstration, DOLLY),
         lambda row: has_texts(row, "instruction", "response") and "context" in row and is_demonstration(row),
-        columns=DOLLY.columns("response"),
+        columns=DOLLY.columns("response", category=UNUSED),
     ),
     Format(
         "question-answer",
         "`question` or `query`, and `response` (if named: or `answer`); `system`, `system_prompt`, `history`",
         partial(demonstration, QUESTIONS),
         _detect_questions,
-        columns=QUESTIONS.columns("response"),
+        columns=QUESTIONS.columns("response", id=UNUSED),
     ),
     Format(
         "sharegpt",
         "`conversations[{from, value}]`, `system`, `tools`: the last answer is the demonstration",
         _sharegpt,
         _detect_sharegpt,
-        columns=SHAREGPT.columns(conversations="prompt and response", conversation="prompt and response"),
+        columns=SHAREGPT.columns(conversations="prompt and response", conversation="prompt and response")
+        | unused("id"),
     ),
     Format(
         "self-instruct",
         "`instruction`, `instances[{input, output}]`: one demonstration an instance",
         _self_instruct,
         lambda row: has_texts(row, "instruction") and list_of(row, "instances", Mapping),
-        columns={"instruction": "prompt", "instances": "prompt and response"},
+        columns={"instruction": "prompt", "instances": "prompt and response"}
+        | unused("id name is_classification"),
+        lists=("instances",),
     ),
 )

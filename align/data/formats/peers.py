@@ -192,7 +192,7 @@ PEER_FORMATS = (
         "`instruction`, `input`, `chosen`, `rejected` (or `chosen_response`, …); `system`, `history`",
         partial(preference, ALPACA),
         _detect_alpaca,
-        columns=_pairs(ALPACA),
+        columns=_pairs(ALPACA, chosen_model=UNUSED, rejected_model=UNUSED),
     ),
     Format(
         "sharegpt-preference",
@@ -229,7 +229,7 @@ PEER_FORMATS = (
         "`context_messages`, `chosen`, `rejected`: messages; prompts where there are no answers",
         _openrlhf,
         lambda row: is_conversation(row.get("context_messages")),
-        columns=_pairs(OPENRLHF, context=UNUSED),
+        columns=_pairs(OPENRLHF, context=UNUSED, dataset=UNUSED, id=UNUSED),
     ),
     Format(
         "openai-preference",
@@ -250,7 +250,8 @@ PEER_FORMATS = (
         "`prompt` with `data_source` and `reward_model`: prompts",
         _verl,
         _has("prompt", "data_source", "reward_model"),
-        columns={"prompt": "prompt"} | dict.fromkeys(("reward_model", "extra_info", "ability"), UNUSED),
+        columns={"prompt": "prompt"}
+        | dict.fromkeys(("data_source", "reward_model", "extra_info", "ability"), UNUSED),
     ),
     Format(
         "unpaired",

@@ -54,17 +54,20 @@ TOOLS: dict[str, Callable[[ToolColumns], Format]] = {
 
 
 def chosen(
-    name: str | None, columns: Columns | None = None, buckets: Sequence[str] | None = None
+    name: str | None, columns: Columns | Mapping[str, Any] | None = None, buckets: Sequence[str] | None = None
 ) -> Format | None:
     """The format that an entry of the recipe names, with what else it says; None: that of a file's columns.
 
     Raises UserError.
     """
-    fields = columns.model_dump(exclude_defaults=True) if columns is not None else None
+    if columns is not None and name is None and buckets is None:
+        return from_columns(columns)
+    fields = columns if columns is None or isinstance(columns, Mapping) else columns.model_dump()
+    fields = {key: value for key, value in (fields or {}).items() if value}
     if buckets is not None:
         return label_studio(buckets, fields)
-    if columns is not None:
-        return TOOLS[_plain(name)](fields or {}) if name is not None else from_columns(columns)
+    if name is not None and fields:
+        return TOOLS[_plain(name)](fields)
     return find(name) if name is not None else None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from align.data.formats.base import Format, Row, as_number, listed
+from align.data.formats.base import UNUSED, Format, Row, as_number, listed
 from align.data.formats.columns import from_columns
 from align.data.formats.verdicts import said_by
 from align.errors import UserError
@@ -16,6 +16,7 @@ from align.records import RecordError, messages_in
 from align.text import cell_text
 
 Words = tuple[str, ...]
+_DIGITS = re.compile(r"\d+")
 PROMPTS: Words = (
     "prompt",
     "question",
@@ -114,29 +115,20 @@ def suggest(row: Row, formats: Iterable[Format]) -> str | None:
 
 
 def _nearest(row: Row, formats: Iterable[Format]) -> str | None:
-    """The format that has most of its columns here, and at least half of them and two."""
-    found: list[tuple[float, str, list[str]]] = []
+    """The format that knows most of the row's columns: at least two of them, and half of all."""
+    found: list[tuple[int, int, str, list[str]]] = []
     for form in formats:
-        names = _columns_of(form)
+        names = {name for name, role in (form.columns or {}).items() if role != UNUSED}
         here = names & set(row)
-        if len(here) >= 2 and 2 * len(here) >= len(names):
-            found.append((len(here) / len(names), form.name, sorted(names - here)))
+        if len(here) >= 2 and 2 * len(here) >= len(row):
+            kinds = {_DIGITS.sub("", name) for name in here}  # annotator2 is not missing beside annotator1
+            missing = sorted(name for name in names - here if _DIGITS.sub("", name) not in kinds)
+            found.append((len(here), -len(missing), form.name, missing))
     if not found:
         return None
-    _, name, missing = max(found, key=lambda one: one[0])
-    needs = f" (it needs {', '.join(f'`{column}`' for column in missing)} too)" if missing else ""
+    _, _, name, missing = max(found, key=lambda one: one[:2])
+    needs = f" (it also knows {', '.join(f'`{column}`' for column in missing[:6])})" if missing else ""
     return f"The nearest format is {name}{needs}."
-
-
-def _columns_of(form: Format) -> set[str]:
-    """The columns of a format, as it says them or as what is told about it names them."""
-    if form.columns is not None:
-        return set(form.columns)
-    names: set[str] = set()
-    for told in re.findall(r"`([\w/]+)", form.about):
-        first, *more = told.split("/")
-        names |= {first} | {first[: -len(end)] + end for end in more}
-    return names
 
 
 def _line(row: Row) -> str | None:

@@ -21,6 +21,7 @@ from align.data.formats.base import (
     ranking,
     short,
     text,
+    unused,
 )
 from align.data.formats.conversations import (
     Turns,
@@ -207,13 +208,13 @@ TRL_FORMATS = (
         "`prompt`, `chosen`, `rejected`, `subset`: one comparison",
         _rewardbench,
         lambda row: has_texts(row, *NAMES) and {"prompt", "subset"} <= set(row) and "score_chosen" not in row,
-        columns=PAIR | {"subset": "source"} | dict.fromkeys(("chosen_model", "rejected_model"), UNUSED),
+        columns=PAIR | {"subset": "source"} | unused("chosen_model rejected_model id"),
     ),
     Format(
         "rewardbench2",
         "`prompt`, `chosen[]`, `rejected[]`: all chosen tie at 1, all rejected at 2",
         _rewardbench2,
         lambda row: "prompt" in row and all(list_of(row, key, str) for key in NAMES),
-        columns=PAIR | {"subset": "source"} | dict.fromkeys(("models", "num_correct"), UNUSED),
+        columns=PAIR | {"subset": "source"} | unused("models num_correct total_completions id"),
     ),
 )

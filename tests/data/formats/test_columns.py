@@ -154,7 +154,7 @@ def ranking(prompt: Any, responses: list[str], ranks: list[int | None], **detail
             "{prompt: Frage, responses: [Antwort A, Antwort B], scores: [Note A, Note B], labeler: Wer}",
             [
                 ranking("Hat es offen, heute?", ["Ja; bis sechs.", "Nein."], [1, 2], labeler="Ana"),
-                ranking("Regnet es?", ["Nein.", "Ja,\nstark."], [2, 1], labeler="Bea"),
+                ranking("Regnet es?", ["Nein.", "Ja,\r\nstark."], [2, 1], labeler="Bea"),
             ],
         ),
         (

@@ -13,8 +13,9 @@ from test_formats import SAMPLES, records_of
 
 from align.data.formats import FORMATS, detect, find
 from align.data.formats.base import as_number, label
+from align.data.reading import Reading
 from align.data.rows import read_rows
-from align.data.scan import scan_file
+from align.data.scan import How, scan_file
 from align.records import Ranking, RecordError
 
 WITH_LISTS = [name for name, format in FORMATS.items() if format.lists]
@@ -70,7 +71,10 @@ def test_a_function_compares_numbers_as_numbers_and_sees_no_empty_row(
     )
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "a.csv").write_text("q,a,b,votes_a,votes_b\nOpen?,Yes.,No.,10,9\n,,,,\nRye?,Yes.,No.,7,12\n")
-    found = list(scan_file(Ranking, tmp_path / "a.csv", find("of_votes:ranked"), None))
+    reading = Reading()
+    how = How(find("of_votes:ranked"), "named")
+    found = list(scan_file(Ranking, tmp_path / "a.csv", how, None, reading))
+    assert reading.counted() == "3 rows, 2 records, 1 left out: 1 × an empty row of the table (:3)"
     assert [part.record.ranks for part in found] == [(1, 2), (2, 1)]
 
 
