@@ -170,16 +170,18 @@ def detect(row: Row) -> Format:
     fitting = [format for format in FORMATS.values() if format.detect(typed)]
     if len(fitting) == 1:
         return fitting[0]
-    if not fitting and looks_like_own(row):
+    near = None if fitting else suggest(row, FORMATS.values())
+    told = near is not None and "`columns:" in near
+    if not fitting and not told and looks_like_own(row):
         return FORMATS[ALIGN.name]  # its reader says which key is wrong
     columns = ", ".join(short(str(key)) for key in list(row)[:30]) or "none"
     if fitting:
         names = ", ".join(format.name for format in fitting)
         raise UserError(f"the columns ({columns}) fit several formats: name one with `format:` ({names}).")
-    near = suggest(row, FORMATS.values())
-    example = "" if near and "`columns:" in near else ", as in {prompt: q, chosen: better, rejected: worse}"
+    if told:
+        raise UserError(f"no known format has these columns: {columns}. {near} Or name one with `format:`.")
     raise UserError(
         f"no known format has these columns: {columns}. {f'{near} ' if near else ''}Name the format with "
         f"`format:` ({', '.join(FORMATS)}, or my_package.my_module:function), or say which column is what "
-        f"with `columns:`{example}."
+        "with `columns:`, as in {prompt: q, chosen: better, rejected: worse}."
     )

@@ -240,7 +240,10 @@ def _lists(row: Row) -> Iterator[Guess]:
             if other == name or not all(isinstance(mark, (int, float, str)) for mark in marks):
                 continue
             if _named(other, ("ranking", "order", "sorted", "ordering")):
-                what = "answers and their order, best first"
+                what = (
+                    f"answers and their order, best first (if `{other}` holds their ranks instead, write "
+                    f"`ranks: {other}, best: 1` for `order: {other}`)"
+                )
                 yield Guess(what, common | {"order": other} | _labeler(row, {name, other}))
             elif len(marks) == len(answers) and all(_number(mark) for mark in marks):
                 judged = _judged(row, other, other)
@@ -264,9 +267,6 @@ def _long_table(row: Row) -> Iterator[Guess]:
             judged: dict[str, Any] | None = None
             if _named(other, (*RANKS, *SCORES)) and _number(row[other]):
                 judged = _judged(row, other, other)[1]
-                judged.pop("best", None)
-                if _named(other, RANKS) and _is_zero(row[other]):
-                    judged["best"] = 0
             elif _named(other, FLAGS) and cell_text(row[other]) in ("true", "false", "0", "1"):
                 judged = {"chosen": other}
             if judged:
@@ -279,8 +279,11 @@ def _judged(row: Row, stem: str, marks: Any) -> tuple[str, dict[str, Any]]:
     """What marks are by their name: ranks, with what the best one's is, or scores."""
     if not _named(stem, RANKS):
         return "answers with scores", {"scores": marks}
-    values = [row[name] for name in marks] if isinstance(marks, list) else _list(row[marks]) or []
-    return "answers with ranks", {"ranks": marks, "best": 0 if any(map(_is_zero, values)) else 1}
+    values = [row[name] for name in marks] if isinstance(marks, list) else _list(row[marks]) or [row[marks]]
+    if not any(map(_is_zero, values)):
+        return "answers with ranks", {"ranks": marks}  # all rows together show whether they may be places
+    instead = "" if isinstance(marks, list) else f" (if `{marks}` holds places, best first: `order: {marks}`)"
+    return f"answers with ranks from 0{instead}", {"ranks": marks, "best": 0}
 
 
 def _families(row: Row) -> dict[str, dict[str, str]]:

@@ -370,6 +370,12 @@ def test_columns_that_fit_two_formats_are_not_guessed() -> None:
 
 
 def test_a_misspelt_record_of_ours_is_told_the_right_name() -> None:
-    row = {"prompt": "Hi", "responses": ["a", "b"], "rank": [1, 2]}
-    with pytest.raises(RecordError, match="did you mean `ranks`"):
+    row = {"prompt": "Hi", "respnse": "Hello"}
+    with pytest.raises(RecordError, match="did you mean `response`"):
         list(detect(row).read(row))
+
+
+def test_a_ranking_of_answers_is_never_called_ranks_by_a_guess() -> None:
+    row = {"prompt": "Hi", "responses": ["a", "b", "c"], "ranking": [2, 3, 1]}
+    with pytest.raises(UserError, match=r"best first \(if `ranking` holds their ranks instead, write"):
+        detect(row)

@@ -142,7 +142,7 @@ def test_a_spreadsheet_in_another_language_is_seen_by_its_shape() -> None:
         ),
         (
             {"q": "Q", "a": "A", "b": "B", "c": "C", "rank_a": 2, "rank_b": 3, "rank_c": 1},
-            "{prompt: q, responses: [a, b, c], ranks: [rank_a, rank_b, rank_c], best: 1}",
+            "{prompt: q, responses: [a, b, c], ranks: [rank_a, rank_b, rank_c]}",
         ),
         (
             {"q": "Q", "answers": ["A", "B", "C"], "ranks": [2, 0, 1]},
