@@ -203,7 +203,7 @@ def _check_ranking(made: RankContent, count: int, quality: str) -> None:
     if not ranked and not made.all_bad:
         raise UserError("Rank at least two responses, say that all are bad, or skip.")
     if len(ranked) == 1 and not made.all_bad:
-        raise UserError("One response alone is no ranking: rank another one, or say that all are bad.")
+        raise UserError("One ranked response is not a ranking: rank another one, or say that all are bad.")
     if quality == "required" and any(value is None for value in made.quality):
         raise UserError("Give each response a quality from 1 to 7.")
 

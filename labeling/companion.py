@@ -45,7 +45,7 @@ class Companion:
         Raises Absent where there is none, UserError where the policy cannot read the conversation.
         """
         if not self._places.acquire(blocking=False):
-            raise Absent("Too many people wait for the policy: try again in a moment.")
+            raise Absent("Too many people are waiting for the policy: try again in a moment.")
         try:
             with self._turn:
                 ready = self._there()
@@ -95,12 +95,12 @@ class Companion:
         if self._process is None or self._process.poll() is not None:
             self._start()
         if self._ready is None:
-            failed = "The policy could not be started: the terminal of the app says why."
+            failed = "The policy could not be started: the app's terminal says why."
             self._ready = self._line(("ready",), _STARTS_WITHIN, failed)
         return self._ready
 
     def _exchange(self, asked: dict[str, Any]) -> dict[str, Any]:
-        ended = "The policy has ended, and is started again when it is asked: try again."
+        ended = "The policy has stopped. It starts again with the next message: try again."
         assert self._process is not None and self._process.stdin is not None
         while not self._lines.empty():  # what was said before this was asked is no answer to it
             if self._lines.get() is None:

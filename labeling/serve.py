@@ -89,7 +89,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
         raise UserError(f"--url {url}: it starts with http:// or https://")
     to_network = address is not None or not _is_loopback(host)
     if chat is not None and not (chat / "recipe.yaml").is_file():  # before anything is printed or made
-        raise UserError(f"--chat {chat}: that is not the folder of a run that has begun")
+        raise UserError(f"--chat {chat}: that is not a run's folder, or nothing has run there yet")
     config = make_config(
         recipe, ("*",) if to_network else LOOPBACK, secure=bool(address and address.startswith("https://"))
     )
@@ -101,7 +101,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
     print(f"labels are kept in {config.store.shown}")
     print(f"serving {address} {'to the network' if to_network else 'on this machine only'}")
     if to_network and not address.startswith("https://"):
-        print("passwords travel readably: put a proxy with https before it, and say --url https://…")
+        print("passwords are sent unencrypted: put an https proxy in front, and name it with --url https://…")
     print(_way_in(config, address, to_network), flush=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = make_app(config)
@@ -110,7 +110,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
     try:
         server.run(sockets=[listening])
     except (KeyboardInterrupt, Terminated):  # the ways to end it
-        print("\nstopped; what people did is kept")
+        print("\nstopped; everything people did is kept")
     finally:
         if config.companion is not None:
             config.companion.close()
@@ -138,12 +138,12 @@ def _way_in(config: Config, address: str, to_network: bool) -> str:
         if not to_network:
             admin = admin_for_link(session)
             secret = new_token(session, "signin", person=admin, lasts=LINK_LASTS)
-            return f"sign in as {admin.name}, once and within the hour: {address}/signin/{secret}"
+            return f"sign in as {admin.name} (works once, within the hour): {address}/signin/{secret}"
         end_links(session)
         if has_admin_account(session):
-            return f"sign in with name and password: {address}/signin"
+            return f"sign in with your name and password: {address}/signin"
         secret = new_token(session, "first", role="admin", lasts=LINK_LASTS)
-        return f"make the first admin's account, once and within the hour: {address}/join/{secret}"
+        return f"create the first admin's account (works once, within the hour): {address}/join/{secret}"
 
 
 def _reached_at(host: str) -> str:

@@ -126,7 +126,7 @@ def _machine_failure(error: BaseException, context: CommandContext) -> str | Non
         return f"no permission{name} ({os.strerror(number or 0)}); give yourself access{again}"
     no_file = number == errno.ENOENT or "No such file" in text
     if no_file and context.folder and not context.folder.is_dir():
-        return f"{context.folder} has gone; bring it back (is its disk mounted?){again}"
+        return f"{context.folder} is gone; bring it back (is its disk mounted?){again}"
     if ran_out_of_memory(error):
         free, others = STAGES[context.stage].smaller if context.stage else ("the microbatch's size", "")
         held = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))

@@ -53,12 +53,12 @@ def serve(
     recipe: RecipeFile,
     overrides: Overrides = None,
     host: Annotated[
-        str, typer.Option("--host", help="Another address opens the app to the network, for accounts only.")
+        str, typer.Option("--host", help="Another address opens the app to the network, with accounts only.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8700,
     url: Annotated[
         str | None,
-        option("--url", "What people type, where a proxy with https stands before the app.", "URL"),
+        option("--url", "The address people open, where an https proxy is in front of the app.", "URL"),
     ] = None,
     chat: Annotated[
         Path | None, option("--chat", "Let people talk to this run's policy, on a page of its own.", "RUN")
@@ -76,7 +76,7 @@ def import_tasks(
     file: Annotated[Path, argument("FILE", "Tasks, ours or in a known format.")],
     overrides: Overrides = None,
     with_labels: Annotated[
-        bool, typer.Option("--with-labels", help="Keep rankings that name who made them as theirs.")
+        bool, typer.Option("--with-labels", help="Keep rankings that name a labeler as that person's.")
     ] = False,
 ) -> None:
     """Add the tasks of a file to the database, also while the app runs on it."""

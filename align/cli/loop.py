@@ -23,14 +23,12 @@ from align.recipe import EngineName
 from align.run.hub import quiet_bars
 from align.stage_table import Stage
 
-KEPT = "what came so far is kept; the same command goes on"
+KEPT = "what was done so far is kept; the same command goes on"
 
 
 Count = Annotated[
     int | None,
-    option(
-        "--count", "Until N prompts have a task of this policy; without it: all of data.prompts.", "N", min=1
-    ),
+    option("--count", "Until N prompts have a task from it; without it: all of data.prompts.", "N", min=1),
 ]
 Priority = Annotated[
     Literal["none", "margin", "disagreement"],
@@ -67,7 +65,7 @@ TopK = Annotated[int | None, option("--top-k", "Draw from the K likeliest tokens
 TopP = Annotated[
     float | None,
     option(
-        "--top-p", "Draw from the likeliest tokens only, that make up this probability.", min=1e-6, max=1.0
+        "--top-p", "Draw only from the likeliest tokens, up to this probability in all.", min=1e-6, max=1.0
     ),
 ]
 Seed = Annotated[int | None, option("--seed", "Without it: run.seed.", min=0)]
@@ -90,7 +88,7 @@ def generate(
         Literal["base", "sft", "ppo"],
         typer.Option("--stage", help="Whose responses: after sft, after ppo, or the base's."),
     ] = "sft",
-    k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a prompt.")] = 4,
+    k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses per prompt.")] = 4,
     count: Count = None,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -104,7 +102,7 @@ def generate(
     url: Url = None,
     token_file: TokenFile = None,
 ) -> None:
-    """Sample responses from a policy into the labeling queue; a rerun goes on and doubles nothing."""
+    """Sample responses from a policy into the labeling queue; a rerun goes on and adds nothing twice."""
     with reported() as context:
         loaded = load(recipe, overrides)
         from align.loop.generate import Wanted, check
@@ -147,7 +145,7 @@ def chat(
     top_p: TopP = None,
     seed: Seed = None,
     max_tokens: Annotated[
-        int | None, option("--max-tokens", "Of an answer; without it: ppo.max_response_tokens.", min=1)
+        int | None, option("--max-tokens", "Per answer; without it: ppo.max_response_tokens.", min=1)
     ] = None,
     as_json: Annotated[bool, option("--json", "For programs: JSON lines in and out.")] = False,
 ) -> None:
@@ -175,7 +173,7 @@ def iterate(
             "--demonstrations", min=1, metavar="N", help="How many sft needs, where people write them."
         ),
     ] = 50,
-    k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses a task.")] = 4,
+    k: Annotated[int, typer.Option("--k", min=2, max=9, help="Responses per task.")] = 4,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,

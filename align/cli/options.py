@@ -52,13 +52,13 @@ AccelerateConfig = Annotated[
     ),
 ]
 MovedBase = Annotated[
-    Path | None, option("--base", "Where the base lies now, if not where the run's recipe says.", "FOLDER")
+    Path | None, option("--base", "Where the base is now, if not where the run's recipe says.", "FOLDER")
 ]
 TrustCode = Annotated[
     bool,
     option(
         "--trust-remote-code",
-        "Run the code that the run's base brings; without this such a base is refused.",
+        "Run the code that comes with the run's base; without this such a base is refused.",
     ),
 ]
 OutputFile = Annotated[Path | None, option("--to", "Write here, not to stdout.", "FILE")]

@@ -104,10 +104,10 @@ class Chat:
 
     def _edit(self, text: str) -> None:
         if self.answer is None:
-            raise UserError("there is no answer yet to overwrite")
+            raise UserError("there is no answer yet to edit")
         text = text or self._written()
         if not text.strip():
-            raise UserError("nothing was written: the answer stays as it is")
+            raise UserError("nothing was written: the answer is unchanged")
         if text == self.messages[-1]["content"]:
             raise UserError("nothing was changed")
         if self._keeper is None:
@@ -130,9 +130,9 @@ class Chat:
                 code = subprocess.call([*shlex.split(editor), str(path)])
                 text = path.read_text(encoding="utf-8").rstrip("\n")
             except (OSError, ValueError) as error:
-                raise UserError(f"{editor}: {error}. The answer stays as it is") from error
+                raise UserError(f"{editor}: {error}. The answer is unchanged") from error
         if code:
-            raise UserError(f"{editor} ended with code {code}: the answer stays as it is")
+            raise UserError(f"{editor} ended with code {code}: the answer is unchanged")
         return text
 
     def _line(self, prompt: str) -> str | None:

@@ -62,9 +62,9 @@ class Done:
         """What a person wants to know of it."""
         lines = [f"{self.added} tasks of up to {k} responses added to {place}"]
         if self.known:
-            lines.append(f"{self.known} prompts had a task of this policy before")
+            lines.append(f"{self.known} prompts already had a task from this policy")
         if self.alike:
-            lines.append(f"{self.alike} prompts are passed over: no two different responses came")
+            lines.append(f"{self.alike} prompts were skipped: there were no two different responses")
         if self.cut:
             lines.append(f"{self.cut} of {self.responses} responses were cut at ppo.max_response_tokens")
         return lines
@@ -213,7 +213,7 @@ def check(wanted: Wanted) -> None:
     engine, url = wanted.drawing.engine, wanted.drawing.engine_url
     if engine == "vllm" and url is None:
         raise UserError(
-            "--engine vllm samples on a server: say by --engine-url where it listens, such as "
+            "--engine vllm samples on a server: say with --engine-url where it listens, such as "
             "http://localhost:8000"
         )
     if engine != "vllm" and url is not None:
@@ -221,6 +221,6 @@ def check(wanted: Wanted) -> None:
     if wanted.reward_models and wanted.priority == "none":
         raise UserError("--reward-model is for --priority margin or disagreement")
     if wanted.priority == "disagreement" and len(wanted.reward_models) < 2:
-        raise UserError("--priority disagreement compares several reward models: name each by --reward-model")
+        raise UserError("--priority disagreement needs several reward models: name each with --reward-model")
     if wanted.priority == "margin" and len(wanted.reward_models) > 1:
         raise UserError("--priority margin reads one reward model; several are for --priority disagreement")

@@ -126,8 +126,8 @@ def iterate(
     have = state.demonstrations if kind == "demonstrations" else state.rankings
     say(
         console,
-        f"round {number} waits for people: {have} of {have + step.count} {kind} are there. "
-        f"Run `align label {path}`, then this line again",
+        f"round {number} is waiting for people: {have} of {have + step.count} {kind} are there. "
+        f"Run `align label {path}`, then this command again",
     )
 
 
@@ -172,7 +172,7 @@ class _Loop:
                 added += len(add_items(session, [row], config.settings.overlap).ids)
                 if added == count:
                     break
-        say(self.console, f"{added} prompts wait for people to demonstrate")
+        say(self.console, f"{added} prompts are waiting for people to answer them")
         return added == count
 
     def sample(self, count: int, number: int) -> bool:
@@ -209,7 +209,7 @@ class _Loop:
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, dump(recipe.model_copy(update={"data": data})))
-            say(self.console, f"{path} has the recipe, with the labels up to number {until}")
+            say(self.console, f"{path} is the recipe that trains now, with the labels up to number {until}")
         else:  # an earlier version may have written it
             write_text(path, dump(load_recipe(path, of_run=True)))
         try:

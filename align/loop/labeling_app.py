@@ -37,8 +37,8 @@ def _refused(url: str, error: Refused) -> str:
     if error.status == 401:
         return f"{url} does not know this token: an admin makes one under People"
     if error.status == 403:
-        return f"this token is not one of a machine ({error}): make one under People"
-    return f"{url} answers {error}: is that the address of `align label`, and as new?"
+        return f"this token is not a machine's ({error}): an admin makes one under People"
+    return f"{url} answers {error}: is that the address of `align label`, and is it of this version?"
 
 
 def _token(file: Path | None) -> str:
@@ -54,7 +54,7 @@ def _token(file: Path | None) -> str:
     token = token.strip()
     if not token:
         raise UserError(
-            f"a machine's token is needed: an admin makes one under People. Put it into {TOKEN}, or into a "
+            f"a machine's token is needed: an admin makes one under People. Put it in {TOKEN}, or in a "
             "file that you name with --token-file"
         )
     if not token.isascii() or not token.isprintable() or " " in token:

@@ -147,7 +147,7 @@ class _Tasks:
                         yield row["prompt"], [part.get("origin") for part in row["responses"]]
                     except (ValueError, TypeError, KeyError, AttributeError, RecordError) as error:
                         raise UserError(
-                            f"{self.path}:{number}: this line is not a sampled task: name another --to"
+                            f"{self.path}:{number}: this line is not a sampled task: choose another --to"
                         ) from error
 
         return _of_origin(rows(), origin)

@@ -39,7 +39,7 @@ def suggest(
     with connected(url, token_file) as app:
         tasks = list(app.tasks(unscored_by=version))
         if not tasks:
-            print(f"{source} has scored every task there is in {app.url} to rank or compare")
+            print(f"{source} has already scored every task to rank or compare in {app.url}")
             return
         sent = _score_and_send(app, run, base, source, version, tasks, console or Console(stderr=True))
         print(f"{sent} {'task' if sent == 1 else 'tasks'} scored by {source}, sent to {app.url}")

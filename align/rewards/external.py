@@ -65,7 +65,7 @@ def load_function(name: str) -> Callable[..., Any]:
     except (Exception, SystemExit) as error:
         raise UserError(
             f"ppo.rewards: the function {name} cannot be loaded: {last_line(error)}. A module is "
-            "looked for beside the recipe, in the working directory, and where Python finds packages"
+            "looked for next to the recipe, in the working directory, and where Python finds packages"
         ) from error
     if not callable(found):
         raise UserError(

@@ -204,7 +204,7 @@ def stage_manifest(
         raise UserError(
             f"{folder} was started with something else:\n  "
             + "\n  ".join(differences)
-            + ("\nA labeling database has other labels by now" if grown else "")
+            + ("\nA labeling database has other labels now" if grown else "")
             + "\nPut it back, give the run another name (run.name), or start anew with --restart, "
             "which sets the old folder aside"
         )

@@ -118,9 +118,9 @@ def export(
 
 def _refuse_taken(to: Path) -> None:
     if to.is_symlink() or (to.exists() and not to.is_dir()):
-        raise UserError(f"{to} is there and is no folder: name another by --to")
+        raise UserError(f"{to} exists and is not a folder: choose another with --to")
     if to.is_dir() and any(to.iterdir()):
-        raise UserError(f"{to} is not empty: remove it, or name another folder by --to")
+        raise UserError(f"{to} is not empty: remove it, or choose another folder with --to")
 
 
 def _probes(run: Trained) -> tuple[list[Pair], str]:

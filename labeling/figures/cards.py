@@ -38,7 +38,7 @@ def headline(figures: Figures) -> list[tuple[str, str]]:
     """The few numbers at the top, each with what it is."""
     places = sum(kind.done + kind.leased + kind.free for kind in figures.progress)
     done = sum(kind.done for kind in figures.progress)
-    found = [(f"{figures.answers:,}", "answer stands" if figures.answers == 1 else "answers stand")]
+    found = [(f"{figures.answers:,}", "answer" if figures.answers == 1 else "answers")]
     if places:
         found.append((percent(done / places), "of the queue is done"))
     if figures.agreement.rankings.value is not None:
@@ -51,7 +51,7 @@ def headline(figures: Figures) -> list[tuple[str, str]]:
 def own_headline(own: OwnFigures) -> list[tuple[str, str]]:
     """The same for a labeler, of their own work."""
     answers = sum(own.answers.values())
-    found = [(f"{answers:,}", "answer of yours stands" if answers == 1 else "answers of yours stand")]
+    found = [(f"{answers:,}", "answer of yours" if answers == 1 else "answers of yours")]
     return [*found, (f"{own.skipped:,}", "skipped")] if own.skipped else found
 
 
@@ -74,8 +74,9 @@ def own_sections(own: OwnFigures) -> list[CardSection]:
         (name, f"{own.answers.get(kind, 0):,}", *_cells(estimate, seconds))
         for kind, (name, estimate) in zip(own.seconds, found, strict=True)
     ]
-    note = "The dot is the median, the line has the middle half of your answers."
-    pace = _dots("Seconds an answer", note, head, rows, found, seconds, "You have not answered anything yet.")
+    note = "The dot is the median, the line spans the middle half of your answers."
+    missing = "You have not answered anything yet."
+    pace = _dots("Seconds per answer", note, head, rows, found, seconds, missing)
     return [CardSection("Your work", [pace, _days([(f"{d.day}", d.answers) for d in own.days])])]
 
 
@@ -90,10 +91,10 @@ def _queue(figures: Figures) -> Card:
         bars.append((_KINDS[kind.kind], text, (("a", kind.done), ("b", kind.leased), ("d", kind.free))))
         numbers = (kind.tasks, kind.done, kind.leased, kind.free)
         rows.append((_KINDS[kind.kind], *(f"{number:,}" for number in numbers)))
-    gold = f" Gold tasks ({figures.gold_tasks:,}) are not among them." if figures.gold_tasks else ""
+    gold = f" Gold tasks ({figures.gold_tasks:,}) are not counted." if figures.gold_tasks else ""
     return Card(
         "Queue",
-        f"A task has as many places as people do it.{gold}",
+        f"Each task has a place for each person who is to do it.{gold}",
         ("Task", "Tasks", "Done", "Being done", "Free"),
         rows,
         Bars(bars),
@@ -103,14 +104,15 @@ def _queue(figures: Figures) -> Card:
 
 def _days(days: Sequence[tuple[str, int]]) -> Card:
     if not days:
-        return Card("Answers a day", "There are no answers yet.")
+        return Card("Answers per day", "There are no answers yet.")
     rows = [(day, f"{count:,}") for day, count in days]
-    return Card("Answers a day", "Answers that stand, by day (UTC).", ("Day", "Answers"), rows, Columns(days))
+    note = "By day (UTC), without those taken back."
+    return Card("Answers per day", note, ("Day", "Answers"), rows, Columns(days))
 
 
 def _answers(people: Sequence[PersonFigures]) -> Card:
     if not people:
-        return Card("Answers a person", "Nobody has answered anything yet.")
+        return Card("Answers per person", "Nobody has answered anything yet.")
     kinds = [kind for kind in _KINDS if any(kind in person.answers for person in people)]
     bars, rows = [], []
     for person in people:
@@ -123,8 +125,8 @@ def _answers(people: Sequence[PersonFigures]) -> Card:
         rows.append((person.name, *(f"{number:,}" for number in numbers)))
     most = max((sum(size for _, size in parts) for _, _, parts in bars), default=1)
     return Card(
-        "Answers a person",
-        "Answers that stand; what somebody took back or decided as a reviewer is in the numbers only.",
+        "Answers per person",
+        "Current answers; those taken back, and reviewers' decisions, are in the numbers only.",
         ("Name", *(_KINDS[kind] for kind in kinds), "Gold", "Skipped", "Taken back", "Decided"),
         rows,
         Bars(bars, most) if bars else None,
@@ -143,15 +145,15 @@ def _seconds(people: Sequence[PersonFigures], team: Mapping[str, Spread]) -> lis
             for name, estimate in (*found, ("Everybody", _estimate(all_of_them)))
         ]
         team_line = (all_of_them.median, None, None, f"everybody {seconds(all_of_them.median)}")
-        note = "The dot is the median, the line has the middle half of a person's answers."
+        note = "The dot is the median, the line spans the middle half of a person's answers."
         head = ("Name", "Median", "Middle half", "Answers")
-        title = f"Seconds an answer: {_KINDS[kind].lower()}"
+        title = f"Seconds per answer: {_KINDS[kind].lower()}"
         cards.append(_dots(title, note, head, rows, found, seconds, "", team_line))
     return cards
 
 
 def _gold(people: Sequence[PersonFigures]) -> Card:
-    note = "Of the pairs of responses whose order is known, the share that a person orders so; a tie is half."
+    note = "Of the response pairs whose order is known, the share that a person orders so; a tie is half."
     found = [(person.name, person.gold) for person in people]
     return _shares("Gold tasks", note, "Name", found, "Nobody has ranked a gold task yet.")
 
@@ -159,15 +161,15 @@ def _gold(people: Sequence[PersonFigures]) -> Card:
 def _pairs(figures: Figures) -> Card:
     found = figures.agreement
     note = (
-        f"On {found.tasks:,} tasks that several people did, the share of pairs of responses that two order "
-        "alike; a tie is half. A reward model's accuracy is read beside this."
+        f"On {found.tasks:,} tasks that several people did, the share of response pairs that two people "
+        "order alike; a tie is half. Compare a reward model's accuracy with this."
     )
     rows = [
         ("Rankings", found.rankings),
         ("Rankings, where neither tied", found.decided),
         ("Blind comparisons", found.comparisons),
     ]
-    missing = "No two people have ordered the same task yet: labeling.overlap says how many people do each."
+    missing = "No two people have ordered the same task yet: labeling.overlap sets how many people do each."
     return _shares(
         "Two people with each other", note, "", rows, missing, (*INSTRUCTGPT, "InstructGPT: 72.6 ± 1.5 %")
     )
@@ -190,10 +192,10 @@ def _coefficients(figures: Figures) -> Card:
 
 
 def _with_others(people: Sequence[PersonFigures]) -> Card:
-    note = "How far each person orders pairs as the majority of the others on the same tasks does."
+    note = "How often each person orders pairs as most of the others do on the same tasks."
     found = [(person.name, person.with_others) for person in people]
     return _shares(
-        "Each person with the others", note, "Name", found, "Nobody has done a task that others did too yet."
+        "Each person with the others", note, "Name", found, "No task has been done by several people yet."
     )
 
 
@@ -220,7 +222,7 @@ def _win_rates(figures: Figures) -> Card:
         rows.append((name, *cells, *(f"{number:,}" for number in numbers)))
     return Card(
         "Win rates",
-        "The first policy's, with its interval below the bar: a tie, and both bad, count one half." + unnamed,
+        "The first policy's, with its interval below the bar; a tie and “both bad” count one half." + unnamed,
         ("Policies", "Win rate", "95 % interval", "Won", "Tied", "Both bad", "Lost"),
         rows,
         Bars(bars, rates=[pair.win_rate for pair in found.pairings]),
@@ -245,9 +247,7 @@ def _ratings(figures: Figures) -> Card:
     if found.unrated:
         missing = f"There are no ratings yet: {found.unrated}."
     reach = max([50.0, *(abs(x) for _, e in rated for x in (e.value, e.low, e.high) if x is not None)])
-    note = (
-        "Bradley-Terry, mean 0: with 100 points more a policy is preferred 64 % of the time, with 200 76 %."
-    )
+    note = "Bradley-Terry, mean 0: a policy 100 points ahead is preferred 64 % of the time, 200 ahead 76 %."
     return _dots("Ratings", note, head, rows, rated, points, missing, span=(-reach, reach))
 
 

@@ -98,7 +98,7 @@ def ratings(
         counts[prompt, column[match]] = number
     values = _solve(matches, counts.sum(0), len(names))
     if values is None:
-        return nothing, "some policies are not linked to all others by wins and losses both ways yet"
+        return nothing, "some policies are not yet linked to all the others by wins and losses both ways"
     parts = Draws(_RESAMPLES).parts(prompts)
     drawn = [_solve(matches, row, len(names)) for draw in parts for row in draw(counts)]
     known = np.array([row for row in drawn if row is not None])

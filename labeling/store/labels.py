@@ -64,7 +64,7 @@ def submit(
     answer = checked(kind, given.content, count, "optional" if given.adjudicates else quality)
     order = drawn_order(secret, item.id, person.id, count)
     if given.guideline is not None and session.get(Guideline, given.guideline) is None:
-        raise UserError("This guideline is not known: load the page again.")
+        raise UserError("This version of the guideline is not known: reload the page.")
     label = Label(
         item_id=item.id,
         person_id=person.id,
@@ -122,7 +122,7 @@ def reopen(session: Session, person: Person, label_id: int) -> Item:
         was_given(session, person, label.item_id)
     stands = session.scalar(select(Label.id).where(Label.id == label_id, standing())) is not None
     if label is None or label.adjudicates or not stands:
-        raise NotYours("This is not an answer of yours that stands.")
+        raise NotYours("This is not a current answer of yours.")
     item = session.get_one(Item, label.item_id)
     slot = place_for(session, person, item.id)
     slot.state, slot.taken = "leased", now()

@@ -59,11 +59,11 @@ def add_person(session: Session, name: str, role: str, password: str | None = No
     """Raises UserError for a name that is taken or no name, and for a password that is too short."""
     name = " ".join(name.split())
     if not name or len(name) > 80 or not name.isprintable():
-        raise UserError("A name has 1 to 80 letters.")
+        raise UserError("A name needs 1 to 80 characters that can be printed.")
     if role not in ROLES:
         raise UserError(f"A role is one of {', '.join(ROLES)}.")
     if session.scalar(select(Person.id).where(Person.name == name)) is not None:
-        raise UserError(f"Somebody is called {name} already: take another name.")
+        raise UserError(f"The name {name} is taken: choose another.")
     person = Person(name=name, role=role, password=_password(password) if password else None)
     session.add(person)
     session.flush()
@@ -127,9 +127,9 @@ def _end(session: Session, which: ColumnElement[bool]) -> int:
 
 def _password(password: str) -> str:
     if len(password) < MIN_PASSWORD:
-        raise UserError(f"A password has at least {MIN_PASSWORD} characters.")
+        raise UserError(f"A password needs at least {MIN_PASSWORD} characters.")
     if len(password) > 1000:
-        raise UserError("A password has at most 1000 characters.")
+        raise UserError("A password can have at most 1000 characters.")
     return _HASHER.hash(password)
 
 

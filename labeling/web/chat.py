@@ -91,7 +91,9 @@ def correct(given: Corrected, who: SignedIn) -> dict[str, int]:
 
 def _companion(who: Visitor) -> Companion:
     if who.config.companion is None:
-        raise HTTPException(503, "There is no policy here: start the app by `align label … --chat RUN`.")
+        raise HTTPException(
+            503, "No policy is here to talk to: start the app with `align label … --chat RUN`."
+        )
     return who.config.companion
 
 

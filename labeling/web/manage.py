@@ -78,11 +78,11 @@ def invite(given: Form, who: Admin) -> Response:
 def close(person: ItemId, who: Admin) -> Response:
     """Close an account; what the person did stays."""
     if person == who.person.id:
-        raise UserError("This is your own account: another admin can close it.")
+        raise UserError("This is your own account: another admin has to close it.")
     with who.config.store.write() as session:
         found = session.get(Person, person)
         if found is None:
-            raise HTTPException(404, "There is nobody with this number.")
+            raise HTTPException(404, "There is no such person.")
         disable(session, found)
     return RedirectResponse("/people", 303)
 
@@ -92,7 +92,7 @@ def change_role(person: ItemId, given: Form, who: Admin) -> Response:
     """Give a person another role."""
     role = given.get("role", "")
     if person == who.person.id or role not in ROLES[:3]:
-        raise UserError("Another admin can change your own role; a role is admin, reviewer or labeler.")
+        raise UserError("Another admin has to change your own role; a role is admin, reviewer or labeler.")
     with who.config.store.write() as session:
         found = session.get(Person, person)
         if found is None or found.role == "machine":

@@ -144,7 +144,7 @@ async def visitor(request: Request) -> Visitor:
     if who.csrf and request.method not in ("GET", "HEAD", "OPTIONS"):
         sent = request.headers.get("x-csrf-token") or (await form(request)).get("csrf", "")
         if not hmac.compare_digest(sent.encode("utf-8", "replace"), who.csrf.encode()):
-            raise HTTPException(403, "This page has grown old: load it again.")
+            raise HTTPException(403, "This page is out of date: reload it.")
     return who
 
 
@@ -153,7 +153,7 @@ def needs(*roles: str) -> Any:
 
     def check(who: Annotated[Visitor, Depends(visitor)]) -> Visitor:
         if who.person.role not in roles:
-            raise HTTPException(403, "This page is not for your role.")
+            raise HTTPException(403, "Your role has no access to this.")
         return who
 
     return Depends(check)

@@ -37,7 +37,7 @@ def _slow_down(request: Request, *keys: str) -> tuple[Throttle, tuple[str, ...]]
     wait = throttle.wait(*found)
     if wait > 0:
         seconds = str(int(wait) + 1)
-        raise HTTPException(429, f"Too many tries: wait {seconds} seconds.", {"Retry-After": seconds})
+        raise HTTPException(429, f"Too many attempts: wait {seconds} seconds.", {"Retry-After": seconds})
     return throttle, found
 
 
@@ -59,7 +59,7 @@ def signin(request: Request, given: Form) -> Response:
         with config.store.write() as session:
             return start_session(config, session, person)
     throttle.failed(*keys)
-    return open_page(request, "signin.html", 401, error="This name and password don't go together.")
+    return open_page(request, "signin.html", 401, error="Wrong name or password.")
 
 
 @router.get("/signin/{secret}")
@@ -138,7 +138,7 @@ def account(given: Form, who: SignedIn) -> Response:
             person = session.get_one(Person, who.person.id)
             if person.password and not check_password(session, person.name, given.get("old", "")):
                 throttle.failed(*keys)
-                raise UserError("The present password is another one.")
+                raise UserError("The current password is wrong.")
             set_password(person, given.get("password", ""))
     except UserError as error:
         return page(who, "account.html", 409, error=str(error), done=False)

@@ -140,7 +140,7 @@ def answered(label: ItemId, who: SignedIn) -> Response:
         found = session.get(Label, label)
         mine = found is not None and found.person_id == who.person.id
         if found is None or not mine or found.suggestion_shown not in (AFTER, SEEN):
-            raise labels.NotYours("There is no such answer of yours with a suggestion to show.")
+            raise labels.NotYours("You have no such answer with a suggestion to show.")
         item = session.get_one(Item, found.item_id)
         suggested = session.get_one(Suggestion, found.suggestion_id)
     ranks = ranks_of(found.kind, found.content)

@@ -906,9 +906,9 @@ GONE = "import os, pathlib; run = pathlib.Path({run!r}); os.rename(run, run.with
         ("sft", "raise OSError(28, 'No space left on device')", "no space is left on the disk"),
         ("rm", "raise OSError(30, 'Read-only file system')", "no permission (Read-only file system)"),
         ("ppo", "raise OSError(122, 'Disk quota exceeded')", "no space is left on the disk"),
-        ("sft", GONE, "has gone"),
-        ("rm", GONE, "has gone"),
-        ("ppo", GONE, "has gone"),
+        ("sft", GONE, "is gone"),
+        ("rm", GONE, "is gone"),
+        ("ppo", GONE, "is gone"),
     ],
 )
 def test_a_disk_that_fails_while_a_checkpoint_is_written(

@@ -51,7 +51,7 @@ def test_ranking_with_the_keyboard_alone(site: Any, visit: Any) -> None:
     site.add(FOUR)
     page = visit(site, site.person("ann"))
     page.keyboard.press("Tab")
-    page.get_by_role("link", name="Begin").press("Enter")
+    page.get_by_role("link", name="Start").press("Enter")
     page.wait_for_selector(".card:focus")
     before = [text for text, _ in on_screen(page)]
     for key in ("2", "j", "j", "1", "j", "j", "2"):  # a tie for second, and one left out
@@ -87,7 +87,7 @@ def test_moving_tying_and_undoing_by_keys(site: Any, visit: Any) -> None:
     assert page.get_by_role("dialog").is_visible()
     page.keyboard.press("Escape")
     page.locator("summary", has_text="Note").click()
-    page.get_by_placeholder("Anything that").fill("1234 jkbtsu?")  # keys are letters in a text
+    page.get_by_placeholder("Anything that").fill("1234 jkbtsu?")  # keys are letters while typing
     shown = on_screen(page)
     assert [text for text, _ in shown] == moved and not page.locator("#all-bad").is_checked()
     sent(page, "Control+Enter")
@@ -242,7 +242,7 @@ def test_two_labelers_at_once_have_different_tasks_and_a_lease_that_ends_goes_on
     for key in ("1", "j", "2"):
         bob.keyboard.press(key)
     bob.keyboard.press("Enter")
-    bob.get_by_text("Nothing waits for you").wait_for()
+    bob.get_by_text("No tasks are waiting for you").wait_for()
     ann.wait_for_timeout(3500)
     bob.goto("/work")
     assert "/work" not in bob.url, "a page that is open keeps its task"

@@ -80,7 +80,7 @@ def test_a_network_gets_accounts_only(start: Callable[..., Served]) -> None:
     first = start("--host", "0.0.0.0")
     assert "to the network" in first.said and "https" in first.said and "0.0.0.0" not in first.said
     assert "/signin/" not in first.said
-    link = re.search(r"within the hour: http://[^/]+(/join/\S+)", first.said)
+    link = re.search(r"within the hour\): http://[^/]+(/join/\S+)", first.said)
     assert link
     form = {"name": "root", "password": PASSWORD}
     with httpx2.Client(base_url=first.address, headers={"Accept": "text/html"}) as guest:
@@ -96,7 +96,7 @@ def test_a_network_gets_accounts_only(start: Callable[..., Served]) -> None:
         assert other.post(link[1], data={"name": "mal", "password": PASSWORD}).status_code == 410
     first.stop()
     again = start("--host", "0.0.0.0")
-    assert re.search(r"sign in with name and password: http://[^/]+/signin\n", again.said)
+    assert re.search(r"sign in with your name and password: http://[^/]+/signin\n", again.said)
     assert "/join/" not in again.said
     with httpx2.Client(base_url=again.address) as root:
         assert root.post("/signin", data=form).status_code == 303
@@ -105,7 +105,7 @@ def test_a_network_gets_accounts_only(start: Callable[..., Served]) -> None:
 def test_a_guideline_to_begin_with_is_printed() -> None:
     result = CliRunner().invoke(app, ["label", "guideline"])
     assert result.exit_code == 0 and result.output == (ROOT / "labeling" / "guideline.md").read_text()
-    for heading in ("Helpful", "Truthful", "Harmless", "When these pull apart", "Examples"):
+    for heading in ("Helpful", "Truthful", "Harmless", "When these conflict", "Examples"):
         assert f"\n## {heading}\n" in result.output
 
 
@@ -211,7 +211,7 @@ def test_on_this_machine_the_link_is_enough_and_ctrl_c_ends_it_also_while_somebo
     start: Callable[..., Served],
 ) -> None:
     served = start()
-    link = re.search(r"sign in as admin, once and within the hour: http://[^/]+(/signin/\S+)", served.said)
+    link = re.search(r"as admin \(works once, within the hour\): http://[^/]+(/signin/\S+)", served.said)
     assert link and "on this machine only" in served.said and "https" not in served.said
     with httpx2.Client(base_url=served.address) as admin:
         assert admin.post(link[1]).status_code == 303
@@ -228,6 +228,6 @@ def test_on_this_machine_the_link_is_enough_and_ctrl_c_ends_it_also_while_somebo
     time.sleep(2.5)
     assert waiting.poll() is None
     begun = time.monotonic()
-    assert served.stop() == "\nstopped; what people did is kept\n" and served.process.returncode == 0
+    assert served.stop() == "\nstopped; everything people did is kept\n" and served.process.returncode == 0
     assert time.monotonic() - begun < 15
     assert waiting.communicate(timeout=30)[0].strip() == "200"

@@ -109,7 +109,7 @@ def test_after_the_answer_both_orders_stand_side_by_side(make_site: Any, visit: 
     page.wait_for_url("**/answered/*")
     page.wait_for_function("document.activeElement.matches('a, button')")
     page.keyboard.press("Enter")  # on to the next task, which there is none of
-    page.get_by_role("heading", name="Nothing waits for you").wait_for()
+    page.get_by_role("heading", name="No tasks are waiting for you").wait_for()
 
 
 @pytest.mark.parametrize("device", [{}, PHONE], ids=["laptop", "phone"])

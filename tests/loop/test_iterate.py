@@ -91,18 +91,18 @@ def test_two_rounds_with_people_in_between(
     work = Round(path)
 
     said = work.go()
-    assert "4 prompts wait for people" in said and "0 of 4 demonstrations are there" in said
+    assert "4 prompts are waiting for people" in said and "0 of 4 demonstrations are there" in said
     assert "align label recipe.yaml" in said
     site = make_site(labels)
     client = site.signed_in("ann")
     for _ in range(3):
         assert site.answer(client, {"text": " bright and moving"}).status_code == 200
-    assert "waits for people: 3 of 4 demonstrations are there" in work.go()
+    assert "is waiting for people: 3 of 4 demonstrations are there" in work.go()
     assert site.answer(client, {"text": " dull"}).status_code == 200
 
     said = work.go()
     assert work.trained == [("sft", "sft.yaml")]
-    assert "round 1 waits for people: 0 of 5 rankings are there" in said
+    assert "round 1 is waiting for people: 0 of 5 rankings are there" in said
     assert rank_all(site, client, 5) == 5
 
     work.stop_at = "rm"
@@ -126,7 +126,7 @@ def test_two_rounds_with_people_in_between(
     work.stop_at = ""
     said = work.go()
     assert work.trained == [("sft", "sft.yaml"), ("rm", "round-1.yaml"), ("ppo", "round-1.yaml")]
-    assert "round 2 waits for people: 0 of 5 rankings are there" in said
+    assert "round 2 is waiting for people: 0 of 5 rankings are there" in said
     with site.config.store.read() as session:
         from labeling.store.models import Item
 
@@ -152,7 +152,7 @@ def test_prompts_that_run_out_are_told(
     data = {"template": "plain", "demonstrations": None, "rankings": None}
     work = Round(tiny_recipe(data=data))
     said = work.go(demonstrations=30)
-    assert "24 prompts wait for people" in said and "0 of 30 demonstrations are there" in said
+    assert "24 prompts are waiting for people" in said and "0 of 30 demonstrations are there" in said
     site_labels = tmp_path / "runs" / "tiny" / "labeling.db"
     assert site_labels.is_file()
 

@@ -113,7 +113,7 @@ def test_what_is_wrong_is_told_before_torch_is_loaded(
         ([finished_run, "--url", address, "--token-file", empty], good, 2, "--token-file"),
         ([finished_run, "--url", address, "--token-file", tmp_path / "no"], good, 2, "No such file"),
         ([finished_run, "--url", address], "wrong", 2, "does not know this token"),
-        ([finished_run, "--url", address], token_of(site, "ann", "labeler"), 2, "not one of a machine"),
+        ([finished_run, "--url", address], token_of(site, "ann", "labeler"), 2, "not a machine's"),
         ([finished_run, "--url", "127.0.0.1:8700"], good, 2, "starts with http"),
         ([finished_run, "--url", "http://127.0.0.1:9"], good, 2, "no labeling app answers"),
         ([finished_run, "--url", f"{address}/static"], good, 2, "no such page. (404)"),

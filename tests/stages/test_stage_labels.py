@@ -89,7 +89,7 @@ def test_where_they_are_not_kept_other_ones_are_refused_with_what_to_do(
     with pytest.raises(UserError) as refused:
         sft.run(load_recipe(recipe))
     assert "data.demonstrations: was " in str(refused.value)
-    assert "A labeling database has other labels by now" in str(refused.value)
+    assert "A labeling database has other labels now" in str(refused.value)
     assert "--restart" in str(refused.value)
 
 
@@ -137,5 +137,5 @@ def test_processes_that_read_other_files_do_not_start(
     ended = group.run("call", "rank_probes:files_of_their_own", recipe)
     assert ended.codes == [2, 2], ended.output
     told = " ".join(ended.output[0].split())
-    assert "process 1 (on " in told and "reads: data.demonstrations. Let the same files lie" in told
+    assert "process 1 (on " in told and "reads: data.demonstrations. Put the same files in" in told
     assert not (tmp_path / "runs").exists()

@@ -44,7 +44,7 @@ async function ask(event) {
   busy = true;
   byId("send").disabled = byId("new").disabled = true;
   problem("");
-  say("The policy writes …");
+  say("The policy is writing …");
   const asked = [...messages, { role: "user", content }];
   try {
     const answer = await post("/chat/answer", { messages: asked, turn }, person);
@@ -77,7 +77,7 @@ function edit(button) {
   const field = made("textarea", { id: "right", rows: 6, maxLength: 100000, value: messages.at(-1).content });
   const label = made("label", { htmlFor: "right", textContent: "What it should have said" });
   const keep = made("button", { className: "primary", type: "button", textContent: "Keep" });
-  const leave = made("button", { type: "button", textContent: "Leave it" });
+  const leave = made("button", { type: "button", textContent: "Cancel" });
   const form = made("div", { className: "written" }, label, field, made("p", { className: "actions" }, keep, leave));
   const close = () => {
     form.remove();

@@ -35,7 +35,7 @@ function show({ ranks, quality, flags, all_bad, edit }) {
     button.textContent = rank === null ? "–" : rank;
     button.setAttribute(
       "aria-label",
-      rank === null ? `Response ${letters[place]} is not ranked: give it rank ${nextRank(ranks)}` : `Response ${letters[place]} has rank ${rank}: take it away`,
+      rank === null ? `Response ${letters[place]} is not ranked: give it rank ${nextRank(ranks)}` : `Response ${letters[place]} has rank ${rank}: remove it`,
     );
     card.classList.toggle("ranked", rank !== null);
     card.querySelector(".tied").hidden = !tied;

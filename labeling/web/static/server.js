@@ -18,7 +18,7 @@ async function once(path, body) {
       body: JSON.stringify(body),
     });
   } catch {
-    throw new Refused(0, "The app does not answer.");
+    throw new Refused(0, "The app isn't responding.");
   }
 }
 

@@ -107,7 +107,7 @@ export function start({ empty, show, keys }) {
       byId("submit").disabled = false;
       say("");
       if (error.status === 0) {
-        problem("The app does not answer. Your work is kept here; trying again …");
+        problem("The app isn't responding. Your work is kept here; trying again …");
         setTimeout(() => submit(skip), RETRY_AFTER);
       } else if (error.status === 401) {
         problem("You are signed out. Sign in in another tab, come back and submit again: your work is kept here.");
