@@ -90,24 +90,23 @@ def compare(
     accel: Accelerator,
 ) -> list[Answered]:
     """Both policies' answers of all processes, side by side."""
-    answered = []
-    for i, (old, new) in enumerate(zip(reference.sampled, policy.sampled, strict=True)):
-        answered.append(
-            Answered(
-                prompt=tokenizer.decode(new.prompt, skip_special_tokens=True),
-                reference=tokenizer.decode(old.response, skip_special_tokens=True),
-                policy=tokenizer.decode(new.response, skip_special_tokens=True),
-                reference_score=reference.scores[i],
-                policy_score=policy.scores[i],
-                kl=policy.kl[i],
-                reference_length=len(old.response),
-                policy_length=len(new.response),
-                reference_eos=old.response[-1] == eos_id,
-                policy_eos=new.response[-1] == eos_id,
-                reference_guard=reference.guard[i] if reference.guard else None,
-                policy_guard=policy.guard[i] if policy.guard else None,
-            )
+    answered = [
+        Answered(
+            prompt=tokenizer.decode(new.prompt, skip_special_tokens=True),
+            reference=tokenizer.decode(old.response, skip_special_tokens=True),
+            policy=tokenizer.decode(new.response, skip_special_tokens=True),
+            reference_score=reference.scores[i],
+            policy_score=policy.scores[i],
+            kl=policy.kl[i],
+            reference_length=len(old.response),
+            policy_length=len(new.response),
+            reference_eos=old.response[-1] == eos_id,
+            policy_eos=new.response[-1] == eos_id,
+            reference_guard=reference.guard[i] if reference.guard else None,
+            policy_guard=policy.guard[i] if policy.guard else None,
         )
+        for i, (old, new) in enumerate(zip(reference.sampled, policy.sampled, strict=True))
+    ]
     return distributed.gather_lists(answered, accel)
 
 
@@ -120,15 +119,14 @@ def summary(answered: list[Answered]) -> dict[str, float]:
         "eval/reference_score": [a.reference_score for a in answered],
         "eval/gain": [a.policy_score - a.reference_score for a in answered],
         "eval/kl": [a.kl for a in answered],
+        "guard/eval_score": [a.policy_guard for a in answered if a.policy_guard is not None],
+        "guard/eval_reference_score": [a.reference_guard for a in answered if a.reference_guard is not None],
     }
-    guard = [(a.policy_guard, a.reference_guard) for a in answered]
-    for key, part in (("guard/eval_score", 0), ("guard/eval_reference_score", 1)):
-        if scores := [pair[part] for pair in guard if pair[part] is not None]:
-            found[key] = [float(score) for score in scores if score is not None]
     means = {}
     for key, values in found.items():
-        means[key] = fmean(values)
-        means[f"{key}_se"] = standard_error(values)
+        if values:  # there may be no guard
+            means[key] = fmean(values)
+            means[f"{key}_se"] = standard_error(values)
     return means | {
         "eval/length": fmean(a.policy_length for a in answered),
         "eval/eos": fmean(a.policy_eos for a in answered),

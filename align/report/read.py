@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align import stage_table
 from align.report.documents import Answer, Check, Evaluation, Manifest
 from align.run.manifest import as_manifest
 from align.run.metrics import numbers
-from align.stage_table import STAGES
+from align.stage_table import STAGES, Stage
 from align.text import clean
 
 
@@ -20,7 +19,7 @@ from align.text import clean
 class StageFiles:
     """One stage's files; what is missing is empty."""
 
-    name: stage_table.Stage
+    name: Stage
     manifest: Manifest
     lineage: dict[str, str]  # every hash that it started from, by name
     metrics: list[dict[str, float]]
@@ -40,7 +39,7 @@ class RunFiles:
     name: str
     recipe: str
     check: Check | None
-    stages: dict[stage_table.Stage, StageFiles]
+    stages: dict[Stage, StageFiles]
 
     @property
     def empty(self) -> bool:
@@ -63,7 +62,7 @@ def read_run(folder: Path) -> RunFiles:
     )
 
 
-def _stage(name: stage_table.Stage, folder: Path) -> StageFiles:
+def _stage(name: Stage, folder: Path) -> StageFiles:
     manifest = _document(folder / "manifest.json")
     try:
         lineage = as_manifest(manifest).lineage

@@ -29,7 +29,7 @@ from torch import Tensor
 from align.errors import AlignError, Terminated, UserError
 from align.processes import distributed, sharding, stopping
 from align.recipe.load import dump
-from align.recipe.sections import Recipe
+from align.recipe.sections import Recipe, Run
 from align.run import checkpoint
 from align.run.files import json_digest, sha256, sweep, to_json, whole_folder, write_text
 from align.run.lineage import LABELS, begun, keep_labels, now, stage_manifest
@@ -53,12 +53,10 @@ class StageRun:
     accel: Accelerator
     console: Console
     manifest: Manifest
-    keep: int
+    settings: Run
     metrics: JsonLines
     samples: JsonLines
     bad_steps: JsonLines
-    grace: float = 30.0
-    trackers: Sequence[str] = ()
     _saved: int = 0  # the step of the newest checkpoint
     _opened: list[Tracker] = field(default_factory=list)
 
@@ -99,8 +97,8 @@ class StageRun:
     @contextmanager
     def steps(self, total: int, done: int) -> Iterator[ProgressBar]:
         """Around the loop of steps: their progress bar, and signals handled as `stopping` says."""
-        speaks = self.main and "ALIGN_EXIT_FILE" not in os.environ
-        with stopping.heeded(self.grace, speaks), ProgressBar(self.console, self.stage, total, done) as bar:
+        grace, speaks = self.settings.grace, self.main and "ALIGN_EXIT_FILE" not in os.environ
+        with stopping.heeded(grace, speaks), ProgressBar(self.console, self.stage, total, done) as bar:
             yield bar
 
     def stop_if_told(self, step: int, save: Callable[[], None]) -> None:
@@ -154,9 +152,9 @@ class StageRun:
 
     def _open_trackers(self) -> None:
         """Let the trackers follow metrics.jsonl, whose lines after the checkpoint are cut by now."""
-        if self.main and self.trackers and not self._opened:
+        if self.main and self.settings.trackers and not self._opened:
             manifest, written, samples = self.manifest.json_ready(), self.metrics.rows(), self.samples.rows()
-            self._opened = open_trackers(self.trackers, self.folder, manifest, written, samples)
+            self._opened = open_trackers(self.settings.trackers, self.folder, manifest, written, samples)
             self.metrics.followers.append(self._track)
 
     def _track(self, step: int, row: Mapping[str, object]) -> None:
@@ -182,7 +180,7 @@ class StageRun:
             sizes = {name: log.settle() for name, log in self._logs.items()}
             sizes["processes"] = self.accel.num_processes
             documents = {**documents, _SIZES: sizes}
-            checkpoint.save(self.checkpoints, step, tensors, documents, self.keep, self.identity)
+            checkpoint.save(self.checkpoints, step, tensors, documents, self.settings.keep, self.identity)
         self._saved = step
         self.accel.wait_for_everyone()
 
@@ -217,7 +215,7 @@ class StageRun:
         """Raise AlignError where the folder has gone, rather than go on in a new and empty one."""
         if not self.folder.is_dir():
             raise AlignError(
-                f"{self.folder} has gone while {self.stage} worked in it: bring it back (is its disk "
+                f"{self.folder} is gone, and {self.stage} was using it: bring it back (is its disk "
                 "mounted?), and the same command goes on from the last checkpoint"
             )
 
@@ -262,12 +260,10 @@ def open_stage(
             accel=accel,
             console=console,
             manifest=share_object(manifest, accel),
-            keep=recipe.run.keep,
-            grace=recipe.run.grace,
+            settings=recipe.run,
             metrics=JsonLines(folder / "metrics.jsonl" if main else None),
             samples=JsonLines(folder / "samples.jsonl" if main else None),
             bad_steps=JsonLines(folder / BAD_STEPS if main else None),
-            trackers=recipe.run.trackers,
         )
         stack.callback(run.close)
         _tell(run, bool(labels))
@@ -318,7 +314,7 @@ def _agree(made_of: Mapping[str, Any], accel: Accelerator) -> None:
         if other := [key for key in sorted({*first, *theirs}) if first.get(key) != theirs.get(key)]:
             raise UserError(
                 f"process {rank} (on {elsewhere}) does not read what process 0 (on {host}) reads: "
-                f"{', '.join(other)}. Let the same files lie in the same places on all machines, and change "
+                f"{', '.join(other)}. Put the same files in the same places on all machines, and change "
                 "none while a stage starts"
             )
 
@@ -344,7 +340,7 @@ def _writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"the run folder {folder} cannot be written ({error.strerror}): choose another by run.folder"
+            f"the run folder {folder} cannot be written ({error.strerror}): choose another with run.folder"
         ) from error
 
 
@@ -365,7 +361,7 @@ def _lock(folder: Path) -> FileLock:
         ) from None
     except OSError as error:
         raise UserError(
-            f"{path} cannot be opened and locked ({error.strerror}): remove it, or choose another disk by "
+            f"{path} cannot be opened and locked ({error.strerror}): remove it, or choose another disk with "
             "run.folder"
         ) from error
     return lock
