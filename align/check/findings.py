@@ -13,8 +13,10 @@ from align.check.result import (
     Set,
     Severity,
     TemplateFacts,
+    Understood,
     WrongRecords,
 )
+from align.data.reading import at, shown_names
 from align.recipe.load import has_records, stages_of
 from align.recipe.sections import Recipe
 from align.records import RECORDS
@@ -70,10 +72,31 @@ def of_wrong_records(found: WrongRecords) -> Iterator[Finding]:
         parts.append(f"{found.empty:,} with an empty text")
     skipped = found.skipped and not found.files
     does = "left out (on_bad_record: skip)" if skipped else "training refuses them"
-    shown = f"; the first {SHOWN}" if found.count > SHOWN else ""
+    kinds = len(found.tally.kinds)
+    shown = f"; {SHOWN} of {kinds} kinds" if kinds > SHOWN else ""
     message = f"{', '.join(parts)}: {does}{shown}"
     severity: Severity = "warning" if skipped else "error"
     yield Finding(severity, "wrong_records", f"data.{found.kind}", message, found.first)
+
+
+def of_readings(read: Sequence[Understood]) -> Iterator[Finding]:
+    """Columns with texts that nothing of a record comes from, and rows that became no record."""
+    for understood in read:
+        reading = understood.reading
+        where = f"data.{understood.kind}"
+        if reading.unread:
+            columns = ", ".join(f"`{name}`" for name in reading.unread)
+            message = (
+                f"{shown_names(understood.files)}: nothing of {columns} is used, which the format "
+                f"{reading.format} does not know; if it matters, say which column is what by `columns:`, "
+                "else list it under `ignore:`"
+            )
+            yield Finding("warning", "unused_columns", where, message)
+        left = sum(seen.count for seen in reading.left_out.values())
+        if left:
+            said = [f"{seen.count:,} × {what}: {at(seen)}" for what, seen in reading.left_out.items()]
+            message = f"{shown_names(understood.files)}: {left:,} left out, which are not wrong and no record"
+            yield Finding(by_share(left, reading.rows, _MANY), "left_out", where, message, said)
 
 
 def of_sides(gathered: Gathered) -> Iterator[Finding]:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from align.check.result import EXAMPLES, Side, WrongRecords
+from align.check.result import EXAMPLES, Example, Side, Understood, WrongRecords
 from align.check.texts import alike, key, normal_prompt, says_nothing
 from align.data.formats import Record
-from align.data.load import survey
+from align.data.load import Survey, survey
+from align.data.reading import by_understanding
 from align.data.scan import Problem
 from align.data.table import Records
 from align.data.template import Template
@@ -23,6 +24,7 @@ from align.data.tokenize import opening, responses_of, token_counts
 from align.recipe.sections import Source
 from align.records import RECORDS, Ranking, RecordError, RecordKind
 
+EXAMPLES_READ = 2  # records that show how files were read
 _OFTEN = 2000  # records between two words on how far it has come
 
 
@@ -85,6 +87,7 @@ class Gathered:
     train: Pile = field(default_factory=Pile)
     held_out: Pile = field(default_factory=Pile)
     on_both_sides: int = 0  # values of split_key, or prompts where there is none
+    read: list[Understood] = field(default_factory=list)
 
     def pile(self, name: Side) -> Pile:
         """The records of one side."""
@@ -96,10 +99,36 @@ def gather(kind: RecordKind, source: Source, reader: TextMeasure) -> Gathered:
     gathered = Gathered(kind, source, WrongRecords(kind, skipped=source.on_bad_record == "skip"))
     reader.tell(f"{kind}: reading")
     found = survey(RECORDS[kind], source, gathered.wrong.add, reader.cache)
+    gathered.read = _understood(kind, source, found)
     gathered.on_both_sides = len(np.intersect1d(found.train.keys, found.held_out.keys))
     _measure(found.train, found.trains, gathered, gathered.train, reader)
     _measure(found.held_out, np.ones(len(found.held_out), np.bool_), gathered, gathered.held_out, reader)
     return gathered
+
+
+def _understood(kind: str, source: Source, found: Survey[Any]) -> list[Understood]:
+    """The files that were read, those that were read in one way together."""
+    understood = []
+    by_file = {
+        part.name: [_example(records, i) for i in range(len(records))] for part, records in found.files
+    }
+    sides: tuple[Side | None, ...] = ("train", "held_out") if isinstance(source.held_out, list) else (None,)
+    for side in sides:
+        parts = [part for part, _ in found.files if side is None or part.held_out == (side == "held_out")]
+        for names, reading in by_understanding([(part.name, part.reading) for part in parts]):
+            examples = [example for name in names for example in by_file[name]]
+            understood.append(Understood(kind, side, names, reading, examples[:EXAMPLES_READ]))
+    return understood
+
+
+def _example(records: Records[Any], i: int) -> Example:
+    record = records[i]
+    texts = responses_of(record)
+    ranks = record.ranks if isinstance(record, Ranking) else (None,) * len(texts)
+    order = sorted(range(len(texts)), key=lambda k: (ranks[k] is None, ranks[k] or 0))
+    prompt = record.prompt
+    said = prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
+    return Example(records.place(i), said, [(ranks[k], texts[k]) for k in order])
 
 
 def _measure(

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from align.check.texts import Repeats
+from align.data.problems import Tally
+from align.data.reading import Reading
 from align.data.scan import Problem
 from align.stats.rankings import LengthBias
 
 Severity = Literal["error", "warning", "note"]
 Side = Literal["train", "held_out"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-SHOWN = 20  # wrong records that are listed one by one; the others are counted
+SHOWN = 20  # kinds of wrong records that are listed; the others are counted
 EXAMPLES = 3  # places that a finding names
 
 
@@ -113,15 +115,39 @@ class WrongRecords:
     files: int = 0  # of these, whole files, or the rest of one: they are never skipped
     skipped: bool = False  # on_bad_record: skip
     empty: int = 0  # of these, for an empty prompt or response
-    first: list[str] = field(default_factory=list)
+    tally: Tally = field(default_factory=Tally)
 
     def add(self, problem: Problem) -> None:
-        """Count it, and keep it if it is one of the first."""
+        """Count it."""
         self.count += 1
         self.empty += problem.message.startswith("is empty")
         self.files += problem.whole_file
-        if len(self.first) < SHOWN:
-            self.first.append(str(problem))
+        self.tally.add(problem)
+
+    @property
+    def first(self) -> list[str]:
+        """A line for each kind of problem, with the first places."""
+        return self.tally.lines(SHOWN)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A record, to see at a glance whether it was read as it was meant."""
+
+    place: str
+    prompt: str
+    answers: list[tuple[int | None, str]]  # (rank, text), best first; a demonstration's has no rank
+
+
+@dataclass(frozen=True)
+class Understood:
+    """Files that were read in one way, and the first records of the first of them."""
+
+    kind: str
+    side: Side | None  # None: both come from it
+    files: list[str]
+    reading: Reading
+    examples: list[Example]
 
 
 @dataclass(frozen=True)
@@ -177,6 +203,7 @@ class Report:
     base: str
     template: TemplateFacts | None  # None without a tokenizer
     code: list[str]  # what of other people's code would run
+    read: list[Understood]
     sets: list[Set]
     length_bias: LengthBias | None
     agreement: list[LabelerAgreement]

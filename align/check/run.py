@@ -75,6 +75,7 @@ def check(recipe: Recipe, recipe_path: str, tell: Callable[[str], None] = lambda
         base=recipe.base.name,
         template=facts,
         code=list(foreign_code(recipe)),
+        read=[understood for gathered in everything for understood in gathered.read],
         sets=sets,
         length_bias=bias,
         agreement=agreement,
@@ -155,6 +156,7 @@ def _gathered(recipe: Recipe, reader: TextMeasure, found: list[Finding]) -> list
 
 def _of_records(recipe: Recipe, gathered: Gathered, both: Sequence[Set]) -> Iterator[Finding]:
     yield from findings.of_wrong_records(gathered.wrong)
+    yield from findings.of_readings(gathered.read)
     yield from findings.of_sides(gathered)
     yield from findings.of_limits(both, gathered.wrong.skipped)
     yield from findings.of_texts(gathered)

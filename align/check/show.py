@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from align.check.findings import number, percent
-from align.check.result import SEVERITIES, Finding, LabelFacts, Report, Set, Spread
+from align.check.result import SEVERITIES, Example, Finding, LabelFacts, Report, Set, Spread, Understood
+from align.data.reading import Reading, shown_names
 from align.text import printable
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_NAMED = 14  # of what stands beside a name
+_ANSWERS = 3  # of a record that are shown
 _INDENT = 22  # of what stands beside a fact's name
 _ONE_LINE = 85  # characters of places that may stand side by side
 Cell = tuple[str, str]  # text and style
@@ -35,6 +39,9 @@ def lines(report: Report, written: str, width: int | None) -> Iterator[Cells]:
     yield [(f"align check {report.recipe}", "bold")]
     yield [(f"run {report.run}, base {_path(report.base)}", "dim")]
     unit = next((found.lengths.unit for found in report.sets if found.lengths), "tokens")
+    for understood in report.read:
+        yield []
+        yield from _understood(understood, width)
     if report.sets:
         yield []
         yield from _table(_records(report.sets), left=(0, 1))
@@ -52,6 +59,55 @@ def lines(report: Report, written: str, width: int | None) -> Iterator[Cells]:
     yield []
     style = "bold red" if report.exit_code else "bold green"
     yield [(report.next, style)]  # whole, for the command in it
+
+
+def _understood(found: Understood, width: int | None) -> Iterator[Cells]:
+    """How files were read, column by column, and the first records."""
+    reading = found.reading
+    side = f" {_side(found.side)}" if found.side else ""
+    yield [(f"{found.kind}{side} ", "bold"), (shown_names([_path(name) for name in found.files]), "bold")]
+    facts = [("format", f"{reading.format}, {reading.why}")]
+    if reading.columns is None:
+        facts.append(("used", "what the function takes of a row"))
+    else:
+        facts.append(("used", _uses(reading.columns) or "none"))
+    if reading.ignored:
+        facts.append(("not used", ", ".join(_unused(name, reading) for name in reading.ignored)))
+    facts.append(("read", _path(reading.counted())))
+    for name, text in facts:
+        first, *more = _wrapped(text, width, _NAMED)
+        yield [(f"  {name:{_NAMED - 2}}", "dim"), (first, "")]
+        yield from ([(" " * _NAMED + part, "")] for part in more)
+    for example in found.examples:
+        yield [(f"  {_path(example.place)}", "dim")]
+        rows = [("prompt", example.prompt), *_answers(example)]
+        yield from ([(f"    {name:14}", "dim"), (_start(text), "")] for name, text in rows)
+
+
+def _answers(example: Example) -> Iterator[tuple[str, str]]:
+    """What stands beside each answer, and the answer; the best two and the last of many."""
+    many = len(example.answers) > _ANSWERS
+    shown = [*example.answers[: _ANSWERS - 1], example.answers[-1]] if many else example.answers
+    for i, (rank, text) in enumerate(shown):
+        if rank is None:
+            yield ("unranked" if len(shown) > 1 else "answer"), text
+        else:
+            yield f"rank {rank}" + (", best" if i == 0 else ""), text
+
+
+def _uses(columns: Mapping[str, str]) -> str:
+    """`question: prompt; chosen: best; rejected: worst`."""
+    return "; ".join(f"{name}: {role}" for name, role in columns.items())
+
+
+def _unused(name: str, reading: Reading) -> str:
+    return f"{name} (text)" if name in reading.unread else name
+
+
+def _start(text: str, width: int = 70) -> str:
+    """A text's first words, and its last ones where it is long, on one line."""
+    flat = json.dumps(text[:1000] if len(text) > 1000 else text, ensure_ascii=False)
+    return flat if len(flat) <= width else flat[:width] + "…"
 
 
 def _records(sets: Sequence[Set]) -> list[list[Cell]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import inspect
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,37 @@ def digest(name: str, found: Any) -> str:
     for file in sorted({Path(file) for file in files if file}):
         hashed.update(hashlib.sha256(file.read_bytes()).digest())
     return hashed.hexdigest()
+
+
+def local_files(module: str) -> list[Path]:
+    """The files of a loaded module, and of what it imports from beside it or below, and they in turn."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    folder = None
+    while waiting:
+        name = waiting.pop()
+        file = getattr(sys.modules.get(name), "__file__", None)
+        path = Path(file).resolve() if file else None
+        if name in found or path is None or path.suffix != ".py":
+            continue
+        folder = folder or path.parent
+        if path.is_relative_to(folder):
+            found[name] = path
+            package = getattr(sys.modules[name], "__package__", None) or ""
+            waiting += _imported(path.read_bytes(), package)
+    return sorted(set(found.values()))
+
+
+def _imported(source: bytes, package: str) -> Iterator[str]:
+    """The names of modules that a source imports."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def last_line(error: BaseException) -> str:

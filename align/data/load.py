@@ -15,21 +15,30 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import NDArray
 
-from align.data.formats import Format
 from align.data.formats.base import T
 from align.data.labels import LabelReader, read_labels
-from align.data.rows import kind_of
-from align.data.scan import Problem, format_code, open_entry, scan_file
+from align.data.problems import Tally
+from align.data.reading import Reading
+from align.data.rows import FileError, kind_of
+from align.data.scan import How, Problem, format_code, open_entry, scan_file
 from align.data.sources import File
 from align.data.split import check_share, divide
 from align.data.store import RowNumbers, code_of, content_key, kept
-from align.data.table import SCHEMA, Part, Records, Table, row_of
+from align.data.table import SCHEMA, Part, Records, Table, reading_row, row_of
 from align.errors import UserError
 from align.recipe.sections import Entry, Source
 from align.run.files import sha256
 
-SHOWN = 20  # problems that are printed one by one; the others are counted
-_CODE = ("records.py", "data/rows.py", "data/scan.py", "data/table.py", "data/formats/*.py")
+SHOWN = 20  # kinds of problems that are printed; the others are counted
+_EXAMPLES = 2  # records of a file that a survey shows
+_CODE = (
+    "records.py",
+    "data/rows.py",
+    "data/scan.py",
+    "data/reading.py",
+    "data/table.py",
+    "data/formats/*.py",
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,7 @@ class Split(Generic[T]):
     held_out: Records[T]
     fingerprint: str
     skipped: list[Problem] = field(default_factory=list)  # with `on_bad_record: skip`
+    readings: list[tuple[str, Reading]] = field(default_factory=list)  # each file's name, and how it was read
 
 
 def load(
@@ -61,7 +71,8 @@ def load(
     train_rows, held_out_rows, skipped = _divided(table, source, name, problems)
     train, held_out = Records(kind, table, train_rows), Records(kind, table, held_out_rows)
     fingerprint = hashlib.sha256(f"{train.fingerprint} {held_out.fingerprint}".encode()).hexdigest()
-    return Split(train, held_out, fingerprint, skipped)
+    readings = [(part.name, part.reading) for part in table.parts]
+    return Split(train, held_out, fingerprint, skipped, readings)
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class Survey(Generic[T]):
     train: Records[T]
     held_out: Records[T]
     trains: NDArray[np.bool_]  # [N], of `train`: not what is held out too, nor what a weight leaves out
+    files: list[tuple[Part, Records[T]]]  # what was read, and the first records of each
 
 
 def survey(
@@ -81,7 +93,8 @@ def survey(
     table = Table(list(read.parts()))
     trains, held_out, _ = divide(table, source)
     train = np.setdiff1d(np.flatnonzero(table.good), held_out)
-    return Survey(Records(kind, table, train), Records(kind, table, held_out), np.isin(train, trains))
+    files = [(part, Records(kind, table, rows)) for part, rows in table.first_rows(_EXAMPLES)]
+    return Survey(Records(kind, table, train), Records(kind, table, held_out), np.isin(train, trains), files)
 
 
 def _divided(
@@ -104,27 +117,23 @@ def _divided(
 
 
 class _Problems:
-    """What is wrong: the first ones, and how many there are."""
+    """What is wrong with the records of `data.<name>`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._first: list[Problem] = []
-        self._count = 0
-
-    def add(self, problem: Problem) -> None:
-        self._count += 1
-        if self._count <= SHOWN:
-            self._first.append(problem)
+        self._tally = Tally()
+        self.add = self._tally.add
 
     def refuse(self) -> None:
-        """Raise UserError if there is any."""
-        if not self._count:
+        """Raise UserError if there is anything."""
+        count, kinds = self._tally.count, len(self._tally.kinds)
+        if not count:
             return
-        count = "1 problem" if self._count == 1 else f"{self._count} problems"
-        told = f"data.{self._name}: {count} in the records. Correct the files or their paths in the recipe, "
-        lines = [told + "then rerun.", *(f"  {problem}" for problem in self._first)]
-        if self._count > SHOWN:
-            lines.append(f"  … and {self._count - SHOWN} more")
+        problems = "1 problem" if count == 1 else f"{count:,} problems"
+        told = f"data.{self._name}: {problems} in the records. Correct the files or the recipe, then rerun."
+        lines = [told, *(f"  {line}" for line in self._tally.lines(SHOWN))]
+        if kinds > SHOWN:
+            lines.append(f"  … and {kinds - SHOWN} more kinds of problems")
         raise UserError("\n".join(lines))
 
 
@@ -153,21 +162,29 @@ class _Reader(Generic[T]):
             if isinstance(opened, Problem):
                 self.refuse(opened)
                 continue
-            form, files = opened
+            how, files = opened
             for file in files:
                 try:
-                    yield self._part(entry, form, file, held_out)
+                    yield self._part(entry, how, file, held_out)
                 except _NotKept:
                     continue
 
-    def _part(self, entry: Entry, form: Format | None, file: File, held_out: bool) -> Part:
+    def _part(self, entry: Entry, how: How, file: File, held_out: bool) -> Part:
         """A file's records and problems as rows of SCHEMA; raises _NotKept."""
         found_before = True
+        try:
+            plug_in, content = format_code(entry), sha256(file.path)
+        except FileError as error:
+            self.refuse(Problem(entry.path, "", error.message, whole_file=True))
+            raise _NotKept from error
+        except OSError as error:
+            self.refuse(Problem(file.shown, "", f"cannot be read: {error.strerror}", whole_file=True))
+            raise _NotKept from error
 
         def rows() -> Iterator[tuple[Any, ...]]:
             nonlocal found_before
-            found_before, good = False, True
-            for part in scan_file(self.kind, file.path, form, self.source.split_key):
+            found_before, good, reading = False, True, Reading()
+            for part in scan_file(self.kind, file.path, how, self.source.split_key, reading):
                 if isinstance(part, Problem):
                     if self.tell or part.whole_file:
                         self.refuse(replace(part, place=file.shown + part.place))
@@ -176,13 +193,12 @@ class _Reader(Generic[T]):
                     yield row_of(part)
             if not good:
                 raise _NotKept
+            if plug_in is None:
+                reading.why += (
+                    "; read anew at each start, since it may open other files: name them by `reads: [...]`"
+                )
+            yield reading_row(reading)
 
-        plug_in = format_code(entry.format)
-        try:
-            content = sha256(file.path)
-        except OSError as error:
-            self.refuse(Problem(file.shown, "", f"cannot be read: {error.strerror}", whole_file=True))
-            raise _NotKept from error
         key = content_key(
             code=code_of(*_CODE),
             kind=self.kind.__name__,
@@ -191,6 +207,8 @@ class _Reader(Generic[T]):
             format=entry.format,
             plug_in=plug_in,
             columns=entry.columns,
+            ignore=entry.ignore,
+            buckets=entry.buckets,
             split_key=self.source.split_key,
         )
         batches = kept(self.cache if plug_in is not None else None, f"records/{key}.arrow", SCHEMA, rows)

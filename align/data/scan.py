@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
@@ -12,10 +12,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from align.data.formats import Format, Record, as_kind, built_in, detect, find, from_columns
+from align.data import imports
+from align.data.formats import (
+    UNUSED,
+    Format,
+    LeftOut,
+    Record,
+    as_kind,
+    built_in,
+    detect,
+    find,
+    from_columns,
+)
 from align.data.formats.base import T
 from align.data.formats.columns import look_up
 from align.data.labels import LabelReader, labels_file, read_labels
+from align.data.reading import Reading, Seen
 from align.data.rows import FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
@@ -23,6 +35,7 @@ from align.recipe.sections import LABELS, Entry
 from align.records import RecordError, prompt_key
 
 W = TypeVar("W")
+_OPENS = re.compile(r"\b(open|read_(?!own)\w+|load|connect|urlopen)\(")  # what seems to read another file
 
 
 @dataclass(frozen=True)
@@ -43,17 +56,34 @@ class Problem:
     message: str
     whole_file: bool = False  # the file, or the rest of it, cannot be read: that is never skipped
 
+    @property
+    def what(self) -> str:
+        """What is wrong, without the place: the same words wherever the same is wrong."""
+        return f"{f'`{self.field}` ' if self.field else ''}{self.message}"
+
     def __str__(self) -> str:
-        return f"{self.place}: {f'`{self.field}` ' if self.field else ''}{self.message}"
+        return f"{self.place}: {self.what}"
 
     def to_dict(self) -> dict[str, str]:
         """A line of skipped.jsonl."""
         return {"place": self.place, "field": self.field, "message": self.message}
 
 
+Part = Located[T] | Problem
+
+
+@dataclass(frozen=True)
+class How:
+    """How an entry's files are read: the format (None: each file's, by its columns), and why that one."""
+
+    form: Format | None
+    why: str
+    ignore: tuple[str, ...] = ()  # columns that the format does not get to see
+
+
 def scan(
     kind: type[T], entries: Sequence[Entry], split_key: str | None = None, cache: Path | None = None
-) -> Iterator[Located[T] | Problem]:
+) -> Iterator[Part[T]]:
     """All records of the entries, and all that is wrong with them, in the order in which they stand.
 
     `split_key`: a column (a dotted path) whose value is the key; without it the prompt is. `cache`: see
@@ -64,65 +94,72 @@ def scan(
         if isinstance(opened, Problem):
             yield opened
             continue
-        form, files = opened
+        how, files = opened
         for file in files:
-            for part in scan_file(kind, file.path, form, split_key):
+            for part in scan_file(kind, file.path, how, split_key, Reading()):
                 yield replace(part, place=file.shown + part.place)
 
 
 def open_entry(
     kind: type[T], entry: Entry, cache: Path | None, labels: LabelReader = read_labels
-) -> tuple[Format | None, list[File]] | Problem:
-    """The entry's format (None: of each file, by its columns) and its files; `labels` reads a database."""
+) -> tuple[How, list[File]] | Problem:
+    """How an entry's files are read, and the files; `labels` reads a database."""
     try:
         if entry.format == LABELS:
-            return find("align"), [labels_file(kind, entry, cache, labels)]
-        form = find(entry.format) if entry.format is not None else None
-        form = from_columns(entry.columns) if entry.columns is not None else form
-        return form, files_of(entry, cache)
+            return How(find("align"), "a labeling database"), [labels_file(kind, entry, cache, labels)]
+        how = How(None, "", tuple(entry.ignore))
+        if entry.columns is not None:
+            how = replace(how, form=from_columns(entry.columns), why="the recipe's columns")
+        elif entry.format is not None:
+            how = replace(how, form=find(entry.format), why="named in the recipe")
+        return how, files_of(entry, cache)
     except FileError as error:
         return Problem(entry.path + error.place, "", error.message, whole_file=True)
     except UserError as error:
         return Problem(entry.path, "", str(error), whole_file=True)
 
 
-def format_code(name: str | None) -> str | None:
-    """A hash of the module of a person's own format; "" for a built-in one; None where there is no file."""
-    if name in (None, LABELS) or built_in(name):
+def format_code(entry: Entry) -> str | None:
+    """A hash of a person's own format, with the files that the entry says it reads; "" for a built-in one.
+
+    None where it cannot be known what comes out: its code has no file, or it seems to open files that the
+    entry does not name. Raises FileError where a file to read is not there.
+    """
+    name = entry.format
+    if name is None or name == LABELS or built_in(name):
         return ""
     module = name.partition(":")[0].strip()
     if ":" not in name:
         module = next((e.module for e in entry_points(group="align.formats") if e.name == name), "")
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    files = imports.local_files(Path(module).stem if module.endswith(".py") else module)
+    if not files or (not entry.reads and any(_OPENS.search(file.read_text("utf-8")) for file in files)):
+        return None
+    digest = hashlib.sha256()
+    for file in [*files, *map(Path, entry.reads)]:
+        try:
+            digest.update(hashlib.sha256(file.expanduser().read_bytes()).digest())
+        except OSError as error:
+            raise FileError("", f"`reads` names {file}, which cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def scan_file(
-    kind: type[T], path: Path, form: Format | None, split_key: str | None
-) -> Iterator[Located[T] | Problem]:
-    """The same for one file; places are without the file's name."""
-    rows = _objects(kind, path)
-    found = False
+    kind: type[T], path: Path, how: How, split_key: str | None, reading: Reading
+) -> Iterator[Part[T]]:
+    """The same for one file; places are without the file's name. `reading` learns what was understood."""
     place = ""
+    rows = _objects(kind, path, reading, how.ignore)
     try:
+        form = how.form
         for place, row in rows:
-            found = True
             if isinstance(row, Problem):
                 yield row
                 continue
             form = form or detect(row)
-            rows = chain([(place, row)], rows)
+            reading.understood(form, how.why or _why(form, row))
+            yield from _records(kind, form, chain([(place, row)], rows), split_key, reading)
             break
-        else:
-            if not found:
-                yield Problem("", "", "has no records", whole_file=True)
-            return
-        made = False
-        for part in _records(kind, form, rows, split_key):
-            made = True
-            yield part
-        if not made:
-            yield Problem("", "", f"the format {form.name} finds no record in it", whole_file=True)
+        yield from _of_file(reading)
     except FileError as error:
         yield Problem(error.place, "", error.message, whole_file=True)
     except RecordError as error:
@@ -131,33 +168,85 @@ def scan_file(
         yield Problem(place, "", str(error), whole_file=True)
 
 
+def _why(form: Format, row: Mapping[str, Any]) -> str:
+    used = form.columns
+    names = ", ".join(name for name in row if used is None or used.get(name, UNUSED) != UNUSED)
+    return f"by its columns {names}"
+
+
+def _of_file(reading: Reading) -> Iterator[Problem]:
+    """What is wrong with a file as a whole, once all of it was read."""
+    if not reading.rows:
+        yield Problem("", "", "has no records", whole_file=True)
+    elif reading.format and not reading.records and not reading.wrong:
+        reasons = "; ".join(f"{seen.count:,} × {what}" for what, seen in reading.left_out.items())
+        after = f": {reasons}" if reasons else ""
+        yield Problem("", "", f"the format {reading.format} finds no record in it{after}", whole_file=True)
+    for name, part in reading.overlooked.items():
+        seen = reading.ignored[name]
+        rows = f"{seen.count:,} rows" if seen.count > 1 else "a row"
+        message = (
+            f"holds something in {rows}, looks like {part}, and {_reader(reading)} does not use it: say "
+            f"which column is what by `columns:`, or `ignore: [{name}]` if it does not belong to the record"
+        )
+        yield Problem(seen.places[0], name, message, whole_file=True)
+
+
+def _reader(reading: Reading) -> str:
+    if reading.format == "columns":
+        return "the recipe's `columns:`"
+    return f"the format {reading.format}" + (", guessed from the columns," if reading.guessed else "")
+
+
 ScannedRows = Iterator[tuple[str, "Mapping[str, Any] | Problem"]]
 
 
-def _objects(kind: type[T], path: Path) -> ScannedRows:
+def _objects(kind: type[T], path: Path, reading: Reading, ignore: Sequence[str]) -> ScannedRows:
+    """Rows with their places, less the columns to ignore."""
     for place, row in read_rows(path):
+        reading.rows += 1
         if isinstance(row, Mapping):
+            if ignore:
+                row = {name: value for name, value in row.items() if name not in ignore}
             yield place, row
-        elif isinstance(row, RecordError):
-            yield place, Problem(place, row.field, row.message)
-        else:
-            yield place, _problem(place, _own_error(kind, row))
+            continue
+        reading.wrong += 1
+        error = row if isinstance(row, RecordError) else _own_error(kind, row)
+        yield place, _problem(place, error)
 
 
 def _records(
-    kind: type[T], form: Format, rows: ScannedRows, split_key: str | None
-) -> Iterator[Located[T] | Problem]:
-    for place, row in gathered(form, rows):
+    kind: type[T], form: Format, rows: ScannedRows, split_key: str | None, reading: Reading
+) -> Iterator[Part[T]]:
+    """Records and problems; `reading` counts them, and what is left out."""
+    for place, row in gathered(form, _noted(rows, form, reading)):
         if isinstance(row, Problem):
             yield row
             continue
+        nothing = True
         try:
             key = None if split_key is None else _key(row, split_key)
-            for record in form.read(row):
-                for part in _of_kind(kind, record, form, row):
+            for found in form.read(row):
+                nothing = False
+                if isinstance(found, LeftOut):
+                    reading.left_out.setdefault(found.reason, Seen()).add(place)
+                    continue
+                for part in _of_kind(kind, found, form, row):
+                    reading.records += 1
                     yield Located(part, place, key or prompt_key(part.prompt))
         except RecordError as error:
-            yield _problem(place, error)
+            nothing = False
+            reading.wrong += 1
+            yield _problem(place, error, reading)
+        if nothing:
+            reading.left_out.setdefault(f"no record in it, says {form.name}", Seen()).add(place)
+
+
+def _noted(rows: ScannedRows, form: Format, reading: Reading) -> ScannedRows:
+    for place, row in rows:
+        if isinstance(row, Mapping):
+            reading.note(place, row, form)
+        yield place, row
 
 
 def gathered(form: Format, rows: Iterator[tuple[str, Mapping[str, Any] | W]]) -> Iterator[tuple[str, Any]]:
@@ -196,8 +285,9 @@ def _own_error(kind: type[T], row: Any) -> RecordError:
     return RecordError("", f"holds more than a {kind.__name__.lower()}")
 
 
-def _problem(place: str, error: RecordError) -> Problem:
-    return Problem(place, error.field, error.message)
+def _problem(place: str, error: RecordError, reading: Reading | None = None) -> Problem:
+    guess = f" (read as {reading.format}, by its columns)" if reading and reading.guessed else ""
+    return Problem(place, error.field, error.message + guess)
 
 
 def _key(row: Mapping[str, Any], split_key: str) -> str:

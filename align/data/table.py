@@ -15,12 +15,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from align.data.formats.base import T
+from align.data.reading import Reading
 from align.data.scan import Located, Problem
 from align.data.store import Batches, RowNumbers, RowSequence, starts_of
 from align.records import prompt_key
 
 _HASH = 32  # bytes
 _NONE = bytes(_HASH)
+_FIRST = 100  # rows among which the first ones with different prompts are looked for
 _HASHES = ("digest", "prompt", "key")
 SCHEMA = pa.schema(
     [
@@ -30,6 +32,7 @@ SCHEMA = pa.schema(
         ("key", pa.binary(_HASH)),  # what decides its side: the prompt, or the value of split_key
         ("place", pa.string()),  # without the file's name: a file is the same wherever it lies
         ("problem", pa.string()),  # [field, message] as JSON
+        ("reading", pa.string()),  # in the last row, which is neither: how the file was understood, as JSON
     ]
 )
 
@@ -37,11 +40,16 @@ SCHEMA = pa.schema(
 def row_of(part: Located[Any] | Problem) -> tuple[Any, ...]:
     """A record or a problem as a row of SCHEMA."""
     if isinstance(part, Problem):
-        return None, _NONE, _NONE, _NONE, part.place, json.dumps([part.field, part.message])
+        return None, _NONE, _NONE, _NONE, part.place, json.dumps([part.field, part.message]), None
     text = json.dumps(part.record.to_dict(), sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(text.encode()).digest()
     prompt = bytes.fromhex(prompt_key(part.record.prompt))
-    return text, digest, prompt, bytes.fromhex(part.key), part.place, None
+    return text, digest, prompt, bytes.fromhex(part.key), part.place, None, None
+
+
+def reading_row(reading: Reading) -> tuple[Any, ...]:
+    """The last row of a file: what it was understood as."""
+    return None, _NONE, _NONE, _NONE, "", None, json.dumps(reading.to_dict())
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,11 @@ class Part:
     weight: float
     held_out: bool  # by the recipe
 
+    @property
+    def reading(self) -> Reading:
+        """What the file was understood as; places with the file's name."""
+        return Reading.from_dict(json.loads(self.batches[-1].column("reading")[-1].as_py()), self.name)
+
 
 class Table:
     """The rows of several files one after the other, with what decides where each one goes.
@@ -62,6 +75,7 @@ class Table:
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = list(parts)
         pairs = [(part, batch) for part in parts for batch in part.batches]
         self.batches: Batches = [batch for _, batch in pairs]
         self._names = [part.name for part, _ in pairs]
@@ -92,10 +106,21 @@ class Table:
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the rows that are no records."""
-        for row in np.flatnonzero(~self.good).tolist():
+        wrong = _join([valid(batch.column("problem")) for batch in self.batches], np.bool_)
+        for row in np.flatnonzero(wrong).tolist():
             batch, i = self._at(row)
             field, message = json.loads(self.batches[batch].column("problem")[i].as_py())
             yield Problem(self.place(row), field, message)
+
+    def first_rows(self, count: int) -> Iterator[tuple[Part, RowNumbers]]:
+        """The numbers of each file's first good rows with different prompts."""
+        start = 0
+        for part in self.parts:
+            end = start + sum(batch.num_rows for batch in part.batches)
+            good = start + np.flatnonzero(self.good[start:end])[:_FIRST]
+            _, first = np.unique(self.prompts[good], return_index=True)
+            yield part, good[np.sort(first)[:count]]
+            start = end
 
     def digest_of(self, rows: RowNumbers) -> str:
         """A sha256 over the hashes of these records (rows ascending)."""

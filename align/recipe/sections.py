@@ -78,6 +78,9 @@ class Entry(Section):
     ignore: list[str] = Field(
         [], description="columns that look like a part of the prompt and are to be left out of it"
     )
+    reads: list[str] = Field(
+        [], description="a format function's other files: when one changes, the records are read again"
+    )
     buckets: list[str] | None = Field(
         None, min_length=1, description="label-studio: the names of a ranker's buckets, best first"
     )

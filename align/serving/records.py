@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from align.data.formats import Format, detect, find
+from align.data.formats import Format, LeftOut, detect, find
 from align.data.rows import FileError, read_rows
 from align.data.scan import gathered
 from align.errors import UserError
@@ -111,8 +111,9 @@ def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[Scor
             yield _at(place, row)
             continue
         try:
-            for record in format.read(row):
-                yield _item(place, record)
+            for found in format.read(row):
+                if not isinstance(found, LeftOut):
+                    yield _item(place, found)
         except RecordError as error:
             yield _at(place, error)
 

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from align.data.formats.base import T
 from align.data.labels import read_labels
 from align.data.load import Split, load
+from align.data.reading import by_understanding, shown_names
 from align.data.rows import FileError
 from align.data.template import Template
 from align.data.tokenize import Encodings
@@ -135,6 +136,8 @@ class Inputs:
         encode: encode_demonstrations or one of its kin. limit: the most tokens of a record.
         """
         name, split = record.kind, self._splits[record]
+        for files, reading in by_understanding(split.readings):
+            stage.say(f"data.{name}: {shown_names(files)}, read as {reading.format}: {reading.counted()}")
         skip = source(self.recipe, name, self.stage).on_bad_record == "skip"
         cache = self.recipe.data.cache_folder
         train, held_out = (

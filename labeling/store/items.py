@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from align.data.formats import detect
+from align.data.formats import LeftOut, detect
 from align.data.formats.own import ALIGN
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking, RecordError
@@ -92,7 +92,8 @@ def _items(row: Any, overlap: int) -> list[tuple[Item, list[str | None], Ranking
     if "prompt" in row and set(row) <= set(_KEYS):
         return [(*_own(row, overlap), None)]
     try:
-        records = (ALIGN if "prompt" in row and "ranks" in row else detect(row)).read(row)
+        form = ALIGN if "prompt" in row and "ranks" in row else detect(row)
+        records = [found for found in form.read(row) if not isinstance(found, LeftOut)]
     except RecordError:
         raise
     except UserError as error:

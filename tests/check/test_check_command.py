@@ -92,6 +92,34 @@ def test_good_data_exits_0_writes_json_and_says_what_next(tiny_recipe: Make, tmp
     assert written["exit_code"] == 0
 
 
+def test_what_was_understood_of_each_file_comes_first(
+    tmp_path: Path, tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tiny_recipe()
+    (tmp_path / "pairs.csv").write_text(
+        'question,good,bad,note,id\nOpen?,"Yes, until six.",No idea.,by phone,1\nRain?,No.,Maybe.,,2\n'
+    )
+    document = json.loads(recipe.read_text())
+    entry = {"path": "pairs.csv", "columns": {"prompt": "question", "chosen": "good", "rejected": "bad"}}
+    document["data"] = {"template": "plain", "rankings": {"train": [entry], "held_out": "rankings.jsonl"}}
+    recipe.write_text(json.dumps(document))
+    report = run(recipe)
+    text = text_of(report).splitlines()
+    shown = [line for line in text[3:14] if not line.startswith(("  used", "  not used"))]
+    assert shown[:8] == [
+        "rankings train pairs.csv",
+        "  format      columns, the recipe's columns",
+        "  read        2 rows, 2 records, none left out",
+        "  pairs.csv:2",
+        '    prompt        "Open?"',
+        '    rank 1, best  "Yes, until six."',
+        '    rank 2        "No idea."',
+        "  pairs.csv:3",
+    ]
+    assert any(line.startswith("rankings held-out rankings.jsonl") for line in text)
+
+
 def test_lengths_are_those_that_training_sees(tiny_recipe: Make) -> None:
     from align.data.load import load
     from align.data.template import Template
@@ -338,11 +366,12 @@ def test_a_missing_file_is_an_error_even_where_records_are_skipped(tiny_recipe: 
     assert report.exit_code == 2
 
 
-def test_more_than_twenty_wrong_records_are_counted(rankings: Callable[..., Report]) -> None:
+def test_wrong_records_of_one_kind_are_one_line_and_counted(rankings: Callable[..., Report]) -> None:
     report = rankings([ranking("p", [" a", ""], [1, 2])] * 30 + [ranking("q", [" a", " b"], [1, 2])])
     (wrong,) = report.wrong_records
-    assert (wrong.count, len(wrong.first), wrong.empty) == (30, 20, 30)
-    assert "30 wrong records, 30 with an empty text: training refuses them; the first 20" in text_of(report)
+    assert (wrong.count, len(wrong.first), wrong.empty) == (30, 1, 30)
+    assert "30 wrong records, 30 with an empty text: training refuses them" in text_of(report)
+    assert "(30 times; also " in wrong.first[0]
 
 
 @pytest.mark.parametrize("kind", ["demonstrations", "rankings", "prompts"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,70 @@ def test_how_a_file_is_read_is_a_part_of_its_name(
     assert prompts.train[0] == Prompt("prompt 0")
 
 
+JOIN = """
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from my_words import SAID
+
+def read(row):
+    word = Path(__file__).with_name("more.txt").open().read() if {opens} else SAID
+    return {{'prompt': row['prompt'], 'response': word}}
+"""
+
+
+@pytest.fixture
+def joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Reads a file anew by a function that takes an answer from another file; gives the answer."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_join.py").write_text(JOIN.format(opens=True))
+    (tmp_path / "my_words.py").write_text("SAID = 'said'")
+    (tmp_path / "more.txt").write_text("one")
+    path = write(tmp_path / "a.jsonl", *range(30))
+
+    def answer(**entry: Any) -> str:
+        for name in ("my_join", "my_words"):
+            sys.modules.pop(name, None)
+        source = Source(train=[{"path": path, "format": "my_join:read", **entry}], held_out=0.0)
+        return load(Demonstration, source, "demonstrations", tmp_path / "cache").train[0].response
+
+    yield answer
+    for name in ("my_join", "my_words"):
+        sys.modules.pop(name, None)
+
+
+def test_a_function_that_opens_other_files_is_asked_again_at_each_start(
+    tmp_path: Path, joined: Callable[..., str], reads: list[str]
+) -> None:
+    assert joined() == "one"
+    (tmp_path / "more.txt").write_text("two")
+    assert joined() == "two"
+    assert len(reads) == 2
+
+
+def test_the_files_that_an_entry_says_its_function_reads_are_a_part_of_the_caches_key(
+    tmp_path: Path, joined: Callable[..., str], reads: list[str]
+) -> None:
+    more = str(tmp_path / "more.txt")
+    assert [joined(reads=[more]), joined(reads=[more])] == ["one", "one"]
+    assert len(reads) == 1
+    (tmp_path / "more.txt").write_text("two")
+    assert joined(reads=[more]) == "two"
+    with pytest.raises(UserError, match="`reads` names nowhere.csv, which cannot be read: No such file"):
+        joined(reads=["nowhere.csv"])
+
+
+def test_the_modules_that_a_function_imports_from_beside_it_are_a_part_of_the_caches_key(
+    tmp_path: Path, joined: Callable[..., str], reads: list[str]
+) -> None:
+    (tmp_path / "my_join.py").write_text(
+        "from my_words import SAID\ndef read(row):\n    return {**row, 'response': SAID}"
+    )
+    assert [joined(), joined()] == ["said", "said"]
+    assert len(reads) == 1
+    (tmp_path / "my_words.py").write_text("SAID = 'otherwise'")
+    assert joined() == "otherwise"
+
+
 def test_changed_code_does_not_find_what_older_code_wrote(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +258,7 @@ def test_two_processes_that_start_together_write_one_file(tmp_path: Path) -> Non
 
 HAMMER = """
 import random, sys, time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from align.data import store
 from align.data.table import SCHEMA
@@ -202,7 +268,7 @@ draw = random.Random(seed)
 def rows():
     with (folder / "held").open("x"):  # fails where another process is in here
         time.sleep(draw.random() / 500)
-        yield "text", *(bytes(32),) * 3, ":1", None
+        yield "text", *(bytes(32),) * 3, ":1", None, None
         (folder / "held").unlink()
     if draw.random() < 0.7:
         raise ValueError("this reader fails")
@@ -234,7 +300,7 @@ def test_a_file_has_never_two_writers_though_readers_fail(tmp_path: Path) -> Non
 
 def test_a_reader_that_fails_leaves_those_that_wait_going(tmp_path: Path) -> None:
     """The first fails, the second writes, and a third that comes meanwhile waits for what it writes."""
-    row = ("text", *(bytes(32),) * 3, ":1", None)
+    row = ("text", *(bytes(32),) * 3, ":1", None, None)
     fail, finish, writing = threading.Event(), threading.Event(), threading.Event()
 
     def broken() -> Any:
@@ -278,7 +344,7 @@ def test_large_rows_make_many_batches_and_keep_their_order(tmp_path: Path) -> No
 
     def rows() -> Any:
         for i in range(9):
-            yield f"{text}{i}", *(bytes([i]) * 32,) * 3, f":{i}", None
+            yield f"{text}{i}", *(bytes([i]) * 32,) * 3, f":{i}", None, None
 
     batches = store.kept(tmp_path, "records/a.arrow", SCHEMA, rows)
     assert len(batches) == 3

@@ -52,7 +52,7 @@ def test_jsonl_and_gzip_give_the_same_records_and_blank_lines_are_fine(tmp_path:
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(text))
     plain, packed = read(tmp_path / "a.jsonl"), read(tmp_path / "b.jsonl.gz")
     assert [record.prompt for record in plain.train] == ["Hi", "Grüße \u2028 🙂"]
-    assert plain == packed
+    assert (plain.train, plain.fingerprint) == (packed.train, packed.fingerprint)
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
@@ -119,14 +119,22 @@ def test_missing_files_and_folders_are_told_together(tmp_path: Path) -> None:
     assert f"{tmp_path / 'nor.jsonl'}: no such file" in text
 
 
-def test_the_first_twenty_problems_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
+def test_the_same_problem_is_one_line_with_a_count_and_the_first_places(tmp_path: Path) -> None:
     first = write(tmp_path / "a.jsonl", [*rows(1), *[{"prompt": "x"}] * 13])
     second = write(tmp_path / "b.jsonl", [{"response": "x"}] * 12)
-    lines = message(first, second).splitlines()
+    by_columns = "is missing (read as align, by its columns)"
+    assert message(first, second).splitlines() == [
+        "data.demonstrations: 25 problems in the records. Correct the files or the recipe, then rerun.",
+        f"  {first}:2: `response` {by_columns} (13 times; also :3, :4, …)",
+        f"  {second}:1: `prompt` {by_columns} (12 times; also :2, :3, …)",
+    ]
+
+
+def test_twenty_kinds_of_problems_are_shown_and_the_rest_counted(tmp_path: Path) -> None:
+    wrong = [{"prompt": "x", "response": "y", f"key{i:02}": 1} for i in range(25)]
+    lines = message(write(tmp_path / "a.jsonl", [*rows(1), *wrong])).splitlines()
     assert lines[0].startswith("data.demonstrations: 25 problems")
-    assert lines[1] == f"  {first}:2: `response` is missing"
-    assert lines[20] == f"  {second}:7: `prompt` is missing"
-    assert lines[21:] == ["  … and 5 more"]
+    assert (len(lines), lines[-1]) == (22, "  … and 5 more kinds of problems")
 
 
 def test_nothing_is_held_out_at_zero(tmp_path: Path) -> None:
@@ -453,7 +461,7 @@ def test_skipping_counts_and_lists_what_is_wrong(tmp_path: Path) -> None:
         assert split.skipped[1].to_dict() == {
             "place": f"{path}:3",
             "field": "response",
-            "message": "is missing",
+            "message": "is missing (read as align, by its columns)",
         }
     with pytest.raises(UserError, match="4 problems"):  # what is cached does not hide them
         load(Demonstration, Source(train=[str(path)], held_out=0.0), "demonstrations", tmp_path / "cache")
