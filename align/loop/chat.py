@@ -104,7 +104,7 @@ class Chat:
 
     def _edit(self, text: str) -> None:
         if self.answer is None:
-            raise UserError("there is no answer to edit yet")
+            raise UserError("there is no answer yet to edit")
         text = text or self._written()
         if not text.strip():
             raise UserError("nothing was written: the answer is unchanged")

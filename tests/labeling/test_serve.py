@@ -80,7 +80,7 @@ def test_a_network_gets_accounts_only(start: Callable[..., Served]) -> None:
     first = start("--host", "0.0.0.0")
     assert "to the network" in first.said and "https" in first.said and "0.0.0.0" not in first.said
     assert "/signin/" not in first.said
-    link = re.search(r"within the hour: http://[^/]+(/join/\S+)", first.said)
+    link = re.search(r"within the hour\): http://[^/]+(/join/\S+)", first.said)
     assert link
     form = {"name": "root", "password": PASSWORD}
     with httpx2.Client(base_url=first.address, headers={"Accept": "text/html"}) as guest:

@@ -59,7 +59,7 @@ def test_the_block_for_the_dashboard_says_what_is_known() -> None:
             _TEMPLATES.get_template("_sway.html").render(sway=suggestion_effect(judgements)).split()
         )
 
-    assert "can't be said" in text(group(True, 1.0, 0.5))
+    assert "there have to be answers" in text(group(True, 1.0, 0.5))
     clear = text(group(True, *[1.0] * 56, *[0.0] * 14) + group(False, *[1.0] * 48, *[0.0] * 32, first=100))
     assert "agree with it more often, by 20 points (95% interval 5 to 33)" in clear
     assert "<strong>80 %</strong>" in clear and "<strong>60 %</strong>" in clear

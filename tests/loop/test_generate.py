@@ -105,7 +105,7 @@ def test_what_is_drawn_depends_on_prompt_and_seed_alone(
 def test_prompts_without_two_different_responses_are_counted(recipe: Recipe, tmp_path: Path) -> None:
     done = run(recipe, tmp_path / "t.jsonl", drawing=Drawing(top_k=1))  # greedy: always the same
     assert (done.added, done.alike) == (0, 24)
-    assert "24 prompts are passed over" in " ".join(done.told(4, "x"))
+    assert "24 prompts were skipped" in " ".join(done.told(4, "x"))
     assert not (tmp_path / "t.jsonl").exists()
 
 
@@ -239,7 +239,7 @@ def test_options_that_do_not_go_together_are_told(tiny_recipe: Callable[..., Pat
 
     assert told("--to", str(tmp_path / "t.jsonl"))[0] == 3
     assert "align sft" in told("--to", str(tmp_path / "t.jsonl"))[1]
-    assert "compares several" in told("--priority", "disagreement")[1]
+    assert "needs several" in told("--priority", "disagreement")[1]
     assert "is for --priority" in told("--reward-model", "x")[1]
     assert "keep one" in told("--to", "x", "--url", "http://x")[1]
     assert told("--to", str(tmp_path))[0] == 2

@@ -91,7 +91,7 @@ def test_two_rounds_with_people_in_between(
     work = Round(path)
 
     said = work.go()
-    assert "4 prompts wait for people" in said and "0 of 4 demonstrations are there" in said
+    assert "4 prompts are waiting for people" in said and "0 of 4 demonstrations are there" in said
     assert "align label recipe.yaml" in said
     site = make_site(labels)
     client = site.signed_in("ann")
@@ -152,7 +152,7 @@ def test_prompts_that_run_out_are_told(
     data = {"template": "plain", "demonstrations": None, "rankings": None}
     work = Round(tiny_recipe(data=data))
     said = work.go(demonstrations=30)
-    assert "24 prompts wait for people" in said and "0 of 30 demonstrations are there" in said
+    assert "24 prompts are waiting for people" in said and "0 of 30 demonstrations are there" in said
     site_labels = tmp_path / "runs" / "tiny" / "labeling.db"
     assert site_labels.is_file()
 

@@ -137,5 +137,5 @@ def test_processes_that_read_other_files_do_not_start(
     ended = group.run("call", "rank_probes:files_of_their_own", recipe)
     assert ended.codes == [2, 2], ended.output
     told = " ".join(ended.output[0].split())
-    assert "process 1 (on " in told and "reads: data.demonstrations. Let the same files lie" in told
+    assert "process 1 (on " in told and "reads: data.demonstrations. Put the same files in" in told
     assert not (tmp_path / "runs").exists()
