@@ -172,7 +172,8 @@ def detect(row: Row) -> Format:
         return fitting[0]
     near = None if fitting else suggest(row, FORMATS.values())
     told = near is not None and "`columns:" in near
-    if not fitting and not told and looks_like_own(row):
+    whole = {"prompt", "responses", "ranks"} <= set(row)
+    if not fitting and (whole or not told) and looks_like_own(row):
         return FORMATS[ALIGN.name]  # its reader says which key is wrong
     columns = ", ".join(short(str(key)) for key in list(row)[:30]) or "none"
     if fitting:

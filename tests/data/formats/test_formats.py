@@ -370,8 +370,8 @@ def test_columns_that_fit_two_formats_are_not_guessed() -> None:
 
 
 def test_a_misspelt_record_of_ours_is_told_the_right_name() -> None:
-    row = {"prompt": "Hi", "respnse": "Hello"}
-    with pytest.raises(RecordError, match="did you mean `response`"):
+    row = {"prompt": "Hi", "responses": ["a", "b"], "ranks": [1, 2], "strenght": 1}
+    with pytest.raises(RecordError, match="did you mean `strength`"):
         list(detect(row).read(row))
 
 
