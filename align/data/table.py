@@ -113,13 +113,14 @@ class Table:
             yield Problem(self.place(row), field, message)
 
     def first_rows(self, count: int) -> Iterator[tuple[Part, RowNumbers]]:
-        """The numbers of each file's first good rows with different prompts."""
+        """The numbers of each file's first good rows: with different prompts, as far as there are such."""
         start = 0
         for part in self.parts:
             end = start + sum(batch.num_rows for batch in part.batches)
             good = start + np.flatnonzero(self.good[start:end])[:_FIRST]
             _, first = np.unique(self.prompts[good], return_index=True)
-            yield part, good[np.sort(first)[:count]]
+            others = np.setdiff1d(np.arange(len(good)), first)
+            yield part, good[np.sort(np.concatenate([np.sort(first), others])[:count])]
             start = end
 
     def digest_of(self, rows: RowNumbers) -> str:

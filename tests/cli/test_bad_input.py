@@ -325,6 +325,9 @@ def test_bad_records_are_left_out_and_listed_where_the_recipe_says_so(
     assert done.code == 0, done.err
     listed = recipe.parent / "runs/tiny" / stage / "skipped.jsonl"
     assert f"3 records are left out; {listed} lists them" in done.out
+    assert (
+        f"data.{kind}: {data}, read as align: {len(good) + 2} rows, {len(good)} records, 2 wrong" in done.out
+    )
     rows = [json.loads(line) for line in listed.read_text().splitlines()]
     assert [row["place"] for row in rows] == [f"{data}:4", f"{data}:{len(good) + 2}", f"{data}:3"]
     assert "tokens, and `" in rows[2]["message"]

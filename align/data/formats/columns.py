@@ -63,12 +63,14 @@ def from_columns(columns: Columns | Mapping[str, Any]) -> Format:
 
 def _roles(columns: Columns) -> dict[str, str]:
     """What each column is used as; a dotted path is one of its first part too."""
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for key, names in columns.named():
-        for name in names:
-            for column in (name, name.partition(".")[0]):
-                found.setdefault(column, USED_AS.get(key, key))
-    return found
+        role = USED_AS.get(key, key)
+        for column in {part for name in names for part in (name, name.partition(".")[0])}:
+            roles = found.setdefault(column, [])
+            if role not in roles:
+                roles.append(role)
+    return {column: ", ".join(roles) for column, roles in found.items()}
 
 
 def _gather(columns: Columns) -> Any:
