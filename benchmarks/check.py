@@ -45,7 +45,6 @@ def main() -> None:
         )
     words = " ".join(json.loads(line)["response"] for line in texts.read_text().splitlines()).split()
     keep_cores(arguments.cores)
-    columns = "{prompt: [instruction, input], chosen: chosen, rejected: rejected}"
     good = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -56,11 +55,10 @@ def main() -> None:
         ):
             data = folder / (f"{title}.json" if write is write_pairs else f"{title}.jsonl")
             size = write(data, words, count)
-            entry = f"{{path: {data.name}, columns: {columns}}}" if write is write_pairs else data.name
             recipe = folder / f"{title}.yaml"
             recipe.write_text(
                 f"base: {QUICKSTART / 'base'}\nrun: {{name: {title}, folder: {folder / 'runs'}}}\n"
-                f"data: {{cache: {folder / 'cache'}, rankings: {{train: {entry}, held_out: "
+                f"data: {{cache: {folder / 'cache'}, rankings: {{train: {data.name}, held_out: "
                 f"{0.0 if title == 'three' else 0.05}}}}}\n"
             )
             for cache in ("empty", "filled"):
