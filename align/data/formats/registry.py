@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from align.data import imports
 from align.data.formats.argilla import argilla, argilla_flat
-from align.data.formats.base import Format, Record, Row, never, of_tables, short
+from align.data.formats.base import Format, LeftOut, Record, Row, never, of_tables, short
 from align.data.formats.columns import from_columns
 from align.data.formats.conversations import messages_in
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
@@ -129,23 +129,27 @@ def _custom(name: str, load: Callable[[], Any]) -> Format:
     return Format(name, about, lambda row: _called(name, found, row), never, typed=True)
 
 
-def _called(name: str, function: Callable[[Any], Any], row: Row) -> list[Record]:
+def _called(name: str, function: Callable[[Any], Any], row: Row) -> list[Record | LeftOut]:
     """What a person's function makes of a row, checked; whatever it raises becomes a RecordError."""
     try:
         given = function(row)
-        many = not isinstance(given, (Prompt, Demonstration, Ranking, Mapping, str, bytes, type(None)))
+        many = not isinstance(
+            given, (Prompt, Demonstration, Ranking, LeftOut, Mapping, str, bytes, type(None))
+        )
         results = list(given) if many else [given]
     except RecordError:
         raise
     except (Exception, SystemExit) as error:
         raise RecordError("", f"the format function {name} raised {last_line(error)}") from error
-    found: list[Record] = []
+    found: list[Record | LeftOut] = []
     for result in results:
-        if isinstance(result, (Prompt, Demonstration, Ranking)):
+        if isinstance(result, (Prompt, Demonstration, Ranking, LeftOut)):
             found.append(result)
         elif isinstance(result, Mapping):
             found += _checked(name, result)
-        elif result is not None:
+        elif result is None:
+            found.append(LeftOut(f"{name} gave None"))
+        else:
             raise RecordError(
                 "", f"the format function {name} gave {short(result)}: a record, a dict, or None is needed"
             )

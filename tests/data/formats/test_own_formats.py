@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from align.data.formats import FORMATS, as_kind, detect, find, from_columns
+from align.data.formats import FORMATS, LeftOut, as_kind, detect, find, from_columns
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
@@ -74,13 +74,16 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("as_dict", [FIRST]),
         ("as_record", [SECOND]),
         ("several", [FIRST, SECOND]),
-        ("left_out", []),
         ("whole", [SECOND]),
     ],
 )
 def test_a_function_of_ones_own_reads_rows(module: str, function: str, expected: list[Any]) -> None:
     records = find(f"{module}:{function}").read(ROW)
     assert [record.to_dict() for record in records] == expected
+
+
+def test_what_a_function_leaves_out_is_counted_with_its_name(module: str) -> None:
+    assert find(f"{module}:left_out").read(ROW) == [LeftOut(f"{module}:left_out gave None")]
 
 
 @pytest.mark.parametrize(
