@@ -196,6 +196,14 @@ def of_texts(gathered: Gathered) -> Iterator[Finding]:
             "take it out"
         )
         yield from found(code, total, 0, "record holds", "records hold", after, "control_token")
+    for code in sorted({code for pile in piles for code in pile.counts if code.startswith("markup ")}):
+        after = (
+            f" the text {code.removeprefix('markup ')!r}, which is another chat template's: the base's own "
+            "is written around it, so take it out, and write earlier turns as messages"
+        )
+        yield from found(code, total, 0, "record holds", "records hold", after, "foreign_markup")
+    after = " written as text, read with its brackets: write the text, or turns as messages"
+    yield from found("list_as_text", total, 0, "prompt is a list", "prompts are lists", after)
     holds = ("ranking holds", "rankings hold")
     after = " one text twice, ranked differently: such a label can only be noise"
     yield from found("same_text_ranked_apart", total, 0, *holds, after)
@@ -203,6 +211,8 @@ def of_texts(gathered: Gathered) -> Iterator[Finding]:
         yield from found("identical", total, _MUCH, *holds, " one response twice")
     yield from found("near_identical", total, _MANY, *holds, " responses that are nearly the same")
     yield from found("says_nothing", answers, _MUCH, "response is", "responses are", " punctuation only")
+    after = " what a table writes for an empty cell (nan, NULL, None, …): leave the cell empty if it is none"
+    yield from found("no_cell", answers, 0, "response is", "responses are", after)
     begins = ("response begins", "responses begin")
     after = " with a letter right behind the prompt's last one: with template: plain, begin it with a space"
     yield from found("glued", answers, _MUCH, *begins, after)

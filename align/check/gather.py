@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from align.check.result import EXAMPLES, Example, Side, Understood, WrongRecords
-from align.check.texts import alike, key, normal_prompt, says_nothing
+from align.check.texts import (
+    alike,
+    foreign_markup,
+    is_list_as_text,
+    is_no_cell,
+    key,
+    normal_prompt,
+    says_nothing,
+)
 from align.data.formats import Record
 from align.data.load import Survey, survey
 from align.data.reading import by_understanding
@@ -209,11 +217,16 @@ def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> 
         apart = [1 for i, j in same.identical if _apart(row.ranks[i], row.ranks[j])]
         pile.mark("same_text_ranked_apart", row.place, bool(apart))
     pile.mark("says_nothing", row.place, sum(map(says_nothing, texts)))
+    pile.mark("no_cell", row.place, sum(map(is_no_cell, texts)))
+    pile.mark("list_as_text", row.place, is_list_as_text(prompt))
+    hits: set[str] = set()
     if reader.control:
         hits = {hit for text in (prompt, *texts) for hit in reader.control.findall(text)}
         for hit in hits:
             pile.mark(f"control {hit}", row.place)
     if reader.chat:
+        for mark in set().union(*map(foreign_markup, (prompt, *texts))) - hits:
+            pile.mark(f"markup {mark}", row.place)
         pile.mark("response_starts_with_space", row.place, sum(text[0].isspace() for text in texts))
         if reader.template is not None:
             _mark_written(record, row, pile, reader.template)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -12,6 +14,14 @@ from itertools import combinations
 from align.records import Messages, words_of
 
 NEAR = 0.9  # near-identical: so large a share of the two responses' word triples is common to both
+
+_NO_CELL = frozenset(("nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A", "undefined"))
+_MARKUP = re.compile(
+    r"<\|(?:im_start|im_end|start_header_id|end_header_id|begin_of_text|eot_id|endoftext|user|assistant|system|end)"
+    r"\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<extra_id_[0-9]>|^### (?:Instruction|Input|Response):",
+    re.MULTILINE,
+)
+_ENDS = re.compile(r"\A\s*<s>|</s>\s*\Z")  # within a text these two strike words through
 
 _FIRST = 40  # characters that nearly always tell whether a text says something
 
@@ -56,6 +66,28 @@ def key(text: str) -> int:
 def says_nothing(text: str) -> bool:
     """Whether no letter, digit or symbol stands in it."""
     return not bare_words(text[:_FIRST]) and not bare_words(text)
+
+
+def is_no_cell(text: str) -> bool:
+    """Whether a text is only what tables write where a cell is empty."""
+    return text.strip() in _NO_CELL
+
+
+def is_list_as_text(text: str) -> bool:
+    """Whether a text is a list of texts, as JSON writes it."""
+    bare = text.strip()
+    if not (bare.startswith('["') and bare.endswith("]")):
+        return False
+    try:
+        found = json.loads(bare)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, list) and all(isinstance(part, (str, type(None))) for part in found)
+
+
+def foreign_markup(text: str) -> set[str]:
+    """The marks of chat templates that stand in a text as words."""
+    return set(_MARKUP.findall(text)) | {hit.strip() for hit in _ENDS.findall(text)}
 
 
 @dataclass(frozen=True)

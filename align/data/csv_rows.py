@@ -57,6 +57,12 @@ def columns_of_numbers(stream: io.BufferedReader) -> Numbers:
     return {name: read for name, column in found.items() if (read := column.reader()) is not None}
 
 
+QUALTRICS = (
+    "is the third header row of a Qualtrics export ({'ImportId': …}): delete it and the row above it, so "
+    "that one row of names is left"
+)
+
+
 @dataclass
 class _Column:
     """What all cells of a column can be read as, so far."""
@@ -134,6 +140,8 @@ def _table(stream: io.BufferedReader, place: Place) -> Iterator[tuple[str, Any, 
                 yield f":{first}", EMPTY_ROW, mark
         elif not columns:
             columns = _header(cells, first)
+        elif all(cell.startswith('{"ImportId"') for cell in cells if cell.strip()):
+            raise FileError(f":{first}", QUALTRICS)
         elif len(cells) < len(columns) or any(map(str.strip, cells[len(columns) :])):
             message = f"has {len(cells)} cells, and the header names {len(columns)} columns"
             yield f":{first}", RecordError("", message), mark
@@ -148,5 +156,5 @@ def _header(cells: list[str], line: int) -> list[str]:
         columns.pop()
     for i, name in enumerate(columns):
         if name and name in columns[:i]:
-            raise FileError(f":{line}", f"the column {name[:60]!r} appears twice in the header")
+            raise FileError(f":{line}", f"the column {name[:60]!r} appears twice in the header: rename one")
     return columns

@@ -17,6 +17,7 @@ LINE_LIMIT = 2**26  # bytes; a longer line is no record, and would have to lie i
 CHUNK = 2**20
 _PACKED_CHUNK = 2**16  # smaller: what stands before a torn place is read
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SHEET = (b"[Content_Types].xml", b"docProps/", b"_rels/", b"xl/", b"oasis.opendocument.spreadsheet")
 WORKBOOK = "is a workbook of a spreadsheet: save its sheet as CSV (in UTF-8), and name that file"
 
 PlacedRow = tuple[str, Any]  # its place, and what stands there: a RecordError where that is broken
@@ -51,7 +52,7 @@ def check_opening(stream: io.BufferedReader, kind: str) -> None:
     """Raise FileError where the first bytes are not text in UTF-8; skip a byte order mark."""
     opening = stream.peek(4)
     if opening.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
-        sheet = b"[Content_Types].xml" in opening[:200] or opening.startswith(b"\xd0")
+        sheet = opening.startswith(b"\xd0") or any(part in opening[:200] for part in _SHEET)
         raise FileError("", WORKBOOK if sheet else "is a zip archive: unpack it")
     for magic, advice in (
         (b"\x1f\x8b", f"is compressed with gzip: name it {kind}.gz"),

@@ -23,6 +23,8 @@ REASONING = re.compile(r"\A(?:(?!<think>).)*</think>|<(think|thinking|thought|re
 CLOSED = re.compile(r"</(?:think|thinking|thought|reasoning)>")
 OPENED = re.compile(r"<(?:think|thinking|thought|reasoning)>")
 TRANSCRIPT = re.compile(r"\A\s*Human:.*\n\nAssistant:|\n\nHuman:.*\n\nAssistant:\s*\Z", re.DOTALL)
+# The same by other names or without blank lines: only where it waits for the answer.
+WAITING = re.compile(r"(?:\A|\n)\s*(?:Human|User):.*\n\s*(?:Assistant|AI|Bot):\s*\Z", re.DOTALL)
 IS_TRANSCRIPT = (
     "the prompt is a transcript (Human: … Assistant: …), which the chat template would write as one message: "
     "write its turns as messages (`format: hh-rlhf` reads pairs of transcripts), or set "
@@ -152,7 +154,10 @@ def ends_reasoning(text: str) -> bool:
 
 def is_transcript(text: str) -> bool:
     """Whether a text is several turns of Human and Assistant, whole or waiting for the next answer."""
-    return "\n\nAssistant:" in text and TRANSCRIPT.search(text) is not None
+    whole = "\n\nAssistant:" in text and TRANSCRIPT.search(text) is not None
+    return whole or (
+        text.rstrip().endswith(("Assistant:", "AI:", "Bot:")) and WAITING.search(text) is not None
+    )
 
 
 def _formed(message: Message, form: Form) -> Message:

@@ -224,6 +224,22 @@ def test_seeded_faults_are_all_named(tiny_recipe: Make, tmp_path: Path) -> None:
         assert [Path(example).name for example in finding["examples"]] == [f"faults.jsonl:{place}"]
 
 
+def test_texts_that_no_person_wrote_so_are_warnings(
+    rankings: Callable[..., Report],
+) -> None:
+    rows = [
+        ranking('["Is it open?"]', ["Yes.", "No."], [1, 2]),
+        ranking("Is it late?", ["nan", "No."], [1, 2]),
+        ranking("<s>[INST] Wet? [/INST]", ["Yes.</s>", "No."], [1, 2]),
+    ]
+    report = rankings(rows, data={"template": "chat"})
+    places = {
+        code: [Path(f.examples[0]).name for f in found(report, code)] for code in ("list_as_text", "no_cell")
+    }
+    assert places == {"list_as_text": ["train.jsonl:1"], "no_cell": ["train.jsonl:2"]}
+    assert [finding.severity for finding in found(report, "foreign_markup")] == ["warning"] * 4
+
+
 def test_what_is_skipped_is_a_warning(rankings: Callable[..., Report]) -> None:
     rows = [ranking(f"film {i}", [" warm", " dull"], [1, 2]) for i in range(5)]
     bad = [ranking("empty", [" a", ""], [1, 2]), ranking("long", [" so" * 200, " b"], [1, 2])]

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from align.check.texts import Alike, Repeats, alike, key, normal, normal_prompt, repeats, says_nothing
+from align.check.texts import (
+    Alike,
+    Repeats,
+    alike,
+    foreign_markup,
+    is_list_as_text,
+    is_no_cell,
+    key,
+    normal,
+    normal_prompt,
+    repeats,
+    says_nothing,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +47,18 @@ def test_only_punctuation_says_nothing() -> None:
     assert says_nothing(" ?! …\n")
     assert not says_nothing("42")
     assert not says_nothing("👍")
+
+
+def test_cells_of_tables_and_marks_of_templates_are_seen() -> None:
+    assert is_no_cell(" NaN ") and not is_no_cell("Nan is a bread.")
+    assert is_list_as_text('["Is it open?", "And now?"]')
+    assert not any(map(is_list_as_text, ("[1, 2]", '["a"] is a list', '["a', "Open?")))
+    assert foreign_markup("<s>[INST] Open? [/INST]") == {"<s>", "[INST]", "[/INST]"}
+    assert foreign_markup("### Instruction:\nOpen?\n\n### Response:\n") == {
+        "### Instruction:",
+        "### Response:",
+    }
+    assert foreign_markup("It was <s>open</s> closed. ## Response: no") == set()
 
 
 def test_identical_and_near_identical_responses() -> None:

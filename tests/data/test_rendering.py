@@ -181,6 +181,8 @@ def test_a_tag_that_the_template_has_written_may_not_come_twice() -> None:
         "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:",
         "Human: Hi\n\nAssistant: Hello",
         "a\n\nHuman: Hi\n\nAssistant:",
+        "Human: Hi\nAssistant: ",
+        "Be brief.\nUser: Hi\nBot: Hello\nUser: Bye\nAI:",
     ],
 )
 def test_a_raw_transcript_is_no_chat_prompt(text: str) -> None:
@@ -191,8 +193,12 @@ def test_a_raw_transcript_is_no_chat_prompt(text: str) -> None:
 
 
 def test_a_text_about_transcripts_is_one() -> None:
-    said = "Explain this:\n\nHuman: Hi\n\nAssistant: Hello\n\nWho speaks first?"
-    assert Template(tokenizer(chat=CHATML), "chat").prompt_ids(said)
+    for said in (
+        "Explain this:\n\nHuman: Hi\n\nAssistant: Hello\n\nWho speaks first?",
+        "User: Hi\nBot: Hello\nSum this up.",
+        "Write a line for the Assistant:",
+    ):
+        assert Template(tokenizer(chat=CHATML), "chat").prompt_ids(said)
 
 
 def test_the_templates_of_a_library_write_plain_talk_whole() -> None:

@@ -165,7 +165,8 @@ def test_bad_rows_of_a_csv_do_not_hide_the_good_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (b"a,b,a\n1,2,3\n", ":1: the column 'a' appears twice in the header"),
+        (b"a,b,a\n1,2,3\n", ":1: the column 'a' appears twice in the header: rename one"),
+        (b'a,b\nA,\n"{""ImportId"":""x""}",\n1,2\n', ":3: is the third header row of a Qualtrics export"),
         (b'a,b\n1,"2\n3,4\n', ":2: broken CSV: unexpected end of data"),
         (b"a,b\r1,2\r", ":1: broken CSV: new-line character"),
     ],
@@ -180,6 +181,7 @@ def test_a_csv_that_cannot_be_followed(tmp_path: Path, text: bytes, says: str) -
         ("a.jsonl", gzip.compress(b"{}", mtime=0), ": is compressed with gzip: name it .jsonl.gz"),
         ("a.csv", packed(".zst", b"{}"), ": is compressed with zstd: name it .csv.zst"),
         ("a.json", b"PK\x03\x04", ": is a zip archive"),
+        ("a.csv", b"PK\x03\x04" + bytes(26) + b"docProps/app.xml", ": is a workbook of a spreadsheet"),
         ("a.jsonl", b"PAR1....PAR1", ": is Parquet: name it .parquet"),
         ("a.csv", "a,b\n".encode("utf-16"), ":1: not a text file in UTF-8 (it begins as UTF-16)"),
         ("a.csv", "a,b\n".encode("utf-16-le"), ":1: not a text file in UTF-8 (it holds NUL bytes)"),

@@ -33,6 +33,13 @@ def marked(row: Row, answers: Sequence[Cell], source: Names, what: str) -> list[
     if by_key(row, source):
         known = {mark.key: mark for mark in marks}
         keys = [answer.key for answer in answers]
+        if None in keys:
+            names = ", ".join(map(str, known))
+            message = (
+                f"is an object ({names}), and the responses are a list without names: if these are people, a "
+                "function makes a ranking of each; else write the marks as a list"
+            )
+            raise RecordError(shown(source), message)
         for key in keys:
             if key not in known:
                 raise RecordError(shown(source), f"has no {key!r}, which is one of the responses")

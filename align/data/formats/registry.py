@@ -166,6 +166,20 @@ def _checked(name: str, result: Row) -> list[Record]:
         ) from error
 
 
+def _but_for_a_value(row: Row) -> str | None:
+    """What is said of a row that one format would know if each of its cells held a text."""
+    odd = [name for name, value in row.items() if not isinstance(value, (str, list, Mapping)) or not value]
+    filled = {name: "text" if name in odd else value for name, value in row.items()}
+    names = [form.name for form in FORMATS.values() if odd and form.detect(filled)]
+    if len(names) != 1:
+        return None
+    held = ", ".join(f"`{name}` is {'empty' if not row[name] else short(row[name])}" for name in odd)
+    return (
+        f"these are the columns of the format {names[0]}, and here {held}: correct the row, or write "
+        f"`format: {names[0]}` to have each such row told"
+    )
+
+
 def detect(row: Row) -> Format:
     """The one format whose columns a row has; raises UserError that lists them and says how to name it."""
     if not isinstance(row, Mapping):
@@ -185,6 +199,8 @@ def detect(row: Row) -> Format:
         raise UserError(f"the columns ({columns}) fit several formats: name one with `format:` ({names}).")
     if told:
         raise UserError(f"no known format has these columns: {columns}. {near} Or name one with `format:`.")
+    if nearly := _but_for_a_value(row):
+        raise UserError(nearly)
     raise UserError(
         f"no known format has these columns: {columns}. {f'{near} ' if near else ''}Name the format with "
         f"`format:` ({', '.join(FORMATS)}, or my_package.my_module:function), or say which column is what "

@@ -41,6 +41,7 @@ ANSWERS: Words = (
     "option",
     "text",
 )
+BESIDE: Words = ("prompt", "instruction", "input", "question", "query", "context")  # more of a prompt
 RANKS: Words = ("rank", "place", "position", "standing")
 SCORES: Words = (
     "score",
@@ -134,10 +135,28 @@ def _nearest(row: Row, formats: Iterable[Format]) -> str | None:
 def _line(row: Row) -> str | None:
     for guess in _guesses(row):
         mapping = {key: value for key, value in guess.mapping.items() if value is not None}
+        if isinstance(mapping.get("prompt"), str):
+            mapping["prompt"] = _with_beside(row, mapping)
         if guess.to_fill_in or _reads(mapping, row):
             more = ", with the values of that column filled in" if guess.to_fill_in else ""
             return f"These look like {guess.what}: `columns: {written(mapping)}`{more}."
     return None
+
+
+def _with_beside(row: Row, mapping: Mapping[str, Any]) -> str | list[str]:
+    """The prompt's column with the others of one text that belong to it, as the file has them."""
+    prompt = mapping["prompt"]
+    used = re.findall(r'"(.*?)"', json.dumps(list(mapping.values()), ensure_ascii=False))
+    parts = [
+        name
+        for name in row
+        if name == prompt or (name.strip().lower() in BESIDE and name not in used and _plain_text(row[name]))
+    ]
+    return parts if len(parts) > 1 and _plain_text(row[prompt]) else prompt
+
+
+def _plain_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and not _turns(value)
 
 
 def _reads(mapping: Mapping[str, Any], row: Row) -> bool:
@@ -278,7 +297,8 @@ def _long_table(row: Row) -> Iterator[Guess]:
 def _judged(row: Row, stem: str, marks: Any) -> tuple[str, dict[str, Any]]:
     """What marks are by their name: ranks, with what the best one's is, or scores."""
     if not _named(stem, RANKS):
-        return "answers with scores", {"scores": marks}
+        less = "" if _named(stem, SCORES) else " (more is better; if less is, add `lower_is_better: true`)"
+        return f"answers with scores{less}", {"scores": marks}
     values = [row[name] for name in marks] if isinstance(marks, list) else _list(row[marks]) or [row[marks]]
     if not any(map(_is_zero, values)):
         return "answers with ranks", {"ranks": marks}  # all rows together show whether they may be places
@@ -298,7 +318,7 @@ def _families(row: Row) -> dict[str, dict[str, str]]:
 
 def _prompt(row: Row, others: set[str]) -> str | None:
     """The column of the prompt: by its name, else the first text that is nothing else."""
-    free = [name for name in row if name not in others and _said(row[name])]
+    free = [name for name in row if name not in others and _said(row[name]) and name != _system(row)]
     named = [name for name in free if _named(name, PROMPTS)]
     if named:
         return min(named, key=lambda name: _place(name, PROMPTS))
@@ -313,7 +333,13 @@ def _system(row: Row) -> str | None:
 def _labeler(row: Row, others: set[str]) -> dict[str, str]:
     """The column that says who ranked, where there is one."""
     for name in sorted(row, key=lambda name: _place(name, LABELERS)):
-        if name not in others and _named(name, LABELERS) and isinstance(row[name], (str, int, float)):
+        asked = not {*PROMPTS, "message"}.difference(["user"]).isdisjoint(_words(name))  # user_prompt
+        if (
+            name not in others
+            and _named(name, LABELERS)
+            and not asked
+            and isinstance(row[name], (str, int, float))
+        ):
             return {"labeler": name}
     return {}
 

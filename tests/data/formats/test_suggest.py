@@ -193,3 +193,47 @@ def test_the_error_names_the_nearest_format_and_what_it_needs() -> None:
         detect(row)
     with pytest.raises(UserError, match="The nearest format is pandalm"):
         detect({"response1": "A", "response2": "B", "annotator1": 1, "annotator2": 1})
+
+
+def test_what_belongs_to_the_prompt_is_proposed_with_it() -> None:
+    row = {
+        "instruction": "Translate.",
+        "input": "Bonjour",
+        "output_1": "Hi.",
+        "output_2": "No.",
+        "preference": 2,
+    }
+    assert ranked(proposed(row), [row]) == [("Translate.\n\nBonjour", [(1, "No."), (2, "Hi.")])]
+
+
+def test_a_number_that_may_be_an_error_is_told_to_be_more_is_better() -> None:
+    row = {"prompt": "Open?", "responses": ["Yes.", "No."]}
+    assert "lower_is_better" in (suggest(row | {"errors": [0.1, 0.9]}, FORMATS.values()) or "")
+    assert "lower_is_better" not in (suggest(row | {"rewards": [0.1, 0.9]}, FORMATS.values()) or "")
+
+
+@pytest.mark.parametrize(("value", "told"), [(None, "is empty"), (5, "is 5")])
+def test_a_first_row_with_a_hole_is_still_of_its_format(value: Any, told: str) -> None:
+    with pytest.raises(UserError, match=rf"columns of the format trl-preference, .*`rejected` {told}"):
+        detect({"prompt": "Open?", "chosen": "Yes.", "rejected": value})
+
+
+def test_marks_by_person_beside_a_plain_list_are_told_so() -> None:
+    row = {"prompt": "Open?", "responses": ["Yes.", "No."], "ranks": {"ana": [1, 2], "bea": [2, 1]}}
+    with pytest.raises(UserError, match=r"is an object \(ana, bea\), and the responses are a list"):
+        list(from_columns({"prompt": "prompt", "responses": "responses", "ranks": "ranks"}).read(row))
+
+
+def test_what_the_user_asked_is_the_prompt_and_no_labeler() -> None:
+    row = {
+        "system_prompt": "Be brief.",
+        "user_prompt": "Open?",
+        "response_a": "Yes.",
+        "response_b": "No.",
+        "preferred": "response_b",
+        "user_id": "u7",
+    }
+    form = from_columns(read_columns(proposed(row)))
+    (record,) = form.read(row)
+    assert [part["content"] for part in record.to_dict()["prompt"]] == ["Be brief.", "Open?"]
+    assert (record.to_dict()["ranks"], record.to_dict()["labeler"]) == ([2, 1], "u7")
