@@ -161,7 +161,7 @@ def test_a_folder_that_is_not_empty_is_left_alone(finished_run: Path, tmp_path: 
     (tmp_path / "file").write_text("keep")
     with pytest.raises(UserError, match="is not empty"):
         export(finished_run, "rm", tmp_path / "mine")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         export(finished_run, "rm", tmp_path / "file")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["note.txt"]
     (tmp_path / "empty").mkdir()
