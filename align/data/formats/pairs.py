@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from align.data.formats.base import (
@@ -28,6 +29,7 @@ from align.data.formats.conversations import compared, is_conversation, steerlm,
 from align.records import RecordError
 
 WINNERS = {"model_a": -1, "model_b": 1, "tie": 0, "both_bad": 0, "tie (bothbad)": 0, "bothbad": 0}
+KAGGLE = ("model_a", "model_b", "tie")
 ANNOTATOR = re.compile(r"annotator\d{1,2}")
 
 
@@ -121,6 +123,25 @@ def _arena(row: Row) -> list[Record]:
     verdict = WINNERS[winner.strip().lower()]
     judge = label(row.get("judge"), "judge")
     return [compared(turns(row, names[0]), turns(row, names[1]), verdict, names, labeler=judge)]
+
+
+def _kaggle(row: Row) -> list[Record]:
+    """Each cell holds the turns of one speaker; one of the three columns says 1."""
+    said = {side: one_of(row, (0, 1), f"winner_{side}") for side in KAGGLE}
+    if sum(said.values()) != 1:
+        raise RecordError("winner_model_a", "and `winner_model_b`, `winner_tie`: one of the three must be 1")
+    names = ("response_a", "response_b")
+    talks = []
+    for name in names:
+        asked, answered = items(row, "prompt"), items(row, name)
+        if len(asked) != len(answered):
+            raise RecordError(name, f"has {len(answered)} turns, and `prompt` has {len(asked)}")
+        turned = zip(
+            ("user", "assistant") * len(asked), chain(*zip(asked, answered, strict=True)), strict=True
+        )
+        talks.append([{"role": role, "content": content} for role, content in turned])
+    verdict = said["model_b"] - said["model_a"]
+    return [compared(talks[0], talks[1], verdict, names)]
 
 
 def _pandalm(row: Row) -> list[Record]:
@@ -240,6 +261,20 @@ PAIR_FORMATS = (
             **unused("category_tag conv_metadata full_conversation conversation_id"),
         },
         lists=("conversation_a", "conversation_b"),
+    ),
+    Format(
+        "arena-kaggle",
+        "`prompt`, `response_a/b`: lists of turns; `winner_model_a`, `winner_model_b` or `winner_tie` is 1",
+        _kaggle,
+        _has("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie"),
+        columns={
+            "prompt": "prompt",
+            "response_a": "response",
+            "response_b": "response",
+            **{f"winner_{side}": "which is better" for side in KAGGLE},
+            **unused("id model_a model_b"),
+        },
+        lists=("prompt", "response_a", "response_b"),
     ),
     Format(
         "pandalm",
