@@ -571,6 +571,32 @@ def test_the_recipes_order_of_the_columns_is_no_trap() -> None:
         assert found == ranking("Open?", ["B", "A"], [1, 2])
 
 
+@pytest.mark.parametrize(
+    ("value", "ranks"),
+    [
+        ("A>B", [1, 2]),
+        ("B>A", [2, 1]),
+        ("A < B", [2, 1]),
+        ("[[B>>A]]", [2, 1]),
+        ("A=B", [1, 1]),
+        ("response_A > response_B", [1, 2]),
+        ("Assistant A", [1, 2]),
+    ],
+)
+def test_a_comparison_is_read_in_its_direction(value: str, ranks: list[int]) -> None:
+    row = {"q": "Open?", "response_A": "Yes.", "response_B": "No.", "w": value}
+    (found,) = read("{prompt: q, responses: [response_A, response_B], verdict: w}", row)
+    assert found["ranks"] == ranks
+
+
+@pytest.mark.parametrize("value", ["A is better than B", "not A", "worse: B", "A>A", "A>B>A", "A>tie", ">"])
+def test_a_sentence_that_ends_with_a_name_is_no_verdict_for_it(value: str) -> None:
+    row = {"q": "Open?", "response_A": "Yes.", "response_B": "No.", "w": value}
+    columns = "{prompt: q, responses: [response_A, response_B], verdict: %s}"
+    assert "nothing says which response that is" in refused(columns % "w", row)
+    assert "which is none of the responses" in refused(columns % "{best: w}", row)
+
+
 # Long tables
 
 LONG = "{prompt: q, responses: a, scores: s, group_by: [q, who]}"
