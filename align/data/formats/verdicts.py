@@ -131,7 +131,7 @@ def _known(word: str, keys: Sequence[str | None]) -> int | None:
 
 
 def _ending(word: str, own: Sequence[str]) -> str:
-    """The letter or number of a word that is one, or that is one after a noun or after the names' own words."""
+    """The letter or number that a word is, or that follows a noun or the names' own words; else nothing."""
     stem, _, last = word.rpartition("_")
     return last if not stem or stem in NOUNS or stem in [name.rpartition("_")[0] for name in own] else ""
 

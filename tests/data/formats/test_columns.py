@@ -616,6 +616,17 @@ def test_rows_of_a_group_need_not_be_adjacent_and_groups_keep_their_place() -> N
     ]
 
 
+@pytest.mark.parametrize("row", [("", 1, "Yes.", 5), ("Open?", None, "Yes.", 5)])
+def test_rows_without_what_groups_them_are_not_put_together(row: tuple[Any, ...]) -> None:
+    assert "is empty, and `group_by` names it" in refused(LONG, *long(row, (*row[:2], "No.", 1)))
+
+
+def test_a_part_that_an_item_of_a_list_lacks_is_told_with_its_place() -> None:
+    row = {"q": "Open?", "all": [{"text": "Yes.", "score": 1}, {"text": "No."}]}
+    told = refused("{prompt: q, responses: all.text, scores: all.score}", row)
+    assert "`all[1].score` is missing" in told
+
+
 def test_an_answer_alone_is_left_out_and_one_that_is_there_twice_counts_once() -> None:
     rows = long(
         ("Open?", 1, "Yes.", 5), ("Rain?", 1, "Yes.", 1), ("Rain?", 1, "Yes.", 1), ("Rain?", 1, "No.", 2)
@@ -714,6 +725,7 @@ def test_a_long_table_with_a_mark_on_the_best() -> None:
             "{prompt: q, responses: [a, b], verdict: {best: w, worst: w}}",
             "best and worst name the same column",
         ),
+        ("{prompt: q, responses: [a, b], verdict: loser}", "say `verdict: {worst: loser}`"),
         ("{prompt: q, responses: [a, b, c], verdict: w}", "verdict compares two responses, and there are 3"),
         (
             "{prompt: q, responses: [a, b], scores: s, group_by: q}",
