@@ -102,8 +102,8 @@ def of_readings(read: Sequence[Understood]) -> Iterator[Finding]:
         if judged and understood.kind == "demonstrations":
             names = ", ".join(f"`{name}`" for name in judged)
             message = (
-                f"{shown_names(understood.files)}: {names} may say how good an answer is, and every answer is "
-                "learnt, the bad ones too: leave these out by a `format` function (or read the file under "
+                f"{shown_names(understood.files)}: {names} may say how good an answer is, and every answer "
+                "is learnt, the bad ones too: leave these out by a `format` function (or read the file under "
                 "`rankings`), or list the column under `ignore:`"
             )
             yield Finding("warning", "judged_demonstrations", where, message)

@@ -616,6 +616,13 @@ def test_rows_of_a_group_need_not_be_adjacent_and_groups_keep_their_place() -> N
     ]
 
 
+@pytest.mark.parametrize("prompt", ['["Is it open?"]', "['Open?', 'And now?']"])
+def test_a_list_of_texts_written_as_text_is_no_prompt(prompt: str) -> None:
+    told = refused("{prompt: q, chosen: a, rejected: b}", OPEN | {"q": prompt})
+    assert "`q` is a list of" in told
+    assert read("{prompt: q, chosen: a, rejected: b}", OPEN | {"q": "[Draft] What is this?", "a": '["x"]'})
+
+
 @pytest.mark.parametrize("row", [("", 1, "Yes.", 5), ("Open?", None, "Yes.", 5)])
 def test_rows_without_what_groups_them_are_not_put_together(row: tuple[Any, ...]) -> None:
     assert "is empty, and `group_by` names it" in refused(LONG, *long(row, (*row[:2], "No.", 1)))
