@@ -112,7 +112,7 @@ def _check_list(value: Any, name: str) -> None:
     if isinstance(found, list) and all(isinstance(part, str) for part in found):
         raise RecordError(
             name,
-            f"is a list of {len(found)} {'text' if len(found) == 1 else 'texts'}, written as text: a prompt is "
+            f"is a list of texts ({len(found)}), written as text: a prompt is "
             "one text or messages. If these are turns of a talk, a `format` function makes messages of them",
         )
 
