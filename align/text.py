@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -46,6 +47,12 @@ def cell_text(value: Any) -> str:
         return text.lower()
     whole, point, rest = text.partition(".")
     return whole if point and whole.lstrip("-").isdecimal() and not rest.strip("0") else text
+
+
+def words_of_name(column: str) -> list[str]:
+    """The words of a column's name: isCorrect and is_correct are is, correct."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column)
+    return [word.casefold() for word in re.split(r"[\W_]+", parted) if word]
 
 
 def dotted(keys: Iterable[str | int]) -> str:

@@ -23,6 +23,7 @@ from align.records import RECORDS
 from align.stage_table import STAGES
 from align.stats.consistency import Conflict, Consistency
 from align.stats.rankings import LengthBias
+from align.text import words_of_name
 
 _MUCH = 0.05  # from this share of the records on, what is odd about them is a warning
 _MANY = 0.2  # the same, for what is common in good data too
@@ -33,6 +34,10 @@ _FEW_LEAKS = 0.01  # up to this share of held-out prompts, what is measured hard
 _POOR_AGREEMENT = 0.6  # chance is 0.5
 _LENGTH_DECIDES = 0.65  # from this accuracy on, a length-only model is a warning
 _LENGTH_HELPS = 0.55
+# Words of columns that judge an answer: with them beside it, not every answer may be one to learn.
+_JUDGES = {"score", "scores", "rating", "ratings", "reward", "rewards", "label", "labels", "grade", "stars"}
+_JUDGES |= {"correct", "desirable", "good", "bad", "accepted", "rejected", "approved", "chosen", "preferred"}
+_JUDGES |= {"thumbs", "upvoted", "passed", "success", "verdict", "winner", "quality"}
 
 
 def number(count: int, one: str, several: str | None = None) -> str:
@@ -93,6 +98,15 @@ def of_readings(read: Sequence[Understood]) -> Iterator[Finding]:
                 "else list it under `ignore:`"
             )
             yield Finding("warning", "unused_columns", where, message)
+        judged = [name for name in reading.ignored if _JUDGES.intersection(words_of_name(name))]
+        if judged and understood.kind == "demonstrations":
+            names = ", ".join(f"`{name}`" for name in judged)
+            message = (
+                f"{shown_names(understood.files)}: {names} may say how good an answer is, and every answer "
+                "is learnt, the bad ones too: leave these out by a `format` function (or read the file under "
+                "`rankings`), or list the column under `ignore:`"
+            )
+            yield Finding("warning", "judged_demonstrations", where, message)
         left = sum(seen.count for seen in reading.left_out.values())
         if left:
             said = [f"{seen.count:,} × {what}: {at(seen)}" for what, seen in reading.left_out.items()]
@@ -220,6 +234,9 @@ def of_texts(gathered: Gathered) -> Iterator[Finding]:
     yield from found("prompt_ends_with_space", total, _MUCH, "prompt ends", "prompts end", after)
     after = " with a space, which the answers that a chat template writes do not"
     yield from found("response_starts_with_space", answers, _MANY, *begins, after)
+    after = " with the prompt's own words: if these were left in the responses, they would be there twice"
+    several = ("record has responses that all begin", "records have responses that all begin")
+    yield from found("repeats_prompt", total, _MUCH, *several, after)
     after = " reasoning of earlier answers, which the chat template leaves out as it does in a chat"
     yield from found("reasoning_dropped", total, _NEVER, "prompt has", "prompts have", after)
     after = " no end of the reasoning that the chat template has opened before it"

@@ -216,6 +216,9 @@ def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> 
         pile.mark("near_identical", row.place, bool(same.near))
         apart = [1 for i, j in same.identical if _apart(row.ranks[i], row.ranks[j])]
         pile.mark("same_text_ranked_apart", row.place, bool(apart))
+    asked = record.prompt if isinstance(record.prompt, str) else record.prompt[-1]["content"]
+    again = bool(texts and asked.strip()) and all(text.lstrip().startswith(asked.strip()) for text in texts)
+    pile.mark("repeats_prompt", row.place, again)
     pile.mark("says_nothing", row.place, sum(map(says_nothing, texts)))
     pile.mark("no_cell", row.place, sum(map(is_no_cell, texts)))
     pile.mark("list_as_text", row.place, is_list_as_text(prompt))

@@ -69,7 +69,7 @@ ColumnsText = Annotated[
     str | None,
     option(
         "--columns",
-        "Which column is what, as `columns:` of a recipe says it: '{prompt: q, responses: [a, b]}'.",
+        "Which column is what, as `columns:` of a recipe says it: '{prompt: q, responses: \\[a, b]}'.",
         "MAPPING",
     ),
 ]

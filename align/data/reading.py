@@ -8,13 +8,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from align.data.formats import UNUSED, Format
+from align.text import words_of_name
 
 # Columns of these names mostly are a part of what was asked: without it a ranking teaches the wrong thing.
 PROMPT_LIKE = frozenset(
     [
-        *("prompt", "system", "system_prompt", "instruction", "input", "question", "query"),
-        *("history", "context", "context_messages", "messages", "conversation", "conversations", "dialogue"),
-        *("tools", "image", "images", "video", "videos", "audio", "audios"),
+        *("prompt", "instruction", "instructions", "input", "question", "query"),
+        *("system", "system_prompt", "system_message", "system_instruction", "system_instructions"),
+        *("history", "chat_history", "conversation_history", "dialogue_history"),
+        *("context", "context_messages", "messages", "conversation", "conversations", "dialogue", "dialog"),
+        *("passage", "document", "article"),
+        *("tools", "functions", "image", "images", "video", "videos", "audio", "audios"),
     ]
 )
 # And columns by these names are answers: what is chosen beside them may only be the letter of one.
@@ -143,7 +147,7 @@ class Reading:
 def looks_like(column: str) -> str:
     """What a column's name says that it holds: "a part of the prompt", "an answer", or ""."""
     name = column.strip().lower()
-    if name in PROMPT_LIKE:
+    if "_".join(words_of_name(column)) in PROMPT_LIKE:
         return "a part of the prompt"
     return "an answer" if _ANSWER_LIKE.fullmatch(name) else ""
 

@@ -30,6 +30,11 @@ IS_TRANSCRIPT = (
     "write its turns as messages (`format: hh-rlhf` reads pairs of transcripts), or set "
     "`data.template: plain`"
 )
+ASKED, ANSWERED = ("Human:", "User:"), ("Assistant:", "AI:")  # tags of speakers, before what each says
+IS_TAGGED = (
+    "the prompt begins with {!r} and every response with {!r}, and the chat template says itself who speaks: "
+    "take these tags out of the texts (a `format` function can), or set `data.template: plain`"
+)
 _MARK = "Qmark{}z"  # no template has it, and none treats it otherwise than words
 
 
@@ -158,6 +163,18 @@ def is_transcript(text: str) -> bool:
     return whole or (
         text.rstrip().endswith(("Assistant:", "AI:", "Bot:")) and WAITING.search(text) is not None
     )
+
+
+def tagged(prompt: str | Messages, responses: Sequence[str]) -> str | None:
+    """What is wrong where texts name their speakers, as a transcript cut into pieces does; None: nothing."""
+    asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    before = next((tag for tag in ASKED if asked.lstrip().startswith(tag)), None)
+    if before is None or not responses:
+        return None
+    for after in ANSWERED:
+        if all(text.lstrip().startswith(after) for text in responses):
+            return IS_TAGGED.format(before, after)
+    return None
 
 
 def _formed(message: Message, form: Form) -> Message:

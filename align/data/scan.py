@@ -32,10 +32,13 @@ from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
 from align.recipe.sections import LABELS, Entry
-from align.records import RecordError, prompt_key
+from align.records import Ranking, RecordError, prompt_key
 
 W = TypeVar("W")
-_OPENS = re.compile(r"\b(open|read_(?!own)\w+|load|connect|urlopen)\(")  # what seems to read another file
+_NAME = 60  # characters that the name of a column may have
+_OPENS = re.compile(  # what seems to depend on another file, or on the environment
+    r"\b(open|read_(?!own)\w+|load|loadtxt|connect|urlopen|import_module|__import__|getenv)\(|\benviron\b"
+)
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,8 @@ def _records(
             key = None if split_key is None else _key(row, split_key)
             for found in form.read(row):
                 nothing = False
+                if isinstance(found, Ranking) and form.columns is not None:
+                    _check_names(found, row)
                 for part in [found] if isinstance(found, LeftOut) else _of_kind(kind, found, form, row):
                     if isinstance(part, LeftOut):
                         reading.left_out.setdefault(part.reason, Seen()).add(place)
@@ -251,6 +256,25 @@ def _records(
             yield _problem(place, error, reading)
         if nothing:
             reading.left_out.setdefault(f"no record in it, says {form.name}", Seen()).add(place)
+
+
+def _check_names(found: Ranking, row: Mapping[str, Any]) -> None:
+    """Raise RecordError where responses are only the names of the columns that hold them."""
+    if max(map(len, found.responses)) > _NAME:
+        return
+    texts = {
+        str(name).casefold(): name
+        for name, value in row.items()
+        if isinstance(value, str) and value.strip() and value.strip().casefold() != str(name).casefold()
+    }
+    if all(text.strip().casefold() in texts for text in found.responses):
+        names = [texts[text.strip().casefold()] for text in found.responses]
+        raise RecordError(
+            "",
+            f"its responses are {' and '.join(repr(text) for text in found.responses)}, the names of columns "
+            f"that hold texts: say `responses: [{', '.join(names)}]` and which column names the best of "
+            "them, as in `columns: {prompt: …, responses: […], verdict: {best: chosen}}`",
+        )
 
 
 def _noted(rows: ScannedRows, form: Format, reading: Reading) -> ScannedRows:

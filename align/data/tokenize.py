@@ -231,8 +231,11 @@ def _tokens(template: Template, records: Sequence[Record]) -> Iterator[tuple[Any
     texts = [responses_of(record) for record in records]
     prompts = template.prompts_ids([record.prompt for record in records])
     answers = iter(template.responses_ids([text for several in texts for text in several]))
-    for prompt, several in zip(prompts, texts, strict=True):
+    for record, prompt, several in zip(records, prompts, texts, strict=True):
         found = [prompt, *(next(answers) for _ in several)]
+        if problem := template.tagged(record.prompt, several):
+            yield (), (), 0, problem, "prompt"
+            continue
         parts = [ids for ids in found if not isinstance(ids, UserError)]
         if len(parts) < len(found):
             wrong, ids = next((i, ids) for i, ids in enumerate(found) if isinstance(ids, UserError))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from align.recipe.parts import Section, Short
-from align.text import cell_text
+from align.text import cell_text, words_of_name
 
 Names = str | list[str]  # a column, or several
 Word = str | int | float | bool  # what stands in a cell; compared as text, so that 1, 1.0 and "1" are equal
@@ -16,6 +16,8 @@ Words = Word | list[Word]
 DETAILS = ("labeler", "strength", "guideline", "shown_order", "seconds", "source")
 ROLES = ("system", "user", "assistant", "tool")
 JUDGED = ("ranks", "scores", "order", "verdict")  # how responses are ranked
+WORSE = {"loser", "loses", "losing", "lost", "worse", "worst", "rejected", "dispreferred"}
+BETTER = {"winner", "wins", "winning", "better", "best", "chosen", "preferred"}
 FORMS = (
     "prompt; prompt + response; prompt + chosen + rejected; prompt + responses, with ranks, scores, order or "
     "verdict; prompt + responses + group_by, with ranks, scores or chosen. Where responses are whole "
@@ -81,6 +83,12 @@ class Verdict(Section):
             return self
         if self.column is None:
             raise ValueError("column is missing: name the column that says it (or best and worst)")
+        words_there = set(words_of_name(self.column))
+        if given == {"column"} and words_there & WORSE and not words_there & BETTER:
+            raise ValueError(
+                f"verdict names the better response, and `{self.column}` sounds like the worse one: say "
+                f"`verdict: {{worst: {self.column}}}`, or list its values under a and b"
+            )
         words, scale = given & {"a", "b"}, given & {"low", "high", "middle"}
         if scale and given - {"column", "low", "high", "middle"}:
             raise ValueError("low, high and middle are for a scale; a, b, tie, both_bad and names for words")

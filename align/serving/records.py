@@ -10,6 +10,7 @@ from typing import Any
 
 from align.data.formats import Format, Judged, LeftOut, Record, Unranked, detect
 from align.data.formats.base import listed
+from align.data.reading import looks_like
 from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.scan import gathered
 from align.errors import UserError
@@ -29,8 +30,10 @@ class ScoreItem:
     key: str
 
 
-def read_items(path: Path, form: Format | None = None) -> Iterator[ScoreItem | RecordError]:
+def read_items(path: Path, form: Format | None = None) -> Iterator[ScoreItem | RecordError | LeftOut]:
     """The rows of a file in their order; a bad one comes as an error that names file, line and field.
+
+    What a format leaves out comes as a LeftOut.
 
     A row with `prompt` and `response` or `responses` is taken as it is, with all its other columns. Any
     other is read as the format says that is named, or that its file's first row shows. Raises UserError
@@ -80,6 +83,7 @@ def _plain(place: str, row: Mapping[str, Any]) -> ScoreItem | RecordError:
         key = SCORE if single else SCORES
         if key in row:
             raise RecordError(key, "is there already: rename or remove the column")
+        _check_prompt(row)
         if not single:  # a table has the list as text
             row = {**row, "responses": listed(row["responses"], "responses")}
         responses = [row["response"]] if single else row["responses"]
@@ -99,6 +103,19 @@ def _plain(place: str, row: Mapping[str, Any]) -> ScoreItem | RecordError:
         return _at(place, error)
 
 
+def _check_prompt(row: Mapping[str, Any]) -> None:
+    """Raise RecordError where a part of the prompt may stand beside it, and would not be read."""
+    for name, value in row.items():
+        if name not in ("prompt", TOOLS) and value and looks_like(name) == "a part of the prompt":
+            answers = "response" if "response" in row else "responses"
+            raise RecordError(
+                name,
+                "looks like a part of the prompt, and only `prompt` is read: say which column is what, as in "
+                f"--columns '{{prompt: prompt, system: {name}, {answers}: {answers}}}' (without it there, it "
+                "is not read)",
+            )
+
+
 def _detected(place: str, row: Mapping[str, Any]) -> Format:
     try:
         return detect(row)
@@ -109,16 +126,21 @@ def _detected(place: str, row: Mapping[str, Any]) -> Format:
         ) from error
 
 
-def _formatted(rows: Iterator[tuple[str, Any]], format: Format) -> Iterator[ScoreItem | RecordError]:
+def _formatted(
+    rows: Iterator[tuple[str, Any]], format: Format
+) -> Iterator[ScoreItem | RecordError | LeftOut]:
     """Records as the format reads them, in the form of our own records."""
     for place, row in gathered(format, rows):
         if isinstance(row, RecordError):
             yield _at(place, row)
             continue
         try:
+            nothing = True
             for found in format.read(row):
-                if not isinstance(found, LeftOut):
-                    yield _item(place, found)
+                nothing = False
+                yield found if isinstance(found, LeftOut) else _item(place, found)
+            if nothing:
+                yield LeftOut(f"no record in it, says {format.name}")
         except RecordError as error:
             yield _at(place, error)
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from align.data.formats import Format
+from align.data.formats import Format, LeftOut
 from align.data.template import Template
 from align.errors import UserError
 from align.models.batch import Pair
@@ -39,6 +40,7 @@ class Found:
 
     responses: int = 0
     long: int = 0  # responses with more tokens than the reward model was trained on
+    left_out: Counter[str] = field(default_factory=Counter)  # what the format makes no record of, by reason
 
 
 def score(
@@ -67,6 +69,9 @@ def score(
             f"{found.long} of {found.responses} responses have more tokens, with their prompts, than the "
             f"{limit} that the reward model was trained on (rm.max_length): trust their scores less",
         )
+    if found.left_out:
+        reasons = "; ".join(f"{count:,} × {reason}" for reason, count in found.left_out.items())
+        say(console, f"{found.left_out.total():,} left out, and not scored: {reasons}")
     if to is None and sys.stdout.isatty():
         console = Console(quiet=True)  # a bar would stand among the lines
     forward = reward_model(trained)
@@ -89,6 +94,9 @@ def _check(file: Path, form: Format | None, run: Trained) -> Found:
     """Count what will be scored; UserError where a record cannot be."""
     found, problems, count = Found(), list[str](), 0
     for item in read_items(file, form):
+        if isinstance(item, LeftOut):
+            found.left_out[item.reason] += 1
+            continue
         try:
             if isinstance(item, RecordError):
                 raise item

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -27,14 +27,18 @@ class Imported:
     known: int
     rankings: int
     kept: int | None  # of these, as labels; None: that was not asked for
+    left_out: Mapping[str, int] = field(default_factory=dict)  # what became no task, by reason
 
     def __str__(self) -> str:
         said = f"{_many(self.tasks, 'task')} added"
         said += f", {self.known} were there before" if self.known else ""
         if self.kept is not None:
-            return f"{said}; {_many(self.kept, 'ranking')} kept as labels"
-        if self.rankings:
+            said += f"; {_many(self.kept, 'ranking')} kept as labels"
+        elif self.rankings:
             said += f"; {_many(self.rankings, 'ranking')} by people not kept (--with-labels keeps them)"
+        if self.left_out:
+            reasons = "; ".join(f"{count:,} × {reason}" for reason, count in self.left_out.items())
+            said += f"; {sum(self.left_out.values()):,} left out ({reasons})"
         return said
 
 
@@ -65,7 +69,7 @@ def import_file(
 
     def good() -> Iterator[tuple[str, Any]]:
         nonlocal place
-        for place, row in read_rows(path):
+        for place, row in read_rows(path, typed=form is not None and form.typed):
             if isinstance(row, RecordError):
                 raise row
             if row is not EMPTY_ROW:
@@ -81,7 +85,7 @@ def import_file(
     except FileError as error:
         raise UserError(f"{name}{error.place}: {error.message}") from error
     known = len(set(added.before) - set(added.ids))
-    return Imported(len(added.ids), known, len(added.said), kept)
+    return Imported(len(added.ids), known, len(added.said), kept, added.left_out)
 
 
 def import_upload(

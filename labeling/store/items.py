@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ class AddedItems:
 
     ids: list[int]
     before: list[int] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)  # what a format makes no record of, by reason
     said: list[tuple[int, Ranking]] = field(default_factory=list)  # items' ids; only where a labeler is named
 
 
@@ -49,7 +51,7 @@ def add_items(
     names = {name: id for id, name in session.execute(select(Person.id, Person.name))}
     given: list[tuple[Item, Ranking | None]] = []
     for row in rows:
-        for item, authors, ranking in _items(row, overlap, form):
+        for item, authors, ranking in _items(row, overlap, form, added.left_out):
             for response, author in zip(item.responses, authors, strict=True):
                 if author is not None and author not in names:
                     raise RecordError("author", f"nobody is called {author[:40]!r}")
@@ -92,7 +94,7 @@ def _add(session: Session, given: list[tuple[Item, Ranking | None]], added: Adde
 
 
 def _items(
-    row: Any, overlap: int, form: Format | None
+    row: Any, overlap: int, form: Format | None, left_out: Counter[str]
 ) -> list[tuple[Item, list[str | None], Ranking | None]]:
     """An item for each task of a row, its responses' authors, and what a named person made of it."""
     if not isinstance(row, Mapping):
@@ -101,12 +103,13 @@ def _items(
         return [(*_own(row, overlap), None)]
     try:
         form = form or (ALIGN if "prompt" in row and "ranks" in row else detect(row))
-        records = [found for found in form.read(row) if not isinstance(found, LeftOut)]
+        read = list(form.read(row)) or [LeftOut(f"no record in it, says {form.name}")]
     except RecordError:
         raise
     except UserError as error:
         raise RecordError("", str(error)) from error
-    return [_from_record(record, overlap) for record in records]
+    left_out.update(found.reason for found in read if isinstance(found, LeftOut))
+    return [_from_record(found, overlap) for found in read if not isinstance(found, LeftOut)]
 
 
 def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:

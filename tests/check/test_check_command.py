@@ -391,6 +391,27 @@ def test_wrong_records_of_one_kind_are_one_line_and_counted(rankings: Callable[.
     assert "(30 times; also " in wrong.first[0]
 
 
+def test_responses_that_repeat_the_prompt_are_a_warning(rankings: Callable[..., Report]) -> None:
+    twice = rankings(
+        [ranking(f"Open {i}?", [f"Open {i}? Yes.", f" Open {i}? No."], [1, 2]) for i in range(20)]
+    )
+    assert the(twice, "repeats_prompt").severity == "warning"
+    once = rankings([ranking(f"Open {i}?", [f"Open {i}? Yes.", " No."], [1, 2]) for i in range(20)])
+    assert not found(once, "repeats_prompt")
+
+
+def test_demonstrations_beside_a_column_that_judges_them_are_a_warning(
+    tiny_recipe: Make, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"Open {i}?", "completion": " Yes.", "is_correct": i % 2 == 0} for i in range(20)]
+    write_jsonl(tmp_path / "judged.jsonl", rows)
+    data = {"template": "plain", "rankings": None, "prompts": None}
+    warned = run(tiny_recipe(data=data | {"demonstrations": "judged.jsonl"}))
+    assert "`is_correct` may say how good an answer is" in the(warned, "judged_demonstrations").message
+    named = {"train": [{"path": "judged.jsonl", "ignore": ["is_correct"]}]}
+    assert not found(run(tiny_recipe(data=data | {"demonstrations": named})), "judged_demonstrations")
+
+
 @pytest.mark.parametrize("kind", ["demonstrations", "rankings", "prompts"])
 def test_one_kind_alone_is_enough(tiny_recipe: Make, kind: str) -> None:
     data = {other: None for other in ("demonstrations", "rankings", "prompts") if other != kind}

@@ -1,6 +1,7 @@
 """What is kept between starts: found by content, never torn, never in the way."""
 
 import errno
+import importlib
 import json
 import os
 import subprocess
@@ -149,6 +150,22 @@ def test_a_function_that_opens_other_files_is_asked_again_at_each_start(
     (tmp_path / "more.txt").write_text("two")
     assert joined() == "two"
     assert len(reads) == 2
+
+
+@pytest.mark.parametrize(
+    "code", ["importlib.import_module('my_words').SAID", "os.environ['MY_WORD']", "os.getenv('MY_WORD')"]
+)
+def test_a_function_that_depends_on_what_cannot_be_seen_is_asked_again(
+    tmp_path: Path, joined: Callable[..., str], code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_join.py").write_text(
+        f"import importlib, os\ndef read(row):\n    return {{**row, 'response': {code}}}"
+    )
+    for said in ("one", "two"):
+        monkeypatch.setenv("MY_WORD", said)
+        (tmp_path / "my_words.py").write_text(f"SAID = '{said}'")
+        importlib.invalidate_caches()
+        assert joined() == said
 
 
 def test_the_files_that_an_entry_says_its_function_reads_are_a_part_of_the_caches_key(

@@ -130,3 +130,35 @@ def test_files_that_were_read_in_one_way_are_told_together() -> None:
     found = list(by_understanding([("a", one), ("b", other), ("c", two)]))
     assert [(names, reading.rows) for names, reading in found] == [(["a", "c"], 8), (["b"], 1)]
     assert one.rows == 3
+
+
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        (None, {"prompt": "Open?", "A": "Yes.", "B": "No.", "chosen": "A", "rejected": "B"}),
+        (None, {"prompt": "Open?", "gpt": "Yes.", "claude": "No.", "chosen": "GPT", "rejected": "claude"}),
+        (
+            {"prompt": "q", "chosen": "good", "rejected": "bad"},
+            {"q": "Open?", "a": "Yes.", "b": "No.", "good": "b", "bad": "a"},
+        ),
+    ],
+)
+def test_names_of_columns_are_no_answers(
+    read: Callable[..., Split[Ranking]], columns: Any, row: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match=r"its responses are .*, the names of columns that hold texts"):
+        read(row, columns=columns)
+    short = {"prompt": "Right?", "chosen": "A", "rejected": "B", "A": "", "source": "x"}
+    assert len(read(short).train) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["system_message", "systemPrompt", "System Prompt", "chat-history", "document"]
+)
+def test_a_part_of_the_prompt_by_any_spelling_is_not_passed_over(
+    read: Callable[..., Split[Ranking]], name: str
+) -> None:
+    with pytest.raises(
+        UserError, match=f"`{name}` holds something in a row, looks like a part of the prompt"
+    ):
+        read({**ROW, name: "Be brief."})

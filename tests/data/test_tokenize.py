@@ -208,6 +208,18 @@ def test_too_long_records_are_counted_and_the_key_is_named(
     assert f"raise `{key}` to 20" in text
 
 
+def test_texts_that_name_their_speakers_are_no_chat() -> None:
+    cut = Ranking("Human: Is it open?", ("Assistant: Yes.", "Assistant: No."), (1, 2))
+    with pytest.raises(UserError, match=r"begins with 'Human:' and every response with 'Assistant:'.*take"):
+        encode_rankings(Template(tokenizer(chat=CHAT), "chat"), [cut], 100, "data.rankings")
+    assert len(encode_rankings(Template(tokenizer(), "plain"), [cut], 100, "data.rankings")) == 1
+    play = [
+        Ranking("Human: Is it open?", ("Assistant: Yes.", "No."), (1, 2)),
+        Ranking("Who says it?", ("Assistant: me.", "Assistant: I."), (1, 2)),
+    ]
+    assert len(encode_rankings(Template(tokenizer(chat=CHAT), "chat"), play, 100, "data.rankings")) == 2
+
+
 def test_a_record_that_cannot_be_encoded_is_named() -> None:
     template = Template(tokenizer(), "plain")
     good = Demonstration("the film", " is warm")

@@ -161,3 +161,21 @@ def test_tasks_in_a_table_have_their_lists_as_text_and_empty_rows_are_none(site:
     assert "begins like a list" in said
     path.write_text(path.read_text().rpartition("x;")[0])
     assert "2 tasks added" in run(site, path).output
+
+
+def test_what_becomes_no_task_is_told_and_a_function_gets_numbers(
+    site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / "long.csv"
+    long.write_text("q,a,s\nOpen?,Yes.,9\nOpen?,No.,10\nRain?,Yes.,1\n")
+    columns = "{prompt: q, responses: a, scores: s, group_by: q}"
+    said = " ".join(run(site, long, "--columns", columns).output.split())
+    assert "1 task added; 1 left out (1 × an answer alone in its group (`q`)" in said
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine_of_tasks.py").write_text(
+        "def big(row):\n"
+        "    pair = {'prompt': row['q'], 'responses': [row['a'], '?'], 'ranks': [1, 2]}\n"
+        "    return pair if row['s'] > 5 else None\n"
+    )
+    said = " ".join(run(site, long, "--format", "mine_of_tasks:big").output.split())
+    assert "2 tasks added; 1 left out (1 × no record in it, says mine_of_tasks:big)" in said

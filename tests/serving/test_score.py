@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from align.cli.app import app
+from align.data.formats import chosen
 from align.serving import score as module
-from align.serving.records import read_items
+from align.serving.records import ScoreItem, read_items
 
 RESPONSES = [
     " good and bright",
@@ -115,6 +116,26 @@ def test_a_table_has_its_lists_as_text_and_empty_rows_are_none(tmp_path: Path) -
     assert good.responses == ("x", "[y]")
     assert good.row["responses"] == ["x", "[y]"]
     assert "in.csv:4: `responses` begins like a list" in str(bad)
+
+
+def test_what_is_left_out_is_told(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.csv").write_text("q,a,s\nthe film 1, good,1\nthe film 1, dull,2\na plot, dull,1\n")
+    columns = "{prompt: q, responses: a, scores: s, group_by: q}"
+    code, out, err = run_score(finished_run, tmp_path / "long.csv", "--columns", columns)
+    assert (code, len(rows_of(out))) == (0, 1)
+    assert "1 left out, and not scored: 1 × an answer alone in its group (`q`)" in " ".join(err.split())
+
+
+def test_a_part_of_the_prompt_beside_it_is_not_passed_over(tmp_path: Path) -> None:
+    row = {"prompt": "Is it open?", "response": "Yes.", "system": "Be brief.", "input": ""}
+    path = write_jsonl(tmp_path / "in.jsonl", [row, {**row, "system": None}])
+    told, item = read_items(path)
+    assert "in.jsonl:1: `system` looks like a part of the prompt, and only `prompt` is read" in str(told)
+    assert isinstance(item, ScoreItem)
+    form = chosen(None, {"prompt": "prompt", "system": "system", "response": "response"})
+    whole, _ = read_items(path, form)
+    assert isinstance(whole, ScoreItem)
+    assert [message["content"] for message in whole.prompt] == ["Be brief.", "Is it open?"]
 
 
 def test_to_writes_a_file_and_only_that(finished_run: Path, tmp_path: Path) -> None:

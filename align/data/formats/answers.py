@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Asked = str | Turns
 _MAY_BEGIN_MESSAGES = "[ \t\r\n"
+_LIST_OF_TEXTS = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*\Z""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def asked(row: Row, columns: Columns) -> tuple[Asked | None, str]:
     if len(names) == 1:
         value = look_up(row, names[0])
         found = conversation_in(value, names[0], columns.messages)
+        if found is None:
+            _check_list(value, names[0])
         return (value if found is None else found), names[0]
     texts = []
     for name in names:
@@ -95,6 +99,22 @@ def asked(row: Row, columns: Columns) -> tuple[Asked | None, str]:
             raise RecordError(name, "holds messages: only texts can be put together")
         texts.append(value or "")
     return "\n\n".join(part for part in texts if part.strip()), names[0]
+
+
+def _check_list(value: Any, name: str) -> None:
+    """Raise RecordError for a list of texts that a table holds as text: it would be a prompt of brackets."""
+    if not isinstance(value, str) or not _LIST_OF_TEXTS.match(value):
+        return
+    try:
+        found = literal(value)
+    except ValueError:
+        return
+    if isinstance(found, list) and all(isinstance(part, str) for part in found):
+        raise RecordError(
+            name,
+            f"is a list of texts ({len(found)}), written as text: a prompt is "
+            "one text or messages. If these are turns of a talk, a `format` function makes messages of them",
+        )
 
 
 def before_all(prompt: Asked | None, name: str, answers: Sequence[Said]) -> tuple[Asked, str]:

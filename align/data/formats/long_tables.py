@@ -48,7 +48,12 @@ def answers_of_group(row: Row, columns: Columns) -> tuple[list[Cell], Ranks] | L
     """
     members = list(row.rows) if isinstance(row, Gathered) and row.rows else [("", row)]
     for name in columns.names("group_by"):
-        look_up(row, name)
+        if cell_text(look_up(row, name)) == "":
+            raise RecordError(
+                name,
+                "is empty, and `group_by` names it: nothing says which rows belong together. Write it into "
+                "every row (merged cells of a spreadsheet leave all but the first one empty)",
+            )
     _one_of_each(members, columns)
     assert isinstance(columns.responses, str)
     cells: dict[str, tuple[Cell, Any]] = {}

@@ -39,11 +39,19 @@ def look_up(row: Row, path: str) -> Any:
             value = value[int(key)]
         elif isinstance(value, (list, tuple)) and not key.isdecimal():
             rest = ".".join(keys[i:])
-            return [look_up(part if isinstance(part, Mapping) else {}, rest) for part in value]
+            return [_in_list(part, rest, f"{'.'.join(keys[:i])}[{j}]") for j, part in enumerate(value)]
         else:
             there = ", ".join(short(str(name)) for name in list(value)[:20]) if i == 0 else ""
             raise RecordError(path, "is missing" + (f"; the columns are {there}" if there else ""))
     return value
+
+
+def _in_list(part: Any, rest: str, where: str) -> Any:
+    """A value of one item of a list; a RecordError names the item."""
+    try:
+        return look_up(part if isinstance(part, Mapping) else {}, rest)
+    except RecordError as error:
+        raise RecordError(f"{where}.{error.field}", error.message) from None
 
 
 def several(row: Row, source: Names) -> list[Cell]:

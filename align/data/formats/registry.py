@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from align.data import imports
 from align.data.formats.argilla import argilla, argilla_flat
-from align.data.formats.base import Format, LeftOut, Record, Row, never, of_tables, short
+from align.data.formats.base import (
+    Format,
+    Judged,
+    LeftOut,
+    Placed,
+    Record,
+    Row,
+    Unranked,
+    never,
+    of_tables,
+    short,
+)
 from align.data.formats.columns import from_columns
 from align.data.formats.conversations import messages_in
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
@@ -23,6 +35,7 @@ from align.data.formats.tools import ToolColumns
 from align.data.formats.trees import TREE_FORMATS
 from align.data.formats.trl import TRL_FORMATS
 from align.data.imports import last_line
+from align.data.lines import FileError
 from align.errors import UserError
 from align.records import Demonstration, Prompt, Ranking, RecordError
 
@@ -122,7 +135,7 @@ def _custom(name: str, load: Callable[[], Any]) -> Format:
     except (Exception, SystemExit) as error:
         raise UserError(f"format {name}: cannot be loaded: {last_line(error)}") from error
     if isinstance(found, Format):
-        return found
+        return _guarded(name, found)
     if not callable(found):
         raise UserError(f"format {name}: is {short(found)}, not a function that takes a row")
     about = " ".join((getattr(found, "__doc__", None) or "a function of your own").split())
@@ -143,7 +156,9 @@ def _called(name: str, function: Callable[[Any], Any], row: Row) -> list[Record 
         raise RecordError("", f"the format function {name} raised {last_line(error)}") from error
     found: list[Record | LeftOut] = []
     for result in results:
-        if isinstance(result, (Prompt, Demonstration, Ranking, LeftOut)):
+        if isinstance(result, (Prompt, Demonstration, Ranking)):
+            found.append(_record(name, result))
+        elif isinstance(result, LeftOut):
             found.append(result)
         elif isinstance(result, Mapping):
             found += _checked(name, result)
@@ -154,6 +169,53 @@ def _called(name: str, function: Callable[[Any], Any], row: Row) -> list[Record 
                 "", f"the format function {name} gave {short(result)}: a record, a dict, or None is needed"
             )
     return found
+
+
+def _guarded(name: str, form: Format) -> Format:
+    """A person's own format: whatever its `read` and its `gather` raise becomes a RecordError."""
+    gather = form.gather
+
+    def read(row: Row) -> Iterator[Record | LeftOut]:
+        try:
+            results = list(form.read(row))
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise RecordError("", f"the format {name} raised {last_line(error)}") from error
+        for result in results:
+            if isinstance(result, (LeftOut, Judged, Unranked)):
+                yield result
+            elif isinstance(result, (Prompt, Demonstration, Ranking)):
+                yield _record(name, result)
+            else:
+                raise RecordError("", f"the format {name} gave {short(result)}: `read` gives records")
+
+    def gathered(rows: Iterator[Placed]) -> Iterator[Placed]:
+        assert gather is not None
+        try:
+            for one in gather(rows):
+                pair = isinstance(one, tuple) and len(one) == 2
+                if not (pair and isinstance(one[0], str) and isinstance(one[1], Mapping)):
+                    raise RecordError("", f"`gather` of {name} gave {short(one)}: (place, row) is needed")
+                yield one
+        except (UserError, FileError):
+            raise
+        except Exception as error:
+            raise RecordError("", f"`gather` of the format {name} raised {last_line(error)}") from error
+
+    return replace(form, read=read, gather=gather and gathered)
+
+
+def _record(name: str, result: Prompt | Demonstration | Ranking) -> Record:
+    """A record that a person's code made, checked as one from a file is."""
+    try:
+        return type(result).from_dict(result.to_dict())
+    except RecordError as error:
+        raise RecordError(
+            "", f"the format {name} gave a record whose `{error.field}` {error.message}"
+        ) from error
+    except Exception as error:
+        raise RecordError("", f"the format {name} gave a record that is none: {last_line(error)}") from error
 
 
 def _checked(name: str, result: Row) -> list[Record]:

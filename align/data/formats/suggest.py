@@ -13,7 +13,7 @@ from align.data.formats.columns import from_columns
 from align.data.formats.verdicts import said_by
 from align.errors import UserError
 from align.records import RecordError, messages_in
-from align.text import cell_text
+from align.text import cell_text, words_of_name
 
 Words = tuple[str, ...]
 _DIGITS = re.compile(r"\d+")
@@ -192,7 +192,7 @@ def _guesses(row: Row) -> Iterator[Guess]:
 
 
 def _pairs(row: Row) -> Iterator[Guess]:
-    by_words = {tuple(_words(name)): name for name in row}
+    by_words = {tuple(words_of_name(name)): name for name in row}
     for good, bad in PAIRS:
         for words, better in by_words.items():
             worse = by_words.get(tuple(bad if word == good else word for word in words))
@@ -327,7 +327,7 @@ def _prompt(row: Row, others: set[str]) -> str | None:
 
 
 def _system(row: Row) -> str | None:
-    return next((name for name in row if _words(name) in (["system"], ["system", "prompt"])), None)
+    return next((name for name in row if words_of_name(name) in (["system"], ["system", "prompt"])), None)
 
 
 def _labeler(row: Row, others: set[str]) -> dict[str, str]:
@@ -344,20 +344,14 @@ def _labeler(row: Row, others: set[str]) -> dict[str, str]:
     return {}
 
 
-def _words(name: str) -> list[str]:
-    """The words of a column's name: answerText_1 is answer, text, 1."""
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    return [word.casefold() for word in re.split(r"[\W_]+", parted) if word]
-
-
 def _named(name: str, words: Iterable[str]) -> bool:
     known = set(words)
-    return any(word in known or word.removesuffix("s") in known for word in _words(name))
+    return any(word in known or word.removesuffix("s") in known for word in words_of_name(name))
 
 
 def _place(name: str, words: Words) -> int:
     """How early a name's word stands among words."""
-    own = set(_words(name)) | {word.removesuffix("s") for word in _words(name)}
+    own = set(words_of_name(name)) | {word.removesuffix("s") for word in words_of_name(name)}
     return next((i for i, word in enumerate(words) if word in own), len(words))
 
 

@@ -52,6 +52,8 @@ def _rankings(root: TreeRow, replies: Replies) -> Iterator[Record | LeftOut]:
             else:
                 many = {0: "no answer", 1: "a single answer"}.get(len(answers), "answers that nobody ranked")
                 yield LeftOut(f"a question with {many}")
+        elif not before and not children:
+            yield LeftOut("an answer without a question, which nobody answered either")
         pending += [(child, history) for child in reversed(children)]
 
 

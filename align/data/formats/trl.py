@@ -33,7 +33,7 @@ from align.data.formats.conversations import (
 )
 from align.data.formats.demonstrations import is_demonstration
 from align.data.formats.parts import Names, answer, completed, demonstration
-from align.records import Prompt, Ranking, RecordError
+from align.records import Prompt, Ranking, RecordError, messages_in
 
 NAMES = ("chosen", "rejected")
 TRL = Names(prompt=("prompt",))
@@ -51,6 +51,7 @@ def _asked(row: Row) -> tuple[Any, dict[str, str]]:
 
 def _pair(row: Row, verdict: float, **optional: Any) -> Ranking:
     columns = optional.pop("columns", {})
+    row = _with_messages(row)
     if all(isinstance(row.get(name), (list, tuple)) and len(row[name]) > 1 for name in NAMES):
         # Conversations with their answers: the prompt is what both share.
         first, second = TRL.turns(row, "chosen"), TRL.turns(row, "rejected")
@@ -63,6 +64,13 @@ def _pair(row: Row, verdict: float, **optional: Any) -> Ranking:
     pair = (answer(TRL, row, "chosen", asked), answer(TRL, row, "rejected", asked))
     prompt, origins = _asked(row)
     return comparison(prompt, pair, verdict, "prompt", NAMES, columns=origins | columns, **optional)
+
+
+def _with_messages(row: Row) -> Row:
+    """The row; where a table holds its messages as text, with what the text says."""
+    texts = {name: row[name] for name in ("prompt", *NAMES) if isinstance(row.get(name), str)}
+    found = {name: messages_in(value, name) for name, value in texts.items()}
+    return row if found == texts else {**row, **found}
 
 
 def _agrees(row: Row, shared: Turns, column: str) -> None:

@@ -23,6 +23,10 @@ FIRST |= {"output_a", "completion_a", "text_a"}
 SECOND = {"b", "right", "second"} | {name[:-1] + "b" for name in FIRST if name.endswith("_a")}
 TIES = {"tie", "draw", "equal", "same", "both", "neither", "both_bad", "both_good", "bothbad", "bothgood"}
 TIES |= {"tie_bothbad", "tie_both_bad", "no_preference", "undecided", "tied"}
+# What may stand before a letter or a number that names a response; "not a" and "a is better than b" may not.
+NOUNS = {"response", "answer", "model", "assistant", "option", "output", "completion", "text", "system"}
+NOUNS |= {"candidate", "choice", "reply", "summary", "generation", "translation", "chatbot", "bot"}
+_COMPARED = re.compile(r"[\[(]*\s*([^<>=]+?)\s*(>+|<+|=+)\s*([^<>=]+?)\s*[\])]*")  # A>B, [[B>>A]], A=B
 ENOUGH = 3  # rows with a verdict, from which on it is told that none is on a side
 
 
@@ -94,7 +98,14 @@ def _side(row: Row, answers: Sequence[Cell], verdict: Verdict, value: Any) -> in
 
 def said_by(value: Any, names: Sequence[str | None]) -> int | None:
     """Which of two responses a value calls the better one by itself (2: neither); None: nobody can say."""
-    return _known(_word(cell_text(value)), names)
+    text = cell_text(value)
+    if not re.search("[<>=]", text):
+        return _known(_word(text), names)
+    compared = _COMPARED.fullmatch(text)
+    sides = [_known(_word(compared[i]), names) for i in (1, 3)] if compared else []
+    if compared is None or sorted(str(side) for side in sides) != ["0", "1"]:
+        return None
+    return TIE if compared[2][0] == "=" else sides[0] if compared[2][0] == ">" else sides[1]
 
 
 def _word(text: str) -> str:
@@ -111,12 +122,18 @@ def _known(word: str, keys: Sequence[str | None]) -> int | None:
         return TIE
     endings = _endings(own)
     if all(endings) and endings[0] != endings[1]:
-        last = word.rsplit("_", 1)[-1]
+        last = _ending(word, own)
         if last in endings:
             return endings.index(last)
     if endings[0] in SECOND or endings[1] in FIRST or endings == ["2", "1"]:
         return None  # the recipe names b before a: what stands "left" is anybody's guess
     return A if word in FIRST else B if word in SECOND else None
+
+
+def _ending(word: str, own: Sequence[str]) -> str:
+    """The letter or number that a word is, or that follows a noun or the names' own words; else nothing."""
+    stem, _, last = word.rpartition("_")
+    return last if not stem or stem in NOUNS or stem in [name.rpartition("_")[0] for name in own] else ""
 
 
 def _endings(own: Sequence[str]) -> list[str]:
@@ -178,7 +195,7 @@ def _named(value: Any, answers: Sequence[Cell], column: str, places_from: int | 
         return keys.index(text)
     endings = [_word(key).rsplit("_", 1)[-1] for key in keys]
     texts = [answer.value.strip() if isinstance(answer.value, str) else "" for answer in answers]
-    last = _word(text).rsplit("_", 1)[-1]
+    last = "" if re.search("[<>=]", text) else _ending(_word(text), [_word(key) for key in keys])
     named = {
         names.index(one) for names, one in ((texts, text), (endings, last)) if names.count(one) == 1 and one
     }

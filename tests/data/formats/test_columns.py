@@ -571,6 +571,32 @@ def test_the_recipes_order_of_the_columns_is_no_trap() -> None:
         assert found == ranking("Open?", ["B", "A"], [1, 2])
 
 
+@pytest.mark.parametrize(
+    ("value", "ranks"),
+    [
+        ("A>B", [1, 2]),
+        ("B>A", [2, 1]),
+        ("A < B", [2, 1]),
+        ("[[B>>A]]", [2, 1]),
+        ("A=B", [1, 1]),
+        ("response_A > response_B", [1, 2]),
+        ("Assistant A", [1, 2]),
+    ],
+)
+def test_a_comparison_is_read_in_its_direction(value: str, ranks: list[int]) -> None:
+    row = {"q": "Open?", "response_A": "Yes.", "response_B": "No.", "w": value}
+    (found,) = read("{prompt: q, responses: [response_A, response_B], verdict: w}", row)
+    assert found["ranks"] == ranks
+
+
+@pytest.mark.parametrize("value", ["A is better than B", "not A", "worse: B", "A>A", "A>B>A", "A>tie", ">"])
+def test_a_sentence_that_ends_with_a_name_is_no_verdict_for_it(value: str) -> None:
+    row = {"q": "Open?", "response_A": "Yes.", "response_B": "No.", "w": value}
+    columns = "{prompt: q, responses: [response_A, response_B], verdict: %s}"
+    assert "nothing says which response that is" in refused(columns % "w", row)
+    assert "which is none of the responses" in refused(columns % "{best: w}", row)
+
+
 # Long tables
 
 LONG = "{prompt: q, responses: a, scores: s, group_by: [q, who]}"
@@ -588,6 +614,24 @@ def test_rows_of_a_group_need_not_be_adjacent_and_groups_keep_their_place() -> N
         ranking("Open?", ["Yes.", "No."], [1, 2]),
         ranking("Rain?", ["Yes.", "No."], [2, 1]),
     ]
+
+
+@pytest.mark.parametrize("prompt", ['["Is it open?"]', "['Open?', 'And now?']"])
+def test_a_list_of_texts_written_as_text_is_no_prompt(prompt: str) -> None:
+    told = refused("{prompt: q, chosen: a, rejected: b}", OPEN | {"q": prompt})
+    assert "`q` is a list of" in told
+    assert read("{prompt: q, chosen: a, rejected: b}", OPEN | {"q": "[Draft] What is this?", "a": '["x"]'})
+
+
+@pytest.mark.parametrize("row", [("", 1, "Yes.", 5), ("Open?", None, "Yes.", 5)])
+def test_rows_without_what_groups_them_are_not_put_together(row: tuple[Any, ...]) -> None:
+    assert "is empty, and `group_by` names it" in refused(LONG, *long(row, (*row[:2], "No.", 1)))
+
+
+def test_a_part_that_an_item_of_a_list_lacks_is_told_with_its_place() -> None:
+    row = {"q": "Open?", "all": [{"text": "Yes.", "score": 1}, {"text": "No."}]}
+    told = refused("{prompt: q, responses: all.text, scores: all.score}", row)
+    assert "`all[1].score` is missing" in told
 
 
 def test_an_answer_alone_is_left_out_and_one_that_is_there_twice_counts_once() -> None:
@@ -688,6 +732,7 @@ def test_a_long_table_with_a_mark_on_the_best() -> None:
             "{prompt: q, responses: [a, b], verdict: {best: w, worst: w}}",
             "best and worst name the same column",
         ),
+        ("{prompt: q, responses: [a, b], verdict: loser}", "say `verdict: {worst: loser}`"),
         ("{prompt: q, responses: [a, b, c], verdict: w}", "verdict compares two responses, and there are 3"),
         (
             "{prompt: q, responses: [a, b], scores: s, group_by: q}",

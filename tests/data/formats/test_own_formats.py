@@ -50,7 +50,22 @@ def noted(row):
 def own_error(row):
     raise RecordError("better", "must be a or b")
 
+def unchecked(row):
+    return Ranking(row["q"], ("x", ""), (1, 7))
+
+def backwards(rows):
+    yield from list(rows)[::-1]
+
+def stops(rows):
+    yield from rows
+    raise ValueError("odd")
+
 number = 3
+careless = Format("c", "about", lambda row: [unchecked(row)], lambda row: False)
+failing = Format("f", "about", lambda row: [row["nowhere"]], lambda row: False)
+reverse = Format("r", "about", lambda row: [as_record(row)], lambda row: False, backwards)
+stopping = Format("s", "about", lambda row: [as_record(row)], lambda row: False, stops)
+bare = Format("b", "about", lambda row: [as_record(row)], lambda row: False, lambda rows: dict(rows).values())
 whole = Format("mine", "about", lambda row: [as_record(row)], lambda row: False)
 '''
 ROW = {"q": "Sky?", "a": "Blue.", "b": "Green.", "better": "a"}
@@ -322,6 +337,32 @@ def test_a_record_gives_what_is_part_of_it() -> None:
 def test_a_record_that_holds_too_little_is_told(convert: Callable[[], Any], words: str) -> None:
     with pytest.raises(RecordError, match=words):
         convert()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("unchecked", "gave a record whose `responses[1]` is empty"),
+        ("careless", "gave a record whose `responses[1]` is empty"),
+        ("failing", "raised KeyError: 'nowhere'"),
+        ("stopping", "`gather` of the format formats_of_mine:stopping raised ValueError: odd"),
+        ("bare", "`gather` of formats_of_mine:bare gave an object"),
+    ],
+)
+def test_whatever_a_format_of_ones_own_gives_or_raises_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    (tmp_path / "formats_of_mine.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    form = find(f"formats_of_mine:{name}")
+    rows = iter([("a:1", ROW), ("a:2", ROW)])
+    with pytest.raises(RecordError) as caught:
+        for _, row in form.gather(rows) if form.gather else rows:
+            list(form.read(row))
+    assert words in str(caught.value)
+    reverse = find("formats_of_mine:reverse")
+    assert reverse.gather is not None
+    assert [place for place, _ in reverse.gather(iter([("a:1", ROW), ("a:2", ROW)]))] == ["a:2", "a:1"]
 
 
 def test_detection_never_takes_a_custom_format() -> None:

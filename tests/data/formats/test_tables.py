@@ -44,6 +44,21 @@ def test_a_format_in_a_table_gives_the_same_records(
     assert [record.to_dict() for record in records_of(FORMATS[name], rows)] == sample["expected"]
 
 
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_whole_conversations_in_a_table_are_conversations(
+    tmp_path: Path, write: Callable[[Any], str]
+) -> None:
+    asked = [{"role": "user", "content": "Is it open?"}]
+    talks = {
+        name: [*asked, {"role": "assistant", "content": said}]
+        for name, said in (("chosen", "Yes."), ("rejected", "No."))
+    }
+    for row in (talks, {"prompt": asked, **talks}):
+        (found,) = as_table(tmp_path / "a.csv", [row], write)
+        (record,) = records_of(detect(found), [found])
+        assert record.to_dict() == {"prompt": asked, "responses": ["Yes.", "No."], "ranks": [1, 2]}
+
+
 def test_a_list_that_cannot_be_read_is_told_by_its_column() -> None:
     row = {"instruction": "Open?", "completions": "[{'response': 'Yes.'} {'response': 'No.'}]"}
     with pytest.raises(RecordError) as caught:
