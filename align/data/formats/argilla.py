@@ -85,6 +85,8 @@ def _nested(row: Row, columns: ToolColumns | None) -> Iterator[Record | LeftOut]
     if "items" not in row:
         yield from _rankings(row, *_answered(row), columns)
         return
+    if not items(row, "items"):
+        yield LeftOut("a page of an export without any record")
     for i in range(len(items(row, "items"))):
         try:
             record = part(row, "items", i)
@@ -152,13 +154,14 @@ def _flat_answered(row: Row) -> Answered:
     """The same of a flat record: its fields are what neither belongs to a question nor is known."""
     found: list[_Answer | LeftOut] = []
     taken = set(NO_FIELDS)
-    for key in row:
+    columns = [key for key in row if isinstance(key, str)]
+    for key in columns:
         question = key.removesuffix(RESPONSES)
         if key.endswith(RESPONSES) and f"{question}{USERS}" in row:
-            taken |= {other for other in row if other.startswith((key, f"{question}.suggestion"))}
+            taken |= {other for other in columns if other.startswith((key, f"{question}.suggestion"))}
             found += [] if row[key] is None else _columns_of(row, question)
         elif _first_version(row[key]):
-            taken |= {key, *(other for other in row if other.startswith(f"{key}-suggestion"))}
+            taken |= {key, *(other for other in columns if other.startswith(f"{key}-suggestion"))}
             found += _answers(row, key, (key,))
     return {key: value for key, value in row.items() if key not in taken}, "", found
 
@@ -339,7 +342,7 @@ def _name_lists(row: Row) -> Iterator[tuple[str, list[Any]]]:
     """(question, names) of each answer that lists fields; what is wrong is the reader's to say."""
     try:
         records = items(row, "items") if "items" in row else [row]
-        for record in records:
+        for record in (record for record in records if isinstance(record, Mapping)):
             fields, _, found = (_answered if "fields" in record else _flat_answered)(record)
             for answer in (answer for answer in found if isinstance(answer, _Answer)):
                 value = part(record, *answer.at)

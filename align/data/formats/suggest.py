@@ -333,7 +333,7 @@ def _system(row: Row) -> str | None:
 def _labeler(row: Row, others: set[str]) -> dict[str, str]:
     """The column that says who ranked, where there is one."""
     for name in sorted(row, key=lambda name: _place(name, LABELERS)):
-        asked = not {*PROMPTS, "message"}.difference(["user"]).isdisjoint(_words(name))  # user_prompt
+        asked = not {*PROMPTS, "message"}.difference(["user"]).isdisjoint(words_of_name(name))  # user_prompt
         if (
             name not in others
             and _named(name, LABELERS)
