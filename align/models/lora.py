@@ -83,6 +83,11 @@ def check_adapters(base: BaseCheckpoint, lora: Lora) -> None:
             f"base {base.spec.name}: transformers cannot build a language model of its config.json: "
             f"{first_line(error)}. Choose a base that generates text"
         ) from error
+    if text_decoder(model) is model:
+        raise UserError(
+            f"base {base.spec.name}: {type(model).__name__} has no decoder apart from its output layer, and "
+            "roles read hidden states. Choose another base"
+        )
     config = lora_config(lora, model)
     try:
         with warnings.catch_warnings():

@@ -81,8 +81,8 @@ def _tell(trainer: _Trainer, recipe: Recipe, stage: StageRun) -> None:
         stage.say(f"lora.targets: all-linear leaves out what PEFT cannot adapt here: {names}")
     if trainer.aux_loss_enabled:
         stage.say(
-            f"train/loss has {trainer.router_aux_loss_coef:g} times the load-balancing loss of the experts in "
-            "it, as the base's config.json says (router_aux_loss_coef); eval/loss has not"
+            f"train/loss has {trainer.router_aux_loss_coef:g} times the load-balancing loss of the experts "
+            "in it, as the base's config.json says (router_aux_loss_coef); eval/loss has not"
         )
 
 
@@ -162,7 +162,7 @@ def _trainer(
         peft_config=lora_config(recipe.lora, model),
         processing_class=tokenizer,
         train_dataset=_on_disk(train).select(rows),
-        args=_arguments(recipe, str(stage.folder), setup.accel, steps),
+        args=_arguments(recipe, str(stage.folder), setup.accel, steps, _balancing(model)),
     )
     if setup.base.spec.quantize:  # then TRL makes adapters bfloat16, too coarse for small steps
         for parameter in trainer.model.parameters():
@@ -211,7 +211,18 @@ def _microbatches(cfg: SFT, accel: Accelerator) -> tuple[int, int]:
     return size, mine // size
 
 
-def _arguments(recipe: Recipe, folder: str, accel: Accelerator, steps: int) -> SFTConfig:
+def _balancing(model: PreTrainedModel) -> float | None:
+    """The weight of a loss that balances experts; None: as the base's configuration says.
+
+    It is 0 where TRL cannot compute it, because the configuration counts experts by another name.
+    """
+    config = model.config.get_text_config()
+    return 0.0 if hasattr(config, "router_aux_loss_coef") and not hasattr(config, "num_experts") else None
+
+
+def _arguments(
+    recipe: Recipe, folder: str, accel: Accelerator, steps: int, balancing: float | None
+) -> SFTConfig:
     """The recipe in TRL's words; what TRL would do by default and must not is switched off."""
     cfg, device = recipe.sft, accel.device
     microbatch, accumulation = _microbatches(cfg, accel)
@@ -227,6 +238,7 @@ def _arguments(recipe: Recipe, folder: str, accel: Accelerator, steps: int) -> S
         weight_decay=cfg.weight_decay,
         max_grad_norm=cfg.max_grad_norm,
         gradient_checkpointing=cfg.gradient_checkpointing,
+        router_aux_loss_coef=balancing,
         save_steps=cfg.checkpoint_every,
         # The rows are tokenised, labelled and in order; packed, a microbatch is one row without padding.
         dataset_kwargs={"skip_prepare_dataset": True},
