@@ -180,8 +180,10 @@ def _adaptable(config: LoraConfig, model: PreTrainedModel, name: str) -> bool:
     Kernels of state-space models read some weights past the layer; some routers are linear layers whose
     forward gives several tensors.
     """
+    # Mamba multiplies by dt_proj's weight itself too, which PEFT's list does not say.
+    leaf = "out_proj" if _leaf(name) == "dt_proj" else _leaf(name)
     try:
-        _check_lora_target_modules_mamba(config, model, _leaf(name))
+        _check_lora_target_modules_mamba(config, model, leaf)
     except ValueError:
         return False
     kind = type(model.get_submodule(name))

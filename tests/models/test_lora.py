@@ -208,7 +208,7 @@ def test_a_target_may_be_the_end_of_a_path(tiny_base: Path) -> None:
 
 def test_what_all_linear_leaves_out_is_known(tiny_base: Path, tmp_path: Path) -> None:
     for kind, left in (
-        ("mamba", {"mixer.out_proj": 4}),
+        ("mamba", {"mixer.out_proj": 4, "mixer.dt_proj": 4}),
         ("gpt_oss", {"mlp.experts": 4}),
         ("qwen3_moe", {}),
         ("deepseek_v3", {"mlp.gate_proj": 1, "mlp.up_proj": 1, "mlp.down_proj": 1}),
