@@ -131,10 +131,23 @@ def _template(recipe: Recipe) -> tuple[BaseTokenizer | None, Template | None, li
     except UserError as error:
         after = "; lengths are counted in characters, and limits are not checked"
         return None, None, [Finding("error", "base", "base", f"{error}{after}")]
+    found = list(_of_adapters(recipe, base))
     try:
-        return base, base.template(recipe.data.template), []
+        return base, base.template(recipe.data.template), found
     except UserError as error:
-        return base, None, [Finding("error", "template", "data.template", str(error))]
+        return base, None, [*found, Finding("error", "template", "data.template", str(error))]
+
+
+def _of_adapters(recipe: Recipe, base: BaseTokenizer) -> Iterator[Finding]:
+    """Whether the base can be trained, where its kind is not one of the plain ones that can."""
+    if base.checkpoint is None:
+        return
+    from align.models.lora import check_adapters
+
+    try:
+        check_adapters(base.checkpoint, recipe.lora)
+    except UserError as error:
+        yield Finding("error", "base", "base", str(error))
 
 
 def _gathered(recipe: Recipe, reader: TextMeasure, found: list[Finding]) -> list[Gathered]:

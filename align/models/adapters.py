@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict
-from pydantic import BaseModel, ConfigDict, ValidationError
+from peft import LoraConfig, PeftModel
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,6 +22,10 @@ CONFIG = "adapter_config.json"
 SCORE = "score.json"  # what is known of a reward model's scores; travels with its head
 
 
+# As PEFT writes them; any other regular expression could be one that takes forever to match.
+_Pattern = Annotated[str, StringConstraints(pattern=r"^\.\*\\\.\w+$")]
+
+
 class _Said(BaseModel):
     """What stages write into an adapter's configuration; its other entries are PEFT's defaults."""
 
@@ -31,6 +36,10 @@ class _Said(BaseModel):
     lora_alpha: PositiveInt
     lora_dropout: Fraction
     target_modules: list[str] | Literal["all-linear"]
+    target_parameters: list[str] | None = None  # of experts, which are stacked in one parameter
+    rank_pattern: dict[_Pattern, PositiveInt] = {}  # an expert's gate and up are one parameter
+    alpha_pattern: dict[_Pattern, PositiveInt] = {}
+    use_rslora: bool = False
     layers_to_transform: list[int] | None
     fan_in_fan_out: bool
     inference_mode: bool
@@ -40,24 +49,34 @@ class _Said(BaseModel):
     peft_version: str | None = None
 
 
+def parameters_of(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
+    """An adapter's parameters, by their names without the adapter's.
+
+    The name counts only where PEFT puts it: modules of the base may have the same (RWKV has a `value`).
+    """
+    own = re.compile(rf"(\.lora_\w+)\.{re.escape(adapter)}(?=\.)")
+    return {own.sub(r"\1", name): p for name, p in model.named_parameters() if own.search(name)}
+
+
 def save_adapter(model: PeftModel, adapter: str, folder: Path) -> None:
     """Write one adapter so that `peft.PeftModel.from_pretrained(base, folder)` loads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     save_file(
-        {name: t.detach().contiguous().cpu() for name, t in tensors.items()},
+        {name: t.detach().contiguous().cpu() for name, t in parameters_of(model, adapter).items()},
         folder / ADAPTER,
         metadata={"format": "pt"},
     )
     config = model.peft_config[adapter]
-    before = config.inference_mode, config.target_modules
+    before = config.inference_mode, config.target_modules, config.target_parameters
     config.inference_mode = True
     if isinstance(config.target_modules, set):  # its order differs from process to process
         config.target_modules = sorted(config.target_modules)
+    if config.target_parameters is not None:
+        config.target_parameters = sorted(config.target_parameters)
     try:
         config.save_pretrained(str(folder))
     finally:
-        config.inference_mode, config.target_modules = before
+        config.inference_mode, config.target_modules, config.target_parameters = before
 
 
 def read_config(folder: Path) -> LoraConfig:
@@ -87,11 +106,18 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     A tensor by the name of one of the base's weights would take its place.
     """
     config, tensors = read_config(folder), read_tensors(folder / ADAPTER)
-    wrong = [name for name, x in tensors.items() if ".lora_" not in name or config.r not in x.shape]
+    wrong = [name for name, x in tensors.items() if ".lora_" not in name or not _of_rank(config, x)]
     if wrong or not tensors:
         what = f"{wrong[0]}, which is no adapter of rank {config.r}" if wrong else "no tensors"
         raise AlignError(f"{folder / ADAPTER} holds {what}")
     return config, tensors
+
+
+def _of_rank(config: LoraConfig, x: Tensor) -> bool:
+    """Whether a side of the matrix is the adapter's rank; of stacked experts, the ranks of all in one."""
+    if config.r in x.shape:
+        return True
+    return bool(config.target_parameters) and any(side % config.r == 0 for side in x.shape)
 
 
 def save_head(head: nn.Module, folder: Path) -> None:

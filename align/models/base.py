@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -24,6 +23,7 @@ from transformers import (
 from align.data.template import Template
 from align.errors import UserError
 from align.models.folder import base_folder, positions_of
+from align.models.text_part import auto_class
 from align.recipe.sections import Base as BaseSpec
 from align.run.hub import first_line
 
@@ -52,7 +52,7 @@ class BaseCheckpoint:
         quantized = {} if self.spec.quantize is None else _in_four_bits(dtype, device)
         try:
             model: PreTrainedModel
-            model, found = AutoModelForCausalLM.from_pretrained(
+            model, found = auto_class(self.config).from_pretrained(
                 self.folder,
                 config=self.config,
                 dtype=dtype,
@@ -123,7 +123,8 @@ def find_base(spec: BaseSpec) -> BaseCheckpoint:
             f"the tokenizer of base {spec.name} has no EOS token, and responses must end with one"
         )
     text = config.get_text_config()
-    if isinstance(text.pad_token_id, int) and text.pad_token_id >= getattr(text, "vocab_size", math.inf):
+    pad_id = getattr(text, "pad_token_id", None)
+    if isinstance(pad_id, int) and pad_id >= getattr(text, "vocab_size", math.inf):
         text.pad_token_id = None  # transformers could not build the model; nothing here pads by it
     # An adapter is trained around the rounding of four bits: on whole weights it is another model.
     kind = f"+{spec.quantize}" if spec.quantize else ""

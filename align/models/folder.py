@@ -38,6 +38,8 @@ def base_folder(spec: BaseSpec) -> Path:
 def positions_of(folder: Path) -> int | None:
     """How many tokens a base can read, as its config.json says it; None where it does not."""
     config = read_json(folder / "config.json")
+    if isinstance(text := config.get("text_config"), dict):  # a base that also sees: its text model's limit
+        config = text
     found = config.get("max_position_embeddings", config.get("n_positions"))
     return found if isinstance(found, int) and found > 0 else None
 

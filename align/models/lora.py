@@ -2,47 +2,236 @@
 
 from __future__ import annotations
 
-from peft import LoraConfig, TaskType
+import re
+import warnings
+from collections.abc import Iterable
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from align.errors import UserError
+from align.models.base import BaseCheckpoint
+from align.models.text_part import auto_class, is_composite, text_decoder
 from align.recipe.sections import Lora
+from align.run.hub import first_line
+
+_OUTPUT = ("lm_head", "embed_out")
 
 
 def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
-    """PEFT's LoraConfig for this model.
+    """PEFT's LoraConfig for this model, for its text part alone.
 
-    Raises UserError where a target names no linear layer of the model, or the output layer, or where
-    the model has fewer layers than the recipe adapts.
+    Raises UserError where a target names no linear layer of the model, or the output layer, or one that
+    PEFT cannot adapt, where the model has fewer layers than the recipe adapts, or where its experts allow
+    no dropout.
     """
-    count = model.config.num_hidden_layers
+    count = model.config.get_text_config().num_hidden_layers
     if lora.layers is not None and lora.layers > count:
         raise UserError(f"lora.layers is {lora.layers}, and the base has {count} layers")
-    if lora.targets != "all-linear":
-        linear = (nn.Linear, Conv1D, LoraLayer)
-        names = {
-            name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, linear)
-        }
-        names -= {"lm_head", "embed_out", "lora_A", "lora_B"}
-        for target in lora.targets:
-            if target in ("lm_head", "embed_out"):
-                raise UserError(
-                    f"lora.targets: the output layer ({target}) is shared by all roles and stays as it is"
-                )
-            if target not in names:
-                raise UserError(
-                    f"lora.targets: the base has no linear layer named {target}; "
-                    f"it has {', '.join(sorted(names))}"
-                )
-    return LoraConfig(
+    layers = None if lora.layers is None else list(range(count - lora.layers, count))
+    config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
+        use_rslora=lora.use_rslora,
         target_modules=lora.targets,
-        layers_to_transform=None if lora.layers is None else list(range(count - lora.layers, count)),
         bias="none",
     )
+    linear = _linear_layers(model)
+    _add_experts(config, model)
+    everything = lora.targets == "all-linear"
+    if lora.targets != "all-linear":
+        _check_targets(lora.targets, config, model, linear)
+    named = linear if config.target_modules == "all-linear" else _ending(linear, config.target_modules)
+    refused = {_leaf(name) for name in named if not _adaptable(config, model, name)}
+    names = [name for name in named if _leaf(name) not in refused]
+    if config.target_parameters and lora.dropout:
+        raise UserError(
+            f"lora.dropout: the base's experts ({', '.join(sorted(config.target_parameters))}) can have "
+            "adapters, but no dropout before them. Set lora.dropout: 0, or name lora.targets without them"
+        )
+    if is_composite(model) or (config.target_parameters and layers):
+        # Names alone would also mean the tower's layers; and PEFT has experts in all layers or in none.
+        config.target_modules = {name for name in names if _within(name, layers)}
+        config.target_parameters = _parameters(config.target_parameters, model, layers)
+        return config
+    if everything and (refused or layers):
+        config.target_modules = {_leaf(name) for name in names}
+    config.layers_to_transform = layers
+    return config
+
+
+def check_adapters(base: BaseCheckpoint, lora: Lora) -> None:
+    """Raise UserError where the base cannot have the adapters that the recipe describes.
+
+    They are laid on a copy of the model without weights, so this takes neither memory nor a checkpoint's
+    time to load.
+    """
+    kind = auto_class(base.config)
+    try:
+        with torch.device("meta"):
+            model = kind.from_config(base.config, trust_remote_code=base.spec.trust_remote_code)
+    except (ValueError, ImportError, TypeError, AttributeError, LookupError, RuntimeError) as error:
+        raise UserError(
+            f"base {base.spec.name}: transformers cannot build a language model of its config.json: "
+            f"{first_line(error)}. Choose a base that generates text"
+        ) from error
+    if text_decoder(model) is model:
+        raise UserError(
+            f"base {base.spec.name}: {type(model).__name__} has no decoder apart from its output layer, and "
+            "roles read hidden states. Choose another base"
+        )
+    config = lora_config(lora, model)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of modules that PEFT will tell again where it matters
+            PeftModel(model, config, low_cpu_mem_usage=True)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"lora: PEFT cannot lay these adapters on {type(model).__name__}: {first_line(error)}. "
+            "Name other layers in lora.targets"
+        ) from error
+
+
+def without_adapter(model: PeftModel) -> dict[str, int]:
+    """What of the base's text layers has no adapter though the layer has some: a name and in how many layers.
+
+    Linear layers and stacked experts count; the output layer, norms and embeddings do not.
+    """
+    base = model.get_base_model()
+    prefix = _prefix(base)
+    found: dict[str, set[str]] = {}
+    adapted = [name for name, module in base.named_modules() if isinstance(module, LoraLayer)]
+    layers = {_layer(name) for name in adapted}
+    for name, module in base.named_modules():
+        layer = _layer(name)
+        if not name.startswith(prefix) or layer is None or layer not in layers:
+            continue
+        if any(name == one or name.startswith(f"{one}.") for one in adapted):
+            continue
+        stacked = any(parameter.ndim == 3 for parameter in module.parameters(recurse=False))
+        if isinstance(module, (nn.Linear, Conv1D)) or (stacked and not isinstance(module, nn.Conv1d)):
+            short = re.sub(r"^.*?\.\d+\.", "", name)
+            found.setdefault(re.sub(r"\.\d+(?=\.|$)", ".*", short), set()).add(str(layer))
+    return {name: len(where) for name, where in found.items()}
+
+
+def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """The linear layers of the text part, the output layer left out, by their names in the model."""
+    kinds, prefix, output = (nn.Linear, Conv1D, LoraLayer), _prefix(model), model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, kinds)
+        and name.startswith(prefix)
+        and module is not output
+        and _leaf(name) not in (*_OUTPUT, "lora_A", "lora_B")
+        and ".lora_" not in name
+    }
+
+
+def _add_experts(config: LoraConfig, model: PreTrainedModel) -> None:
+    """Let PEFT name the experts and routers, which transformers keeps as stacked parameters.
+
+    It would do so by itself, but later, when it is unknown which layers are meant.
+    """
+    try:
+        convert_peft_config_for_transformers(config, model, None)
+    except ValueError as error:
+        raise UserError(f"lora.targets: {first_line(error)}") from error
+    if not config.target_parameters:
+        config.target_parameters = None
+
+
+def _check_targets(
+    targets: Iterable[str], config: LoraConfig, model: PreTrainedModel, linear: dict[str, nn.Module]
+) -> None:
+    """Raise UserError for a target that names nothing, the output layer, or what PEFT cannot adapt."""
+    for target in targets:
+        if _leaf(target) in _OUTPUT:
+            raise UserError(
+                f"lora.targets: the output layer ({target}) is shared by all roles and stays as it is"
+            )
+        if config.target_parameters and not _ends(target, config.target_modules):
+            continue  # the experts' name for it stands among the parameters
+        named = _ending(linear, [target])
+        if not named:
+            raise UserError(
+                f"lora.targets: the base has no linear layer named {target}; "
+                f"it has {', '.join(sorted({_leaf(name) for name in linear}))}"
+            )
+        if not all(_adaptable(config, model, name) for name in named):
+            raise UserError(
+                f"lora.targets: an adapter on {target} would have no effect in {type(model).__name__}, or "
+                "breaks it: leave it out (all-linear does)"
+            )
+
+
+def _adaptable(config: LoraConfig, model: PreTrainedModel, name: str) -> bool:
+    """Whether an adapter on this layer works: the model calls it, and takes what a linear layer gives.
+
+    Kernels of state-space models read some weights past the layer; some routers are linear layers whose
+    forward gives several tensors.
+    """
+    # Mamba multiplies by dt_proj's weight itself too, which PEFT's list does not say.
+    leaf = "out_proj" if _leaf(name) == "dt_proj" else _leaf(name)
+    try:
+        _check_lora_target_modules_mamba(config, model, leaf)
+    except ValueError:
+        return False
+    kind = type(model.get_submodule(name))
+    own = kind.forward is not nn.Linear.forward and issubclass(kind, nn.Linear)
+    return not (own and kind.__module__.startswith("transformers."))
+
+
+def _parameters(
+    names: Iterable[str] | None, model: PreTrainedModel, layers: list[int] | None
+) -> list[str] | None:
+    """The whole names of the parameters that end in these, in these layers."""
+    if not names:
+        return None
+    prefix = _prefix(model)
+    found = [
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith(prefix) and _within(name, layers) and _ends(name, names)
+    ]
+    return found or None
+
+
+def _prefix(model: nn.Module) -> str:
+    """What the names of the text part's modules begin with; nothing where the model is plain."""
+    if not isinstance(model, PreTrainedModel) or not is_composite(model):
+        return ""
+    decoder = text_decoder(model)
+    return next((f"{name}." for name, module in model.named_modules() if module is decoder and name), "")
+
+
+def _leaf(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _ends(name: str, targets: Iterable[str] | str | None) -> bool:
+    """Whether the name is one of the targets, or ends in one, as PEFT matches them."""
+    return any(name == target or name.endswith(f".{target}") for target in targets or ())
+
+
+def _ending(names: Iterable[str], targets: Iterable[str] | str | None) -> list[str]:
+    return [name for name in names if _ends(name, targets)]
+
+
+def _within(name: str, layers: list[int] | None) -> bool:
+    return layers is None or _layer(name) in layers
+
+
+def _layer(name: str) -> int | None:
+    """The number of the layer that a module belongs to, as PEFT reads it; None outside of layers."""
+    found = re.match(r".*?\.[^.]*\.(\d+)\.", f".{name}")
+    return int(found[1]) if found else None

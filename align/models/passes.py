@@ -83,7 +83,7 @@ def states(forward: Forward) -> Layout[PrefixStates]:
     device = base.device
     ids = torch.zeros(1, 2, dtype=torch.int64, device=device)
     length = torch.tensor([2], device=device)
-    width = base.config.hidden_size
+    width = base.config.get_text_config().hidden_size
     hidden = torch.zeros(1, 2, width, dtype=base.dtype, device=device) if forward.split else None
     empty = PrefixStates(ids, torch.ones_like(ids, dtype=torch.bool), length, length, hidden)
     return Layout(lambda row: (1, int(row.lengths)), empty)

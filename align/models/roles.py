@@ -20,8 +20,9 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from align.errors import AlignError, ran_out_of_memory
-from align.models.adapters import read_adapter
+from align.models.adapters import parameters_of, read_adapter
 from align.models.heads import ScalarHead
+from align.models.text_part import output_width, text_decoder
 from align.processes.distributed import more_elsewhere
 from align.run.checkpoint import load_into, read_tensors
 from align.run.hub import first_line
@@ -66,15 +67,11 @@ class Roles(nn.Module):
                 raise
             raise AlignError(f"{source} does not fit this base: {first_line(error)}") from error
         if result:
-            own = [key for key in result.missing_keys if "lora_" in key and f".{role}." in key]
+            own = [key for key in result.missing_keys if re.search(rf"\.lora_\w+\.{role}\.", key)]
             if misfits := [*result.unexpected_keys, *own]:
                 raise AlignError(f"{source} does not fit this base: {', '.join(misfits[:3])}")
         self._trains[role] = trains
-        self._adapters[role] = {
-            name.replace(f".{role}.", "."): parameter
-            for name, parameter in self.base.named_parameters()
-            if "lora_" in name and f".{role}." in name
-        }
+        self._adapters[role] = parameters_of(self.base, role)
         self._lora_layers = [module for module in self.base.modules() if isinstance(module, LoraLayer)]
         self.eval()
         self._active = None
@@ -98,7 +95,7 @@ class Roles(nn.Module):
         A bias that the folder's head does not have starts at 0.
         """
         drawn = source if isinstance(source, torch.Generator) else torch.Generator()
-        head = ScalarHead(self.base.config.hidden_size, drawn, bias, std)
+        head = ScalarHead(output_width(self.base), drawn, bias, std)
         if isinstance(source, Path):
             saved = read_tensors(source / HEAD)
             if bias:
@@ -158,8 +155,7 @@ class Roles(nn.Module):
     @property
     def decoder(self) -> nn.Module:
         """The base without its output layer."""
-        decoder: nn.Module = self.base.base_model
-        return decoder
+        return text_decoder(self.base)
 
     @property
     def lowest_adapted_layer(self) -> int:

@@ -20,6 +20,8 @@ from align.run.files import read_json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from align.models.base import BaseCheckpoint
+
 KNOWN_VERSION = "5.23."  # of transformers, whose AutoTokenizer takes these
 _BACKEND = "tokenization_utils_tokenizers.TokenizersBackend"
 _QWEN2 = "models.qwen2.tokenization_qwen2.Qwen2Tokenizer"
@@ -48,6 +50,7 @@ class BaseTokenizer:
     tokenizer: PreTrainedTokenizerBase
     positions: int | None  # as BaseCheckpoint has them
     rows: int | None
+    checkpoint: BaseCheckpoint | None = None  # where the tokenizer was not known without it
 
     def template(self, kind: Literal["chat", "plain"]) -> Template:
         """How text becomes tokens for this base; raises UserError as Template does."""
@@ -63,7 +66,7 @@ def find_tokenizer(spec: BaseSpec) -> BaseTokenizer:
     from align.models.base import find_base
 
     base = find_base(spec)
-    return BaseTokenizer(base.tokenizer, base.positions, base.rows)
+    return BaseTokenizer(base.tokenizer, base.positions, base.rows, base)
 
 
 def _known_tokenizer(folder: Path) -> BaseTokenizer | None:

@@ -32,6 +32,7 @@ OTHER_NAMES = _by_their_names(
         "run.name": "run_name",
         "lora.rank": "r lora_r lora_rank",
         "lora.alpha": "lora_alpha",
+        "lora.use_rslora": "rslora",
         "lora.dropout": "lora_dropout",
         "lora.targets": "target_modules",
         "learning_rate": "lr",

@@ -231,9 +231,12 @@ class Lora(Section):
 
     rank: PositiveInt = Field(16, description="the width of the low-rank update")
     alpha: PositiveInt = Field(32, description="the update is scaled by alpha / rank")
+    use_rslora: bool = Field(
+        False, description="scale by alpha / sqrt(rank) instead (2312.03732): for high ranks"
+    )
     dropout: Fraction = Field(0.0, description="dropout before the update, in sft only")
     targets: list[str] | Literal["all-linear"] = Field(
-        "all-linear", description="names of the linear layers that get an adapter"
+        "all-linear", description="names of the linear layers that get an adapter, or the ends of their paths"
     )
     layers: PositiveInt | None = Field(
         None,

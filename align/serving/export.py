@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 from transformers import (
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,6 +27,7 @@ from align.models.merge import check_classifier, in_float32, merged_policy, merg
 from align.models.passes import PAIRS, microbatches, passes
 from align.models.roles import Roles
 from align.models.scoring import score_pairs
+from align.models.text_part import auto_class
 from align.recipe.sections import Recipe
 from align.records import Ranking
 from align.run.files import to_json, whole_folder, write_text
@@ -187,7 +187,7 @@ def _own(run: Trained, pairs: list[Pair]) -> Tensor:
 @torch.no_grad()
 def _exported(run: Trained, pairs: list[Pair], folder: Path) -> Tensor:
     """A score for each pair, or the log probability of each response token, from the files of an export."""
-    auto = AutoModelForSequenceClassification if run.stage == "rm" else AutoModelForCausalLM
+    auto = AutoModelForSequenceClassification if run.stage == "rm" else auto_class(run.setup.base.config)
     model, found = auto.from_pretrained(
         folder,
         dtype=torch.float32,  # as the run's own numbers; CPUs are slow in anything else

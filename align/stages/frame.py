@@ -30,6 +30,7 @@ from align.data.template import Template
 from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.base import BaseCheckpoint, find_base
+from align.models.text_part import text_decoder
 from align.processes import distributed, sharding
 from align.recipe.sections import Entry, Recipe, Source
 from align.records import RecordKind, RecordType
@@ -71,7 +72,7 @@ class Setup:
                 "(distributed_type MULTI_GPU), or take quantize out"
             )
         model = self.base.load_model(torch.device("cpu"))
-        layers = getattr(model.base_model, "layers", None)
+        layers = getattr(text_decoder(model), "layers", None)
         if not isinstance(layers, nn.ModuleList):
             raise UserError(
                 f"base: {type(model).__name__} has no list of layers that could be sharded: use "

@@ -25,7 +25,7 @@ from align.data.store import kept
 from align.data.tokenize import Encoded, Encodings, encode_demonstrations
 from align.errors import UserError
 from align.models.adapters import save_adapter
-from align.models.lora import lora_config
+from align.models.lora import check_adapters, lora_config, without_adapter
 from align.processes.distributed import check_divisible, more_elsewhere, share, total
 from align.recipe.sections import SFT, Recipe
 from align.records import Demonstration
@@ -53,6 +53,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     Raises UserError where the recipe, the base or the data must be changed first.
     """
     cfg, inputs = recipe.sft, Inputs(recipe, "sft", restart)
+    check_adapters(inputs.setup.base, recipe.lora)
     _microbatches(cfg, inputs.setup.accel)
     inputs.read(Demonstration)
     with inputs.open() as stage:
@@ -61,6 +62,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         train, held_out = inputs.encode(stage, Demonstration, encode_demonstrations, cfg.max_length)
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         trainer = _trainer(recipe, inputs.setup, stage, train, _rows(held_out), steps)
+        _tell(trainer, recipe, stage)
         trainer.go()
 
         def write(folder: Path) -> None:
@@ -70,6 +72,18 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         stage.finish(write, trainer.results)
         found = "".join(f", {name} {value:.4g}" for name, value in trainer.results.items())
         stage.say(f"sft has finished after {steps} steps{found}; its adapter is in {stage.final}")
+
+
+def _tell(trainer: _Trainer, recipe: Recipe, stage: StageRun) -> None:
+    """Say what of the base gets no adapter though all of it was asked for, and what the loss is made of."""
+    if recipe.lora.targets == "all-linear" and (left := without_adapter(trainer.model)):
+        names = ", ".join(f"{name} (in {count} layers)" for name, count in left.items())
+        stage.say(f"lora.targets: all-linear leaves out what PEFT cannot adapt here: {names}")
+    if trainer.aux_loss_enabled:
+        stage.say(
+            f"train/loss has {trainer.router_aux_loss_coef:g} times the load-balancing loss of the experts "
+            "in it, as the base's config.json says (router_aux_loss_coef); eval/loss has not"
+        )
 
 
 class _Trainer(ResumableTrainer, SFTTrainer):
@@ -148,7 +162,7 @@ def _trainer(
         peft_config=lora_config(recipe.lora, model),
         processing_class=tokenizer,
         train_dataset=_on_disk(train).select(rows),
-        args=_arguments(recipe, str(stage.folder), setup.accel, steps),
+        args=_arguments(recipe, str(stage.folder), setup.accel, steps, _balancing(model)),
     )
     if setup.base.spec.quantize:  # then TRL makes adapters bfloat16, too coarse for small steps
         for parameter in trainer.model.parameters():
@@ -197,7 +211,18 @@ def _microbatches(cfg: SFT, accel: Accelerator) -> tuple[int, int]:
     return size, mine // size
 
 
-def _arguments(recipe: Recipe, folder: str, accel: Accelerator, steps: int) -> SFTConfig:
+def _balancing(model: PreTrainedModel) -> float | None:
+    """The weight of a loss that balances experts; None: as the base's configuration says.
+
+    It is 0 where TRL cannot compute it, because the configuration counts experts by another name.
+    """
+    config = model.config.get_text_config()
+    return 0.0 if hasattr(config, "router_aux_loss_coef") and not hasattr(config, "num_experts") else None
+
+
+def _arguments(
+    recipe: Recipe, folder: str, accel: Accelerator, steps: int, balancing: float | None
+) -> SFTConfig:
     """The recipe in TRL's words; what TRL would do by default and must not is switched off."""
     cfg, device = recipe.sft, accel.device
     microbatch, accumulation = _microbatches(cfg, accel)
@@ -213,6 +238,7 @@ def _arguments(recipe: Recipe, folder: str, accel: Accelerator, steps: int) -> S
         weight_decay=cfg.weight_decay,
         max_grad_norm=cfg.max_grad_norm,
         gradient_checkpointing=cfg.gradient_checkpointing,
+        router_aux_loss_coef=balancing,
         save_steps=cfg.checkpoint_every,
         # The rows are tokenised, labelled and in order; packed, a microbatch is one row without padding.
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -253,7 +279,7 @@ def _check_packing(model: PreTrainedModel, rows: list[TokenRow]) -> None:
         with torch.no_grad():
             return model(**inputs, use_cache=False).logits[0, len(before) :].float()
 
-    changed = [(token + 1) % model.config.vocab_size for token in first]
+    changed = [(token + 1) % model.config.get_text_config().vocab_size for token in first]
     if not torch.allclose(logits_of_second(first), logits_of_second(changed), rtol=0.0, atol=1e-5):
         raise UserError(
             "sft.packing: on this base and attention, packed demonstrations would see each other. "

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, align, write_jsonl
+from conftest import ROOT, align, make_recipe, write_jsonl
+from tiny_bases import make_base
 
 from align.check.result import Finding, Report
 from align.check.run import check
@@ -637,3 +638,14 @@ def test_code_of_another_runs_base_is_listed_too(
         f"the Python code of {recipe.base.name} (base.trust_remote_code), for {theirs} in ppo.rewards",
         f"the Hub's kernel someone/kernel (base.attention), for {theirs} in ppo.rewards",
     ]
+
+
+def test_a_base_that_cannot_have_the_adapters_is_an_error(tmp_path: Path, tiny_base: Path) -> None:
+    base = make_base("qwen3_moe", tiny_base, tmp_path / "base")
+    recipe = make_recipe(tmp_path, base, lora={"targets": "all-linear", "layers": None})
+    assert run(recipe).exit_code == 0
+    report = run(recipe, "lora.dropout=0.1")
+    assert report.exit_code == 2 and "lora.dropout: the base's experts" in the(report, "base").message
+    done = align("sft", recipe, "--set", "lora.dropout=0.1")
+    assert done.returncode == 2 and "lora.dropout: the base's experts" in done.stderr
+    assert not (tmp_path / "runs" / "tiny" / "sft").exists()

@@ -185,7 +185,10 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("lora: {r: 8}", "lora.r: unknown key; here it is called rank"),
         ("sft: {lr: 1}", "sft.lr: unknown key; here it is called learning_rate"),
         ("model_name_or_path: x", "model_name_or_path: unknown key; here it is called base.name"),
-        ("lora: {zzz: 8}", "lora.zzz: unknown key; lora has rank, alpha, dropout, targets, layers"),
+        (
+            "lora: {zzz: 8}",
+            "lora.zzz: unknown key; lora has rank, alpha, use_rslora, dropout, targets, layers",
+        ),
         ("data: {rankings: {path: a, train: b}}", "data.rankings.path: unknown key; it belongs to an entry"),
         ("data: {promts: a}", "data.promts: unknown key; did you mean prompts?"),
         ("data: {prompts: {train: a, trian: a}}", "data.prompts.trian: unknown key; did you mean train?"),

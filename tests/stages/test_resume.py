@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, align
+from conftest import ROOT, align, make_recipe
 from safetensors.torch import load_file, save_file
+from tiny_bases import make_base
 
 from align.run.files import sha256
 from align.stage_table import STAGES
@@ -61,8 +62,6 @@ def _kill(stage: str, recipe: Path, where: str, count: int, when: str) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A folder with a recipe and the uninterrupted run of all three stages."""
-    from conftest import make_recipe
-
     folder = tmp_path_factory.mktemp("whole")
     recipe = make_recipe(
         folder,
@@ -106,6 +105,28 @@ def _copy_without(finished: Path, stage: str, target: Path) -> Path:
     recipe = target / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace(str(finished), str(target)))
     return recipe
+
+
+def test_a_base_with_experts_goes_from_stage_to_stage_and_resumes(tmp_path: Path, tiny_base: Path) -> None:
+    base = make_base("qwen3_moe", tiny_base, tmp_path / "base")
+    finals = {}
+    for name in ("whole", "killed"):
+        recipe = make_recipe(tmp_path / name, base, lora={"targets": "all-linear", "layers": 2})
+        for stage, where in (
+            ("sft", "align.stages.trainer:ResumableTrainer.training_step"),
+            ("rm", "align.stages.rm:ranking_scores"),
+        ):
+            if name == "killed":
+                _kill(stage, recipe, where, 5, "after")
+            done = align(stage, recipe)
+            assert done.returncode == 0, done.stderr
+            finals[name, stage] = _files(tmp_path / name / "runs" / "tiny" / stage / "final")
+            if stage == "sft":
+                assert "load-balancing loss" in " ".join(done.stdout.split())
+    for stage in ("sft", "rm"):
+        assert finals["whole", stage] == finals["killed", stage]
+    names = load_file(tmp_path / "whole" / "runs" / "tiny" / "rm" / "final" / "adapter_model.safetensors")
+    assert any(".experts." in name for name in names)
 
 
 @pytest.mark.parametrize(

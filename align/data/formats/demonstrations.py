@@ -9,6 +9,7 @@ from typing import Any
 from align.data.formats.base import (
     UNUSED,
     Format,
+    LeftOut,
     Record,
     Row,
     has_texts,
@@ -39,16 +40,16 @@ def is_demonstration(row: Row) -> bool:
     return not JUDGED & set(row) and not is_verdict(row.get("label"))
 
 
-def _self_instruct(row: Row) -> list[Record]:
+def _self_instruct(row: Row) -> list[Record | LeftOut]:
     """One demonstration an instance."""
-    found: list[Record] = []
+    found: list[Record | LeftOut] = []
     for i in range(len(items(row, "instances"))):
         name = f"instances[{i}]"
         response, about = text(row, "instances", i, "output"), row["instances"][i].get("input")
         prompt = joined(text(row, "instruction"), about, f"{name}.input")
         names = {"prompt": "instruction", "response": f"{name}.output"}
         found.append(make(Demonstration, {"prompt": prompt, "response": response}, names))
-    return found
+    return found or [LeftOut("an instruction without an instance")]
 
 
 def _sharegpt(row: Row) -> list[Record]:
