@@ -126,6 +126,9 @@ def find_base(spec: BaseSpec) -> BaseCheckpoint:
     pad_id = getattr(text, "pad_token_id", None)
     if isinstance(pad_id, int) and pad_id >= getattr(text, "vocab_size", math.inf):
         text.pad_token_id = None  # transformers could not build the model; nothing here pads by it
+    if getattr(text, "rescale_every", 0):
+        # RWKV would divide weights in eval mode alone, against float16's overflow, and adapters on them not.
+        text.rescale_every = 0
     # An adapter is trained around the rounding of four bits: on whole weights it is another model.
     kind = f"+{spec.quantize}" if spec.quantize else ""
     return BaseCheckpoint(spec, folder, config, tokenizer, fingerprint(folder) + kind)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from align.errors import UserError
 from align.models import fused_llama
@@ -21,6 +22,9 @@ from align.models.roles import Roles
 # How far the hidden states of two ways through the model may lie apart, relative to their norm.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 _COARSE = 5e-2  # of half precision, where each kernel rounds in its own way
+_APART = 7919  # between a probe's ids
+# What is refused is further away: in half precision an expert more or less may be rounding too.
+_REFUSED, _REFUSED_COARSE = 1e-3, 0.2
 
 
 class Forward:
@@ -38,6 +42,7 @@ class Forward:
         self.roles = roles
         self.eos_id, self.min_response_tokens = eos_id, min_response_tokens
         self.share_prompt = False
+        check_padding(roles.base)
         self.split = roles.lowest_adapted_layer
         if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
             self.split = 0
@@ -184,8 +189,8 @@ class Forward:
         ids, mask = _probe(self.roles.base)
         own = self._decode(input_ids=ids, attention_mask=mask)[mask]
         everywhere = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        role = self.roles.active or ""
-        ours = fused_llama.decode(self.roles.decoder, role, self._embedded(ids), 0, at=everywhere)[mask]
+        adapter = self.roles.adapter_of(self.roles.active or "")
+        ours = fused_llama.decode(self.roles.decoder, adapter, self._embedded(ids), 0, at=everywhere)[mask]
         return agree(ours, own)
 
     @torch.no_grad()
@@ -202,10 +207,40 @@ class Forward:
             )
 
 
-def agree(one: Tensor, other: Tensor) -> bool:
-    """Whether hidden states are the same up to rounding; the second's norm is what counts."""
+@torch.no_grad()
+def check_padding(model: PreTrainedModel) -> None:
+    """Refuse a base that gives a row other numbers when it is padded behind its end, as every stage pads."""
+    ids = spread_ids(model, 9)
+    row, mask = ids[:4], torch.ones(2, 9, dtype=torch.bool, device=ids.device)
+    mask[1, len(row) :] = False
+
+    def read(**inputs: Tensor) -> Tensor:
+        hidden: Tensor = model.base_model(**inputs, use_cache=False, return_dict=True).last_hidden_state
+        return hidden[-1, : len(row)].float()
+
+    alone = read(input_ids=row[None])
+    padded = read(input_ids=torch.stack([ids, torch.where(mask[1], ids, 0)]), attention_mask=mask)
+    limit = _REFUSED if model.dtype in _TOLERANCE else _REFUSED_COARSE
+    if not (padded - alone).norm() <= limit * alone.norm():
+        raise UserError(
+            f"base: {type(model).__name__} gives a text other numbers when padding stands behind it, so rows "
+            "of different lengths cannot be trained or scored together; choose another base"
+        )
+
+
+def spread_ids(model: PreTrainedModel, count: int) -> Tensor:
+    """Token ids for a probe, from all over the vocabulary: its first ones are often special."""
+    size = model.get_input_embeddings().weight.shape[0]
+    return torch.arange(1, count + 1, device=model.device) * _APART % size
+
+
+def agree(one: Tensor, other: Tensor, noise: float = 0.0) -> bool:
+    """Whether hidden states are the same up to rounding; the second's norm is what counts.
+
+    noise: how far from each other two ways may be at least, in the same norm.
+    """
     apart, norm = (one - other).float().norm(), other.float().norm()
-    return bool(apart <= _TOLERANCE.get(other.dtype, _COARSE) * norm)
+    return bool(apart <= max(_TOLERANCE.get(other.dtype, _COARSE) * float(norm), noise))
 
 
 def _splittable(decoder: nn.Module) -> bool:

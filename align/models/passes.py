@@ -56,17 +56,18 @@ def passes(roles: Roles, items: Sequence[T], tokens: int, layout: Layout[T]) -> 
         yield Pass(rows, [items[i] for i in rows] or [layout.empty])
 
 
-def microbatches(sizes: Sequence[tuple[int, int]], tokens: int) -> list[list[int]]:
+def microbatches(sizes: Sequence[tuple[int, int]], tokens: int, mixed: bool = True) -> list[list[int]]:
     """Group items into forward passes of at most `tokens` tokens, padding included; gives their indices.
 
     sizes: (rows, tokens of the longest row) of each item. Items of like length come together, the
     longest first, so what does not fit into memory fails in the first pass. An item that is larger
-    than the budget has a pass of its own.
+    than the budget has a pass of its own. Not `mixed`: those of one length alone come together.
     """
     groups: list[list[int]] = []
     rows, longest = 0, 0
     for i in sorted(range(len(sizes)), key=lambda i: -sizes[i][1]):
-        if not groups or (rows + sizes[i][0]) * longest > tokens:
+        other = not mixed and sizes[i][1] != longest
+        if not groups or other or (rows + sizes[i][0]) * longest > tokens:
             groups.append([])
             rows, longest = 0, sizes[i][1]
         groups[-1].append(i)

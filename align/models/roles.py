@@ -3,6 +3,9 @@
 PEFT's `set_adapter` freezes every other adapter, so a second one would silently stop training; here
 each activation restores the flags of *all* roles. A role's forward and backward pass belong together,
 before the next role is activated.
+
+PEFT finds an adapter's parameters by its name among the parts of theirs, so an adapter must not be called
+as a module of the base is: RWKV has `value`s, which PEFT would leave out when it saves the policy.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class Roles(nn.Module):
         self.shard_group = shard_group
         self.heads = nn.ModuleDict()
         self.peft: PeftModel | None = None
+        self._modules_named = {part for name, _ in model.named_modules() for part in name.split(".")}
         self._trains: dict[str, bool] = {}
         self._shared: dict[str, str] = {}  # a role without an adapter of its own -> whose it reads
         self._adapters: dict[str, dict[str, nn.Parameter]] = {}
@@ -56,22 +60,25 @@ class Roles(nn.Module):
         config, saved = read_adapter(source) if isinstance(source, Path) else (source, None)
         config.inference_mode = False
         config.lora_dropout = 0.0  # sft alone has dropout; ratios need the same network twice
+        adapter = self.adapter_of(role)
         try:
             if self.peft is None:
-                self.peft = PeftModel(self.base, config, adapter_name=role)
+                self.peft = PeftModel(self.base, config, adapter_name=adapter)
             else:
-                self.peft.add_adapter(role, config)
-            result = set_peft_model_state_dict(self.peft, saved, adapter_name=role) if saved else None
+                self.peft.add_adapter(adapter, config)
+            result = set_peft_model_state_dict(self.peft, saved, adapter_name=adapter) if saved else None
         except (ValueError, RuntimeError) as error:  # no such layers; other shapes
             if not isinstance(source, Path) or ran_out_of_memory(error):
                 raise
             raise AlignError(f"{source} does not fit this base: {first_line(error)}") from error
         if result:
-            own = [key for key in result.missing_keys if re.search(rf"\.lora_\w+\.{role}\.", key)]
+            own = [
+                key for key in result.missing_keys if re.search(rf"\.lora_\w+\.{re.escape(adapter)}\.", key)
+            ]
             if misfits := [*result.unexpected_keys, *own]:
                 raise AlignError(f"{source} does not fit this base: {', '.join(misfits[:3])}")
         self._trains[role] = trains
-        self._adapters[role] = parameters_of(self.base, role)
+        self._adapters[role] = parameters_of(self.base, adapter)
         self._lora_layers = [module for module in self.base.modules() if isinstance(module, LoraLayer)]
         self.eval()
         self._active = None
@@ -84,7 +91,12 @@ class Roles(nn.Module):
         self._shared[role] = other
 
     def adapter_of(self, role: str) -> str:
-        """The adapter that a role reads: its own, or the one it shares."""
+        """What PEFT calls the adapter that a role reads, its own or the one it shares."""
+        owner = self.owner_of(role)
+        return owner if owner not in self._modules_named else f"{owner}_role"
+
+    def owner_of(self, role: str) -> str:
+        """The role whose adapter a role reads: itself, or the one it shares."""
         return self._shared.get(role, role)
 
     def add_head(
@@ -95,7 +107,7 @@ class Roles(nn.Module):
         A bias that the folder's head does not have starts at 0.
         """
         drawn = source if isinstance(source, torch.Generator) else torch.Generator()
-        head = ScalarHead(output_width(self.base), drawn, bias, std)
+        head = ScalarHead(self.width, drawn, bias, std)
         if isinstance(source, Path):
             saved = read_tensors(source / HEAD)
             if bias:
@@ -156,6 +168,11 @@ class Roles(nn.Module):
     def decoder(self) -> nn.Module:
         """The base without its output layer."""
         return text_decoder(self.base)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a last hidden state, as the output layer reads it; some bases end narrower."""
+        return output_width(self.base)
 
     @property
     def lowest_adapted_layer(self) -> int:

@@ -88,7 +88,7 @@ def score_rollout(
 def _token_numbers(forward: Forward, prefix: PrefixStates, temperature: float) -> dict[str, Tensor]:
     """What policy, reference and value model say of each response token of a microbatch, [b, T] each."""
     found = {}
-    if forward.roles.adapter_of("value") == "policy":
+    if forward.roles.owner_of("value") == "policy":
         old, entropy, _, found["value"] = forward.logprobs_and_values("policy", "value", prefix, temperature)
     else:
         old, entropy, _ = forward.logprobs("policy", prefix, temperature)

@@ -80,6 +80,8 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             )
         context = prepare(recipe, inputs.setup, sft, sources, guard)
         held.callback(context.engine.close)
+        for remark in context.engine.remarks():
+            stage.say(f"ppo: {remark}")
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
         answers = HeldOut(context, held_out)
@@ -208,10 +210,10 @@ def _finish(context: Context, stage: StageRun, answered: list[Answered], results
 
     def write(folder: Path) -> None:
         assert roles.peft is not None
-        save_adapter(roles.peft, "policy", folder)
+        save_adapter(roles.peft, roles.adapter_of("policy"), folder)
         if context.cfg.has_value_model:
             if context.cfg.value_model == "separate":
-                save_adapter(roles.peft, "value", folder / "value")
+                save_adapter(roles.peft, roles.adapter_of("value"), folder / "value")
             save_head(roles.heads["value"], folder / "value")
         context.setup.base.tokenizer.save_pretrained(str(folder))
 

@@ -37,13 +37,15 @@ def open_engine(name: EngineName, url: str | None, roles: Roles, folder: Path) -
                 "process alone when there is a pass, and a pass here is one of all processes. Use hf or "
                 "vllm, or distributed_type MULTI_GPU"
             )
-        from align.sampling.paged import Paged
+        from align.sampling.paged import Paged, check_paged
 
+        check_paged(roles)
         return Paged(roles)
     if name == "vllm":
         from align.sampling.vllm import Vllm
 
         return Vllm(roles, str(url), folder)
+    from align.sampling.cache import find_ways
     from align.sampling.sampler import Hf
 
-    return Hf(roles)
+    return Hf(roles, find_ways(roles))

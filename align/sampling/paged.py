@@ -24,12 +24,16 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
-from align.errors import AlignError
+from align.errors import AlignError, UserError
+from align.models.forward import spread_ids
 from align.models.roles import Roles
+from align.run.hub import first_line
+from align.sampling.cache import REFUSALS
 from align.sampling.params import Draws, Sampled, SamplingParams
 from align.sampling.sampler import draw, uniforms
 
 _PAGE = 16  # tokens of a page: responses are short beside the library's default of 256
+_GAP, _COARSE_GAP = 1e-3, 0.5  # nats a token that the probe may be off, in float32 and below
 _PASS = 2048  # tokens of a forward pass: without flash attention its mask is as wide as the whole cache
 
 
@@ -66,6 +70,10 @@ class Paged:
             manager.destroy()
         return [Sampled(p, responses[i], drawing.logprobs[i]) for i, p in enumerate(prompts)]
 
+    def remarks(self) -> list[str]:
+        """Nothing."""
+        return []
+
     def close(self) -> None:
         """Nothing is held between calls."""
 
@@ -93,6 +101,26 @@ class Paged:
         manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([drawing]))
         manager.logit_processor.tensors_required = 1
         return manager
+
+
+@torch.no_grad()
+def check_paged(roles: Roles) -> None:
+    """Refuse a base that the library cannot read in pages, or reads otherwise than the base itself does."""
+    name = type(roles.base).__name__
+    rows = [part.tolist() for part in spread_ids(roles.base, 8).split([5, 3])]
+    params = SamplingParams(1.0, eos_id=-1, pad_id=0, max_tokens=2, batch_tokens=64)
+    try:
+        for one in Paged(roles).sample(rows, Draws(0, "probe", 0, [0, 1]), params, roles.active or ""):
+            ids = torch.tensor([one.prompt + one.response], device=roles.base.device)
+            logits = roles.base(input_ids=ids, use_cache=False).logits[0, len(one.prompt) - 1 : -1]
+            own = logits.float().log_softmax(-1).gather(1, ids[0, len(one.prompt) :, None])[:, 0].cpu()
+            gap = float((own - torch.tensor(one.logprobs)).abs().max())
+            if gap > (_GAP if roles.base.dtype == torch.float32 else _COARSE_GAP):
+                raise ValueError(f"its log probabilities are {gap:.2g} from the base's own")
+    except (AlignError, *REFUSALS) as error:
+        raise UserError(
+            f"engine paged cannot sample from {name} ({first_line(error)}): use engine hf"
+        ) from error
 
 
 class _Drawing(ContinuousBatchingLogitsProcessor):

@@ -70,5 +70,8 @@ class Engine(Protocol):
         responses whole, when it is there.
         """
 
+    def remarks(self) -> list[str]:
+        """What a person should know of how it samples on this base, a line each."""
+
     def close(self) -> None:
         """Give back what the engine holds."""

@@ -12,20 +12,24 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from align.models.passes import microbatches
 from align.models.roles import Roles
 from align.processes.distributed import highest
+from align.sampling.cache import Reading, Ways
 from align.sampling.filters import narrowed
 from align.sampling.params import Draws, Sampled, SamplingParams
 
 
 @dataclass(frozen=True)
 class Hf:
-    """The roles themselves sample: there is nothing to hand over."""
+    """The roles themselves sample: there is nothing to hand over.
+
+    ways: how rows are decoded together, as `find_ways` finds them for this base.
+    """
 
     roles: Roles
+    ways: Ways = Ways()
 
     def update(self) -> None:
         """The roles are the policy."""
@@ -42,26 +46,31 @@ class Hf:
         """As the protocol says; `heard` is told each token as it comes.
 
         Prompts of like length are decoded together, as many as stay within the budget at full length; rows
-        that follow each other with the same prompt share its pass. Finished rows leave the batch.
+        that follow each other with the same prompt share its pass. Finished rows leave the batch. Each of
+        these as far as the ways allow it.
         """
-        roles = self.roles
+        roles, ways = self.roles, self.ways
         roles.activate(role)
         numbers = uniforms(draws, params.max_tokens)
-        groups = _alike(prompts, params.max_tokens, params.batch_tokens)
+        groups = _alike(prompts, params.max_tokens, params.batch_tokens if ways.chooses else 0)
         sizes = [(len(group), len(prompts[group[0]]) + params.max_tokens) for group in groups]
         done: dict[int, Sampled] = {}
-        batches = microbatches(sizes, params.batch_tokens)
+        batches = microbatches(sizes, params.batch_tokens, mixed=ways.pads)
         idle = roles.more_elsewhere(len(batches))
         for batch in batches:
             parts = [groups[i] for i in batch]
             rows = [row for part in parts for row in part]
             asked = [(prompts[part[0]], len(part)) for part in parts]
-            found = _decode(roles, asked, numbers[rows], params, heard)
+            found = _decode(roles, asked, numbers[rows], params, heard, ways)
             done.update(zip(rows, found, strict=True))
         for _ in range(idle):
             roles.idle()
             _outlast(roles)
         return [done[i] for i in range(len(prompts))]
+
+    def remarks(self) -> list[str]:
+        """What is slower on this base than on others."""
+        return self.ways.remarks(type(self.roles.base).__name__)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -92,47 +101,45 @@ def _decode(
     draws: Tensor,
     params: SamplingParams,
     heard: Callable[[int], object] | None,
+    ways: Ways,
 ) -> list[Sampled]:
-    """Responses to prompts, each asked for so many times in succession."""
+    """Responses to prompts, each asked for so many times in succession.
+
+    Where rows cannot leave the batch, what is drawn for one that has ended belongs to nobody.
+    """
     device = roles.base.device
     prompts = [prompt for prompt, count in asked for _ in range(count)]
-    width = max(map(len, prompts))
-    ids = torch.tensor([[params.pad_id] * (width - len(p)) + p for p, _ in asked], device=device)
-    lengths = torch.tensor([len(p) for p, _ in asked], device=device)
-    mask = torch.arange(width, device=device) >= (width - lengths)[:, None]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
     draws = draws.to(device)
-    cache = DynamicCache(config=roles.base.config)
+    reading = Reading(roles, ways, [prompt for prompt, _ in asked], params.pad_id)
     responses: list[list[int]] = [[] for _ in prompts]
     logprobs: list[list[float]] = [[] for _ in prompts]
-    alive = torch.arange(len(prompts), device=device)
+    rows = torch.arange(len(prompts), device=device)  # the response that each row of the batch is of
+    going = torch.ones(len(prompts), dtype=torch.bool, device=device)
     head = roles.base.get_output_embeddings()
     for step in range(draws.shape[1]):
-        hidden = roles.decoder(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]
-        if len(hidden) < len(alive):  # after the prompts' pass, a row for each response
+        hidden = reading.read()
+        if len(hidden) < len(rows):  # after the prompts' pass, a row for each response
             counts = torch.tensor([count for _, count in asked], device=device)
             source = torch.arange(len(asked), device=device).repeat_interleave(counts)
-            cache.batch_select_indices(source)
-            hidden, mask, positions = hidden[source], mask[source], positions[source]
-        tokens, chosen = draw(head(hidden), draws[alive, step], step, params)
-        for row, token, logprob in zip(alive.tolist(), tokens.tolist(), chosen.tolist(), strict=True):
-            responses[row].append(token)
-            logprobs[row].append(logprob)
-            if heard is not None:
-                heard(token)
-        going = tokens != params.eos_id
+            reading.choose(source)
+            hidden = hidden[source]
+        tokens, chosen = draw(head(hidden), draws[rows, step], step, params)
+        told = zip(rows.tolist(), going.tolist(), tokens.tolist(), chosen.tolist(), strict=True)
+        for row, goes, token, logprob in told:
+            if goes:
+                responses[row].append(token)
+                logprobs[row].append(logprob)
+                if heard is not None:
+                    heard(token)
+        going &= tokens != params.eos_id
         if not going.any() or step + 1 == draws.shape[1]:
             break
         _any(True, roles)
-        positions = positions[:, -1:] + 1
-        if not going.all():
+        if ways.chooses and not going.all():
             kept = going.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            alive, tokens, mask, positions = alive[kept], tokens[kept], mask[kept], positions[kept]
-        ids = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            reading.choose(kept)
+            rows, tokens, going = rows[kept], tokens[kept], going[kept]
+        reading.append(tokens)
     _outlast(roles)
     return [Sampled(p, r, lp) for p, r, lp in zip(prompts, responses, logprobs, strict=True)]
 

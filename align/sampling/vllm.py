@@ -86,6 +86,10 @@ class Vllm:
                 heard(token)
         return sampled
 
+    def remarks(self) -> list[str]:
+        """Nothing."""
+        return []
+
     def close(self) -> None:
         """Let the server forget the adapters, and remove them from the disk."""
         for name in self._names.values():

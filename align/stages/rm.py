@@ -149,9 +149,10 @@ def _finish(
     """Write final/, whose scores `proof` compares with the trained model's, and evaluation.json."""
 
     def write(folder: Path) -> None:
-        assert forward.roles.peft is not None
-        save_adapter(forward.roles.peft, "reward", folder)
-        save_head(forward.roles.heads["reward"], folder)
+        roles = forward.roles
+        assert roles.peft is not None
+        save_adapter(roles.peft, roles.adapter_of("reward"), folder)
+        save_head(roles.heads["reward"], folder)
         save_score(plain({**score, "temperature": evaluation.calibration.temperature}), folder)
         setup.base.tokenizer.save_pretrained(str(folder))
 

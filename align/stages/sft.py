@@ -25,6 +25,7 @@ from align.data.store import kept
 from align.data.tokenize import Encoded, Encodings, encode_demonstrations
 from align.errors import UserError
 from align.models.adapters import save_adapter
+from align.models.forward import check_padding
 from align.models.lora import check_adapters, lora_config, without_adapter
 from align.processes.distributed import check_divisible, more_elsewhere, share, total
 from align.recipe.sections import SFT, Recipe
@@ -139,10 +140,11 @@ def _trainer(
     held_out: list[TokenRow],
     steps: int,
 ) -> _Trainer:
-    """TRL's trainer on the base; raises UserError where packing does not go with it."""
+    """TRL's trainer on the base; raises UserError where padding or packing does not go with it."""
     cfg, seed = recipe.sft, recipe.run.seed
     rows = step_rows(seed, "sft", 0, steps * cfg.batch_size, len(train))  # of step 0, of step 1, …
     model, tokenizer = setup.load_model(), setup.base.tokenizer
+    check_padding(model)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(setup.base.pad_id)  # what TRL pads with
     if cfg.packing:
         _check_packing(model, _rows([train[i] for i in train.lengths.argsort()[:2].tolist()]))

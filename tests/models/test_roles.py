@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hybrids import tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from align.errors import AlignError
-from align.models.adapters import save_adapter, save_head
+from align.models.adapters import read_adapter, save_adapter, save_head
+from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles, tensors_of
+from align.models.scoring import score_pairs
 from align.recipe.sections import Lora
 
 
@@ -106,3 +109,39 @@ def test_a_value_head_starts_as_the_rewards_weight_with_a_bias_that_trains(
     assert roles.parameters_of("value")["head.bias"].item() == 0.25
     with pytest.raises(AlignError, match=r"head\.safetensors does not fit"):
         roles.add_head("reward", tmp_path / "value")
+
+
+def test_a_role_called_as_a_module_of_the_base_keeps_its_parameters_apart_and_all(tmp_path: Path) -> None:
+    """RWKV's layers have a `value`: PEFT leaves out what is named like another adapter when it saves one."""
+    roles = Roles(tiny_model("rwkv"))
+    lora = Lora(rank=2, alpha=4, targets=["key", "value", "receptance"])
+    for role in ("policy", "value"):
+        roles.add(role, lora_config(lora, roles.base), trains=True)
+        torch.manual_seed(len(role))
+        with torch.no_grad():
+            for parameter in roles.parameters_of(role).values():
+                parameter.normal_()
+    policy, value = roles.parameters_of("policy"), roles.parameters_of("value")
+    assert policy.keys() == value.keys()
+    assert len(policy) == 4 * 6 * 2  # six matrices a layer
+    assert not {id(p) for p in policy.values()} & {id(p) for p in value.values()}
+    assert roles.peft is not None
+    for role in ("policy", "value"):
+        save_adapter(roles.peft, roles.adapter_of(role), tmp_path / role)
+        assert len(read_adapter(tmp_path / role)[1]) == len(policy)
+    again = Roles(tiny_model("rwkv"))
+    for role in ("value", "policy"):
+        again.add(role, tmp_path / role, trains=False)
+        for name, tensor in tensors_of(again, role).items():
+            assert torch.equal(tensor, tensors_of(roles, role)[name])
+
+
+def test_a_head_is_as_wide_as_what_the_output_layer_reads() -> None:
+    """OPT-350m's layers are twice as wide as its last hidden state."""
+    roles = Roles(tiny_model("opt"))
+    roles.add("reward", lora_config(Lora(rank=2, targets=["q_proj"]), roles.base), trains=True)
+    roles.add_head("reward", torch.Generator().manual_seed(0))
+    assert roles.base.config.hidden_size == 32
+    assert roles.heads["reward"].weight.shape == (16,)
+    pairs = [([5, 6, 7], [8, 9]), ([10], [11])]
+    assert score_pairs(Forward(roles), "reward", pairs, 100).isfinite().all()

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from hybrids import tiny_model
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
-from align.errors import AlignError
+from align.errors import AlignError, UserError
 from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles
 from align.recipe.sections import Lora
 from align.sampling import paged
-from align.sampling.paged import Paged
+from align.sampling.paged import Paged, check_paged
 from align.sampling.params import Draws, SamplingParams
 from align.sampling.sampler import Hf
 
@@ -109,3 +110,15 @@ def test_it_narrows_and_tells_tokens_as_hf_does_by_any_role(roles: Roles) -> Non
     (one,) = Paged(roles).sample(PROMPTS[:1], draws(7, [0]), narrow, "reference", told.append)
     assert told == one.response == expected[0].response
     assert Paged(roles).sample([], draws(7, []), PARAMS) == [] == Hf(roles).sample([], draws(7, []), PARAMS)
+
+
+def test_a_base_that_it_reads_wrong_or_not_at_all_is_refused(roles: Roles) -> None:
+    check_paged(roles)
+    with pytest.raises(UserError, match="cannot sample from Lfm2ForCausalLM .*use engine hf"):
+        check_paged(Roles(tiny_model("lfm2")))
+    torch.manual_seed(0)
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)).eval()
+    for parameter in bloom.requires_grad_(False).parameters():
+        parameter.normal_(std=0.15)  # ALiBi's distances are lost in pages, which counts where attention does
+    with pytest.raises(UserError, match="from the base's own"):
+        check_paged(Roles(bloom))
