@@ -166,7 +166,7 @@ def _own_model(source: RewardSource, device: torch.device) -> OwnModel:
     roles = Roles(base.load_model(device))
     roles.add("reward", final, trains=False)
     roles.add_head("reward", final)
-    return OwnModel(who, base, template, Forward(roles), recipe.rm.microbatch_tokens)
+    return OwnModel(who, base, template, Forward(roles, logits=False), recipe.rm.microbatch_tokens)
 
 
 def texts_of(

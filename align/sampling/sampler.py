@@ -46,6 +46,7 @@ class Hf:
         """
         roles = self.roles
         roles.activate(role)
+        roles.prove_logits()
         numbers = uniforms(draws, params.max_tokens)
         groups = _alike(prompts, params.max_tokens, params.batch_tokens)
         sizes = [(len(group), len(prompts[group[0]]) + params.max_tokens) for group in groups]
@@ -116,7 +117,8 @@ def _decode(
             source = torch.arange(len(asked), device=device).repeat_interleave(counts)
             cache.batch_select_indices(source)
             hidden, mask, positions = hidden[source], mask[source], positions[source]
-        tokens, chosen = draw(head(hidden), draws[alive, step], step, params)
+        logits = roles.last_step.apply_(head(hidden).float())
+        tokens, chosen = draw(logits, draws[alive, step], step, params)
         for row, token, logprob in zip(alive.tolist(), tokens.tolist(), chosen.tolist(), strict=True):
             responses[row].append(token)
             logprobs[row].append(logprob)
