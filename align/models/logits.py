@@ -42,7 +42,7 @@ class LastStep:
         return logits if self.cap is None else logits.div_(self.cap).tanh_().mul_(self.cap)
 
     def slopes(self, logits: Tensor) -> Tensor:
-        """d logit / d output, where there is a cap, from the logits that `apply_` gave: scale (1 - (y / cap)^2)."""
+        """d logit / d output where there is a cap, from what `apply_` gave: scale (1 - (y / cap)^2)."""
         assert self.cap is not None
         return (logits / self.cap).square_().neg_().add_(1).mul_(self.scale)
 

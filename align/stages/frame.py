@@ -167,6 +167,8 @@ class Inputs:
             restart=self.restart,
         ) as stage:
             before = stage.finished
+            if not before:
+                stage.say(f"{self.stage}: {self.setup.base.told_end()}")
             yield stage
             if stage.main and not before:
                 refresh(self.recipe.run.path, stage.say)
