@@ -14,7 +14,7 @@ import typer
 
 from align import __version__
 from align.cli import loop
-from align.cli.failures import reported
+from align.cli.failures import reported, speak_in_any_encoding
 from align.cli.label import label_app
 from align.cli.options import (
     AccelerateConfig,
@@ -69,6 +69,7 @@ Restart = Annotated[bool, option("--restart", "Start anew; what is there is set 
 
 def main() -> None:
     """The console script `align`."""
+    speak_in_any_encoding()
     _quiet_libraries()
     app(prog_name="align")
 
