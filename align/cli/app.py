@@ -33,7 +33,7 @@ from align.cli.options import (
     run_stages,
 )
 from align.run.hub import quiet_bars
-from align.stage_table import STAGES, Stage
+from align.stage_table import STAGES, Accepted, Stage
 
 HELP = """Teach a language model what people prefer: three stages, one recipe file.
 
@@ -65,6 +65,14 @@ recipe_app = typer.Typer(help="Look at a recipe without running it (show, schema
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Look")
 
 Restart = Annotated[bool, option("--restart", "Start anew; what is there is set aside, not deleted.")]
+AcceptChanged = Annotated[
+    Accepted | None,
+    option(
+        "--accept-changed",
+        "reward: go on although a reward function of ppo has changed; the manifest notes both hashes.",
+        "WHAT",
+    ),
+]
 
 
 def main() -> None:
@@ -77,6 +85,17 @@ def main() -> None:
 def _training(stages: list[Stage] | None) -> Callable[..., None]:
     """The command that runs these stages; None: those of the recipe, in order."""
 
+    def with_rewards(
+        recipe: RecipeFile,
+        overrides: Overrides = None,
+        restart: Restart = False,
+        accept_changed: AcceptChanged = None,
+        num_processes: Processes = None,
+        accelerate_config: AccelerateConfig = None,
+    ) -> None:
+        accepted = [accept_changed] if accept_changed else []
+        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config, accepted)
+
     def command(
         recipe: RecipeFile,
         overrides: Overrides = None,
@@ -86,7 +105,7 @@ def _training(stages: list[Stage] | None) -> Callable[..., None]:
     ) -> None:
         run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config)
 
-    return command
+    return with_rewards if stages is None or "ppo" in stages else command
 
 
 for _stage, _about in STAGES.items():

@@ -42,9 +42,8 @@ from align.recipe.sections import Recipe
 from align.records import Ranking
 from align.run.files import to_json, whole_folder, write_text
 from align.run.progress import say
-from align.sampling.engines import sampling_params
+from align.sampling.engines import open_engine, sampling_params
 from align.sampling.params import Draws, Sampled
-from align.sampling.sampler import Hf
 from align.serving.run import Trained, open_run, reward_model
 from align.stage_table import Stage
 
@@ -205,7 +204,8 @@ def _own(run: Trained, pairs: list[Pair]) -> tuple[Tensor, list[Sampled]]:
     prompts = [prompt for prompt, _ in pairs[:_ANSWERS]]
     params = replace(sampling_params(run.recipe.ppo, base), max_tokens=_ANSWER_TOKENS, min_tokens=0)
     draws = Draws(run.recipe.run.seed, "export", 0, list(range(len(prompts))))
-    return _in_order(found), Hf(roles).sample(prompts, draws, params)
+    engine = open_engine("hf", None, roles, run.final)
+    return _in_order(found), engine.sample(prompts, draws, params)
 
 
 def _loaded(run: Trained, folder: Path) -> PreTrainedModel:
