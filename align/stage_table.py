@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Stage = Literal["sft", "rm", "ppo"]
+Accepted = Literal["reward"]  # what may change while ppo is under way, where the person says so
 
 
 @dataclass(frozen=True)

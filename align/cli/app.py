@@ -14,7 +14,7 @@ import typer
 
 from align import __version__
 from align.cli import loop
-from align.cli.failures import reported
+from align.cli.failures import reported, speak_in_any_encoding
 from align.cli.label import label_app
 from align.cli.options import (
     AccelerateConfig,
@@ -33,7 +33,7 @@ from align.cli.options import (
     run_stages,
 )
 from align.run.hub import quiet_bars
-from align.stage_table import STAGES, Stage
+from align.stage_table import STAGES, Accepted, Stage
 
 HELP = """Teach a language model what people prefer: three stages, one recipe file.
 
@@ -65,16 +65,36 @@ recipe_app = typer.Typer(help="Look at a recipe without running it (show, schema
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Look")
 
 Restart = Annotated[bool, option("--restart", "Start anew; what is there is set aside, not deleted.")]
+AcceptChanged = Annotated[
+    Accepted | None,
+    option(
+        "--accept-changed",
+        "reward: go on although a reward function of ppo has changed; the manifest notes both hashes.",
+        "WHAT",
+    ),
+]
 
 
 def main() -> None:
     """The console script `align`."""
+    speak_in_any_encoding()
     _quiet_libraries()
     app(prog_name="align")
 
 
 def _training(stages: list[Stage] | None) -> Callable[..., None]:
     """The command that runs these stages; None: those of the recipe, in order."""
+
+    def with_rewards(
+        recipe: RecipeFile,
+        overrides: Overrides = None,
+        restart: Restart = False,
+        accept_changed: AcceptChanged = None,
+        num_processes: Processes = None,
+        accelerate_config: AccelerateConfig = None,
+    ) -> None:
+        accepted = [accept_changed] if accept_changed else []
+        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config, accepted)
 
     def command(
         recipe: RecipeFile,
@@ -85,7 +105,7 @@ def _training(stages: list[Stage] | None) -> Callable[..., None]:
     ) -> None:
         run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config)
 
-    return command
+    return with_rewards if stages is None or "ppo" in stages else command
 
 
 for _stage, _about in STAGES.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import platform
 import signal
@@ -58,6 +59,13 @@ def reported() -> Iterator[CommandContext]:
             code = _tell(error, context)
             _report_to_launcher(error, code)
             raise typer.Exit(code) from None
+
+
+def speak_in_any_encoding() -> None:
+    """Lets no output end a command: what a console cannot show (ASCII, Latin-1) is written as \\u2026."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(message: str, title: str = "error") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from align.cli.failures import ended, reported
 from align.run.hub import quiet_bars
-from align.stage_table import STAGES, Stage
+from align.stage_table import STAGES, Accepted, Stage
 
 if TYPE_CHECKING:
     from align.recipe.sections import Recipe
@@ -90,8 +91,12 @@ def run_stages(
     restart: bool,
     num_processes: int | None,
     accelerate_config: Path | None,
+    accepted: Sequence[Accepted] = (),
 ) -> None:
-    """Runs these stages of a recipe, or all of them, here or in processes that are started for each."""
+    """Runs these stages of a recipe, or all of them, here or in processes that are started for each.
+
+    accepted: what may have changed since ppo began.
+    """
     with reported() as context:
         recipe = load(path, overrides)
         from align.processes import launch
@@ -103,10 +108,13 @@ def run_stages(
             if not elsewhere:
                 module = importlib.import_module(STAGES[stage].module)
                 quiet_bars()
-                module.run(recipe, restart=restart)
+                more = {"accepted": accepted} if stage == "ppo" and accepted else {}
+                module.run(recipe, restart=restart, **more)
                 continue
             arguments = [stage, str(path), *(part for o in overrides or () for part in ("--set", o))]
             arguments += ["--restart"] if restart else []
+            if stage == "ppo":
+                arguments += [part for what in accepted for part in ("--accept-changed", what)]
             code = launch.start(stage, arguments, num_processes, accelerate_config, recipe.run.grace)
             if code:
                 ended(code)

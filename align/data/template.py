@@ -45,16 +45,11 @@ class Template:
         positions: int | None = None,
         rows: int | None = None,
     ) -> None:
-        if not isinstance(tokenizer.eos_token_id, int):
-            raise UserError(
-                "base.name: its tokenizer has no end-of-sequence token, so no response could end. "
-                "Take another base."
-            )
+        self.eos_id = response_end(tokenizer)
         self._tokenizer = tokenizer
         self._kind = kind
         self.chat_template = _chat_template(tokenizer) if kind == "chat" else None
         self._rendering = Rendering(tokenizer, self.chat_template) if self.chat_template is not None else None
-        self.eos_id: int = tokenizer.eos_token_id
         self.positions = positions
         self.rows = rows
         if rows is not None:
@@ -183,6 +178,20 @@ class Template:
             list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False
         )["input_ids"]
         return [list(ids) for ids in found]
+
+
+def response_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends a response: the tokenizer's EOS, whatever a base's configuration says beside it.
+
+    This is the one place that decides: training, sampling, rewards and export ask here. Raises UserError
+    where there is none.
+    """
+    if not isinstance(tokenizer.eos_token_id, int):
+        raise UserError(
+            "base.name: its tokenizer has no end-of-sequence token, so no response could end. "
+            "Take another base."
+        )
+    return tokenizer.eos_token_id
 
 
 def _plain(prompt: str | Messages) -> str | UserError:

@@ -60,7 +60,7 @@ def open_reward_models(
     for name, one in zip(names, found, strict=True):
         policy.roles.add(name, one.final, trains=False)
         policy.roles.add_head(name, one.final)
-    return RewardModels(Forward(policy.roles), names, tokens)
+    return RewardModels(Forward(policy.roles, logits=False), names, tokens)
 
 
 def margin(scores: Sequence[float]) -> float:

@@ -20,11 +20,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from align.data.template import Template
+from align.data.template import Template, response_end
 from align.errors import UserError
 from align.models.folder import base_folder, positions_of
 from align.models.text_part import auto_class
 from align.recipe.sections import Base as BaseSpec
+from align.run.files import read_json
 from align.run.hub import first_line
 
 _SAMPLE = 2**16  # bytes read at each place of a weight file
@@ -98,6 +99,28 @@ class BaseCheckpoint:
             if isinstance(token_id, int) and (self.rows is None or token_id < self.rows):
                 return token_id
         return 0
+
+    @property
+    def other_ends(self) -> list[int]:
+        """Tokens that its configurations call an end of sequence, and that end no response here."""
+        configs = (self.config, self.config.get_text_config())
+        named = [getattr(config, "eos_token_id", None) for config in configs]
+        path = self.folder / "generation_config.json"
+        if path.is_file():
+            named.append(read_json(path).get("eos_token_id"))
+        ids = [i for one in named for i in (one if isinstance(one, list) else [one]) if isinstance(i, int)]
+        return [i for i in dict.fromkeys(ids) if i != response_end(self.tokenizer)]
+
+    def told_end(self) -> str:
+        """Which token ends a response, and where the base's configurations say otherwise."""
+        shown = [
+            f"{self.tokenizer.convert_ids_to_tokens(i)!r} (token {i})"
+            for i in (response_end(self.tokenizer), *self.other_ends)
+        ]
+        text = f"responses end with {shown[0]}, the tokenizer's EOS"
+        if shown[1:]:
+            text += f"; {' and '.join(shown[1:])}, which the base's configuration names, ends none"
+        return text
 
     def template(self, kind: Literal["chat", "plain"]) -> Template:
         """How text becomes tokens for this base; raises UserError as Template does."""

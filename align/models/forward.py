@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from align.errors import UserError
 from align.models import fused_llama
 from align.models.batch import Batch, PrefixStates, response_positions
+from align.models.logits import probe
 from align.models.logprobs import token_logprobs
 from align.models.packed import Packed
 from align.models.roles import Roles
@@ -36,9 +37,12 @@ class Forward:
     passes are those of `fused_llama`, which have to agree with the model's own on the probe; they go
     around the layers' own forward, in which alone a sharded layer is whole. No response ends within its
     first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
+    logits: whether log probabilities will be read; raises UserError where the base's last step is not known.
     """
 
-    def __init__(self, roles: Roles, eos_id: int = 0, min_response_tokens: int = 0) -> None:
+    def __init__(
+        self, roles: Roles, eos_id: int = 0, min_response_tokens: int = 0, logits: bool = True
+    ) -> None:
         self.roles = roles
         self.eos_id, self.min_response_tokens = eos_id, min_response_tokens
         self.share_prompt = False
@@ -47,7 +51,8 @@ class Forward:
         if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
             self.split = 0
         self.fused = not roles.shard_group and fused_llama.suits(roles.decoder) and self._fused_agrees()
-        self._check_output_layer()
+        if logits:
+            roles.prove_logits()
 
     @torch.no_grad()
     def prefix(self, batch: Batch) -> PrefixStates:
@@ -111,13 +116,14 @@ class Forward:
         least = 0 if end_anywhere else self.min_response_tokens
         early = mask.cumsum(1)[mask] <= least if least else None
         flat, entropy = token_logprobs(
-            taken,
+            taken.to(head.weight.dtype),
             head.weight,
             getattr(head, "bias", None),
             labels[mask],
             temperature,
             entropy_gradient,
             None if early is None else (early, self.eos_id),
+            self.roles.last_step,
         )
         zeros = torch.zeros(mask.shape, dtype=flat.dtype, device=mask.device)
         return zeros.masked_scatter(mask, flat), zeros.masked_scatter(mask, entropy)
@@ -173,7 +179,7 @@ class Forward:
 
     @torch.no_grad()
     def _split_agrees(self) -> bool:
-        ids, mask = _probe(self.roles.base)
+        ids, mask = probe(self.roles.base)
         whole = self._decode(input_ids=ids, attention_mask=mask)
         try:
             with _layers(self.roles.decoder, 0, self.split):
@@ -186,25 +192,12 @@ class Forward:
 
     @torch.no_grad()
     def _fused_agrees(self) -> bool:
-        ids, mask = _probe(self.roles.base)
+        ids, mask = probe(self.roles.base)
         own = self._decode(input_ids=ids, attention_mask=mask)[mask]
         everywhere = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         adapter = self.roles.adapter_of(self.roles.active or "")
         ours = fused_llama.decode(self.roles.decoder, adapter, self._embedded(ids), 0, at=everywhere)[mask]
         return agree(ours, own)
-
-    @torch.no_grad()
-    def _check_output_layer(self) -> None:
-        """Refuse a model whose logits are more than a linear map of the last hidden state."""
-        ids, mask = _probe(self.roles.base)
-        head = self.roles.base.get_output_embeddings()
-        logits = self.roles.base(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        ours = head(self._decode(input_ids=ids, attention_mask=mask))
-        if not torch.allclose(logits[mask].float(), ours[mask].float(), rtol=1e-3, atol=1e-3):
-            kind = type(self.roles.base).__name__
-            raise UserError(
-                f"base: {kind} scales or caps its logits, which is not supported; choose another base"
-            )
 
 
 @torch.no_grad()
@@ -269,11 +262,3 @@ def _layers(decoder: nn.Module, first: int, last: int | None) -> Iterator[None]:
         yield
     finally:
         decoder.layers, decoder.norm = layers, norm
-
-
-def _probe(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Two short rows of different lengths."""
-    device = next(model.parameters()).device
-    ids = torch.arange(1, 11, device=device).view(2, 5)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool, device=device)
-    return ids, mask

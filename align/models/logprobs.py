@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from align.models.logits import LastStep
+
+_PLAIN = LastStep()
 _CHUNK_ELEMENTS = 2**25  # logits computed at a time: 128 MiB in float32
 
 
@@ -18,15 +21,16 @@ def token_logprobs(
     temperature: float,
     entropy_gradient: bool = False,
     barred: tuple[Tensor, int] | None = None,
+    step: LastStep = _PLAIN,
 ) -> tuple[Tensor, Tensor]:
-    """log softmax(hidden @ weight.T / temperature) at the labels, and the entropies, in float32 at least.
+    """log softmax(step(hidden @ weight.T) / temperature) at the labels, and entropies, in float32 at least.
 
     hidden [N, D], weight [V, D] (frozen), labels [N] -> [N], [N]. The gradient reaches `hidden` only,
     through the log probabilities and, with entropy_gradient, the entropies. barred: places [N] bool at
-    which an id has probability 0, and the id.
+    which an id has probability 0, and the id. step: what the model does with its logits at last.
     """
     result: tuple[Tensor, Tensor] = _TokenLogprobs.apply(
-        hidden, weight, bias, labels, temperature, entropy_gradient, barred
+        hidden, weight, bias, labels, temperature, entropy_gradient, barred, step
     )
     return result
 
@@ -34,7 +38,8 @@ def token_logprobs(
 class _TokenLogprobs(torch.autograd.Function):
     """d log p(y) / d h = (W_y - sum_v p_v W_v) / temperature is as large as h, so it is computed in the
     forward pass, a chunk of tokens at a time, and no logits are kept. So is the entropy's, where it is
-    asked for: d H / d h = -sum_v p_v (log p_v + H) W_v / temperature."""
+    asked for: d H / d h = -sum_v p_v (log p_v + H) W_v / temperature. Where logits are scaled or capped, the
+    step's slope at v belongs to each W_v."""
 
     @staticmethod
     def forward(
@@ -46,6 +51,7 @@ class _TokenLogprobs(torch.autograd.Function):
         temperature: float,
         entropy_gradient: bool,
         barred: tuple[Tensor, int] | None,
+        step: LastStep,
     ) -> tuple[Tensor, Tensor]:
         size = max(1, _CHUNK_ELEMENTS // weight.shape[0])
         dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -53,9 +59,13 @@ class _TokenLogprobs(torch.autograd.Function):
         entropy_slopes = torch.empty_like(hidden) if slopes is not None and entropy_gradient else None
         logprobs = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
         entropies = torch.empty_like(logprobs)
+        # d logit / d output is the same everywhere where there is no cap.
+        divisor = temperature if step.cap is not None else temperature / step.scale
         for start in range(0, hidden.shape[0], size):
             part = slice(start, start + size)
             logits = nn.functional.linear(hidden[part], weight, bias).to(dtype)
+            logits = step.apply_(logits)
+            bends = step.slopes(logits) if slopes is not None and step.cap is not None else None
             if temperature != 1:
                 logits.div_(temperature)
             if barred is not None:  # the lowest number, not -inf: 0 * -inf has no entropy
@@ -68,12 +78,20 @@ class _TokenLogprobs(torch.autograd.Function):
             logprobs[part] = (logits.gather(-1, labels[part, None]) - normal)[:, 0]
             entropies[part] = (normal - torch.linalg.vecdot(shares, logits)[:, None] / total)[:, 0]
             if slopes is not None:
-                mean = (shares.to(weight.dtype) @ weight).div_(total)
-                slopes[part] = (weight[labels[part]] - mean) / temperature
+                chosen = weight[labels[part]]
+                bent = shares
+                if bends is not None:
+                    chosen = chosen * bends.gather(-1, labels[part, None]).to(weight.dtype)
+                    bent = shares * bends
+                mean = (bent.to(weight.dtype) @ weight).div_(total)
+                slopes[part] = (chosen - mean) / divisor
             if entropy_slopes is not None:
                 surprise = logits.sub_(normal).add_(entropies[part, None])
-                mean = (shares.mul_(surprise).to(weight.dtype) @ weight).div_(total)
-                entropy_slopes[part] = mean.neg_() / temperature
+                shares.mul_(surprise)
+                if bends is not None:
+                    shares.mul_(bends)
+                mean = (shares.to(weight.dtype) @ weight).div_(total)
+                entropy_slopes[part] = mean.neg_() / divisor
         if slopes is not None:
             ctx.save_for_backward(slopes, entropy_slopes)
         if not entropy_gradient:
@@ -86,4 +104,4 @@ class _TokenLogprobs(torch.autograd.Function):
         gradient = (gradients[0][:, None] * slopes).to(slopes.dtype)
         if entropy_slopes is not None:
             gradient += (gradients[1][:, None] * entropy_slopes).to(slopes.dtype)
-        return gradient, None, None, None, None, None, None
+        return gradient, None, None, None, None, None, None, None

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from align.data.template import response_end
 from align.errors import UserError
 from align.models.adapters import read_adapter
 from align.models.base import BaseCheckpoint
@@ -79,6 +80,20 @@ def merged_reward(base: BaseCheckpoint, final: Path, tokenizer: PreTrainedTokeni
     return model.eval()
 
 
+def set_end(model: PreTrainedModel, base: BaseCheckpoint) -> None:
+    """Let the configurations of a policy name the token that ends its responses, and no other.
+
+    A base's own often name another one (`<|endoftext|>` beside a chat tokenizer's `<|im_end|>`), at which
+    plain `generate` would stop in its place.
+    """
+    generation = model.generation_config
+    assert generation is not None
+    for config in (model.config, model.config.get_text_config(), generation):
+        config.eos_token_id = response_end(base.tokenizer)
+    if generation.pad_token_id is None:
+        generation.pad_token_id = base.pad_id
+
+
 def check_classifier(base: BaseCheckpoint) -> None:
     """Raise UserError unless transformers has a sequence classifier of the base's architecture."""
     if type(base.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
@@ -97,7 +112,7 @@ def set_padding(tokenizer: PreTrainedTokenizerBase) -> str:
     where there is none, a new token.
     """
     tokenizer.padding_side = "right"
-    eos = tokenizer.eos_token_id
+    eos = response_end(tokenizer)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == eos:
         template = str(tokenizer.chat_template or "")
         taken = {eos, tokenizer.bos_token_id}

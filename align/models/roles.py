@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from align.errors import AlignError, ran_out_of_memory
 from align.models.adapters import parameters_of, read_adapter
 from align.models.heads import ScalarHead
+from align.models.logits import LastStep, last_step
 from align.models.text_part import output_width, text_decoder
 from align.processes.distributed import more_elsewhere
 from align.run.checkpoint import load_into, read_tensors
@@ -51,6 +52,7 @@ class Roles(nn.Module):
         self._adapters: dict[str, dict[str, nn.Parameter]] = {}
         self._lora_layers: list[LoraLayer] = []
         self._active: str | None = None
+        self._last_step: LastStep | None = None
 
     def add(self, role: str, source: Path | LoraConfig, trains: bool) -> None:
         """Add a role whose adapter is loaded from a folder, or is new (a LoraConfig).
@@ -163,6 +165,18 @@ class Roles(nn.Module):
     def idle(self) -> None:
         """A pass through all layers, its result unused, because another process makes one."""
         self.decoder(input_ids=torch.ones(1, 1, dtype=torch.int64, device=self.base.device), use_cache=False)
+
+    def prove_logits(self) -> None:
+        """Learn what the base does with its logits at last, by passes that every process of a shard group
+        makes; raises UserError where it is not known."""
+        if self._last_step is None:
+            self._last_step = last_step(self.base, self.decoder)
+
+    @property
+    def last_step(self) -> LastStep:
+        """What the base does with its output layer's result; `prove_logits` came before."""
+        assert self._last_step is not None
+        return self._last_step
 
     @property
     def decoder(self) -> nn.Module:

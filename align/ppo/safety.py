@@ -55,9 +55,23 @@ def is_bad(context: Context, stage: StageRun, rollout: Rollout, rewards: Tensor,
     if counts:
         rows = torch.stack(list(bad.values())).any(0).nonzero()[:, 0].tolist()
         what = [f"the {name} of {count} responses is not finite" for name, count in counts.items()]
+        what += _from_sources(context, rollout)
         broken = not counts.keys().isdisjoint(("log probability", "value"))
         not_applied(context, stage, rollout, rows, iteration, what, broken)
     return bool(counts)
+
+
+def _from_sources(context: Context, rollout: Rollout) -> list[str]:
+    """Which of the recipe's sources of rewards gave scores that are not finite, on any process."""
+    if context.cfg.rewards is None:
+        return []
+    bad = torch.stack([(~said.isfinite()).sum() for said in rollout.parts.values()])
+    counts = distributed.total(bad, context.accel).tolist()
+    return [
+        f"ppo.rewards: {name} gave {count} of these scores"
+        for name, count in zip(rollout.parts, counts, strict=True)
+        if count
+    ]
 
 
 def check_limit(context: Context, stage: StageRun, kl: float, iteration: int) -> None:
@@ -110,14 +124,28 @@ def not_applied(
         before = iteration + 1 - BAD_IN_A_ROW if broken else None
         raise AlignError(
             f"ppo: {BAD_IN_A_ROW} steps in a row could not be applied, the last because {reason}; {path} "
-            f"shows what was in them. {_last_good(stage, before)} Lower ppo.learning_rate and add --restart, "
-            "or mend the reward where it is what is not finite"
+            f"shows what was in them. {_last_good(stage, before)} "
+            + (
+                "Lower ppo.learning_rate and add --restart"
+                if broken
+                else "Mend the reward where it is what is not finite, and go on with the same command, with "
+                "--accept-changed reward where a function was changed; else lower ppo.learning_rate and add "
+                "--restart"
+            )
         )
 
 
 def check_outcome(context: Context, stage: StageRun, results: dict[str, float]) -> None:
-    """Raise AlignError where the policy's held-out answers show that its weights are broken."""
+    """Raise AlignError where the policy's held-out answers show that its weights are broken, or have scores
+    of the recipe's own sources that are not finite."""
     if what := bad_numbers({name: results[name] for name in ("eval/score", "eval/kl") if name in results}):
+        if context.cfg.rewards is not None and math.isfinite(results["eval/kl"]):
+            raise AlignError(
+                f"ppo: after the last iteration {what[0]}: a source of ppo.rewards gave a held-out answer a "
+                f"score that is not finite, so final/ is not written. {_last_good(stage)} Mend the "
+                "reward and go on with the same command, with --accept-changed reward where a function was "
+                "changed"
+            )
         before = context.cfg.iterations - context.state.bad_in_a_row
         raise AlignError(
             f"ppo: after the last iteration {', '.join(what)}: the policy is broken, so final/ is not "

@@ -51,15 +51,17 @@ from align.run.metrics import json_line
 from align.sampling.engines import sampling_params
 from align.sampling.params import Draws
 from align.seeds import step_rows
+from align.stage_table import Accepted
 from align.stages.frame import Inputs
 
 
-def run(recipe: Recipe, restart: bool = False) -> None:
+def run(recipe: Recipe, restart: bool = False, accepted: Sequence[Accepted] = ()) -> None:
     """Train the policy that the recipe describes, or go on from its newest checkpoint.
 
-    Raises MissingStage where an earlier stage has not finished, UserError where something must be changed.
+    accepted: what may have changed since it began. Raises MissingStage where an earlier stage has not
+    finished, UserError where something must be changed.
     """
-    cfg, inputs = recipe.ppo, Inputs(recipe, "ppo", restart)
+    cfg, inputs = recipe.ppo, Inputs(recipe, "ppo", restart, accepted)
     sft = inputs.parent("sft", "sft", cfg.sft)
     sources = find_sources(recipe, inputs.setup.lineage)
     inputs.parents += [one.parent for one in sources if one.parent]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import numbers
 import time
 from collections.abc import Callable, Sequence
@@ -144,7 +145,10 @@ class Service:
 
 
 def _numbers(given: Any, texts: Texts, who: str, error: type[AlignError]) -> Tensor:
-    """What was given as float32 scores [B]: a list, an array or a tensor of one finite number a response."""
+    """What was given as float32 scores [B]: a list, an array or a tensor of one number a response.
+
+    One that is not finite, or too large for float32, is a number too: PPO does not apply that step.
+    """
     count = len(texts.responses)
     if callable(getattr(given, "tolist", None)):  # an array or a tensor
         given = given.tolist()
@@ -162,9 +166,10 @@ def _numbers(given: Any, texts: Texts, who: str, error: type[AlignError]) -> Ten
                 raise error(f"{who} gave an array {where}; one number is needed") from None
         if not isinstance(value, numbers.Real):
             raise error(f"{who} gave {_shown(value)} {where}; a number is needed")
-        if not abs(float(value)) <= torch.finfo(torch.float32).max:
-            raise error(f"{who} gave {float(value)} {where}; a finite number is needed")
-        scores.append(float(value))
+        try:
+            scores.append(float(value))
+        except OverflowError:  # a whole number beyond every float
+            scores.append(math.inf)
     return torch.tensor(scores)
 
 

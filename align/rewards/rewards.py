@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from align.data.template import response_end
 from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.adapters import read_score_std
@@ -166,7 +167,7 @@ def _own_model(source: RewardSource, device: torch.device) -> OwnModel:
     roles = Roles(base.load_model(device))
     roles.add("reward", final, trains=False)
     roles.add_head("reward", final)
-    return OwnModel(who, base, template, Forward(roles), recipe.rm.microbatch_tokens)
+    return OwnModel(who, base, template, Forward(roles, logits=False), recipe.rm.microbatch_tokens)
 
 
 def texts_of(
@@ -191,7 +192,7 @@ def texts_of(
     return Texts(
         asked,
         [tokenizer.decode(one.response, skip_special_tokens=True) for one in sampled],
-        [one.response[-1] == tokenizer.eos_token_id for one in sampled],
+        [one.response[-1] == response_end(tokenizer) for one in sampled],
     )
 
 

@@ -37,7 +37,7 @@ from align.run.manifest import Manifest, ParentRef
 from align.run.metrics import JsonLines, numbers
 from align.run.progress import ProgressBar, say
 from align.run.trackers import Tracker, check_installed, open_trackers
-from align.stage_table import Stage
+from align.stage_table import Accepted, Stage
 
 _SIZES = "sizes"  # a checkpoint's note of how long the stage's .jsonl files were, and of processes
 BAD_STEPS = "bad-steps.jsonl"
@@ -74,7 +74,7 @@ class StageRun:
     def identity(self) -> dict[str, str]:
         """What its checkpoints belong to; one from elsewhere is passed over."""
         parts = {"recipe": json_digest(self.manifest.recipe), "data": json_digest(self.manifest.data)}
-        return {"stage": self.stage, **parts, **self.manifest.lineage}
+        return {"stage": self.stage, **parts, **self.manifest.began_with}
 
     @property
     def _logs(self) -> dict[str, JsonLines]:
@@ -231,11 +231,13 @@ def open_stage(
     parents: Sequence[ParentRef] = (),
     labels: Mapping[str, bytes] | None = None,
     restart: bool,
+    accepted: Sequence[Accepted] = (),
 ) -> Iterator[StageRun]:
     """Lock the run folder, compare what is there with the recipe, and hand the stage its folder.
 
     `lineage`: base and template hashes. `data`: fingerprint of each kind of records the stage reads.
-    `parents`: what it starts from. `labels`: what it read of labeling databases, to be kept. Raises
+    `parents`: what it starts from. `labels`: what it read of labeling databases, to be kept. `accepted`:
+    what may have changed since it began. Raises
     UserError when another process has the folder, when the folder cannot be written, when the stage was
     started with another recipe, lineage or data, or when its processes have not read the same.
     """
@@ -252,7 +254,7 @@ def open_stage(
             if restart and folder.exists():
                 say(console, f"the old {stage} folder is now {_set_aside(folder)}")
             new = not folder.exists()
-            manifest = stage_manifest(recipe, stage, lineage, data, folder, parents, labels)
+            manifest = stage_manifest(recipe, stage, lineage, data, folder, parents, labels, accepted)
             _begin(recipe, folder, manifest, labels or {})
         run = StageRun(
             stage=stage,

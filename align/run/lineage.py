@@ -22,8 +22,18 @@ from align.recipe.parts import MayChange, by_new_names, marked, may_change
 from align.recipe.ppo import Reward
 from align.recipe.sections import SECTIONS, Base, Lora, Recipe
 from align.run.files import sha256, write_bytes
-from align.run.manifest import ADAPTER, HEAD, VERSION, Kind, Manifest, ParentRef, hashes, read_manifest
-from align.stage_table import STAGES, Stage
+from align.run.manifest import (
+    ADAPTER,
+    HEAD,
+    VERSION,
+    AcceptedChange,
+    Kind,
+    Manifest,
+    ParentRef,
+    hashes,
+    read_manifest,
+)
+from align.stage_table import STAGES, Accepted, Stage
 
 LABELS = "labels"  # in a stage's folder, what it read of labeling databases
 _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
@@ -169,11 +179,13 @@ def stage_manifest(
     folder: Path,
     parents: Sequence[ParentRef] = (),
     labels: Mapping[str, bytes] | None = None,
+    accepted: Sequence[Accepted] = (),
 ) -> Manifest:
     """The stage's manifest: a new one, or the one that is there, if it says the same.
 
     lineage: hashes of base and template. data: fingerprints of the records, by kind. labels: what was
-    read of labeling databases, by entry of the recipe.
+    read of labeling databases, by entry of the recipe. accepted: what may have changed since it began; such a
+    change is noted in the manifest.
     Raises UserError with each difference when the stage began with another recipe, lineage or data.
     """
     revision = f"@{recipe.base.revision}" if recipe.base.revision else ""
@@ -196,23 +208,55 @@ def stage_manifest(
     if not path.exists() and not begun(folder):
         return new
     old = read_manifest(path, "set the folder aside with --restart")
-    differences = _all_differences(old, new)
+    changed = [] if old.finished else _changed_functions(old, new)
+    taken = changed if "reward" in accepted else []
+    differences = _all_differences(old, _as_before(new, taken))
     if differences and not begun(folder):
         return new  # it ended before its first checkpoint: there is nothing to go on from, nothing to lose
+    option = ""
+    if {change.name for change in changed} - {change.name for change in taken}:
+        option = "\nA reward function that was mended may go on from here: add --accept-changed reward"
     grown = new.labels and old.data != new.data
     if differences:
         raise UserError(
             f"{folder} was started with something else:\n  "
             + "\n  ".join(differences)
             + ("\nA labeling database has other labels now" if grown else "")
+            + option
             + "\nPut it back, give the run another name (run.name), or start anew with --restart, "
             "which sets the old folder aside"
         )
     resumed_with = old.resumed_with + ([new.versions] if old.versions != new.versions else [])
     now_known = {"version": VERSION, "parents": new.parents, "base_name": new.base_name}
     return old.model_copy(
-        update={**now_known, "labels": old.labels | new.labels, "resumed_with": resumed_with}
+        update={
+            **now_known,
+            "labels": old.labels | new.labels,
+            "resumed_with": resumed_with,
+            "accepted": old.accepted + taken,
+        }
     )
+
+
+def _changed_functions(old: Manifest, new: Manifest) -> list[AcceptedChange]:
+    """The functions of both whose code is not the same."""
+    were = {parent.name: parent.digest for parent in old.parents if parent.kind == "function"}
+    return [
+        AcceptedChange(name=parent.name, was=was, now=parent.digest, at=now())
+        for parent in new.parents
+        if parent.kind == "function" and parent.digest and (was := were.get(parent.name))
+        if was != parent.digest
+    ]
+
+
+def _as_before(manifest: Manifest, changes: Sequence[AcceptedChange]) -> Manifest:
+    """The manifest as if these changes had not been."""
+    were = {change.name: change.was for change in changes}
+    parents = [
+        parent.model_copy(update={"digest": were[parent.name]}) if parent.name in were else parent
+        for parent in manifest.parents
+    ]
+    return manifest.model_copy(update={"parents": parents})
 
 
 def _all_differences(old: Manifest, new: Manifest) -> list[str]:

@@ -47,6 +47,17 @@ class ParentRef(BaseModel):
         return {self.name + part: value for part, value in named.items() if value is not None}
 
 
+class AcceptedChange(BaseModel):
+    """A parent that was changed while the stage was under way, and with which the person let it go on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str  # the parent's
+    was: str  # its hash before
+    now: str  # and after
+    at: str  # when
+
+
 class Manifest(BaseModel):
     """A stage's manifest."""
 
@@ -64,6 +75,7 @@ class Manifest(BaseModel):
     versions: dict[str, str]  # of align, Python and libraries
     command: list[str] = []
     started_at: str = ""
+    accepted: list[AcceptedChange] = []  # the oldest first
     resumed_with: list[dict[str, str]] = []  # other versions that it went on with
     finished: bool
     finished_at: str | None = None
@@ -104,6 +116,12 @@ class Manifest(BaseModel):
         (Of two names that are the same, such as a head's and a label's, the later one's is here.)
         """
         return self.shared | hashes(self.parents)
+
+    @property
+    def began_with(self) -> dict[str, str]:
+        """`lineage` as it was when the stage began, before changes that were accepted."""
+        first = {change.name: change.was for change in reversed(self.accepted)}
+        return self.lineage | first
 
     def json_ready(self) -> dict[str, Any]:
         """As it is written."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from align.data.template import response_end
 from align.errors import UserError
 from align.models.base import BaseCheckpoint
 from align.models.roles import Roles
@@ -16,7 +17,7 @@ def sampling_params(cfg: PPO, base: BaseCheckpoint) -> SamplingParams:
     """What a recipe says of sampling. A pass that keeps no activations holds four times the tokens."""
     return SamplingParams(
         temperature=cfg.temperature,
-        eos_id=int(base.tokenizer.eos_token_id),
+        eos_id=response_end(base.tokenizer),
         pad_id=base.pad_id,
         max_tokens=cfg.max_response_tokens,
         batch_tokens=cfg.microbatch_tokens * 4,

@@ -51,6 +51,7 @@ class Hf:
         """
         roles, ways = self.roles, self.ways
         roles.activate(role)
+        roles.prove_logits()
         numbers = uniforms(draws, params.max_tokens)
         groups = _alike(prompts, params.max_tokens, params.batch_tokens if ways.chooses else 0)
         sizes = [(len(group), len(prompts[group[0]]) + params.max_tokens) for group in groups]
@@ -123,7 +124,8 @@ def _decode(
             source = torch.arange(len(asked), device=device).repeat_interleave(counts)
             reading.choose(source)
             hidden = hidden[source]
-        tokens, chosen = draw(head(hidden), draws[rows, step], step, params)
+        logits = roles.last_step.apply_(head(hidden).float())
+        tokens, chosen = draw(logits, draws[rows, step], step, params)
         told = zip(rows.tolist(), going.tolist(), tokens.tolist(), chosen.tolist(), strict=True)
         for row, goes, token, logprob in told:
             if goes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from rich.console import Console
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
+    LogitsProcessor,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -20,10 +22,18 @@ from transformers import (
 from align.data.formats import built_in
 from align.data.scan import Located, scan
 from align.data.split import side
+from align.data.template import response_end
 from align.errors import AlignError, UserError
 from align.models.batch import Pair, collate
 from align.models.forward import Forward
-from align.models.merge import check_classifier, in_float32, merged_policy, merged_reward, set_padding
+from align.models.merge import (
+    check_classifier,
+    in_float32,
+    merged_policy,
+    merged_reward,
+    set_end,
+    set_padding,
+)
 from align.models.passes import PAIRS, microbatches, passes
 from align.models.roles import Roles
 from align.models.scoring import score_pairs
@@ -32,11 +42,14 @@ from align.recipe.sections import Recipe
 from align.records import Ranking
 from align.run.files import to_json, whole_folder, write_text
 from align.run.progress import say
+from align.sampling.engines import open_engine, sampling_params
+from align.sampling.params import Draws, Sampled
 from align.serving.run import Trained, open_run, reward_model
 from align.stage_table import Stage
 
 NOTE = "align_export.json"
 _PROBES = 64  # responses that both models score
+_ANSWERS, _ANSWER_TOKENS = 4, 12  # what a policy writes, to see where it stops
 # The largest difference that may be, as a share of the probes' spread (standard deviation). In bfloat16
 # a weight keeps 8 bits: the difference is rounding, and told.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1}
@@ -85,7 +98,7 @@ def export(
         check_classifier(trained.setup.base)
     console = console or Console(stderr=True)
     pairs, texts = _probes(trained)
-    own = _own(trained, pairs)
+    own, said = _own(trained, pairs)
     tokenizer = trained.setup.base.tokenizer
     if stage == "rm":
         set_padding(tokenizer)
@@ -94,7 +107,10 @@ def export(
         tokenizer.chat_template = trained.setup.template.chat_template
     with whole_folder(to) as aside:
         kind = _write(trained, tokenizer, dtype, aside)
-        fresh = _exported(trained, pairs, aside)
+        model = _loaded(trained, aside)
+        fresh = _exported(trained, pairs, model)
+        if stage != "rm":
+            _check_stops(trained, model, said)
         proof = Proof(len(pairs), texts, float((own - fresh).abs().max()), float(own.std(unbiased=False)))
         _check(proof, dtype)
         write_text(aside / NOTE, to_json(_note(trained, tokenizer, kind, dtype, proof)))
@@ -107,6 +123,9 @@ def export(
             "have the base's whole weights, so they differ from the run by what four bits lose",
         )
     what = "scores" if stage == "rm" else "log probabilities"
+    if stage != "rm":
+        stop = tokenizer.convert_ids_to_tokens(response_end(tokenizer))
+        say(console, f"plain generate() stops where the run's own sampler does: at {stop!r}")
     say(
         console,
         f"loaded afresh, it gives the same {what} as the run on {proof.probes} responses ({proof.texts}): "
@@ -169,11 +188,12 @@ def _rankings(recipe: Recipe) -> tuple[str, Iterator[Ranking]]:
 
 
 @torch.no_grad()
-def _own(run: Trained, pairs: list[Pair]) -> Tensor:
-    """The run's own numbers, its adapter unmerged on the base in float32: see `_exported`."""
+def _own(run: Trained, pairs: list[Pair]) -> tuple[Tensor, list[Sampled]]:
+    """The run's own numbers, its adapter unmerged on the base in float32: see `_exported`. Of a policy, also
+    what it answers to some prompts."""
     base, tokens = in_float32(run.setup.base), run.recipe.rm.microbatch_tokens
     if run.stage == "rm":
-        return score_pairs(reward_model(run, base), "reward", pairs, tokens)
+        return score_pairs(reward_model(run, base), "reward", pairs, tokens), []
     roles = Roles(base.load_model(run.setup.accel.device))
     roles.add("policy", run.final, trains=False)
     forward = Forward(roles)
@@ -181,12 +201,16 @@ def _own(run: Trained, pairs: list[Pair]) -> Tensor:
     for part in passes(roles, pairs, tokens, PAIRS):
         logprobs, _, mask = forward.logprobs("policy", forward.prefix(collate(part.items)), 1.0)
         found.append((part.rows, [row[m].cpu() for row, m in zip(logprobs, mask, strict=True)]))
-    return _in_order(found)
+    prompts = [prompt for prompt, _ in pairs[:_ANSWERS]]
+    params = replace(sampling_params(run.recipe.ppo, base), max_tokens=_ANSWER_TOKENS, min_tokens=0)
+    draws = Draws(run.recipe.run.seed, "export", 0, list(range(len(prompts))))
+    engine = open_engine("hf", None, roles, run.final)
+    return _in_order(found), engine.sample(prompts, draws, params)
 
 
-@torch.no_grad()
-def _exported(run: Trained, pairs: list[Pair], folder: Path) -> Tensor:
-    """A score for each pair, or the log probability of each response token, from the files of an export."""
+def _loaded(run: Trained, folder: Path) -> PreTrainedModel:
+    """An export's model, from its files alone, in float32."""
+    model: PreTrainedModel
     auto = AutoModelForSequenceClassification if run.stage == "rm" else auto_class(run.setup.base.config)
     model, found = auto.from_pretrained(
         folder,
@@ -198,7 +222,12 @@ def _exported(run: Trained, pairs: list[Pair], folder: Path) -> Tensor:
     )
     if wrong := sorted([*found["missing_keys"], *found["unexpected_keys"]]):
         raise AlignError(f"the export does not load as it was written ({wrong[0]}); nothing was kept")
-    model = model.to(run.setup.accel.device).eval()
+    return model.to(run.setup.accel.device).eval()
+
+
+@torch.no_grad()
+def _exported(run: Trained, pairs: list[Pair], model: PreTrainedModel) -> Tensor:
+    """A score for each pair, or the log probability of each response token, by an export's model."""
     pad_id = model.config.pad_token_id if run.stage == "rm" else 0  # a classifier finds the end by its ids
     results = []
     for part in microbatches([PAIRS.size(pair) for pair in pairs], run.recipe.rm.microbatch_tokens):
@@ -214,6 +243,49 @@ def _exported(run: Trained, pairs: list[Pair], folder: Path) -> Tensor:
     return _in_order(results)
 
 
+@torch.no_grad()
+def _check_stops(run: Trained, model: PreTrainedModel, said: list[Sampled]) -> None:
+    """Raise AlignError unless plain `generate` stops where align's own sampler does.
+
+    The tokens that the run's policy sampled are dictated to it, for two models that differ by rounding may
+    draw others. It has to go on to the end of a response, past whatever else the base calls an end, and then
+    to stop by itself.
+    """
+    end = response_end(run.setup.base.tokenizer)
+    spoken = [(one.prompt, one.response if one.response[-1] == end else [*one.response, end]) for one in said]
+    spoken += [(said[0].prompt, [other, end]) for other in run.setup.base.other_ends]
+    for prompt, response in spoken:
+        ids = torch.tensor([prompt], device=model.device)
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=len(response) + 1,
+            do_sample=False,
+            logits_processor=LogitsProcessorList([_Dictated(len(prompt), response)]),
+        )[0, len(prompt) :].tolist()
+        if written != response:
+            names = run.setup.base.tokenizer.convert_ids_to_tokens([written[-1], end])
+            raise AlignError(
+                f"plain generate() on the export does not stop where the run's own sampler does: after "
+                f"{len(written)} tokens, at {names[0]!r}, where a response of {len(response)} ends with "
+                f"{names[1]!r}. Nothing was kept"
+            )
+
+
+class _Dictated(LogitsProcessor):
+    """Lets `generate` write these tokens, and after them the first one again and again."""
+
+    def __init__(self, start: int, tokens: list[int]) -> None:
+        self._start, self._tokens = start, tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        done = input_ids.shape[1] - self._start
+        token = self._tokens[done if done < len(self._tokens) else 0]
+        forced = torch.full_like(scores, float("-inf"))
+        forced[:, token] = 0.0
+        return forced
+
+
 def _in_order(results: list[tuple[list[int], Any]]) -> Tensor:
     """Numbers of batches, back in the order of the pairs and end to end."""
     found = {i: value.reshape(-1) for part, values in results for i, value in zip(part, values, strict=True)}
@@ -227,6 +299,7 @@ def _write(run: Trained, tokenizer: PreTrainedTokenizerBase, dtype: str, folder:
         model = merged_reward(run.setup.base, run.final, tokenizer)
     else:
         model = merged_policy(run.setup.base, run.final)
+        set_end(model, run.setup.base)
     model.to(_DTYPES[dtype]).save_pretrained(folder)
     tokenizer.save_pretrained(str(folder))
     return type(model).__name__
@@ -252,6 +325,7 @@ def _note(
         "dtype": dtype,
         "template": run.recipe.data.template,
         "padding": tokenizer.pad_token,
+        "responses_end_with": tokenizer.convert_ids_to_tokens(response_end(tokenizer)),
         "base": run.recipe.base.name,
         "lineage": run.manifest.lineage,
         "files": run.manifest.final,

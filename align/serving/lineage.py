@@ -148,6 +148,10 @@ def _tree(node: StageNode, members: list[StageNode], indent: str) -> None:
     lines = {
         "command": shlex.join(manifest.command),
         "from": _pairs(pair for ref in manifest.parents for pair in ref.hashes.items()),
+        "accepted": ", ".join(
+            f"{change.name} {_short(change.was)} became {_short(change.now)} on {change.at}"
+            for change in manifest.accepted
+        ),
         "data": _pairs(manifest.data.items()),
         "adapter": _short(manifest.final.get(ADAPTER, "")),
         "versions": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),

@@ -53,4 +53,4 @@ def reward_model(run: Trained, base: BaseCheckpoint | None = None) -> Forward:
     roles = Roles((base or run.setup.base).load_model(run.setup.accel.device))
     roles.add("reward", run.final, trains=False)
     roles.add_head("reward", run.final)
-    return Forward(roles)
+    return Forward(roles, logits=False)

@@ -157,7 +157,15 @@ def scores_of(
 def _output(to: Path | None) -> Iterator[Write]:
     if to is None:
         stream = sys.stdout  # the bar puts its own, on stderr, in its place
-        yield stream.write
+
+        def write(line: str) -> int:
+            try:
+                line.encode(stream.encoding or "utf-8")
+            except UnicodeEncodeError:  # JSON has its own way to say it in ASCII
+                line = json.dumps(json.loads(line)) + "\n"
+            return stream.write(line)
+
+        yield write
         stream.flush()
         return
     with whole_file(to) as file:

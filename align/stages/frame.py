@@ -8,7 +8,7 @@ has begun goes on with.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,7 +39,7 @@ from align.run import lineage, manifest
 from align.run.files import json_digest, write_text
 from align.run.folder import StageRun, open_stage, share_object
 from align.run.metrics import json_line
-from align.stage_table import Stage
+from align.stage_table import Accepted, Stage
 
 E = TypeVar("E")
 
@@ -108,9 +108,11 @@ def source(recipe: Recipe, kind: RecordKind, stage: str) -> Source:
 class Inputs:
     """What a stage is made of, read and verified before anything trains."""
 
-    def __init__(self, recipe: Recipe, stage: Stage, restart: bool) -> None:
-        """Raises UserError as `set_up` does."""
-        self.recipe, self.stage, self.restart = recipe, stage, restart
+    def __init__(
+        self, recipe: Recipe, stage: Stage, restart: bool, accepted: Sequence[Accepted] = ()
+    ) -> None:
+        """accepted: what may have changed since the stage began. Raises UserError as `set_up` does."""
+        self.recipe, self.stage, self.restart, self.accepted = recipe, stage, restart, accepted
         self.setup = set_up(recipe)
         self.parents: list[manifest.ParentRef] = []
         self._splits: dict[RecordType, Split[Any]] = {}
@@ -166,8 +168,11 @@ class Inputs:
             parents=list(dict.fromkeys(self.parents)),
             labels=self._labels,
             restart=self.restart,
+            accepted=self.accepted,
         ) as stage:
             before = stage.finished
+            if not before:
+                stage.say(f"{self.stage}: {self.setup.base.told_end()}")
             yield stage
             if stage.main and not before:
                 refresh(self.recipe.run.path, stage.say)

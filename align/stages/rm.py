@@ -331,7 +331,7 @@ def _model(setup: Setup, adapter: Path, seed: int | None, std: float | None = No
     roles = Roles(setup.load_model(), setup.shard_group)
     roles.add("reward", adapter, trains=True)
     roles.add_head("reward", adapter if seed is None else generator(seed, "rm", "head"), std=std)
-    return Forward(roles)
+    return Forward(roles, logits=False)
 
 
 def _centring_rows(

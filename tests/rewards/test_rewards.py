@@ -56,9 +56,6 @@ def test_a_function_sees_prompts_as_the_data_have_them() -> None:
 WRONG = [
     ([1.0], "gave 1 scores for 2 responses"),
     ([1, 2, 3], "gave 3 scores for 2 responses"),
-    ([1, float("nan")], "gave nan for the response '' to 'the story'"),
-    ([float("inf"), 1], "gave inf for the response 'is good' to 'a film'"),
-    ([1e300, 1], "gave 1e+300 for"),
     (["good", 1], "gave the text 'good' for the response 'is good'"),
     ([None, 1], "gave None for"),
     ("12", "gave the text '12'; a list of 2 numbers"),
@@ -68,6 +65,12 @@ WRONG = [
     ([torch.ones(3), 1], "gave an array for"),
     ({"scores": [1, 2]}, "gave a dict; a list of 2"),
 ]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300, 10**400])
+def test_what_is_not_finite_is_a_score_that_ppo_does_not_learn_from(bad: float) -> None:
+    found = by_function("judge:f", _says([1, bad]), TEXTS)
+    assert found.isfinite().tolist() == [True, False]
 
 
 @pytest.mark.parametrize(("given", "message"), WRONG)
@@ -153,7 +156,6 @@ def test_a_service_that_stumbles_is_asked_again(service: tuple[str, type[_Servic
         (200, b"<html>hello", "answered '<html>hello', not", 1),
         (200, b"[1, 2]", "answered '\\[1, 2\\]', not", 1),
         (200, b'{"scores": [1]}', "gave 1 scores for 2", 1),
-        (200, b'{"scores": [1, NaN]}', "gave nan for", 1),
         (200, b'{"scores": "high"}', "gave the text 'high'", 1),
         (200, b"\xff\xfe\x00", "answered", 1),
     ],
@@ -278,8 +280,9 @@ def test_a_changed_function_is_refused_and_a_moved_one_is_not(sft_only: Callable
     judge.write_text(code)
     broken.touch()
     done = align("ppo", recipe)
-    assert done.returncode == 2
-    assert "breaks_later gave nan for the response" in done.stderr
+    assert done.returncode == 1
+    assert "ppo.rewards: breaks_later gave" in done.stdout  # each step that was not applied
+    assert "a held-out answer a score that is not finite, so final/ is not written" in done.stderr
     assert "Traceback" not in done.stderr
     steps = [p.name for p in (recipe.parent / "runs/tiny/ppo/checkpoints").glob("step-*")]
     assert "step-000002" in steps

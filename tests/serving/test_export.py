@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, make_tiny_base
+from conftest import ROOT, make_recipe, make_tiny_base, write_jsonl
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,8 +19,10 @@ from typer.testing import CliRunner
 
 from align.cli.app import app
 from align.errors import AlignError, MissingStage, UserError
+from align.recipe.load import load_recipe
 from align.serving import export as module
 from align.serving.export import export
+from align.stages import sft
 
 PROMPT, RESPONSES = "the film is", [" good and bright", " dull", " old and tired and loud"]
 
@@ -212,3 +214,59 @@ def test_the_recipe_of_a_later_command_does_not_change_what_an_earlier_stage_was
     recipe = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(re.sub(r"rank: \d+", "rank: 64", recipe))
     assert export(run, "rm").is_dir()
+
+
+def _chat_base(folder: Path) -> Path:
+    """The tiny base, whose tokenizer ends with <|im_end|> and whose configurations say <|endoftext|>."""
+    make_tiny_base(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>", "<|im_end|>"]})
+    tokenizer.eos_token = "<|im_end|>"
+    tokenizer.save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.eos_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    model.generation_config.eos_token_id = [model.config.eos_token_id, tokenizer.convert_tokens_to_ids("!")]
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_policy_stops_where_training_stopped_whatever_the_base_calls_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = _chat_base(tmp_path / "base")
+    rows = [{"prompt": words, "response": " old"} for words in ("the film", "a plot", "the music", "two")]
+    write_jsonl(tmp_path / "one.jsonl", rows)
+    (tmp_path / "work").mkdir()
+    fields = ["sft.steps=40", f"data.demonstrations.train={tmp_path}/one.jsonl", "data.template=chat"]
+    recipe = load_recipe(make_recipe(tmp_path / "work", base), [*fields, "data.demonstrations.held_out=0"])
+    sft.run(recipe)
+    told = capsys.readouterr()
+    assert "sft: responses end with '<|im_end|>' (token 321), the tokenizer's EOS" in told.out
+    assert "'<|endoftext|>' (token 320) and '!' (token" in told.out
+    assert "which the base's configuration names, ends none" in told.out
+    folder = export(recipe.run.path, "sft")
+    said = "plain generate() stops where the run's own sampler does: at '<|im_end|>'"
+    assert said in capsys.readouterr().err.replace("\n", " ")
+    tokenizer, model = (auto.from_pretrained(folder) for auto in (AutoTokenizer, AutoModelForCausalLM))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((folder / name).read_text())["eos_token_id"] == end
+    messages = [{"role": "user", "content": "the film"}]
+    asked = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    written = model.generate(**asked, do_sample=False, max_new_tokens=20)[0, asked["input_ids"].shape[1] :]
+    assert tokenizer.decode(written) == " old<|im_end|>"
+    # As PEFT loads it, with the README's argument; and without: the base's configuration is not ours.
+    peft = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base), str(recipe.run.path / "sft" / "final")
+    ).eval()
+    for given, count in (({"eos_token_id": tokenizer.eos_token_id}, len(written)), ({}, 20)):
+        output = peft.generate(**asked, do_sample=False, max_new_tokens=20, **given)
+        assert output.shape[1] - asked["input_ids"].shape[1] == count
+    # The proof sees an export that would not stop, or too soon.
+    monkeypatch.setattr(module, "set_end", lambda model, base: None)
+    with pytest.raises(AlignError, match=r"plain generate\(\) on the export does not stop where the run's"):
+        export(recipe.run.path, "sft", tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
