@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
-
 from align.records import RecordError
 
 LINE_LIMIT = 2**26  # bytes; a longer line is no record, and would have to lie in memory whole
@@ -44,6 +42,8 @@ def open_file(path: Path) -> io.BufferedReader:
     if name.endswith(".gz"):
         return io.BufferedReader(cast(io.RawIOBase, gzip.open(path, "rb")), _PACKED_CHUNK)
     if name.endswith(".zst"):
+        import pyarrow as pa  # it brings numpy, which whoever reads no such file spares
+
         return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), _PACKED_CHUNK)
     return io.BufferedReader(path.open("rb", buffering=0), CHUNK)
 

@@ -809,7 +809,11 @@ def test_stopped_in_the_middle(
     assert f"{run} is in use by process {first} " in second.err
     done = command.wait(first)
     assert done.code == 130
-    told = "".join(line for line in done.out.splitlines(True) if not line.startswith(("warning: ", "data.")))
+    told = "".join(
+        line
+        for line in done.out.splitlines(True)
+        if not line.startswith(("warning: ", "data.", f"{stage}: "))
+    )
     assert told in ("", f"{stage} stops after step {_newest(run / stage)}, which is saved\n")
     assert done.err.splitlines()[-1] == "interrupted: the same command goes on from the last checkpoint"
 

@@ -87,7 +87,7 @@ def test_moving_tying_and_undoing_by_keys(site: Any, visit: Any) -> None:
     assert page.get_by_role("dialog").is_visible()
     page.keyboard.press("Escape")
     page.locator("summary", has_text="Note").click()
-    page.get_by_placeholder("Anything that").fill("1234 jkbtsu?")  # keys are letters while typing
+    page.get_by_placeholder("Anything others").fill("1234 jkbtsu?")  # keys are letters while typing
     shown = on_screen(page)
     assert [text for text, _ in shown] == moved and not page.locator("#all-bad").is_checked()
     sent(page, "Control+Enter")

@@ -178,4 +178,4 @@ def test_what_becomes_no_task_is_told_and_a_function_gets_numbers(
         "    return pair if row['s'] > 5 else None\n"
     )
     said = " ".join(run(site, long, "--format", "mine_of_tasks:big").output.split())
-    assert "2 tasks added; 1 left out (1 × no record in it, says mine_of_tasks:big)" in said
+    assert "2 tasks added; 1 left out (1 × mine_of_tasks:big gave None)" in said

@@ -50,7 +50,7 @@ def test_prefilled_cards_stand_in_the_machines_order(make_site: Any, visit: Any)
     suggested(site, FOUR, {**FOUR, "prompt": "And here?"})
     page = visit(site, site.person("ann"))
     page.goto("/work")
-    page.get_by_text("reward model's suggestion").wait_for()
+    page.get_by_text("that the reward model suggests").wait_for()
     shown = on_screen(page)
     assert [rank for _, rank in shown] == ["1", "2", "2", "3"]
     assert {text: int(rank) for text, rank in shown} == BY_TEXT

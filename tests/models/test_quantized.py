@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from align.errors import UserError
 from align.models import base as bases
@@ -42,7 +43,7 @@ def test_transformers_is_asked_for_qloras_four_bits(tiny_base: Path, monkeypatch
         raise ValueError("enough")
 
     monkeypatch.setattr(bases.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(bases.AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
     for one in (spec(tiny_base, dtype="bfloat16"), Base(name=str(tiny_base))):
         with pytest.raises(UserError, match="enough"):
             find_base(one).load_model(CPU)
