@@ -74,7 +74,8 @@ def measured(recipe: Path) -> dict[str, float]:
     """Check once: time, memory and exit code."""
     started = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.Popen([sys.executable, "-m", "align", "check", str(recipe)], cwd=ROOT, env=environment)
+    command = [sys.executable, "-m", "align", "check", str(recipe)]
+    done = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(done.pid, 0)
     return {
         "seconds": round(time.monotonic() - started, 1),
