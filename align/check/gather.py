@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ class TextMeasure:
 
     template: Template | None  # None: there is no tokenizer, and lengths are in characters
     chat: bool
-    control: re.Pattern[str] | None  # finds what the tokenizer reads as special tokens
+    control: Callable[[str], list[str]]  # finds what the tokenizer reads as special tokens
     cache: Path | None
     console: Console  # for how far it has come
 
@@ -222,11 +221,9 @@ def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> 
     pile.mark("says_nothing", row.place, sum(map(says_nothing, texts)))
     pile.mark("no_cell", row.place, sum(map(is_no_cell, texts)))
     pile.mark("list_as_text", row.place, is_list_as_text(prompt))
-    hits: set[str] = set()
-    if reader.control:
-        hits = {hit for text in (prompt, *texts) for hit in reader.control.findall(text)}
-        for hit in hits:
-            pile.mark(f"control {hit}", row.place)
+    hits = {hit for text in (prompt, *texts) for hit in reader.control(text)}
+    for hit in hits:
+        pile.mark(f"control {hit}", row.place)
     if reader.chat:
         for mark in set().union(*map(foreign_markup, (prompt, *texts))) - hits:
             pile.mark(f"markup {mark}", row.place)

@@ -50,7 +50,7 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
         facts = template.look(base.tokenizer, made, recipe.data.template)
         found += findings.of_template(facts)
     found += findings.of_kinds(recipe)
-    control = template.control_tokens(base.tokenizer) if base is not None else None
+    control = template.control_tokens(base.tokenizer) if base is not None else lambda text: []
     reader = TextMeasure(
         made,
         recipe.data.template == "chat",
