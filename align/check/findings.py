@@ -205,10 +205,8 @@ def of_texts(gathered: Gathered) -> Iterator[Finding]:
             yield Finding(by_share(count, of, limit), slug or code, where, message, places)
 
     for code in sorted({code for pile in piles for code in pile.counts if code.startswith("control ")}):
-        after = (
-            f" the text {code.removeprefix('control ')!r}, which the tokenizer reads as a control token: "
-            "take it out"
-        )
+        hit = code.removeprefix("control ")
+        after = f" the text {hit!r}, which the tokenizer reads as a control token: take it out"
         yield from found(code, total, 0, "record holds", "records hold", after, "control_token")
     for code in sorted({code for pile in piles for code in pile.counts if code.startswith("markup ")}):
         after = (

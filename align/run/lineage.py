@@ -213,19 +213,10 @@ def stage_manifest(
     differences = _all_differences(old, _as_before(new, taken))
     if differences and not begun(folder):
         return new  # it ended before its first checkpoint: there is nothing to go on from, nothing to lose
-    option = ""
-    if {change.name for change in changed} - {change.name for change in taken}:
-        option = "\nA reward function that was mended may go on from here: add --accept-changed reward"
-    grown = new.labels and old.data != new.data
     if differences:
-        raise UserError(
-            f"{folder} was started with something else:\n  "
-            + "\n  ".join(differences)
-            + ("\nA labeling database has other labels now" if grown else "")
-            + option
-            + "\nPut it back, give the run another name (run.name), or start anew with --restart, "
-            "which sets the old folder aside"
-        )
+        mended = bool({change.name for change in changed} - {change.name for change in taken})
+        grown = bool(new.labels) and old.data != new.data
+        raise UserError(_refusal(folder, differences, grown, mended))
     resumed_with = old.resumed_with + ([new.versions] if old.versions != new.versions else [])
     now_known = {"version": VERSION, "parents": new.parents, "base_name": new.base_name}
     return old.model_copy(
@@ -236,6 +227,20 @@ def stage_manifest(
             "accepted": old.accepted + taken,
         }
     )
+
+
+def _refusal(folder: Path, differences: Sequence[str], grown: bool, mended: bool) -> str:
+    """Why a stage does not go on. grown: a labeling database has; mended: a reward function was changed."""
+    lines = [f"{folder} was started with something else:", *(f"  {each}" for each in differences)]
+    if grown:
+        lines.append("A labeling database has other labels now")
+    if mended:
+        lines.append("A reward function that was mended may go on from here: add --accept-changed reward")
+    lines.append(
+        "Put it back, give the run another name (run.name), or start anew with --restart, which sets the old "
+        "folder aside"
+    )
+    return "\n".join(lines)
 
 
 def _changed_functions(old: Manifest, new: Manifest) -> list[AcceptedChange]:
