@@ -265,6 +265,7 @@ def _too_long(template: Template, lengths: NDArray[np.int64], limit: _Limit) -> 
 
 def _flat(column: pa.ListArray) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The values of all lists and where each begins, without a copy (and without pandas: see `valid`)."""
+    # The stubs do not know that an Arrow array speaks this protocol.
     values: NDArray[np.int32] = np.from_dlpack(column.values)  # type: ignore[assignment]
     offsets: NDArray[np.int32] = np.from_dlpack(column.offsets)  # type: ignore[assignment]
     return values, offsets

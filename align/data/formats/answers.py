@@ -141,8 +141,9 @@ def before_all(prompt: Asked | None, name: str, answers: Sequence[Said]) -> tupl
         befores = [_joined(asked_for, answer, name) for answer in answers]
     for other, answer in zip(befores, answers, strict=True):
         if other != befores[0]:
-            at = next((i for i, pair in enumerate(zip(befores[0], other)) if pair[0] != pair[1]), -1)  # noqa: B905
-            at = min(len(other), len(befores[0])) if at < 0 else at
+            both = zip(befores[0], other, strict=False)
+            shorter = min(len(other), len(befores[0]))
+            at = next((i for i, (ours, theirs) in enumerate(both) if ours != theirs), shorter)
             raise RecordError(
                 answer.name,
                 f"differs from `{answers[0].name}` before the last answer (at message {at + 1}): "
