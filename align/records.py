@@ -1,6 +1,7 @@
 """The three kinds of records that people write: prompts, demonstrations and rankings.
 
-Plain data without torch. `from_dict` is the one place where a row from outside becomes a record.
+Plain data without torch. `from_dict` is the one place where a row from outside becomes a record;
+`from_checked` reads what `to_dict` of a checked record wrote.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ class Prompt:
         _check_keys(row, cls)
         return cls(_prompt(row))
 
+    @classmethod
+    def from_checked(cls, row: Mapping[str, Any]) -> Prompt:
+        """The record that a row of `to_dict` was, without checking it again."""
+        return cls(_frozen(row["prompt"]))
+
     def to_dict(self) -> dict[str, Any]:
         """The row that `from_dict` reads back to an equal record."""
         return {"prompt": _plain(self.prompt)}
@@ -77,6 +83,11 @@ class Demonstration:
         """Check a row; raises RecordError."""
         _check_keys(row, cls)
         return cls(_prompt(row), _text(_needed(row, "response"), "response"))
+
+    @classmethod
+    def from_checked(cls, row: Mapping[str, Any]) -> Demonstration:
+        """The record that a row of `to_dict` was, without checking it again."""
+        return cls(_frozen(row["prompt"]), row["response"])
 
     def to_dict(self) -> dict[str, Any]:
         """The row that `from_dict` reads back to an equal record."""
@@ -120,6 +131,11 @@ class Ranking:
             seconds=_optional(row, "seconds", _number),
             source=_optional(row, "source", _name),
         )
+
+    @classmethod
+    def from_checked(cls, row: Mapping[str, Any]) -> Ranking:
+        """The record that a row of `to_dict` was, without checking it again."""
+        return cls(**{name: _frozen(value) for name, value in row.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """The row that `from_dict` reads back to an equal record; optional parts that are None stay away."""
@@ -262,6 +278,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [dict(part) if isinstance(part, dict) else part for part in value]
     return value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_keys(row: Any, record: RecordType) -> None:

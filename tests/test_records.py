@@ -55,7 +55,8 @@ def messages(*roles: str) -> dict[str, Any]:
 @given(rankings())
 def test_a_ranking_survives_the_way_to_disk_and_back(row: dict[str, Any]) -> None:
     record = Ranking.from_dict(row)
-    assert Ranking.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    written = json.loads(json.dumps(record.to_dict()))
+    assert Ranking.from_dict(written) == Ranking.from_checked(written) == record
     assert record.to_dict() == row
 
 
@@ -181,7 +182,8 @@ def test_tools_beside_a_prompt_are_its_first_message_and_read_back_equal() -> No
             "tools",
             "user",
         ]
-        assert Demonstration.from_dict(json.loads(json.dumps(record.to_dict(), sort_keys=True))) == record
+        written = json.loads(json.dumps(record.to_dict(), sort_keys=True))
+        assert Demonstration.from_dict(written) == Demonstration.from_checked(written) == record
         assert list(json.loads(record.prompt[0]["content"])[0]["function"]["parameters"]) == ["b", "a"]  # type: ignore[index, call-overload]
     for nothing in (None, "", [], "[]"):
         assert Prompt.from_dict({"prompt": "Hi", "tools": nothing}) == Prompt("Hi")
@@ -202,7 +204,7 @@ def test_a_prompt_may_end_with_what_a_tool_said_and_calls_are_kept_in_one_form()
         {"role": "tool", "content": "", "name": "w"},
     )
     assert words_of(record.prompt[1]) == 'w({"b": "Köln", "a": 1})'
-    assert Prompt.from_dict(record.to_dict()) == record
+    assert Prompt.from_dict(record.to_dict()) == Prompt.from_checked(record.to_dict()) == record
 
 
 MESSAGES = [{"role": "system", "content": "Be 'brief'.\n"}, {"role": "user", "content": "a}\n {b", "x": None}]

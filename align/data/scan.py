@@ -43,10 +43,14 @@ _OPENS = re.compile(  # what seems to depend on another file, or on the environm
 
 @dataclass(frozen=True)
 class Located(Generic[T]):
-    """A record, where it stands ("file:12", "file row 12"), and the key that decides its side of a split."""
+    """A record, where it stands ("file:12", "file row 12"), and the key that decides its side of a split.
+
+    prompt: the hash of its prompt. key: the same, or the hash of its value of `split_key`.
+    """
 
     record: T
     place: str
+    prompt: str
     key: str
 
 
@@ -249,7 +253,8 @@ def _records(
                         reading.left_out.setdefault(part.reason, Seen()).add(place)
                         continue
                     reading.records += 1
-                    yield Located(part, place, key or prompt_key(part.prompt))
+                    prompt = prompt_key(part.prompt)
+                    yield Located(part, place, prompt, key or prompt)
         except RecordError as error:
             nothing = False
             reading.wrong += 1

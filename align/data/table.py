@@ -18,7 +18,6 @@ from align.data.formats.base import T
 from align.data.reading import Reading
 from align.data.scan import Located, Problem
 from align.data.store import Batches, RowNumbers, RowSequence, starts_of
-from align.records import prompt_key
 
 _HASH = 32  # bytes
 _NONE = bytes(_HASH)
@@ -43,8 +42,7 @@ def row_of(part: Located[Any] | Problem) -> tuple[Any, ...]:
         return None, _NONE, _NONE, _NONE, part.place, json.dumps([part.field, part.message]), None
     text = json.dumps(part.record.to_dict(), sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(text.encode()).digest()
-    prompt = bytes.fromhex(prompt_key(part.record.prompt))
-    return text, digest, prompt, bytes.fromhex(part.key), part.place, None, None
+    return text, digest, bytes.fromhex(part.prompt), bytes.fromhex(part.key), part.place, None, None
 
 
 def reading_row(reading: Reading) -> tuple[Any, ...]:
@@ -150,7 +148,7 @@ class Records(RowSequence[T], Generic[T]):
 
     def item(self, row: int) -> T:
         """The record of a row of the table."""
-        return self._kind.from_dict(json.loads(self._table.text(row)))
+        return self._kind.from_checked(json.loads(self._table.text(row)))
 
     def __repr__(self) -> str:
         return f"<{len(self)} records of kind {self._kind.__name__}>"
@@ -185,10 +183,11 @@ class Records(RowSequence[T], Generic[T]):
 
 
 def valid(column: pa.Array) -> NDArray[np.bool_]:
-    """Which values are not null. (Without pyarrow's own way to numpy, which imports pandas for booleans.)"""
+    """Which values are not null. (pyarrow's own ways import its compute kernels, or pandas.)"""
     if not column.null_count:
         return np.ones(len(column), dtype=np.bool_)
-    return np.array(column.is_valid().to_pylist(), dtype=np.bool_)
+    bits = np.unpackbits(np.frombuffer(column.buffers()[0], dtype=np.uint8), bitorder="little")
+    return bits[column.offset : column.offset + len(column)].astype(np.bool_)
 
 
 def _first_64(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:

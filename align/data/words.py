@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -53,41 +53,62 @@ class WordEncoder:
         """The ids of each text."""
         if len(self._known) > _MOST:
             self._known = dict(self._added)
+        ids = [self._looked_up(text) for text in texts]
         new: set[str] = set()
-        cut = [self._words(text, new) for text in texts]
+        cut = {i: self._words(texts[i], lambda text: self._cut(text, new)) for i in _absent(ids)}
         self._learn(list(new))
-        known = self._known.__getitem__
-        ids = [list(chain.from_iterable(map(known, words))) for words in cut]
+        for i, words in cut.items():
+            ids[i] = self._ids(words)
         for word in new:
             if len(word) > _LONGEST:
                 del self._known[word]
-        return ids
+        return [found for found in ids if found is not None]
+
+    def _looked_up(self, text: str) -> list[int] | None:
+        """The ids of a text of which all words are known, as most texts are after a while; else None."""
+        try:
+            return self._ids(self._words(text, _at_spaces))
+        except KeyError:
+            return None
+
+    def _ids(self, words: Sequence[str]) -> list[int]:
+        return list(chain.from_iterable(map(self._known.__getitem__, words)))
 
     def _learn(self, words: Sequence[str]) -> None:
         texts = [word[2:] if word[:2] == "  " else _first_or_later(word) for word in words]
         found = self._backend.encode_batch_fast(texts, add_special_tokens=False)
         self._known.update((word, tuple(encoding.ids)) for word, encoding in zip(words, found, strict=True))
 
-    def _words(self, text: str, new: set[str]) -> list[str]:
-        """The words of a text; those that are not known yet go to `new`."""
+    def _words(self, text: str, cut: Callable[[str], list[str]]) -> list[str]:
+        """The words of a text, which `cut` finds between two added tokens."""
         if self._apart is None:
-            return self._cut(text, new)
+            return cut(text)
         first, *others = self._apart.split(text)
-        words = self._cut(first, new)
+        words = cut(first)
         for token, after in zip(others[::2], others[1::2], strict=True):
             words.append(f"  {token}")
-            words += self._cut(after, new)
+            words += cut(after)
         return words
 
     def _cut(self, text: str, new: set[str]) -> list[str]:
-        words = text.split(" ")
-        words[0] = f" {words[0]}"
+        """The words of a text without an added token; those that are not known yet go to `new`."""
+        words = _at_spaces(text)
         unknown = set(words).difference(self._known)
         if not all(map(_is_cut_out, unknown)):
             words = [f"  {part}" for part in _CUT.split(text)]
             unknown = set(words).difference(self._known)
         new |= unknown
         return words
+
+
+def _absent(ids: Sequence[list[int] | None]) -> list[int]:
+    return [i for i, found in enumerate(ids) if found is None]
+
+
+def _at_spaces(text: str) -> list[str]:
+    words = text.split(" ")
+    words[0] = f" {words[0]}"
+    return words
 
 
 def _first_or_later(word: str) -> str:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from align.check.texts import (
+    NEAR,
     Alike,
     Repeats,
     alike,
+    bare_words,
     foreign_markup,
     is_list_as_text,
     is_no_cell,
+    jaccard,
     key,
     normal,
     normal_prompt,
     repeats,
     says_nothing,
+    word_triples,
 )
 
 
@@ -74,6 +80,26 @@ def test_near_is_nine_tenths_of_the_word_triples() -> None:
     assert (0, 1) in alike(texts).near
     assert (0, 2) in alike(texts).near
     assert (0, 3) not in alike(texts).near
+
+
+@given(
+    words=st.lists(st.sampled_from("abcdefgh"), max_size=50),
+    changes=st.lists(st.tuples(st.integers(0, 49), st.sampled_from(["", "x", "y z", "a"])), max_size=5),
+)
+def test_every_pair_that_shares_nine_tenths_of_its_triples_is_found(
+    words: list[str], changes: list[tuple[int, str]]
+) -> None:
+    other = list(words)
+    for at, word in changes:
+        if at < len(other):
+            other[at] = word
+    one, two = " ".join(words), " ".join(filter(None, other))
+    lengths = sorted((len(normal(one)), len(normal(two))))
+    a, b = bare_words(one), bare_words(two)
+    is_near = normal(one) == normal(two) or (
+        lengths[1] <= 1.4 * lengths[0] and jaccard(word_triples(a), word_triples(b)) >= NEAR
+    )
+    assert bool(alike([one, two]).near) == (is_near and one.strip() != two.strip())
 
 
 def test_few_words_are_near_only_in_another_guise() -> None:
