@@ -23,6 +23,7 @@ from transformers import (
 from align.data.template import Template, response_end
 from align.errors import UserError
 from align.models.folder import base_folder, positions_of
+from align.models.probe_ids import keep_text
 from align.models.text_part import auto_class
 from align.recipe.sections import Base as BaseSpec
 from align.run.files import read_json
@@ -80,6 +81,7 @@ class BaseCheckpoint:
             )
         model.to(device)
         model.requires_grad_(False)
+        keep_text(model, self.tokenizer)
         return model.eval()
 
     @property

@@ -18,12 +18,18 @@ from align.models.batch import Batch, PrefixStates, response_positions
 from align.models.logits import probe
 from align.models.logprobs import token_logprobs
 from align.models.packed import Packed
+from align.models.probe_ids import probe_ids
 from align.models.roles import Roles
 
 # How far the hidden states of two ways through the model may lie apart, relative to their norm.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 _COARSE = 5e-2  # of half precision, where each kernel rounds in its own way
-_APART = 7919  # between a probe's ids
+_NOISE = 4
+_SAVINGS = {  # what is said where one is off
+    "split": "no layers are run once for all roles",
+    "lean": "no lean passes",
+    "share_prompt": "each response goes through the model behind a prompt of its own",
+}
 # What is refused is further away: in half precision an expert more or less may be rounding too.
 _REFUSED, _REFUSED_COARSE = 1e-3, 0.2
 
@@ -48,11 +54,31 @@ class Forward:
         self.share_prompt = False
         check_padding(roles.base)
         self.split = roles.lowest_adapted_layer
+        self._off: dict[str, str] = {}  # a saving that this base does not allow -> why
         if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
             self.split = 0
-        self.fused = not roles.shard_group and fused_llama.suits(roles.decoder) and self._fused_agrees()
+            self._off["split"] = "its lower layers, which have no adapter, cannot be run apart"
+        if why := self._not_fused():
+            self._off["lean"] = why
+        self.fused = not why
         if logits:
             roles.prove_logits()
+
+    def refuse_sharing(self, why: str | None) -> None:
+        """Rankings come packed from now on, unless there is a reason against it."""
+        self.share_prompt = why is None
+        if why is not None:
+            self._off["share_prompt"] = why
+
+    def remarks(self) -> list[str]:
+        """What this base does not allow and so costs more than on others, each with its reason."""
+        name = type(self.roles.base).__name__
+        return [f"{_SAVINGS[saving]} on {name}: {why}" for saving, why in self._off.items()]
+
+    def savings(self) -> dict[str, float]:
+        """1 for each way of saving work that is in use, 0 for one that is not, as metrics."""
+        on = {"lean": self.fused, "split": bool(self.split), "share_prompt": self.share_prompt}
+        return {f"savings/{name}": float(used) for name, used in on.items()}
 
     @torch.no_grad()
     def prefix(self, batch: Batch) -> PrefixStates:
@@ -190,6 +216,14 @@ class Forward:
             return False
         return bool(torch.equal(whole[mask], upper[mask]))
 
+    def _not_fused(self) -> str | None:
+        """Why passes are the model's own; None: they are those of `fused_llama`."""
+        if self.roles.shard_group:
+            return "the base is sharded"
+        if not fused_llama.suits(self.roles.decoder):
+            return "they are for Llama, Mistral, Qwen2 and Qwen3 with base.attention sdpa and plain LoRA"
+        return None if self._fused_agrees() else "they give other numbers than its own passes"
+
     @torch.no_grad()
     def _fused_agrees(self) -> bool:
         ids, mask = probe(self.roles.base)
@@ -197,13 +231,15 @@ class Forward:
         everywhere = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         adapter = self.roles.adapter_of(self.roles.active or "")
         ours = fused_llama.decode(self.roles.decoder, adapter, self._embedded(ids), 0, at=everywhere)[mask]
-        return agree(ours, own)
+        rows = [row[kept][None] for row, kept in zip(ids, mask, strict=True)]
+        alone = torch.cat([self._decode(input_ids=row)[0] for row in rows])
+        return agree(ours, own, noise(alone, own))
 
 
 @torch.no_grad()
 def check_padding(model: PreTrainedModel) -> None:
     """Refuse a base that gives a row other numbers when it is padded behind its end, as every stage pads."""
-    ids = spread_ids(model, 9)
+    ids = probe_ids(model, 9)
     row, mask = ids[:4], torch.ones(2, 9, dtype=torch.bool, device=ids.device)
     mask[1, len(row) :] = False
 
@@ -221,19 +257,18 @@ def check_padding(model: PreTrainedModel) -> None:
         )
 
 
-def spread_ids(model: PreTrainedModel, count: int) -> Tensor:
-    """Token ids for a probe, from all over the vocabulary: its first ones are often special."""
-    size = model.get_input_embeddings().weight.shape[0]
-    return torch.arange(1, count + 1, device=model.device) * _APART % size
+def noise(alone: Tensor, together: Tensor) -> float:
+    """How far two right ways may be apart: a few times what the model gives a row alone and in a batch."""
+    return _NOISE * float((alone - together).float().norm())
 
 
-def agree(one: Tensor, other: Tensor, noise: float = 0.0) -> bool:
+def agree(one: Tensor, other: Tensor, least: float = 0.0) -> bool:
     """Whether hidden states are the same up to rounding; the second's norm is what counts.
 
-    noise: how far from each other two ways may be at least, in the same norm.
+    least: how far from each other two ways may be at least, in the same norm; see `noise`.
     """
     apart, norm = (one - other).float().norm(), other.float().norm()
-    return bool(apart <= max(_TOLERANCE.get(other.dtype, _COARSE) * float(norm), noise))
+    return bool(apart <= max(_TOLERANCE.get(other.dtype, _COARSE) * float(norm), least))
 
 
 def _splittable(decoder: nn.Module) -> bool:

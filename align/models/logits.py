@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from align.errors import UserError
+from align.models.probe_ids import probe_ids
 
 # The fields by which configurations say it: a factor, a factor or divisor, a bound.
 _FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
@@ -78,9 +79,8 @@ def last_step(model: PreTrainedModel, decoder: nn.Module) -> LastStep:
 
 def probe(model: nn.Module) -> tuple[Tensor, Tensor]:
     """Two short rows of different lengths: ids and mask [2, 5]."""
-    device = next(model.parameters()).device
-    ids = torch.arange(1, 11, device=device).view(2, 5)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool, device=device)
+    ids = probe_ids(model, 10).view(2, 5)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=torch.bool, device=ids.device)
     return ids, mask
 
 

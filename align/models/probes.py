@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from align.data.tokenize import Encoded
-from align.models.forward import Forward, agree
+from align.models.forward import Forward, agree, noise
 from align.models.packed import pack, separate_rows
+from align.models.probe_ids import probe_ids
 
 _ISOLATION = 1e-6  # what one response may change in another: nothing, in any precision
 # What models raise that do not know a mask of four dimensions, or positions.
@@ -31,7 +32,7 @@ def share_prompts(forward: Forward, role: str, longest: int) -> str | None:
     longest: the tokens of the longest prompt with one response. A probe goes through the model both ways.
     """
     reason = _unsuitable(forward.roles.base.config, longest) or _disagreement(forward, role)
-    forward.share_prompt = reason is None
+    forward.refuse_sharing(reason)
     return reason
 
 
@@ -50,16 +51,18 @@ def _unsuitable(config: Any, longest: int) -> str | None:
 @torch.no_grad()
 def _disagreement(forward: Forward, role: str) -> str | None:
     name = type(forward.roles.base).__name__
-    first = Encoded([1, 2, 3, 4, 5], [[6, 7, 8], [9], [8, 6]])
-    second = Encoded([3, 1], [[2, 9, 4, 7], [5, 5]])
-    other = Encoded(first.prompt, [[9, 9, 9], *first.responses[1:]])
+    words = probe_ids(forward.roles.base, 21).tolist()
+    first = Encoded(words[:5], [words[5:8], words[8:9], words[9:11]])
+    second = Encoded(words[11:13], [words[13:17], words[17:18]])
+    other = Encoded(first.prompt, [words[18:21], *first.responses[1:]])
     try:
         packed = forward.ends(role, pack([first, second]))
         changed = forward.ends(role, pack([other, second]))
     except _REFUSALS as error:
         return f"{name} accepts no custom mask or positions ({type(error).__name__})"
     separate = forward.ends(role, separate_rows([first, second]))
-    if not agree(packed, separate):
+    alone = torch.cat([forward.ends(role, separate_rows([one])) for one in (first, second)])
+    if not agree(packed, separate, noise(alone, separate)):
         return f"with a custom mask and positions {name} gives other numbers"
     if not (packed - changed)[1:].float().norm() <= _ISOLATION * separate.float().norm():
         return f"{name} lets one response see another"

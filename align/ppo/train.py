@@ -82,7 +82,7 @@ def run(recipe: Recipe, restart: bool = False, accepted: Sequence[Accepted] = ()
             )
         context = prepare(recipe, inputs.setup, sft, sources, guard)
         held.callback(context.engine.close)
-        for remark in context.engine.remarks():
+        for remark in [*context.forward.remarks(), *context.engine.remarks()]:
             stage.say(f"ppo: {remark}")
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
@@ -102,7 +102,9 @@ def run(recipe: Recipe, restart: bool = False, accepted: Sequence[Accepted] = ()
                     results = summary(answers.answered())
                     consider(context, stage, iteration + 1, results)
                     metrics |= results
-                stage.metrics.append(iteration + 1, metrics | clock.other(metrics))
+                stage.metrics.append(
+                    iteration + 1, metrics | context.forward.savings() | clock.other(metrics)
+                )
                 due = (iteration + 1) % cfg.checkpoint_every == 0 or last
                 if due and not context.state.bad_in_a_row:  # else it may be the weights that are bad
                     save(context, stage, iteration + 1)

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from align.models.forward import agree, spread_ids
+from align.models.forward import agree, noise
+from align.models.probe_ids import probe_ids
 from align.models.roles import Roles
 
 Select = Literal["batch_select_indices", "reorder_cache", "index"]
@@ -36,7 +37,6 @@ REFUSALS = (
     NotImplementedError,
     AssertionError,
 )
-_NOISE = 4  # how far from the truth a right way may be, in units of what padding on the right changes
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _right(roles: Roles, ways: Ways) -> bool:
     cases = []
     for lengths in ((5, 3 if ways.pads else 5), (1, 1)):
         first, second, *responses = (
-            part.tolist() for part in spread_ids(roles.base, sum(lengths) + 6).split([*lengths, 1, 2, 3])
+            part.tolist() for part in probe_ids(roles.base, sum(lengths) + 6).split([*lengths, 1, 2, 3])
         )
         cases.append(([first, second, second], responses))
     try:
@@ -165,8 +165,7 @@ def _right(roles: Roles, ways: Ways) -> bool:
     except REFUSALS:
         return False
     return all(
-        agree(one, whole, _NOISE * float((padded - whole).float().norm()))
-        for one, (whole, padded) in zip(found, truth, strict=True)
+        agree(one, whole, noise(padded, whole)) for one, (whole, padded) in zip(found, truth, strict=True)
     )
 
 

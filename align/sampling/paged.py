@@ -25,7 +25,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
 from align.errors import AlignError, UserError
-from align.models.forward import spread_ids
+from align.models.probe_ids import probe_ids
 from align.models.roles import Roles
 from align.run.hub import first_line
 from align.sampling.cache import REFUSALS
@@ -107,7 +107,7 @@ class Paged:
 def check_paged(roles: Roles) -> None:
     """Refuse a base that the library cannot read in pages, or reads otherwise than the base itself does."""
     name = type(roles.base).__name__
-    rows = [part.tolist() for part in spread_ids(roles.base, 8).split([5, 3])]
+    rows = [part.tolist() for part in probe_ids(roles.base, 8).split([5, 3])]
     params = SamplingParams(1.0, eos_id=-1, pad_id=0, max_tokens=2, batch_tokens=64)
     try:
         for one in Paged(roles).sample(rows, Draws(0, "probe", 0, [0, 1]), params, roles.active or ""):

@@ -118,8 +118,10 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         zero = _centring_rows(demonstrations, train, recipe, setup)
         forward = _model(setup, sft, recipe.run.seed, cfg.head_std)
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
-        if cfg.share_prompt and (why := share_prompts(forward, "reward", longest)):
-            stage.say(f"rm: each response goes through the model behind a prompt of its own: {why}")
+        if cfg.share_prompt:
+            share_prompts(forward, "reward", longest)
+        for remark in forward.remarks():
+            stage.say(f"rm: {remark}")
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         _train(recipe, forward, train, held_out, steps, stage)
         probes = (held_out or train)[:_PROBES]
@@ -201,7 +203,7 @@ def _train(
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
                 scores = _held_out_scores(forward, held_out, cfg, accel)
                 metrics |= evaluate_quickly(attach_scores(*columns(held_out), scores), seed).metrics()
-            stage.metrics.append(step + 1, metrics)
+            stage.metrics.append(step + 1, metrics | forward.savings())
             if (step + 1) % cfg.checkpoint_every == 0 or last:
                 save(step + 1)
             bar.advance({"loss": metrics["train/loss"], "accuracy": metrics["train/accuracy"]})
