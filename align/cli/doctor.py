@@ -165,7 +165,11 @@ def _accelerators(torch: Any) -> Iterator[DoctorLine]:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         yield DoctorLine("bfloat16", "used on the GPU" if bf16 else "not in this GPU; float32 is used")
         return
-    if torch.backends.mps.is_available():
+    from align.processes.hardware import unusable
+
+    if why := unusable(torch=torch):
+        yield DoctorLine("GPU", why, good=False)
+    elif torch.backends.mps.is_available():
         yield DoctorLine("GPU", "Apple GPU (mps)")
     else:
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"

@@ -31,6 +31,7 @@ INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 _NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 _LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")  # gloo, NCCL
+_NOT_DETERMINISTIC = " does not have a deterministic implementation"  # torch's words
 _NO_ANSWER = "Timed out waiting"  # gloo; NCCL ends the process itself
 
 
@@ -139,6 +140,13 @@ def _machine_failure(error: BaseException, context: CommandContext) -> str | Non
         free, others = STAGES[context.stage].smaller if context.stage else ("the microbatch's size", "")
         held = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
         return f"memory ran out; lower {free} (the result stays the same){others}{again}{held}"
+    if _NOT_DETERMINISTIC in text:
+        operation = text.split(_NOT_DETERMINISTIC)[0].strip()
+        return (
+            f"{operation}, which this base needs, has no kernel on a GPU that gives the same bits each time. "
+            "Set run.deterministic: false: the run trains as well, and what is done again after an "
+            f"interruption may differ in the last digits{again}"
+        )
     if _NO_ANSWER in text:
         return (
             "another process of this run did not answer within run.timeout; it hangs, or waits for something "

@@ -71,14 +71,23 @@ def _layer(layer: Any, role: str, hidden: Tensor, cos: Tensor, sin: Tensor, at: 
     heads = [part.unflatten(-1, (-1, attention.head_dim)) for part in (q, k, v)]
     if hasattr(attention, "q_norm"):  # Qwen3
         heads[:2] = _norm(attention.q_norm, heads[0]), _norm(attention.k_norm, heads[1])
-    attended = F.scaled_dot_product_attention(
+    query, key, value = (
         _Rotate.apply(heads[0], *rotation).transpose(1, 2),
         _Rotate.apply(heads[1], cos, sin).transpose(1, 2),
         heads[2].transpose(1, 2),
+    )
+    groups = query.shape[1] // key.shape[1]
+    if mask is not None and groups > 1:
+        # With a mask and fewer keys than queries only the slow kernel is left on a GPU.
+        key, value, groups = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 1
+    attended = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
         attn_mask=mask,
         is_causal=mask is None,
         scale=attention.scaling,
-        enable_gqa=heads[0].shape[2] != heads[1].shape[2],
+        enable_gqa=groups > 1,
     )
     (out,) = _linear(attended.transpose(1, 2).flatten(2), role, attention.o_proj)
     hidden = out.add_(hidden)

@@ -12,6 +12,7 @@ from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor
 
 from align.errors import UserError
+from align.processes.hardware import check_gpu
 from align.processes.sharding import sharding
 
 T = TypeVar("T")
@@ -22,8 +23,10 @@ def accelerator(timeout: float) -> Accelerator:
 
     timeout: seconds after which a process that waits for another gives up.
 
-    Raises UserError where an accelerate configuration asks for what the stages cannot do.
+    Raises UserError where an accelerate configuration asks for what the stages cannot do, and where there
+    is an NVIDIA device that torch cannot use.
     """
+    check_gpu()
     sharding()
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
     return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])

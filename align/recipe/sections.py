@@ -311,6 +311,11 @@ class Run(Section):
     threads: Annotated[int, Field(gt=0, le=1024)] | None = Field(
         None, description="CPU threads a process; null: torch's choice"
     )
+    deterministic: bool = Field(
+        True,
+        description="the same bits from the same start on a GPU; false: faster kernels on some, a base whose "
+        "kernels have no such form can be trained, and what is done again may differ in the last digits",
+    )
     keep: PositiveInt = Field(2, description="checkpoints kept a stage")
     grace: Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)] = Field(
         30.0, description="seconds from SIGTERM or Ctrl-C to the exit, in which a checkpoint is saved"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from align.models.passes import microbatches
 from align.models.roles import Roles
+from align.processes.determinism import lenient
 from align.processes.distributed import highest
 from align.sampling.cache import Reading, Ways
 from align.sampling.filters import narrowed
@@ -157,6 +158,7 @@ def _any(samples: bool, roles: Roles) -> bool:
     return bool(highest(int(samples), roles.shard_group)) if roles.shard_group else samples
 
 
+@lenient()
 def draw(logits: Tensor, u: Tensor, step: int | Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
     """Tokens [B] at the distribution function's inverse of u [B], and their log probabilities [B].
 

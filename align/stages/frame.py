@@ -7,7 +7,6 @@ has begun goes on with.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.utils.deterministic as deterministic
 from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedModel
@@ -32,6 +30,7 @@ from align.errors import UserError
 from align.models.base import BaseCheckpoint, find_base
 from align.models.text_part import text_decoder
 from align.processes import distributed, sharding
+from align.processes.determinism import choose_kernels
 from align.recipe.sections import Entry, Recipe, Source
 from align.records import RecordKind, RecordType
 from align.report.page import refresh
@@ -86,10 +85,7 @@ def set_up(recipe: Recipe) -> Setup:
     """Raises UserError where the base is not there or does not go with the recipe's template."""
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling fresh memory would cost time and change no result. (The stubs do not know the switch.)
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    choose_kernels(recipe.run.deterministic)
     base = find_base(recipe.base)
     accel = distributed.accelerator(recipe.run.timeout)
     return Setup(accel, base, base.template(recipe.data.template))
