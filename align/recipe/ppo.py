@@ -205,7 +205,7 @@ class PPO(Training):
         None, min_length=1, description="where the server of engine `vllm` listens: http://host:8000"
     )
     engine_gap_warn: Annotated[PositiveFloat, MayChange()] = Field(
-        0.05, description="nats a token between sampling and training forward, above which a run warns"
+        0.1, description="nats a token between sampling and training forward, above which a run warns"
     )
     engine_gap_stop: Annotated[PositiveFloat, MayChange()] = Field(
         0.5, description="the same, above which it stops"
@@ -242,6 +242,8 @@ class PPO(Training):
             )
         if self.engine != "vllm" and self.engine_url:
             raise ValueError(f"engine_url is for engine vllm, and the engine is {self.engine}")
+        if self.engine == "vllm" and self.temperature > 2:
+            raise ValueError(f"temperature is {self.temperature}, and vLLM samples at 2 at most")
         return self
 
     @model_validator(mode="after")

@@ -135,7 +135,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         results |= {f"score/{name}": score[name] for name in ("shift", "std", "centring_error")}
         stage.metrics.append(steps, results)
         _write_misjudged(stage, encoded[1].records, scored, steps)
-        proof = partial(_prove_reload, setup, probes, before, cfg, forward.share_prompt)
+        proof = partial(_prove_reload, forward, probes, before, cfg)
         _finish(stage, setup, forward, evaluation, score, results, proof)
 
 
@@ -314,12 +314,15 @@ def _centre(
 
 
 def _prove_reload(
-    setup: Setup, probes: RankingRows, before: Sequence[Tensor], cfg: RM, share_prompt: bool, folder: Path
+    forward: Forward, probes: RankingRows, before: Sequence[Tensor], cfg: RM, folder: Path
 ) -> None:
-    """Load what was saved on a fresh base and score the probes again; AlignError unless nothing changed."""
-    fresh = _model(setup, folder, seed=None)
-    fresh.share_prompt = share_prompt
-    after = _scores(fresh, probes, cfg)
+    """Load what was saved as a role of its own and score the probes again; AlignError unless nothing changed.
+
+    On the base that is there: a second one might not find room beside it.
+    """
+    forward.roles.add("saved", folder, trains=False)
+    forward.roles.add_head("saved", folder)
+    after = score_rankings(forward, "saved", [row.encoded for row in probes], cfg.microbatch_tokens)
     for number, (old, new) in enumerate(zip(before, after, strict=True)):
         if not torch.allclose(old, new, rtol=_RELOAD_TOLERANCE, atol=_RELOAD_TOLERANCE):
             raise AlignError(
@@ -328,11 +331,11 @@ def _prove_reload(
             )
 
 
-def _model(setup: Setup, adapter: Path, seed: int | None, std: float | None = None) -> Forward:
-    """A fresh base with the reward role: its head drawn from the seed, or loaded where there is none."""
+def _model(setup: Setup, adapter: Path, seed: int, std: float | None) -> Forward:
+    """A fresh base with the reward role, its head drawn from the seed."""
     roles = Roles(setup.load_model(), setup.shard_group)
     roles.add("reward", adapter, trains=True)
-    roles.add_head("reward", adapter if seed is None else generator(seed, "rm", "head"), std=std)
+    roles.add_head("reward", generator(seed, "rm", "head"), std=std)
     return Forward(roles, logits=False)
 
 

@@ -269,6 +269,10 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("ppo: {min_response_tokens: 256}", "must be less than max_response_tokens (256)"),
         ("ppo: {engine: vllm}", "set engine_url to where it listens"),
         ("ppo: {engine: vllm, engine_url: localhost:8000}", "such as http://localhost:8000"),
+        (
+            "ppo: {engine: vllm, engine_url: http://localhost:8000, temperature: 2.5}",
+            "temperature is 2.5, and vLLM samples at 2 at most",
+        ),
         ("ppo: {engine_url: http://localhost:8000}", "engine_url is for engine vllm, and the engine is hf"),
         ("ppo: {minibatch_size: 48}", "rollout_batch_size (128) must be a multiple of minibatch_size (48)"),
     ],

@@ -148,6 +148,16 @@ def test_the_last_line_has_accuracy_beside_length_and_people(
     assert "people agree with each other on 1.000, and it with them on" in line
 
 
+def test_what_is_saved_is_proved_without_a_second_base(
+    after_sft: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    load = rm.Setup.load_model
+    monkeypatch.setattr(rm.Setup, "load_model", lambda self: (loaded.append(1), load(self))[1])
+    rm.run(load_recipe(after_sft))
+    assert len(loaded) == 1
+
+
 def test_a_reward_model_that_comes_back_different_is_an_error(
     after_sft: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
