@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from align.data import dataset_info, imports
+from align.data.doubts import Doubts
 from align.data.formats import (
     UNUSED,
     Format,
@@ -158,7 +159,7 @@ def scan_file(
     kind: type[T], path: Path, how: How, split_key: str | None, reading: Reading
 ) -> Iterator[Part[T]]:
     """The same for one file; places are without the file's name. `reading` learns what was understood."""
-    place = ""
+    place, doubts = "", None
     rows = _objects(kind, path, reading, how)
     try:
         form = how.form
@@ -172,9 +173,12 @@ def scan_file(
                 chain([(place, row)], rows),
                 "",
             )  # what the format says at the end is of the whole file
-            yield from _records(kind, form, rows, split_key, reading)
+            doubts = Doubts(form, how.ignore)
+            yield from _records(kind, form, rows, split_key, reading, doubts)
             break
         yield from _of_file(reading)
+        for where, message in doubts.of_all(reading.records) if doubts else ():
+            yield Problem(where, "", message, whole_file=True)
     except FileError as error:
         yield Problem(error.place, "", error.message, whole_file=True)
     except RecordError as error:
@@ -234,7 +238,12 @@ def _objects(kind: type[T], path: Path, reading: Reading, how: How) -> ScannedRo
 
 
 def _records(
-    kind: type[T], form: Format, rows: ScannedRows, split_key: str | None, reading: Reading
+    kind: type[T],
+    form: Format,
+    rows: ScannedRows,
+    split_key: str | None,
+    reading: Reading,
+    doubts: Doubts,
 ) -> Iterator[Part[T]]:
     """Records and problems; `reading` counts them, and what is left out."""
     for place, row in gathered(form, _noted(rows, form, reading)):
@@ -248,6 +257,7 @@ def _records(
                 nothing = False
                 if isinstance(found, Ranking) and form.columns is not None:
                     _check_names(found, row)
+                doubts.check(found, row, place)
                 for part in [found] if isinstance(found, LeftOut) else _of_kind(kind, found, form, row):
                     if isinstance(part, LeftOut):
                         reading.left_out.setdefault(part.reason, Seen()).add(place)

@@ -26,6 +26,10 @@ T = TypeVar("T", Prompt, Demonstration, Ranking)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
+WRONG_WAY_ROUND = (  # the same words in each row, so that these are told in one line
+    "is lower than `{1}`: by these the answers are the wrong way round. Correct such rows or leave them out "
+    "(`on_bad_record: skip`), or say `ignore: [{0}, {1}]` if the better one is better all the same"
+)
 UNUSED = "unused"  # the role of a column that a format knows, and of which nothing goes into a record
 
 

@@ -23,7 +23,7 @@ from align.data.formats.base import (
     short,
 )
 from align.data.formats.columns import from_columns
-from align.data.formats.conversations import messages_in
+from align.data.formats.conversations import messages_in, talk_in
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
 from align.data.formats.label_studio import label_studio
 from align.data.formats.lists import LIST_FORMATS
@@ -247,6 +247,8 @@ def detect(row: Row) -> Format:
     if not isinstance(row, Mapping):
         raise UserError(f"a row is an object with columns, not {short(row)}")
     typed = {name: messages_in(value, str(name)) for name, value in row.items()}  # tables hold them as text
+    objects = [name for name in ("chosen", "rejected") if isinstance(row.get(name), Mapping)]
+    typed |= {name: found for name in objects if len(found := talk_in(row[name], name)) > 1}
     fitting = [format for format in FORMATS.values() if format.detect(typed)]
     if len(fitting) == 1:
         return fitting[0]
