@@ -10,6 +10,7 @@ from typing import Any
 from align.data.formats import Format, LeftOut, Record
 from align.data.formats.base import WRONG_WAY_ROUND, as_number
 from align.data.formats.conversations import MAY_BEGIN_TALK, talk_in
+from align.data.formats.suggest import line
 from align.data.reading import Seen
 from align.records import Demonstration, Prompt, Ranking, RecordError, words_of
 from align.text import words_of_name
@@ -39,6 +40,7 @@ class Doubts:
     ignored: Sequence[str] = ()
     empty: Seen = field(default_factory=Seen)  # records with an answer that is what an empty cell is
     _scores: list[tuple[str, str]] | None = None
+    _line: str | None = None
 
     def check(self, found: Record | LeftOut, row: Mapping[str, Any], place: str) -> None:
         """Raise RecordError where a record is not what the row means."""
@@ -59,6 +61,13 @@ class Doubts:
                 self._scores = list(_scores_beside(row, self.form))
             for better, worse in self._scores:
                 _check_scores(row, better, worse)
+
+    def instead(self, row: Mapping[str, Any]) -> str:
+        """The `columns:` line that would make a ranking of such a row; the first row's, or nothing."""
+        if self._line is None:
+            guessed = self.form.columns is not None and self.form.name != "columns"
+            self._line = (line(row) or "") if guessed else ""
+        return f". {self._line}" if self._line else ""
 
     def of_all(self, records: int) -> Iterator[tuple[str, str]]:
         """What is wrong with the file, once all of it was read: a place, and what it is."""

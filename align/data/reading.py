@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 from align.data.formats import UNUSED, Format
-from align.text import words_of_name
+from align.data.likeness import looks_like
 
-# Columns of these names mostly are a part of what was asked: without it a ranking teaches the wrong thing.
-PROMPT_LIKE = frozenset(
-    [
-        *("prompt", "instruction", "instructions", "input", "question", "query"),
-        *("system", "system_prompt", "system_message", "system_instruction", "system_instructions"),
-        *("history", "chat_history", "conversation_history", "dialogue_history"),
-        *("context", "context_messages", "messages", "conversation", "conversations", "dialogue", "dialog"),
-        *("passage", "document", "article"),
-        *("tools", "functions", "image", "images", "video", "videos", "audio", "audios"),
-    ]
-)
-# And columns by these names are answers: what is chosen beside them may only be the letter of one.
-_ANSWER_LIKE = re.compile(
-    r"(response|answer|completion|output|reply|generation|candidate|summary)s?[ _-]?(\d{1,2}|[a-e])"
-    r"|(responses|answers|completions|outputs|replies|generations|candidates|candidate_responses)"
-)
 _NAMES_A_ROW = frozenset(["id", "ids", "idx", "index", "uuid", "uid", "guid", "url", "hash", "sha", "key"])
 PLACES = 3  # that are kept of what was seen more often
 
@@ -93,7 +77,8 @@ class Reading:
         """Note which of a row's columns the format uses and which are left aside."""
         if self.columns is None or form.columns is None:
             return
-        for name, value in row.items():
+        within = form.unread(row) if form.unread else {}
+        for name, value in chain(row.items(), within.items()):
             role = form.columns.get(name)
             if role is None:
                 if kind := _holds(value):
@@ -144,14 +129,6 @@ class Reading:
         return ", ".join(parts) + (f", {left:,} left out: {reasons}" if left else ", none left out")
 
 
-def looks_like(column: str) -> str:
-    """What a column's name says that it holds: "a part of the prompt", "an answer", or ""."""
-    name = column.strip().lower()
-    if "_".join(words_of_name(column)) in PROMPT_LIKE:
-        return "a part of the prompt"
-    return "an answer" if _ANSWER_LIKE.fullmatch(name) else ""
-
-
 def at(seen: Seen) -> str:
     """The first places: `a.csv:3, a.csv:9, …`."""
     return ", ".join(seen.places) + (", …" if seen.count > len(seen.places) else "")
@@ -186,5 +163,5 @@ def _holds(value: Any) -> str:
 
 
 def _names_a_row(name: str) -> bool:
-    last = name.strip().lower().replace("-", "_").rpartition("_")[2]
+    last = name.rpartition(".")[2].strip().lower().replace("-", "_").rpartition("_")[2]
     return last in _NAMES_A_ROW

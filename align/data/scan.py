@@ -26,7 +26,7 @@ from align.data.formats import (
     find,
 )
 from align.data.formats.base import T
-from align.data.formats.paths import look_up
+from align.data.formats.paths import look_up, without
 from align.data.labels import LabelReader, labels_file, read_labels
 from align.data.reading import Reading, Seen
 from align.data.rows import EMPTY_ROW, FileError, read_rows
@@ -229,7 +229,7 @@ def _objects(kind: type[T], path: Path, reading: Reading, how: How) -> ScannedRo
             continue
         if isinstance(row, Mapping):
             if how.ignore:
-                row = {name: value for name, value in row.items() if name not in how.ignore}
+                row = without(row, how.ignore)
             yield place, row
             continue
         reading.wrong += 1
@@ -258,7 +258,9 @@ def _records(
                 if isinstance(found, Ranking) and form.columns is not None:
                     _check_names(found, row)
                 doubts.check(found, row, place)
-                for part in [found] if isinstance(found, LeftOut) else _of_kind(kind, found, form, row):
+                for part in (
+                    [found] if isinstance(found, LeftOut) else _of_kind(kind, found, form, row, doubts)
+                ):
                     if isinstance(part, LeftOut):
                         reading.left_out.setdefault(part.reason, Seen()).add(place)
                         continue
@@ -317,13 +319,16 @@ def gathered(form: Format, rows: Iterator[tuple[str, Mapping[str, Any] | W]]) ->
     yield from apart
 
 
-def _of_kind(kind: type[T], record: Record, form: Format, row: Mapping[str, Any]) -> Iterator[T | LeftOut]:
+def _of_kind(
+    kind: type[T], record: Record, form: Format, row: Mapping[str, Any], doubts: Doubts
+) -> Iterator[T | LeftOut]:
     try:
         return as_kind(record, kind)
-    except RecordError:
+    except RecordError as error:
         if form.name == "align":  # our own form: the key that is missing or wrong can be named
             raise _own_error(kind, row) from None
-        raise
+        instead = doubts.instead(row) if kind is Ranking else ""
+        raise RecordError(error.field, error.message + instead) from None
 
 
 def _own_error(kind: type[T], row: Any) -> RecordError:

@@ -10,7 +10,7 @@ from typing import Any
 
 from align.data.formats import Format, Judged, LeftOut, Record, Unranked, detect
 from align.data.formats.base import listed
-from align.data.reading import looks_like
+from align.data.likeness import looks_like
 from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.scan import gathered
 from align.errors import UserError

@@ -81,7 +81,8 @@ class Format:
     and carries nothing of the record); None: nobody can say, as for a function. `gather` puts together rows
     of a file that belong together, and sees all of them: what it raises after the last one is told of the
     file. `lists`: columns that hold a list or an object: where a table has one as text, `read`, `detect` and
-    `gather` get what it says. `typed`: a table's numbers come as numbers.
+    `gather` get what it says. `typed`: a table's numbers come as numbers. `unread`: what stands within a
+    column in use and is not used, by its dotted name.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Format:
     columns: Mapping[str, str] | None = None
     lists: Sequence[str] = ()
     typed: bool = False
+    unread: Callable[[Row], Mapping[str, Any]] | None = None
     settings: str = ""  # what a description outside the recipe adds to how it reads, for a cache's key
 
 
