@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from align.data.formats import Format, LeftOut, Record
@@ -38,6 +38,7 @@ class Doubts:
 
     form: Format
     ignored: Sequence[str] = ()
+    ordered: bool = True  # whether the order counts, as where it trains
     empty: Seen = field(default_factory=Seen)  # records with an answer that is what an empty cell is
     _scores: list[tuple[str, str]] | None = None
     _line: str | None = None
@@ -56,7 +57,7 @@ class Doubts:
                 _check_talk(text, self.form)
         if any(len(text) < _LONGEST_CELL and text.strip() in NO_CELL for text in texts):
             self.empty.add(place)
-        if isinstance(found, Ranking):
+        if isinstance(found, Ranking) and self.ordered:
             if self._scores is None:
                 self._scores = list(_scores_beside(row, self.form))
             for better, worse in self._scores:
@@ -80,6 +81,18 @@ class Doubts:
                 "(astype(str)): leave these cells empty, or these rows out. Where the word is meant, a "
                 "`format` function says so",
             )
+
+
+def doubted(form: Format, ignored: Sequence[str]) -> Format:
+    """The format; what it reads is checked as what trains is, but for the order."""
+    doubts = Doubts(form, ignored, ordered=False)
+
+    def read(row: Mapping[str, Any]) -> Iterator[Record | LeftOut]:
+        for found in form.read(row):
+            doubts.check(found, row, "")
+            yield found
+
+    return replace(form, read=read)
 
 
 def _check_talk(text: str, form: Format) -> None:

@@ -11,6 +11,7 @@ from align.data.formats import UNUSED, Format
 from align.data.likeness import looks_like
 
 _NAMES_A_ROW = frozenset(["id", "ids", "idx", "index", "uuid", "uid", "guid", "url", "hash", "sha", "key"])
+BY_COLUMNS = "the recipe's columns"  # why a file is read as it is, where the recipe maps them
 PLACES = 3  # that are kept of what was seen more often
 
 
@@ -87,6 +88,20 @@ class Reading:
                         self.texts.append(name)
             elif role != UNUSED:
                 self.columns.setdefault(name, role)
+
+    def refused(self) -> Iterator[tuple[str, str, str]]:
+        """What stops reading, once all rows were seen: place, column and what to do about it."""
+        reader = f"the format {self.format}" + (", guessed from the columns," if self.guessed else "")
+        if self.format == "columns":
+            reader = "the recipe's `columns:`" if self.why == BY_COLUMNS else self.why
+        for name, part in self.overlooked.items():
+            seen = self.ignored[name]
+            rows = f"{seen.count:,} rows" if seen.count > 1 else "a row"
+            message = (
+                f"holds something in {rows}, looks like {part}, and {reader} does not use it: say which "
+                f"column is what by `columns:`, or `ignore: [{name}]` if it does not belong to the record"
+            )
+            yield seen.places[0], name, message
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON; `from_dict` reads it back."""

@@ -28,13 +28,14 @@ from align.data.formats import (
 from align.data.formats.base import T
 from align.data.formats.paths import look_up, without
 from align.data.labels import LabelReader, labels_file, read_labels
-from align.data.reading import Reading, Seen
+from align.data.reading import BY_COLUMNS, Reading, Seen
 from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
 from align.recipe.sections import LABELS, Entry
 from align.records import Ranking, RecordError, prompt_key
 
+V = TypeVar("V")
 W = TypeVar("W")
 _NAME = 60  # characters that the name of a column may have
 _OPENS = re.compile(  # what seems to depend on another file, or on the environment
@@ -122,7 +123,7 @@ def open_entry(
         else:
             form = chosen(entry.format, entry.columns, entry.buckets)
             by_columns = entry.columns is not None and entry.format is None
-            why = "the recipe's columns" if by_columns else "named in the recipe"
+            why = BY_COLUMNS if by_columns else "named in the recipe"
         how = How(form, why if form is not None else "", tuple(entry.ignore))
         return how, files_of(entry, cache)
     except FileError as error:
@@ -201,20 +202,8 @@ def _of_file(reading: Reading) -> Iterator[Problem]:
         reasons = "; ".join(f"{seen.count:,} × {what}" for what, seen in reading.left_out.items())
         after = f": {reasons}" if reasons else ""
         yield Problem("", "", f"the format {reading.format} finds no record in it{after}", whole_file=True)
-    for name, part in reading.overlooked.items():
-        seen = reading.ignored[name]
-        rows = f"{seen.count:,} rows" if seen.count > 1 else "a row"
-        message = (
-            f"holds something in {rows}, looks like {part}, and {_reader(reading)} does not use it: say "
-            f"which column is what by `columns:`, or `ignore: [{name}]` if it does not belong to the record"
-        )
-        yield Problem(seen.places[0], name, message, whole_file=True)
-
-
-def _reader(reading: Reading) -> str:
-    if reading.format == "columns":
-        return "the recipe's `columns:`"
-    return f"the format {reading.format}" + (", guessed from the columns," if reading.guessed else "")
+    for place, name, message in reading.refused():
+        yield Problem(place, name, message, whole_file=True)
 
 
 ScannedRows = Iterator[tuple[str, "Mapping[str, Any] | Problem"]]
@@ -246,7 +235,7 @@ def _records(
     doubts: Doubts,
 ) -> Iterator[Part[T]]:
     """Records and problems; `reading` counts them, and what is left out."""
-    for place, row in gathered(form, _noted(rows, form, reading)):
+    for place, row in gathered(form, noted(rows, form, reading)):
         if isinstance(row, Problem):
             yield row
             continue
@@ -294,7 +283,8 @@ def _check_names(found: Ranking, row: Mapping[str, Any]) -> None:
         )
 
 
-def _noted(rows: ScannedRows, form: Format, reading: Reading) -> ScannedRows:
+def noted(rows: Iterator[tuple[str, V]], form: Format, reading: Reading) -> Iterator[tuple[str, V]]:
+    """The same rows; `reading` learns which of their columns the format uses."""
     for place, row in rows:
         if isinstance(row, Mapping):
             reading.note(place, row, form)

@@ -125,6 +125,8 @@ def _unread(row: Row, columns: ToolColumns) -> dict[str, Any]:
     if "responses" not in columns:
         used |= {key for key in data if key in ITEMS or list_of(data, key, Mapping)}
         used |= {name for annotation in _mappings(row.get("annotations")) for name in _shown(annotation)}
+        if not used & set(data):
+            return {}  # nobody has judged anything
     if "prompt" not in columns:
         try:
             used.add(prompt_of(data, "data", used)[1].removeprefix("data."))

@@ -105,15 +105,24 @@ def find(name: str) -> Format:
     )
 
 
-def given(format: str | None, columns: str | None) -> Format | None:
-    """The format that a command's options `--format` or `--columns` name; None without either."""
-    if columns is None:
-        return chosen(format)
-    if format is not None and _plain(format) not in TOOLS:
-        raise UserError("--format and --columns both say how to read a row; keep one")
-    from align.recipe.load import read_columns  # it needs a library, which a known format does without
+def given(format: str | None, columns: str | None = None, buckets: str | None = None) -> Format | None:
+    """The format that a command's options --format, --columns and --buckets name; None without any.
 
-    return chosen(format, read_columns(columns, "--columns", format))
+    They mean what an entry of a recipe means by the same names. Raises UserError.
+    """
+    plain = _plain(format) if format is not None else None
+    if buckets is not None and plain not in (None, "label-studio"):
+        raise UserError("--buckets are a ranker's in label-studio, and --format names another")
+    if columns is None and buckets is None:
+        return chosen(format)
+    if columns is not None and plain is not None and plain not in TOOLS:
+        raise UserError("--format and --columns both say how to read a row; keep one")
+    if columns is not None and buckets is not None and plain is None:
+        raise UserError("--buckets beside --columns: name label-studio by --format")
+    from align.recipe.load import read_columns, read_names  # they need a library, which a known format spares
+
+    mapping = read_columns(columns, "--columns", format) if columns is not None else None
+    return chosen(format, mapping, read_names(buckets, "--buckets") if buckets is not None else None)
 
 
 def built_in(name: str) -> bool:
