@@ -52,10 +52,13 @@ class Doubts:
         if self.form.columns is None or isinstance(found, Prompt):
             return
         texts = (found.response,) if isinstance(found, Demonstration) else found.responses
+        empty = False
         for text in texts:
-            if text[:1] in MAY_BEGIN_TALK:
+            if text[0] in MAY_BEGIN_TALK:
                 _check_talk(text, self.form)
-        if any(len(text) < _LONGEST_CELL and text.strip() in NO_CELL for text in texts):
+            if len(text) < _LONGEST_CELL and text.strip() in NO_CELL:
+                empty = True
+        if empty:
             self.empty.add(place)
         if isinstance(found, Ranking) and self.ordered:
             if self._scores is None:

@@ -78,8 +78,8 @@ class Reading:
         """Note which of a row's columns the format uses and which are left aside."""
         if self.columns is None or form.columns is None:
             return
-        within = form.unread(row) if form.unread else {}
-        for name, value in chain(row.items(), within.items()):
+        cells = row.items() if form.unread is None else chain(row.items(), form.unread(row).items())
+        for name, value in cells:
             role = form.columns.get(name)
             if role is None:
                 if kind := _holds(value):
