@@ -54,7 +54,7 @@ class Doubts:
         texts = (found.response,) if isinstance(found, Demonstration) else found.responses
         empty = False
         for text in texts:
-            if text[0] in MAY_BEGIN_TALK:
+            if text[:1] in MAY_BEGIN_TALK:
                 _check_talk(text, self.form)
             if len(text) < _LONGEST_CELL and text.strip() in NO_CELL:
                 empty = True
