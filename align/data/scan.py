@@ -198,10 +198,12 @@ def _of_file(reading: Reading) -> Iterator[Problem]:
     """What is wrong with a file as a whole, once all of it was read."""
     if not reading.rows:
         yield Problem("", "", "has no records", whole_file=True)
-    elif reading.format and not reading.records and not reading.wrong:
+    elif not reading.records and not reading.wrong:
         reasons = "; ".join(f"{seen.count:,} × {what}" for what, seen in reading.left_out.items())
         after = f": {reasons}" if reasons else ""
-        yield Problem("", "", f"the format {reading.format} finds no record in it{after}", whole_file=True)
+        finds = f"the format {reading.format} finds no record in it" if reading.format else "has no records"
+        if reading.format or reasons:  # else what is wrong with its first row has been told
+            yield Problem("", "", f"{finds}{after}", whole_file=True)
     for place, name, message in reading.refused():
         yield Problem(place, name, message, whole_file=True)
 

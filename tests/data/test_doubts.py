@@ -168,3 +168,11 @@ def test_a_prompt_that_is_a_transcript_is_read_by_the_format_that_its_error_name
         read({**pair, "response": "Hm."}, format="hh-rlhf")
     with pytest.raises(UserError, match="`prompt` ends with what the assistant says"):
         read({**pair, "prompt": "Human: a\n\nAssistant: b"}, format="hh-rlhf")
+
+
+def test_a_table_of_empty_rows_is_told_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,chosen,rejected\n,,\n,,\n")
+    source = Source(train=[{"path": str(path)}], held_out=0.0)
+    with pytest.raises(UserError, match=r"a.csv: has no records: 2 × an empty row of the table"):
+        load(Ranking, source, "rankings")
