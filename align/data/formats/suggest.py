@@ -13,95 +13,24 @@ from align.data.formats.columns import from_columns
 from align.data.formats.orders import UNRANKED, score_of
 from align.data.formats.paths import Cell
 from align.data.formats.verdicts import said_by
+from align.data.formats.vocabulary import (
+    ANSWERS,
+    BESIDE,
+    FLAGS,
+    LABELERS,
+    PAIRS,
+    PROMPTS,
+    RANKS,
+    SCORES,
+    VERDICTS,
+    Words,
+)
 from align.data.likeness import looks_like
 from align.errors import UserError
 from align.records import RecordError, messages_in
 from align.text import cell_text, words_of_name
 
-Words = tuple[str, ...]
 _DIGITS = re.compile(r"\d+")
-PROMPTS: Words = (
-    "prompt",
-    "question",
-    "query",
-    "instruction",
-    "q",
-    "request",
-    "ask",
-    "task",
-    "problem",
-    "post",
-)
-PROMPTS += ("input", "user", "context", "messages", "conversation", "conversations", "title")
-ANSWERS: Words = (
-    "response",
-    "answer",
-    "completion",
-    "output",
-    "reply",
-    "generation",
-    "candidate",
-    "option",
-    "text",
-)
-BESIDE: Words = ("prompt", "instruction", "input", "question", "query", "context")  # more of a prompt
-RANKS: Words = ("rank", "place", "position", "standing")
-SCORES: Words = (
-    "score",
-    "rating",
-    "stars",
-    "star",
-    "votes",
-    "vote",
-    "points",
-    "grade",
-    "likes",
-    "upvotes",
-    "reward",
-    "feedback",
-    "thumbs",
-    "ann",
-)
-VERDICTS: Words = (
-    "winner",
-    "verdict",
-    "preference",
-    "preferred",
-    "choice",
-    "judgement",
-    "judgment",
-    "better",
-    "best",
-)
-VERDICTS += ("label", "vote", "selected", "result", "which", "safer")
-LABELERS: Words = (
-    "annotator",
-    "labeler",
-    "labeller",
-    "worker",
-    "rater",
-    "judge",
-    "reviewer",
-    "user",
-    "who",
-    "person",
-)
-FLAGS: Words = ("best", "chosen", "selected", "winner", "preferred")
-PAIRS = (
-    ("chosen", "rejected"),
-    ("better", "worse"),
-    ("good", "bad"),
-    ("best", "worst"),
-    ("winner", "loser"),
-    ("winning", "losing"),
-    ("win", "lose"),
-    ("preferred", "rejected"),
-    ("preferred", "dispreferred"),
-    ("preferred", "other"),
-    ("accepted", "rejected"),
-    ("positive", "negative"),
-    ("pos", "neg"),
-)
 FILL_IN = (
     ", with the values of that column filled in (a scale of numbers has low: a, high: b, middle: 0 instead)"
 )
