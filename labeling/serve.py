@@ -6,7 +6,7 @@ import ipaddress
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -50,16 +50,18 @@ def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool 
     return config
 
 
-def import_tasks(recipe: Recipe, path: Path, labels: bool, form: Format | None = None) -> None:
+def import_tasks(
+    recipe: Recipe, path: Path, labels: bool, form: Format | None = None, ignore: Sequence[str] = ()
+) -> None:
     """Add the tasks of a file, with `labels` also what people ranked in it, and say how many.
 
-    `form` reads its rows; without it they are ours, or in a known format.
+    `form` reads its rows, less the columns to `ignore`; without it they are ours, or in a known format.
     """
     from labeling.store.imports import import_file
 
     config = make_config(recipe)
     with closing(config.store) as store:
-        print(import_file(store, path, config.settings.overlap, labels=labels, form=form))
+        print(import_file(store, path, config.settings.overlap, labels=labels, form=form, ignore=ignore))
 
 
 def records_of(recipe: Recipe, kind: RecordKind) -> list[dict[str, Any]]:

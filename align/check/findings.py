@@ -214,6 +214,17 @@ def of_texts(gathered: Gathered) -> Iterator[Finding]:
             "is written around it, so take it out, and write earlier turns as messages"
         )
         yield from found(code, total, 0, "record holds", "records hold", after, "foreign_markup")
+    for code in sorted({code for pile in piles for code in pile.counts if code.startswith("placeholder ")}):
+        after = (
+            f" {code.removeprefix('placeholder ')!r}, where something stood that the model cannot see: leave "
+            "such records out, or take it out of the texts"
+        )
+        yield from found(code, total, 0, "prompt holds", "prompts hold", after, "placeholder")
+    after = (
+        " with the name of a speaker (Human:, User:), and the chat template says itself who speaks: take it "
+        "out, or let `format: hh-rlhf` read `prompt`"
+    )
+    yield from found("speaker_tag", total, 0, "prompt begins", "prompts begin", after)
     after = " written as text, read with its brackets: write the text, or turns as messages"
     yield from found("list_as_text", total, 0, "prompt is a list", "prompts are lists", after)
     holds = ("ranking holds", "rankings hold")

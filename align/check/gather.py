@@ -20,12 +20,13 @@ from align.check.texts import (
     is_no_cell,
     key,
     normal_prompt,
+    placeholders,
     says_nothing,
 )
 from align.data.formats import Record
 from align.data.load import Survey, survey
 from align.data.reading import by_understanding
-from align.data.rendering import ends_reasoning
+from align.data.rendering import ASKED, ends_reasoning
 from align.data.scan import Problem
 from align.data.store import let_go
 from align.data.table import Records
@@ -221,12 +222,15 @@ def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> 
     pile.mark("says_nothing", row.place, sum(map(says_nothing, texts)))
     pile.mark("no_cell", row.place, sum(map(is_no_cell, texts)))
     pile.mark("list_as_text", row.place, is_list_as_text(prompt))
+    for mark in placeholders(prompt):
+        pile.mark(f"placeholder {mark}", row.place)
     hits = {hit for text in (prompt, *texts) for hit in reader.control(text)}
     for hit in hits:
         pile.mark(f"control {hit}", row.place)
     if reader.chat:
         for mark in set().union(*map(foreign_markup, (prompt, *texts))) - hits:
             pile.mark(f"markup {mark}", row.place)
+        pile.mark("speaker_tag", row.place, asked.lstrip().startswith(ASKED))
         pile.mark("response_starts_with_space", row.place, sum(text[0].isspace() for text in texts))
         if reader.template is not None:
             _mark_written(record, row, pile, reader.template)

@@ -66,8 +66,12 @@ def _understood(found: Understood, width: int | None) -> Iterator[Cells]:
     reading = found.reading
     side = f" {_side(found.side)}" if found.side else ""
     yield [(f"{found.kind}{side} ", "bold"), (shown_names([_path(name) for name in found.files]), "bold")]
-    facts = [("format", f"{reading.format}, {reading.why}")]
-    if reading.columns is None:
+    facts = [
+        ("format", f"{reading.format}, {reading.why}" if reading.format else "none: no row could be read")
+    ]
+    if not reading.format:
+        pass  # nothing is known of the columns
+    elif reading.columns is None:
         facts.append(("used", "what the function takes of a row"))
     else:
         facts.append(("used", _uses(reading.columns) or "none"))

@@ -11,11 +11,11 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from align.data.doubts import NO_CELL, PLACEHOLDER
 from align.records import Messages, words_of
 
 NEAR = 0.9  # near-identical: so large a share of the two responses' word triples is common to both
 
-_NO_CELL = frozenset(("nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A", "undefined"))
 _MARKUP = re.compile(
     r"<\|(?:im_start|im_end|start_header_id|end_header_id|begin_of_text|eot_id|endoftext|user|assistant|system|end)"
     r"\|>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<extra_id_[0-9]>|^### (?:Instruction|Input|Response):",
@@ -70,7 +70,7 @@ def says_nothing(text: str) -> bool:
 
 def is_no_cell(text: str) -> bool:
     """Whether a text is only what tables write where a cell is empty."""
-    return text.strip() in _NO_CELL
+    return text.strip() in NO_CELL
 
 
 def is_list_as_text(text: str) -> bool:
@@ -90,6 +90,12 @@ def foreign_markup(text: str) -> set[str]:
     if not any(sign in text for sign in ("<", "[", "### ")):  # one of these is in each, and this is fast
         return set()
     return set(_MARKUP.findall(text)) | {hit.strip() for hit in _ENDS.findall(text)}
+
+
+def placeholders(text: str) -> set[str]:
+    """The marks in a text where an image, a video or a sound stood."""
+    found = PLACEHOLDER.finditer(text) if "<" in text or "[IM" in text else ()
+    return {mark[0] for mark in found}
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ from align.cli.failures import reported, speak_in_any_encoding
 from align.cli.label import label_app
 from align.cli.options import (
     AccelerateConfig,
+    Buckets,
     ColumnsText,
     FormatName,
+    Ignored,
     MovedBase,
     OutputFile,
     Overrides,
@@ -170,6 +172,8 @@ def score(
     to: OutputFile = None,
     format: FormatName = None,
     columns: ColumnsText = None,
+    buckets: Buckets = None,
+    ignore: Ignored = None,
     base: MovedBase = None,
     trust_remote_code: TrustCode = False,
 ) -> None:
@@ -179,7 +183,8 @@ def score(
         from align.serving.score import score as score_file
 
         quiet_bars()
-        score_file(run, file, to, given(format, columns), base, trusted=trust_remote_code)
+        form = given(format, columns, buckets)
+        score_file(run, file, to, form, base, trusted=trust_remote_code, ignore=ignore or ())
 
 
 @app.command(rich_help_panel="Use")

@@ -12,8 +12,10 @@ from typer.core import TyperGroup
 
 from align.cli.failures import reported
 from align.cli.options import (
+    Buckets,
     ColumnsText,
     FormatName,
+    Ignored,
     OutputFile,
     Overrides,
     RecipeFile,
@@ -87,6 +89,8 @@ def import_tasks(
     overrides: Overrides = None,
     format: FormatName = None,
     columns: ColumnsText = None,
+    buckets: Buckets = None,
+    ignore: Ignored = None,
     with_labels: Annotated[
         bool, typer.Option("--with-labels", help="Keep rankings that name a labeler as that person's.")
     ] = False,
@@ -96,7 +100,8 @@ def import_tasks(
         from align.data.formats import given
 
         loaded = load(recipe, overrides)
-        labeling_app().import_tasks(loaded, file, with_labels, given(format, columns))
+        form = given(format, columns, buckets)
+        labeling_app().import_tasks(loaded, file, with_labels, form, ignore or ())
 
 
 @label_app.command()

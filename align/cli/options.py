@@ -74,6 +74,14 @@ ColumnsText = Annotated[
         "MAPPING",
     ),
 ]
+Buckets = Annotated[
+    str | None,
+    option("--buckets", "label-studio: the names of a ranker's buckets, best first.", "NAMES"),
+]
+Ignored = Annotated[
+    list[str] | None,
+    option("--ignore", "A column to leave out of what is read; can be given several times.", "COLUMN"),
+]
 OutputFile = Annotated[Path | None, option("--to", "Write here, not to stdout.", "FILE")]
 
 

@@ -33,7 +33,15 @@ SHOWN = 20  # kinds of problems that are printed; the others are counted
 _EXAMPLES = 2  # records of a file that a survey shows
 _OFTEN = 500  # records between two words on how many were read
 _ROWS = ("data/*rows.py", "data/lines.py", "data/literals.py", "data/json_tables.py", "data/formats/*.py")
-_CODE = ("records.py", *_ROWS, "data/scan.py", "data/reading.py", "data/table.py")
+_CODE = (
+    "records.py",
+    *_ROWS,
+    "data/scan.py",
+    "data/doubts.py",
+    "data/likeness.py",
+    "data/reading.py",
+    "data/table.py",
+)
 
 
 @dataclass(frozen=True)

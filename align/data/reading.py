@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 from align.data.formats import UNUSED, Format
-from align.text import words_of_name
+from align.data.likeness import looks_like
 
-# Columns of these names mostly are a part of what was asked: without it a ranking teaches the wrong thing.
-PROMPT_LIKE = frozenset(
-    [
-        *("prompt", "instruction", "instructions", "input", "question", "query"),
-        *("system", "system_prompt", "system_message", "system_instruction", "system_instructions"),
-        *("history", "chat_history", "conversation_history", "dialogue_history"),
-        *("context", "context_messages", "messages", "conversation", "conversations", "dialogue", "dialog"),
-        *("passage", "document", "article"),
-        *("tools", "functions", "image", "images", "video", "videos", "audio", "audios"),
-    ]
-)
-# And columns by these names are answers: what is chosen beside them may only be the letter of one.
-_ANSWER_LIKE = re.compile(
-    r"(response|answer|completion|output|reply|generation|candidate|summary)s?[ _-]?(\d{1,2}|[a-e])"
-    r"|(responses|answers|completions|outputs|replies|generations|candidates|candidate_responses)"
-)
 _NAMES_A_ROW = frozenset(["id", "ids", "idx", "index", "uuid", "uid", "guid", "url", "hash", "sha", "key"])
+BY_COLUMNS = "the recipe's columns"  # why a file is read as it is, where the recipe maps them
 PLACES = 3  # that are kept of what was seen more often
 
 
@@ -93,7 +78,8 @@ class Reading:
         """Note which of a row's columns the format uses and which are left aside."""
         if self.columns is None or form.columns is None:
             return
-        for name, value in row.items():
+        cells = row.items() if form.unread is None else chain(row.items(), form.unread(row).items())
+        for name, value in cells:
             role = form.columns.get(name)
             if role is None:
                 if kind := _holds(value):
@@ -102,6 +88,20 @@ class Reading:
                         self.texts.append(name)
             elif role != UNUSED:
                 self.columns.setdefault(name, role)
+
+    def refused(self) -> Iterator[tuple[str, str, str]]:
+        """What stops reading, once all rows were seen: place, column and what to do about it."""
+        reader = f"the format {self.format}" + (", guessed from the columns," if self.guessed else "")
+        if self.format == "columns":
+            reader = "the recipe's `columns:`" if self.why == BY_COLUMNS else self.why
+        for name, part in self.overlooked.items():
+            seen = self.ignored[name]
+            rows = f"{seen.count:,} rows" if seen.count > 1 else "a row"
+            message = (
+                f"holds something in {rows}, looks like {part}, and {reader} does not use it: say which "
+                f"column is what by `columns:`, or `ignore: [{name}]` if it does not belong to the record"
+            )
+            yield seen.places[0], name, message
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON; `from_dict` reads it back."""
@@ -144,14 +144,6 @@ class Reading:
         return ", ".join(parts) + (f", {left:,} left out: {reasons}" if left else ", none left out")
 
 
-def looks_like(column: str) -> str:
-    """What a column's name says that it holds: "a part of the prompt", "an answer", or ""."""
-    name = column.strip().lower()
-    if "_".join(words_of_name(column)) in PROMPT_LIKE:
-        return "a part of the prompt"
-    return "an answer" if _ANSWER_LIKE.fullmatch(name) else ""
-
-
 def at(seen: Seen) -> str:
     """The first places: `a.csv:3, a.csv:9, …`."""
     return ", ".join(seen.places) + (", …" if seen.count > len(seen.places) else "")
@@ -186,5 +178,5 @@ def _holds(value: Any) -> str:
 
 
 def _names_a_row(name: str) -> bool:
-    last = name.strip().lower().replace("-", "_").rpartition("_")[2]
+    last = name.rpartition(".")[2].strip().lower().replace("-", "_").rpartition("_")[2]
     return last in _NAMES_A_ROW

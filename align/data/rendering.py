@@ -25,10 +25,33 @@ OPENED = re.compile(r"<(?:think|thinking|thought|reasoning)>")
 TRANSCRIPT = re.compile(r"\A\s*Human:.*\n\nAssistant:|\n\nHuman:.*\n\nAssistant:\s*\Z", re.DOTALL)
 # The same by other names or without blank lines: only where it waits for the answer.
 WAITING = re.compile(r"(?:\A|\n)\s*(?:Human|User):.*\n\s*(?:Assistant|AI|Bot):\s*\Z", re.DOTALL)
+# And where it waits for nothing: a turn of the person, one of the assistant, and one of the person again.
+BEGUN = re.compile(r"\s*(?:Human|User):.*\n\s*(?:Assistant|AI|Bot):.*\n\s*(?:Human|User):", re.DOTALL)
 IS_TRANSCRIPT = (
     "the prompt is a transcript (Human: … Assistant: …), which the chat template would write as one message: "
-    "write its turns as messages (`format: hh-rlhf` reads pairs of transcripts), or set "
-    "`data.template: plain`"
+    "write its turns as messages (`format: hh-rlhf` reads a transcript in `prompt`, or in `chosen` and "
+    "`rejected`), or set `data.template: plain`"
+)
+# A prompt that some chat template has written already, and what such a template writes behind an answer.
+RENDERED = re.compile(
+    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|endoftext\|>)*\s*(?:<\|im_start\|>|<\|start_header_id\|>|"
+    r"<start_of_turn>|<\|(?:user|system|assistant|start_of_role)\|>|<\|turn>|\[INST\]|\[SYSTEM_PROMPT\]|"
+    r"<\|START_OF_TURN_TOKEN\|>|<[|｜]User[|｜]>|"
+    r"(?:Below is an instruction\b.*?)?### (?:Instruction|Human|User):.*\n### (?:Response|Assistant):)",
+    re.DOTALL,
+)
+MARK = re.compile(r"<[^>]*>|\[\w+\]|### \w+:")
+ENDINGS = (
+    *("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|end_of_text|>"),
+    *("<|END_OF_TURN_TOKEN|>", "<eos>", "<turn|>", "<｜end▁of▁sentence｜>", "</s>"),
+)
+IS_RENDERED = (
+    "the prompt has been written by a chat template already ({}), and the base's own would be written around "
+    "it: write its turns as messages, or set `data.template: plain`"
+)
+IS_ENDED = (
+    "every response ends with {!r}, which a chat template wrote behind it, and training adds its own end: "
+    "take it out of the texts (a `format` function can), or set `data.template: plain`"
 )
 ASKED, ANSWERED = ("Human:", "User:"), ("Assistant:", "AI:")  # tags of speakers, before what each says
 IS_TAGGED = (
@@ -62,6 +85,8 @@ class Rendering:
         messages, tools = taken_apart(prompt)
         if len(messages) == 1 and is_transcript(messages[0]["content"]):
             return UserError(IS_TRANSCRIPT)
+        if messages and (mark := rendered(messages[-1]["content"])):
+            return UserError(IS_RENDERED.format(mark))
         form, problem = self._form(messages, tools)
         if problem is not None:
             return UserError(problem)
@@ -159,10 +184,31 @@ def ends_reasoning(text: str) -> bool:
 
 def is_transcript(text: str) -> bool:
     """Whether a text is several turns of Human and Assistant, whole or waiting for the next answer."""
-    whole = "\n\nAssistant:" in text and TRANSCRIPT.search(text) is not None
-    return whole or (
-        text.rstrip().endswith(("Assistant:", "AI:", "Bot:")) and WAITING.search(text) is not None
-    )
+    if "\n" not in text:
+        return False  # many prompts
+    if "\n\nAssistant:" in text and TRANSCRIPT.search(text) is not None:
+        return True
+    if text.lstrip().startswith(ASKED) and BEGUN.match(text) is not None:
+        return True
+    return text.rstrip().endswith(("Assistant:", "AI:", "Bot:")) and WAITING.search(text) is not None
+
+
+def rendered(text: str) -> str | None:
+    """The mark with which a text begins that a chat template has written; None: it is no such text."""
+    if text.lstrip()[:1] not in ("<", "[", "#", "B"):
+        return None  # most prompts
+    found = RENDERED.match(text)
+    return MARK.findall(found[0])[-1] if found else None
+
+
+def ended(responses: Sequence[str]) -> str | None:
+    """What is wrong where every text ends with a mark that a chat template writes there; None: nothing."""
+    if not responses or responses[0].rstrip()[-1:] != ">":
+        return None  # nearly all
+    for end in ENDINGS:
+        if all(text.rstrip().endswith(end) for text in responses) and "<s>" not in responses[0][1:]:
+            return IS_ENDED.format(end)
+    return None
 
 
 def tagged(prompt: str | Messages, responses: Sequence[str]) -> str | None:

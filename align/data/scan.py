@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from align.data import dataset_info, imports
+from align.data.doubts import Doubts
 from align.data.formats import (
     UNUSED,
     Format,
@@ -25,15 +26,16 @@ from align.data.formats import (
     find,
 )
 from align.data.formats.base import T
-from align.data.formats.paths import look_up
+from align.data.formats.paths import look_up, without
 from align.data.labels import LabelReader, labels_file, read_labels
-from align.data.reading import Reading, Seen
+from align.data.reading import BY_COLUMNS, Reading, Seen
 from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
 from align.recipe.sections import LABELS, Entry
 from align.records import Ranking, RecordError, prompt_key
 
+V = TypeVar("V")
 W = TypeVar("W")
 _NAME = 60  # characters that the name of a column may have
 _OPENS = re.compile(  # what seems to depend on another file, or on the environment
@@ -121,7 +123,7 @@ def open_entry(
         else:
             form = chosen(entry.format, entry.columns, entry.buckets)
             by_columns = entry.columns is not None and entry.format is None
-            why = "the recipe's columns" if by_columns else "named in the recipe"
+            why = BY_COLUMNS if by_columns else "named in the recipe"
         how = How(form, why if form is not None else "", tuple(entry.ignore))
         return how, files_of(entry, cache)
     except FileError as error:
@@ -158,7 +160,7 @@ def scan_file(
     kind: type[T], path: Path, how: How, split_key: str | None, reading: Reading
 ) -> Iterator[Part[T]]:
     """The same for one file; places are without the file's name. `reading` learns what was understood."""
-    place = ""
+    place, doubts = "", None
     rows = _objects(kind, path, reading, how)
     try:
         form = how.form
@@ -172,9 +174,12 @@ def scan_file(
                 chain([(place, row)], rows),
                 "",
             )  # what the format says at the end is of the whole file
-            yield from _records(kind, form, rows, split_key, reading)
+            doubts = Doubts(form, how.ignore)
+            yield from _records(kind, form, rows, split_key, reading, doubts)
             break
         yield from _of_file(reading)
+        for where, message in doubts.of_all(reading.records) if doubts else ():
+            yield Problem(where, "", message, whole_file=True)
     except FileError as error:
         yield Problem(error.place, "", error.message, whole_file=True)
     except RecordError as error:
@@ -193,24 +198,14 @@ def _of_file(reading: Reading) -> Iterator[Problem]:
     """What is wrong with a file as a whole, once all of it was read."""
     if not reading.rows:
         yield Problem("", "", "has no records", whole_file=True)
-    elif reading.format and not reading.records and not reading.wrong:
+    elif not reading.records and not reading.wrong:
         reasons = "; ".join(f"{seen.count:,} × {what}" for what, seen in reading.left_out.items())
         after = f": {reasons}" if reasons else ""
-        yield Problem("", "", f"the format {reading.format} finds no record in it{after}", whole_file=True)
-    for name, part in reading.overlooked.items():
-        seen = reading.ignored[name]
-        rows = f"{seen.count:,} rows" if seen.count > 1 else "a row"
-        message = (
-            f"holds something in {rows}, looks like {part}, and {_reader(reading)} does not use it: say "
-            f"which column is what by `columns:`, or `ignore: [{name}]` if it does not belong to the record"
-        )
-        yield Problem(seen.places[0], name, message, whole_file=True)
-
-
-def _reader(reading: Reading) -> str:
-    if reading.format == "columns":
-        return "the recipe's `columns:`"
-    return f"the format {reading.format}" + (", guessed from the columns," if reading.guessed else "")
+        finds = f"the format {reading.format} finds no record in it" if reading.format else "has no records"
+        if reading.format or reasons:  # else what is wrong with its first row has been told
+            yield Problem("", "", f"{finds}{after}", whole_file=True)
+    for place, name, message in reading.refused():
+        yield Problem(place, name, message, whole_file=True)
 
 
 ScannedRows = Iterator[tuple[str, "Mapping[str, Any] | Problem"]]
@@ -225,7 +220,7 @@ def _objects(kind: type[T], path: Path, reading: Reading, how: How) -> ScannedRo
             continue
         if isinstance(row, Mapping):
             if how.ignore:
-                row = {name: value for name, value in row.items() if name not in how.ignore}
+                row = without(row, how.ignore)
             yield place, row
             continue
         reading.wrong += 1
@@ -234,10 +229,15 @@ def _objects(kind: type[T], path: Path, reading: Reading, how: How) -> ScannedRo
 
 
 def _records(
-    kind: type[T], form: Format, rows: ScannedRows, split_key: str | None, reading: Reading
+    kind: type[T],
+    form: Format,
+    rows: ScannedRows,
+    split_key: str | None,
+    reading: Reading,
+    doubts: Doubts,
 ) -> Iterator[Part[T]]:
     """Records and problems; `reading` counts them, and what is left out."""
-    for place, row in gathered(form, _noted(rows, form, reading)):
+    for place, row in gathered(form, noted(rows, form, reading)):
         if isinstance(row, Problem):
             yield row
             continue
@@ -248,7 +248,10 @@ def _records(
                 nothing = False
                 if isinstance(found, Ranking) and form.columns is not None:
                     _check_names(found, row)
-                for part in [found] if isinstance(found, LeftOut) else _of_kind(kind, found, form, row):
+                doubts.check(found, row, place)
+                for part in (
+                    [found] if isinstance(found, LeftOut) else _of_kind(kind, found, form, row, doubts)
+                ):
                     if isinstance(part, LeftOut):
                         reading.left_out.setdefault(part.reason, Seen()).add(place)
                         continue
@@ -282,7 +285,8 @@ def _check_names(found: Ranking, row: Mapping[str, Any]) -> None:
         )
 
 
-def _noted(rows: ScannedRows, form: Format, reading: Reading) -> ScannedRows:
+def noted(rows: Iterator[tuple[str, V]], form: Format, reading: Reading) -> Iterator[tuple[str, V]]:
+    """The same rows; `reading` learns which of their columns the format uses."""
     for place, row in rows:
         if isinstance(row, Mapping):
             reading.note(place, row, form)
@@ -307,13 +311,16 @@ def gathered(form: Format, rows: Iterator[tuple[str, Mapping[str, Any] | W]]) ->
     yield from apart
 
 
-def _of_kind(kind: type[T], record: Record, form: Format, row: Mapping[str, Any]) -> Iterator[T | LeftOut]:
+def _of_kind(
+    kind: type[T], record: Record, form: Format, row: Mapping[str, Any], doubts: Doubts
+) -> Iterator[T | LeftOut]:
     try:
         return as_kind(record, kind)
-    except RecordError:
+    except RecordError as error:
         if form.name == "align":  # our own form: the key that is missing or wrong can be named
             raise _own_error(kind, row) from None
-        raise
+        instead = doubts.instead(row) if kind is Ranking else ""
+        raise RecordError(error.field, error.message + instead) from None
 
 
 def _own_error(kind: type[T], row: Any) -> RecordError:

@@ -10,7 +10,7 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from align.data.rendering import Rendering, tagged
+from align.data.rendering import Rendering, ended, tagged
 from align.data.words import WordEncoder, word_encoder
 from align.errors import UserError
 from align.records import Messages
@@ -123,6 +123,10 @@ class Template:
     def tagged(self, prompt: str | Messages, responses: Sequence[str]) -> str | None:
         """What is wrong where the texts name their speakers, as the chat template does; None: nothing."""
         return tagged(prompt, responses) if self._rendering is not None else None
+
+    def ended(self, responses: Sequence[str]) -> str | None:
+        """What is wrong where the texts end as a chat template ends an answer; None: nothing."""
+        return ended(responses) if self._rendering is not None else None
 
     def _response(self, text: str, ids: list[int]) -> list[int] | UserError:
         if self.eos_id in ids:

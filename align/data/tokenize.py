@@ -236,6 +236,9 @@ def _tokens(template: Template, records: Sequence[Record]) -> Iterator[tuple[Any
         if problem := template.tagged(record.prompt, several):
             yield (), (), 0, problem, "prompt"
             continue
+        if problem := template.ended(several):
+            yield (), (), 0, problem, "response" if len(several) == 1 else "responses"
+            continue
         parts = [ids for ids in found if not isinstance(ids, UserError)]
         if len(parts) < len(found):
             wrong, ids = next((i, ids) for i, ids in enumerate(found) if isinstance(ids, UserError))

@@ -137,7 +137,9 @@ class Columns(Section):
     order: Names | None = Field(
         None, description="the answers' ids, names or places, best first; those in a list within tie"
     )
-    ids: Names | None = Field(None, description="what order or verdict calls each response")
+    ids: Names | None = Field(
+        None, description="what order, verdict or an object of marks calls each response"
+    )
     places_from: Literal[0, 1] | None = Field(
         None, description="the first answer's place in order or verdict, where the data do not show it"
     )
@@ -217,8 +219,10 @@ def _check_parts(given: set[str]) -> None:
         if key in given and what not in given:
             raise ValueError(f"{key} says how {what} are written, and there is no `{what}`")
     for key in ("ids", "places_from"):
-        if key in given and not given & {"order", "verdict"}:
-            raise ValueError(f"{key} says what order or verdict calls each response, and there is neither")
+        by = {"order", "verdict"} if key == "places_from" else {"order", "verdict", "scores", "ranks"}
+        if key in given and not given & by:
+            marks = "" if key == "places_from" else ", or an object of scores or ranks,"
+            raise ValueError(f"{key} says what order or verdict{marks} calls each response; there is none")
     main = given - {*DETAILS, "system", "tools", "messages", "best", "lower_is_better", "places_from", "ids"}
     main -= {"prompt", "group_by"}
     single = main in ({"response"}, {"chosen", "rejected"})
@@ -245,6 +249,9 @@ def _check_table(columns: Columns, given: set[str]) -> None:
         )
     if not given & {"ranks", "scores", "chosen"}:
         raise ValueError("group_by needs what ranks the answers: map `ranks`, `scores` or `chosen` too")
-    for key in ("responses", "ranks", "scores", "chosen", "rejected"):
+    for key in ("responses", "chosen", "rejected"):
         if isinstance(getattr(columns, key), list):
             raise ValueError(f"{key} takes one column where there is group_by: a row is one answer")
+    for key in ("ranks", "scores"):
+        if isinstance(getattr(columns, key), list) and columns.labeler is not None:
+            raise ValueError(f"labeler: each column of {key} is one labeler's, by its name; take it out")

@@ -75,6 +75,16 @@ def read_columns(
     return rankings.train[0].columns
 
 
+def read_names(written: str, where: str) -> list[str]:
+    """Names that an option holds, as YAML or with commas between them; raises UserError."""
+    text = written if written.lstrip().startswith("[") else f"[{written}]"
+    document = read(text, lambda line, column: Place(where, line))
+    names = document.values
+    if document.mistakes or not isinstance(names, list) or not names:
+        raise UserError(f"{where}: write the names with commas between them, as in '[best, middle, worst]'")
+    return [str(name) for name in names]
+
+
 def origins(path: Path, overrides: Sequence[str] = ()) -> dict[str, str]:
     """Where each value of a recipe came from: `recipes/q.yaml:12`, `--set` or `default`, by dotted key."""
     recipe, document = _load(path, overrides)

@@ -10,9 +10,9 @@ from typing import Any
 
 from align.data.formats import Format, Judged, LeftOut, Record, Unranked, detect
 from align.data.formats.base import listed
-from align.data.reading import looks_like
+from align.data.likeness import looks_like
+from align.data.one_file import OneFile
 from align.data.rows import EMPTY_ROW, FileError, read_rows
-from align.data.scan import gathered
 from align.errors import UserError
 from align.records import TOOLS, Demonstration, Messages, Prompt, Ranking, RecordError
 
@@ -30,19 +30,24 @@ class ScoreItem:
     key: str
 
 
-def read_items(path: Path, form: Format | None = None) -> Iterator[ScoreItem | RecordError | LeftOut]:
+def read_items(
+    path: Path, form: Format | None = None, one: OneFile | None = None
+) -> Iterator[ScoreItem | RecordError | LeftOut]:
     """The rows of a file in their order; a bad one comes as an error that names file, line and field.
 
-    What a format leaves out comes as a LeftOut.
+    What a format leaves out comes as a LeftOut, and columns that nothing uses, and that look like a part of a
+    record, as errors after the last row, unless they are to be ignored. `one` says which to
+    ignore, and learns of them.
 
     A row with `prompt` and `response` or `responses` is taken as it is, with all its other columns. Any
     other is read as the format says that is named, or that its file's first row shows. Raises UserError
     where the file as a whole is no good.
     """
-    rows = _rows(path, typed=form is not None and form.typed)
+    one = one or OneFile()
+    rows = _rows(path, form is not None and form.typed, one)
     try:
         if form is not None:
-            yield from _formatted(rows, form)
+            yield from _formatted(rows, one.format(form, named=True), one)
             return
         for place, row in rows:
             if isinstance(row, RecordError):
@@ -50,13 +55,14 @@ def read_items(path: Path, form: Format | None = None) -> Iterator[ScoreItem | R
             elif _is_plain(row):
                 yield _plain(place, row)
             else:
-                yield from _formatted(chain([(place, row)], rows), _detected(place, row))
+                form = one.format(_detected(place, row), named=False)
+                yield from _formatted(chain([(place, row)], rows), form, one)
                 return
     except FileError as error:
         raise UserError(f"{path}{error.place}: {error.message}") from error
 
 
-def _rows(path: Path, typed: bool) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, typed: bool, one: OneFile) -> Iterator[tuple[str, Any]]:
     if path.is_dir():
         raise UserError(f"{path}: is a folder: name the files in it one by one")
     if not path.is_file():
@@ -66,7 +72,7 @@ def _rows(path: Path, typed: bool) -> Iterator[tuple[str, Any]]:
             continue
         if not isinstance(row, (Mapping, RecordError)):
             row = RecordError("", "is not an object with columns")
-        yield f"{path}{place}", row
+        yield f"{path}{place}", one.less(row)
 
 
 def _at(place: str, error: RecordError) -> RecordError:
@@ -127,10 +133,10 @@ def _detected(place: str, row: Mapping[str, Any]) -> Format:
 
 
 def _formatted(
-    rows: Iterator[tuple[str, Any]], format: Format
+    rows: Iterator[tuple[str, Any]], format: Format, one: OneFile
 ) -> Iterator[ScoreItem | RecordError | LeftOut]:
     """Records as the format reads them, in the form of our own records."""
-    for place, row in gathered(format, rows):
+    for place, row in one.rows(format, rows):
         if isinstance(row, RecordError):
             yield _at(place, row)
             continue
@@ -143,6 +149,8 @@ def _formatted(
                 yield LeftOut(f"no record in it, says {format.name}")
         except RecordError as error:
             yield _at(place, error)
+    for place, refused in one.refused():
+        yield _at(place, refused)
 
 
 def _item(place: str, record: Record) -> ScoreItem:

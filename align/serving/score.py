@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from align.data.formats import Format, LeftOut
+from align.data.one_file import OneFile
 from align.data.template import Template
 from align.errors import UserError
 from align.models.batch import Pair
@@ -41,6 +42,7 @@ class Found:
     responses: int = 0
     long: int = 0  # responses with more tokens than the reward model was trained on
     left_out: Counter[str] = field(default_factory=Counter)  # what the format makes no record of, by reason
+    unread: list[str] = field(default_factory=list)  # columns with texts of which nothing is used
 
 
 def score(
@@ -51,6 +53,7 @@ def score(
     base: Path | None = None,
     console: Console | None = None,
     trusted: bool = False,
+    ignore: Sequence[str] = (),
 ) -> None:
     """Write each record of the file with its score (a list: `scores`), in the file's order, as JSON Lines.
 
@@ -61,7 +64,7 @@ def score(
     if to is not None:
         _check_target(to, file)
     trained = open_run(run, "rm", base, trusted)
-    found = _check(file, form, trained)
+    found = _check(file, form, trained, ignore)
     limit = trained.recipe.rm.max_length
     if found.long:
         say(
@@ -72,11 +75,14 @@ def score(
     if found.left_out:
         reasons = "; ".join(f"{count:,} × {reason}" for reason, count in found.left_out.items())
         say(console, f"{found.left_out.total():,} left out, and not scored: {reasons}")
+    if found.unread:
+        names = ", ".join(f"`{name}`" for name in found.unread)
+        say(console, f"nothing of {names} is used: if it matters, map it by --columns, else --ignore it")
     if to is None and sys.stdout.isatty():
         console = Console(quiet=True)  # a bar would stand among the lines
     forward = reward_model(trained)
     with _output(to) as write, ProgressBar(console, "score", found.responses) as bar:
-        items = (item for item in read_items(file, form) if isinstance(item, ScoreItem))
+        items = (item for item in read_items(file, form, OneFile(ignore)) if isinstance(item, ScoreItem))
         for row in _scored(items, trained, forward, bar):
             write(_json_line(row))
 
@@ -90,10 +96,10 @@ def _check_target(to: Path, file: Path) -> None:
         raise UserError(f"--to {to} is the file that is read: name another")
 
 
-def _check(file: Path, form: Format | None, run: Trained) -> Found:
+def _check(file: Path, form: Format | None, run: Trained, ignore: Sequence[str]) -> Found:
     """Count what will be scored; UserError where a record cannot be."""
-    found, problems, count = Found(), list[str](), 0
-    for item in read_items(file, form):
+    found, problems, count, one = Found(), list[str](), 0, OneFile(ignore)
+    for item in read_items(file, form, one):
         if isinstance(item, LeftOut):
             found.left_out[item.reason] += 1
             continue
@@ -115,6 +121,7 @@ def _check(file: Path, form: Format | None, run: Trained) -> Found:
         raise UserError("\n  ".join(lines))
     if not found.responses:
         raise UserError(f"{file}: has no records")
+    found.unread = one.reading.unread
     return found
 
 

@@ -64,6 +64,20 @@ def add_items(
     return added
 
 
+def shown_format(row: Any) -> Format | None:
+    """The known format that a file's first row shows; None where each row says for itself what it is.
+
+    Raises RecordError.
+    """
+    if not isinstance(row, Mapping) or "prompt" in row and (set(row) <= set(_KEYS) or "ranks" in row):
+        return None
+    try:
+        found = detect(row)
+    except UserError as error:
+        raise RecordError("", str(error)) from error
+    return found if found.name != ALIGN.name else None
+
+
 def prompts_of(session: Session, origin: str) -> Iterator[Any]:
     """The prompts, as messages, of all tasks with a response of this origin."""
     written = exists().where(Response.item_id == Item.id, Response.origin == origin)

@@ -231,13 +231,21 @@ def test_texts_that_no_person_wrote_so_are_warnings(
     rows = [
         ranking('["Is it open?"]', ["Yes.", "No."], [1, 2]),
         ranking("Is it late?", ["nan", "No."], [1, 2]),
-        ranking("<s>[INST] Wet? [/INST]", ["Yes.</s>", "No."], [1, 2]),
+        ranking("<s>Is it [INST] wet? [/INST]", ["Yes.</s>", "No."], [1, 2]),
+        ranking("Human: Is it wet?", ["Yes.", "No."], [1, 2]),
+        ranking("<image>\nIs it wet?", ["Yes.", "No."], [1, 2]),
     ]
     report = rankings(rows, data={"template": "chat"})
     places = {
-        code: [Path(f.examples[0]).name for f in found(report, code)] for code in ("list_as_text", "no_cell")
+        code: [Path(f.examples[0]).name for f in found(report, code)]
+        for code in ("list_as_text", "no_cell", "speaker_tag", "placeholder")
     }
-    assert places == {"list_as_text": ["train.jsonl:1"], "no_cell": ["train.jsonl:2"]}
+    assert places == {
+        "list_as_text": ["train.jsonl:1"],
+        "no_cell": ["train.jsonl:2"],
+        "speaker_tag": ["train.jsonl:4"],
+        "placeholder": ["train.jsonl:5"],
+    }
     assert [finding.severity for finding in found(report, "foreign_markup")] == ["warning"] * 4
 
 

@@ -183,6 +183,8 @@ def test_a_tag_that_the_template_has_written_may_not_come_twice() -> None:
         "a\n\nHuman: Hi\n\nAssistant:",
         "Human: Hi\nAssistant: ",
         "Be brief.\nUser: Hi\nBot: Hello\nUser: Bye\nAI:",
+        "User: Hi\nAssistant: Hello\nUser: Bye",
+        "\n\nHuman: Hi\n\nAI: Hello\n\nHuman: Bye",
     ],
 )
 def test_a_raw_transcript_is_no_chat_prompt(text: str) -> None:
@@ -190,6 +192,37 @@ def test_a_raw_transcript_is_no_chat_prompt(text: str) -> None:
         with pytest.raises(UserError, match=r"is a transcript .*hh-rlhf.*template: plain"):
             Template(tokenizer(chat=CHATML), "chat").prompt_ids(prompt)
     assert Template(tokenizer(), "plain").prompt_ids(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"),
+    [
+        ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>"),
+        ("<s>[INST] Hi [/INST]", "[INST]"),
+        ("<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "<start_of_turn>"),
+        ("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi", "<|start_header_id|>"),
+        ("Below is an instruction.\n\n### Instruction:\nHi\n\n### Response:", "### Response:"),
+    ],
+)
+def test_a_prompt_that_a_template_has_written_is_no_chat_prompt(text: str, mark: str) -> None:
+    with pytest.raises(UserError, match=r"written by a chat template already.*template: plain") as caught:
+        Template(tokenizer(chat=CHATML), "chat").prompt_ids(text)
+    assert mark in str(caught.value)
+    assert Template(tokenizer(), "plain").prompt_ids(text)
+
+
+def test_a_text_that_speaks_of_marks_is_a_prompt() -> None:
+    for said in ("What does <|im_start|> mean?", "### Notes\nSum these up.", "[Your Name] is a friend. Who?"):
+        assert Template(tokenizer(chat=CHATML), "chat").prompt_ids(said)
+
+
+def test_answers_that_all_end_as_a_template_ends_them_are_told() -> None:
+    chat = Template(tokenizer(chat=CHATML), "chat")
+    assert "ends with '<|eot_id|>'" in (chat.ended(["Yes.<|eot_id|>", "No.<|eot_id|>\n"]) or "")
+    assert "ends with '</s>'" in (chat.ended(["Yes.</s>"]) or "")
+    for fine in (["Yes.<|eot_id|>", "No."], ["a <s>struck</s>"], ["<b>"], []):
+        assert chat.ended(fine) is None
+    assert Template(tokenizer(), "plain").ended(["Yes.<|eot_id|>"]) is None
 
 
 def test_a_text_about_transcripts_is_one() -> None:

@@ -179,3 +179,45 @@ def test_what_becomes_no_task_is_told_and_a_function_gets_numbers(
     )
     said = " ".join(run(site, long, "--format", "mine_of_tasks:big").output.split())
     assert "2 tasks added; 1 left out (1 × mine_of_tasks:big gave None)" in said
+
+
+def test_an_import_reads_as_an_entry_of_a_recipe_does(site: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    long = [
+        {"q": f"Open {i}?", "text": text, "stars": stars, "system": "Be brief."}
+        for text, stars in (("Yes.", 5), ("No.", 1))
+        for i in range(2)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in long))
+    columns = "{prompt: q, responses: text, scores: stars, group_by: q}"
+    refused = run(site, path, "--columns", columns)
+    assert refused.exit_code == 2
+    assert "`system` holds something in 4 rows" in " ".join(refused.output.split())
+    assert "2 tasks added" in run(site, path, "--columns", columns, "--ignore", "system").output
+
+
+def test_rows_of_a_guessed_format_that_belong_together_are_one_task(site: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    judged = [
+        {"prompt": "Is it raining?", "completion": text, "label": good, "note": "n"}
+        for text, good in (("Yes.", True), ("No.", False))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in judged))
+    output = " ".join(run(site, path).output.split())
+    assert output.startswith("1 task added")
+    assert "nothing of `note` is used" in output
+
+
+def test_a_rankers_buckets_are_named_on_the_command_line(site: Any, tmp_path: Path) -> None:
+    lists = {"good": ["a"], "bad": ["b"]}
+    result = {"from_name": "r", "to_name": "items", "type": "ranker", "value": {"ranker": lists}}
+    answers = [{"id": "a", "body": "Yes."}, {"id": "b", "body": "No."}]
+    task = {
+        "data": {"prompt": "Open?", "items": answers},
+        "annotations": [{"completed_by": 1, "result": [result]}],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([task]))
+    assert run(site, path).exit_code == 2
+    assert "1 ranking kept" in run(site, path, "--buckets", "good, bad", "--with-labels").output
+    assert site.records()[0]["ranks"] == [1, 2]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from align.data.formats.base import Row, short
-from align.data.formats.conversations import Turns, last_answer, messages_in, turns, with_tools
+from align.data.formats.conversations import MAY_BEGIN_TALK, Turns, last_answer, talk_in, turns, with_tools
 from align.data.formats.paths import look_up
 from align.records import RecordError, literal
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from align.recipe.columns import Columns, MessageKeys
 
 Asked = str | Turns
-_MAY_BEGIN_MESSAGES = "[ \t\r\n"
 _LIST_OF_TEXTS = re.compile(r"""\s*\[\s*["'].*["']\s*\]\s*\Z""", re.DOTALL)
 
 
@@ -44,9 +43,9 @@ def said(value: Any, name: str, keys: MessageKeys | None) -> Said:
 
 def conversation_in(value: Any, name: str, keys: MessageKeys | None) -> Turns | None:
     """The messages that a value holds, as a list or as its text; None for any other value."""
-    if isinstance(value, str) and value[:1] not in _MAY_BEGIN_MESSAGES:
+    if isinstance(value, str) and value[:1] not in MAY_BEGIN_TALK:
         return None  # nearly every text of a file
-    found = messages_in(value, name)
+    found = talk_in(value, name)
     written = _written(keys)
     if isinstance(found, str) and keys and keys.role and found.lstrip().startswith("["):
         with suppress(ValueError):  # else it is a text

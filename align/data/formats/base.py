@@ -26,6 +26,10 @@ T = TypeVar("T", Prompt, Demonstration, Ranking)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
+WRONG_WAY_ROUND = (  # the same words in each row, so that these are told in one line
+    "is lower than `{1}`: by these the answers are the wrong way round. Correct such rows or leave them out "
+    "(`on_bad_record: skip`), or say `ignore: [{0}, {1}]` if the better one is better all the same"
+)
 UNUSED = "unused"  # the role of a column that a format knows, and of which nothing goes into a record
 
 
@@ -77,7 +81,8 @@ class Format:
     and carries nothing of the record); None: nobody can say, as for a function. `gather` puts together rows
     of a file that belong together, and sees all of them: what it raises after the last one is told of the
     file. `lists`: columns that hold a list or an object: where a table has one as text, `read`, `detect` and
-    `gather` get what it says. `typed`: a table's numbers come as numbers.
+    `gather` get what it says. `typed`: a table's numbers come as numbers. `unread`: what stands within a
+    column in use and is not used, by its dotted name.
     """
 
     name: str
@@ -88,6 +93,7 @@ class Format:
     columns: Mapping[str, str] | None = None
     lists: Sequence[str] = ()
     typed: bool = False
+    unread: Callable[[Row], Mapping[str, Any]] | None = None
     settings: str = ""  # what a description outside the recipe adds to how it reads, for a cache's key
 
 

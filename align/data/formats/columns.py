@@ -10,6 +10,7 @@ from align.data.formats.base import Format, LeftOut, Record, Row, Unranked, as_n
 from align.data.formats.long_tables import answers_of_group, grouped
 from align.data.formats.orders import (
     UNRANKED,
+    Gathered,
     Ranks,
     doubt_ranks,
     from_order,
@@ -76,8 +77,8 @@ def _roles(columns: Columns) -> dict[str, str]:
 def _gather(columns: Columns) -> Any:
     """What sees all rows of a file; None where each row can be read alone."""
     if columns.group_by is not None:
-        names = columns.names("group_by")
-        return lambda rows: grouped(names, rows)
+        names, marks = columns.names("group_by"), columns.names("scores") + columns.names("ranks")
+        return lambda rows: grouped(names, rows, marks)
     if columns.order is not None and columns.ids is None and columns.places_from is None:
         return lambda rows: settle_places(columns, rows)
     if columns.ranks is not None and columns.best is None:
@@ -85,6 +86,8 @@ def _gather(columns: Columns) -> Any:
     verdict = columns.verdict
     if verdict is not None and verdict.column is not None:
         return lambda rows: hear_all(verdict, rows)
+    if verdict is not None and columns.ids is None and columns.places_from is None:
+        return lambda rows: settle_places(columns, rows)
     return None
 
 
@@ -125,7 +128,9 @@ def _read(row: Row, columns: Columns) -> Iterator[Record | LeftOut]:
         "responses": [answer.text for answer in answers],
         "ranks": [rank for _, rank in there],
     }
-    details = {} if strength is None else {"strength": strength}
+    details: dict[str, Any] = {} if strength is None else {"strength": strength}
+    if isinstance(row, Gathered) and row.mark is not None:
+        details["labeler"] = row.mark
     yield make(Ranking, values | details | _details(row, columns), names)
 
 
@@ -153,13 +158,11 @@ def _ranked(row: Row, columns: Columns) -> tuple[list[Cell], Ranks, float | None
         return (*_sides(row, columns), None)
     if columns.responses is None:
         return None
-    answers = several(row, columns.responses)
+    answers = ids_of(row, several(row, columns.responses), columns.ids)
     if columns.verdict is not None:
-        answers = ids_of(row, answers, columns.ids)
         verdict = ranks_of_verdict(row, answers, columns.verdict, columns.places_from)
         return verdict if isinstance(verdict, LeftOut) else (answers, *verdict)
     if columns.order is not None:
-        answers = ids_of(row, answers, columns.ids)
         return answers, from_order(row, answers, columns), None
     what = "ranks" if columns.ranks is not None else "scores"
     marks = marked(row, answers, columns.ranks or columns.scores or "", what)

@@ -41,7 +41,47 @@ NOT_TEXT = {
 }
 WEIGHTS = ("weight", "train")  # 0 or false: this answer is not to be learnt
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+MAY_BEGIN_TALK = "[{ \t\r\n"  # what a text begins with that holds messages
+_WRAPPED = ("messages", "conversations", "conversation")  # keys of an object that holds nothing but a talk
+_SPOKEN = re.compile(r"""\s*\{\s*["'](?:role|from|content|value|messages|conversations?)["']\s*:""")
+_ENDS = re.compile(r"[}\]]\s*\Z")
+LOOSE_TURN = re.compile(r"(?:\A\s*|\n\s*)(Human|User|Assistant|AI|Bot):")  # where there are no blank lines
 STEERLM_TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
+
+
+def talk_in(value: Any, field: str) -> Any:
+    """The messages that a value is, as a list, where it is plainly that: a message, messages, or an object of
+    which `messages` is all; each also as JSON or as Python prints it, with nothing around it. Else the value.
+
+    Raises RecordError for a text that begins and ends as these do and cannot be read.
+    """
+    found = messages_in(value, field)
+    if isinstance(found, str) and _SPOKEN.match(found) and _ENDS.search(found):
+        try:
+            found = literal(found)
+        except ValueError:
+            if all(any(f"{mark}{key}{mark}" in value for mark in "\"'") for key in ("role", "content")):
+                message = "looks like a message, and is neither JSON nor a Python literal"
+                raise RecordError(field, message) from None
+            return value
+    if not isinstance(found, Mapping):
+        return found
+    if len(found) == 1 and (key := next(iter(found))) in _WRAPPED:
+        inner = messages_in(found[key], field)
+        return inner if _are_messages(inner) else value
+    return [found] if _is_message(found) else value
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(map(_is_message, value))
+
+
+def _is_message(value: Any) -> bool:
+    """Whether an object says who speaks, by a name that all know, and what: {"from": "EUR", …} does not."""
+    if not isinstance(value, Mapping):
+        return False
+    role, content = ("role", "content") if "role" in value else ("from", "value")
+    return content in value and str(value.get(role)).lower() in ROLES
 
 
 def turns(
@@ -56,7 +96,7 @@ def turns(
     `tags`: what a file calls our roles, and "function_call". Calls, reasoning and a tool's name stay;
     pictures and sounds are refused; what else a message carries is dropped.
     """
-    found = messages_in(part(row, *path), dotted(path))
+    found = talk_in(part(row, *path), dotted(path))
     if isinstance(found, str) or not isinstance(found, Sequence):
         raise RecordError(dotted(path), f"must be a list of messages, not {short(found)}")
     names = ROLES | {name.lower(): ours for name, ours in (tags or {}).items()}
@@ -197,21 +237,38 @@ def is_transcript(value: Any) -> bool:
 def transcript(row: Row, *path: str) -> Turns:
     r"""The turns of a text with "\n\nHuman:" and "\n\nAssistant:"; turns of one speaker in a row become one.
 
-    The last turn stays alone: it is the answer, or an empty "Assistant:" that waits for one.
+    Also of one with "User:", "AI:" or "Bot:", or without blank lines. The last turn stays alone: it is the
+    answer, or an empty "Assistant:" that waits for one.
     """
     whole = text(row, *path)
     pieces = TURN.split(whole)
+    if pieces[0].strip() or len(pieces) < 5:
+        pieces = LOOSE_TURN.split(whole)
     if pieces[0].strip() or len(pieces) < 3:
         raise RecordError(".".join(path), 'must be a transcript that begins with "\\n\\nHuman:"')
     conversation: Turns = []
     for i in range(1, len(pieces), 2):
-        role = "user" if pieces[i] == "Human" else "assistant"
+        role = "user" if pieces[i] in ("Human", "User") else "assistant"
         said, is_last = pieces[i + 1].strip(), i == len(pieces) - 2
         if conversation and conversation[-1]["role"] == role and not is_last:
             conversation[-1]["content"] += f"\n\n{said}"
         else:
             conversation.append({"role": role, "content": said})
     return conversation
+
+
+def asked_in(row: Row, name: str) -> Any:
+    """The messages of a transcript that waits for an answer; a text that names no speaker, as it is."""
+    if not LOOSE_TURN.match(text(row, name)):
+        return row[name]
+    said = transcript(row, name)
+    if said[-1] == {"role": "assistant", "content": ""}:
+        said.pop()
+    if not said or said[-1]["role"] != "user":
+        raise RecordError(name, "ends with what the assistant says: the last turn must be the person's")
+    while len(said) > 1 and said[-2]["role"] == "user":
+        said[-2:] = [{"role": "user", "content": f"{said[-2]['content']}\n\n{said[-1]['content']}"}]
+    return said
 
 
 def steerlm(row: Row, key: str) -> str | Turns:

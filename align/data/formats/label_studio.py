@@ -66,6 +66,7 @@ def label_studio(buckets: Sequence[str] | None = None, columns: ToolColumns | No
                 "comment_count unresolved_comment_count comment_authors last_comment_updated_at allow_skip"
             ),
         },
+        unread=lambda row: _unread(row, how.columns),
     )
 
 
@@ -113,6 +114,41 @@ def _read(row: Row, how: _How) -> Iterator[Record | LeftOut]:
         }
         for j in results:
             yield _result(row, (*at, "result", j), how, optional)
+
+
+def _unread(row: Row, columns: ToolColumns) -> dict[str, Any]:
+    """The task's data that are neither the prompt nor answers; none where a row's own error will say more."""
+    data = row.get("data")
+    if not isinstance(data, Mapping):
+        return {}
+    used = {name for names in columns.values() for name in ([names] if isinstance(names, str) else names)}
+    if "responses" not in columns:
+        used |= {key for key in data if key in ITEMS or list_of(data, key, Mapping)}
+        used |= {name for annotation in _mappings(row.get("annotations")) for name in _shown(annotation)}
+        if not used & set(data):
+            return {}  # nobody has judged anything
+    if "prompt" not in columns:
+        try:
+            used.add(prompt_of(data, "data", used)[1].removeprefix("data."))
+        except RecordError:
+            return {}
+    return {f"data.{key}": value for key, value in data.items() if key not in used}
+
+
+def _shown(annotation: Mapping[str, Any]) -> list[str]:
+    """The names of the elements that an annotation's results are of."""
+    targets = [result.get("to_name") for result in _mappings(annotation.get("result"))]
+    return [
+        str(name) for names in targets for name in (_parted(names) if isinstance(names, str) else names or ())
+    ]
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, (list, tuple)) else []
+
+
+def _parted(names: str) -> list[str]:
+    return re.split(r"\s*,\s*", names.strip())
 
 
 def _result(row: Row, at: Path, how: _How, optional: dict[str, Any]) -> Record | LeftOut:
@@ -304,9 +340,7 @@ def _sides(row: Row, at: Path, columns: ToolColumns) -> list[str]:
         return list(shown)
     target = part(row, *at, "to_name")
     where = dotted((*at, "to_name"))
-    names = (
-        items(row, *at, "to_name") if not isinstance(target, str) else re.split(r"\s*,\s*", target.strip())
-    )
+    names = items(row, *at, "to_name") if not isinstance(target, str) else _parted(target)
     if len(names) != 2 or not all(isinstance(key, str) for key in names):
         raise RecordError(where, "must name the left and the right element")
     if not all(key in data for key in names):

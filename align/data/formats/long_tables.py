@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from align.data.formats.base import LeftOut, Placed, Row, ranks_of, short
-from align.data.formats.orders import UNRANKED, Gathered, Ranks, rank_of, score_of
+from align.data.formats.orders import UNRANKED, Gathered, Ranks, check_scale, rank_of, score_of
 from align.data.formats.paths import Cell, look_up
 from align.records import RecordError
 from align.text import cell_text
@@ -19,17 +19,21 @@ YES = {"true", "1", "yes", "y", "x", "t", "best", "chosen", "selected", "winner"
 NO = {"", "false", "0", "no", "n", "f", "rejected", "worst", "loser", "not chosen"}
 
 
-def grouped(names: Sequence[str], rows: Iterator[Placed]) -> Iterator[Placed]:
-    """One row for each group, in the order of their first rows, wherever the others stand."""
+def grouped(names: Sequence[str], rows: Iterator[Placed], marks: Sequence[str] = ()) -> Iterator[Placed]:
+    """One row for each group, in the order of their first rows, wherever the others stand.
+
+    Of several columns with marks each is somebody's: a group is a row for each of them.
+    """
     groups: dict[tuple[str, ...], list[Placed]] = {}
     for place, row in rows:
         key = tuple(_key(row, name) for name in names)
         groups.setdefault(key, []).append((place, row))
     for members in groups.values():
         place, first = members[0]
-        whole = Gathered(first)
-        whole.rows = members
-        yield place, whole
+        for mark in marks if len(marks) > 1 else (None,):
+            whole = Gathered(first)
+            whole.rows, whole.mark = members, mark
+            yield place, whole
 
 
 def _key(row: Row, name: str) -> str:
@@ -55,6 +59,10 @@ def answers_of_group(row: Row, columns: Columns) -> tuple[list[Cell], Ranks] | L
                 "every row (merged cells of a spreadsheet leave all but the first one empty)",
             )
     _one_of_each(members, columns)
+    for key in ("scores", "ranks"):
+        if isinstance(several := getattr(columns, key), list):
+            mark = row.mark if isinstance(row, Gathered) else None
+            columns = columns.model_copy(update={key: mark or several[0]})
     assert isinstance(columns.responses, str)
     cells: dict[str, tuple[Cell, Any]] = {}
     for place, member in members:
@@ -72,6 +80,8 @@ def answers_of_group(row: Row, columns: Columns) -> tuple[list[Cell], Ranks] | L
                 f"is {short(answer)} twice in one group (again at {_line(place)}), and "
                 "ranked differently: name what tells the rows apart, such as the annotator, in `group_by`",
             )
+    if isinstance(columns.scores, str):
+        check_scale([look_up(member, columns.scores) for _, member in members], columns.scores)
     names = ", ".join(f"`{name}`" for name in columns.names("group_by"))
     if len(cells) < 2:
         return LeftOut(f"an answer alone in its group ({names}), which compares nothing")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Ranks = list[int | None]
 UNRANKED = (None, "")
+OF = re.compile(r"\s*([+-]?\d+(?:[.,]\d+)?)\s*/\s*(\d+)\s*")  # 4/5, of five
+THUMBS = {"thumbs_up": 1.0, "thumb_up": 1.0, "👍": 1.0, "thumbs_down": 0.0, "thumb_down": 0.0, "👎": 0.0}
 ORDINAL = re.compile(r"\s*(\d{1,9})\s*(st|nd|rd|th|\.)\s*", re.IGNORECASE)
 BEST = (1, 0, "1st")
 
@@ -25,6 +27,7 @@ class Gathered(dict[str, Any]):
 
     places_from: int | None = None  # what an answer's first place is
     rows: Sequence[Placed] = ()  # the rows of a group
+    mark: str | None = None  # of several columns with marks, the one that this ranking is of
 
 
 def marked(row: Row, answers: Sequence[Cell], source: Names, what: str) -> list[Cell]:
@@ -34,10 +37,15 @@ def marked(row: Row, answers: Sequence[Cell], source: Names, what: str) -> list[
         known = {mark.key: mark for mark in marks}
         keys = [answer.key for answer in answers]
         if None in keys:
+            for first in (0, 1):
+                places = [str(i) for i in range(first, first + len(answers))]
+                if set(known) == set(places):
+                    return [known[place] for place in places]
             names = ", ".join(map(str, known))
             message = (
-                f"is an object ({names}), and the responses are a list without names: if these are people, a "
-                "function makes a ranking of each; else write the marks as a list"
+                f"is an object ({names[:200]}), and the responses are a list without names: name the column "
+                "with their names by `ids`, as in `ids: responses.id`; if these are people, a function makes "
+                "a ranking of each"
             )
             raise RecordError(shown(source), message)
         for key in keys:
@@ -82,13 +90,39 @@ def rank_of(value: Any, field: str, best: int | str | None) -> int | None:
 def from_scores(cells: Sequence[Cell], columns: Columns) -> Ranks:
     """Ranks of scores; true is more than false."""
     sign = -1 if columns.lower_is_better else 1
+    check_scale([cell.value for cell in cells], shown(columns.scores or ""))
     numbers = [None if cell.value in UNRANKED else sign * score_of(cell) for cell in cells]
     return ranks_of(numbers)
 
 
+def check_scale(values: Sequence[Any], field: str) -> None:
+    """Raise RecordError where scores as 4/5 are not all of the same number."""
+    scales = {_scale(value): value for value in values if value not in UNRANKED}
+    if len(scales) > 1:
+        one, other = list(scales.values())[:2]
+        raise RecordError(
+            field, f"holds {short(one)} and {short(other)}: the scores of a ranking have one scale"
+        )
+
+
+def _scale(value: Any) -> str | None:
+    """What a score is out of: "5" of 4/5; None where it does not say."""
+    found = OF.fullmatch(value) if isinstance(value, str) else None
+    return found[2] if found else None
+
+
 def score_of(cell: Cell) -> float:
-    """A score; true and false are 1 and 0."""
-    return float(cell.value) if isinstance(cell.value, bool) else as_number(cell.value, cell.name)
+    """A score; true and false are 1 and 0, and so are thumbs up and down; 4/5 is 4."""
+    value = cell.value
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str):
+        thumb = THUMBS.get(re.sub(r"[\s_-]+", "_", value.strip().casefold()))
+        if thumb is not None:
+            return thumb
+        if found := OF.fullmatch(value):
+            value = found[1]
+    return as_number(value, cell.name)
 
 
 def ids_of(row: Row, answers: Sequence[Cell], ids: Names | None) -> list[Cell]:
@@ -237,7 +271,8 @@ def settle_places(columns: Columns, rows: Iterator[Placed]) -> Iterator[Placed]:
         else:
             yield place, _settled(row, first)
     if needed and first is None:
-        raise RecordError(shown(columns.order or ""), PLACES)
+        verdict = columns.verdict
+        raise RecordError(shown(columns.order or (verdict and (verdict.best or verdict.worst)) or ""), PLACES)
     yield from waiting
 
 
@@ -250,8 +285,10 @@ def _settled(row: Row, first: int) -> Row:
 def _places_of(row: Row, columns: Columns) -> tuple[list[int], int] | None:
     """A row's places and how many responses it has; None where it has no places, or none that are right."""
     try:
-        assert columns.order is not None and columns.responses is not None
+        assert columns.responses is not None
         answers = ids_of(row, several(row, columns.responses), columns.ids)
+        if columns.order is None:
+            return _named_places(row, answers, columns)
         groups = _groups(row, columns.order)
         if not groups or _by_name(groups, answers, columns) is not None:
             return None
@@ -259,6 +296,18 @@ def _places_of(row: Row, columns: Columns) -> tuple[list[int], int] | None:
         return places, len(answers)
     except RecordError:
         return None
+
+
+def _named_places(row: Row, answers: Sequence[Cell], columns: Columns) -> tuple[list[int], int] | None:
+    """The same of a verdict that names the best or the worst of several by its place."""
+    verdict = columns.verdict
+    named = [name for name in (verdict.best, verdict.worst) if name] if verdict is not None else []
+    values = [cell_text(look_up(row, name)) for name in named]
+    texts = [answer.value.strip() for answer in answers if isinstance(answer.value, str)]
+    there = [value for value in values if value]
+    if any(answer.key for answer in answers) or not there or set(there) & set(texts):
+        return None
+    return [_place(value, "") for value in there], len(answers)
 
 
 def doubt_ranks(columns: Columns, rows: Iterator[Placed]) -> Iterator[Placed]:

@@ -122,7 +122,17 @@ def _arena(row: Row) -> list[Record]:
     names = ("conversation_a", "conversation_b")
     verdict = WINNERS[winner.strip().lower()]
     judge = label(row.get("judge"), "judge")
-    return [compared(turns(row, names[0]), turns(row, names[1]), verdict, names, labeler=judge)]
+    talks = [turns(row, name) for name in names]
+    turn = row.get("turn")
+    if isinstance(turn, int) and 2 * turn < min(map(len, talks)) and talks[0][0]["role"] == "user":
+        talks = [talk[: 2 * turn] for talk in talks]  # MT-bench: the verdict is on this turn's answer
+    try:
+        return [compared(talks[0], talks[1], verdict, names, labeler=judge)]
+    except RecordError as error:
+        if "before the last answer" not in error.message:
+            raise
+        message = f"{error.message}. Leave rows of several turns out by `on_bad_record: skip`"
+        raise RecordError(error.field, message) from None
 
 
 def _kaggle(row: Row) -> list[Record]:
@@ -142,6 +152,11 @@ def _kaggle(row: Row) -> list[Record]:
         talks.append([{"role": role, "content": content} for role, content in turned])
     verdict = said["model_b"] - said["model_a"]
     return [compared(talks[0], talks[1], verdict, names)]
+
+
+def _stack_exchange(row: Row) -> list[Record]:
+    pair = (text(row, "response_j"), text(row, "response_k"))
+    return [comparison(text(row, "question"), pair, -1, "question", ("response_j", "response_k"))]
 
 
 def _pandalm(row: Row) -> list[Record]:
@@ -254,7 +269,8 @@ PAIR_FORMATS = (
             "conversation_b": "prompt and response",
             "winner": "which is better",
             "judge": "labeler",
-            **unused("id question_id evaluation_session_id evaluation_order model_a model_b turn tstamp"),
+            "turn": "the turn that is judged",
+            **unused("id question_id evaluation_session_id evaluation_order model_a model_b tstamp"),
             **unused(
                 "timestamp anony language openai_moderation toxic_chat_tag is_code is_refusal dedup_tag"
             ),
@@ -275,6 +291,18 @@ PAIR_FORMATS = (
             **unused("id model_a model_b"),
         },
         lists=("prompt", "response_a", "response_b"),
+    ),
+    Format(
+        "stack-exchange-paired",
+        "`question`, `response_j`, `response_k`: answer j had more votes",
+        _stack_exchange,
+        _has("question", "response_j", "response_k"),
+        columns={
+            "question": "prompt",
+            "response_j": "best",
+            "response_k": "worst",
+            **unused("qid date metadata"),
+        },
     ),
     Format(
         "pandalm",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,15 @@ from align.data.formats.base import (
     short,
     text,
 )
-from align.data.formats.conversations import CALL, Turns, last_answer, messages_in, turns, with_tools
+from align.data.formats.conversations import (
+    CALL,
+    MAY_BEGIN_TALK,
+    Turns,
+    last_answer,
+    talk_in,
+    turns,
+    with_tools,
+)
 from align.records import Demonstration, RecordError, literal, prompt_key
 
 ROLES = {
@@ -42,7 +49,6 @@ GOOD = ("true", "1", "1.0", "good", "desirable", "accepted", "chosen", "up", "th
 BAD = ("false", "0", "0.0", "bad", "undesirable", "rejected", "down", "thumbs_down")
 VERDICTS = dict.fromkeys(GOOD, True) | dict.fromkeys(BAD, False)
 LABELS = ("label", "kto_tag")
-MESSAGE = re.compile(r"""\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
 _GATHERED = "answers of this prompt"  # the key of what `by_prompt` put together
 
 
@@ -72,7 +78,7 @@ class Names:
 
     def turns(self, row: Row, name: str) -> Turns:
         """The messages in a column."""
-        found = messages_in(part(row, name), name)
+        found = talk_in(part(row, name), name)
         first = found[0] if isinstance(found, (list, tuple)) and found else None
         keys = first if isinstance(first, Mapping) else {}
         role = self.role or ("from" if "from" in keys else "role")
@@ -190,7 +196,7 @@ def by_prompt(read: Callable[[Row], list[Record]]) -> Callable[[Iterator[Placed]
 def _asked(names: Names, row: Row) -> tuple[Any, str]:
     """What was asked last, text or messages, and its column."""
     column = needed(row, names.messages + names.prompt)
-    if column in names.messages or isinstance(messages_in(row[column], column), (list, tuple)):
+    if column in names.messages or isinstance(talk_in(row[column], column), (list, tuple)):
         return names.turns(row, column), column
     asked, about = text(row, column), filled(row, names.about)
     if about is None or about == column:
@@ -218,20 +224,24 @@ def _answered(names: Names, row: Row) -> tuple[Any, str, str, str]:
 
 def answer(names: Names, row: Row, name: str, asked: Any) -> str:
     """A response: text, a message of the assistant, or messages that end with it (after the prompt)."""
-    value = messages_in(part(row, name), name)
-    if isinstance(value, str) and MESSAGE.match(value):  # a table holds a message as text
-        value = messages_in(f"[{value}]", name)
-        value = value[0] if isinstance(value, list) and len(value) == 1 else row[name]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
+    value = part(row, name)
+    if isinstance(value, str) and value[:1] not in MAY_BEGIN_TALK:
+        return value  # nearly every text of a file
+    found = talk_in(value, name)
+    if isinstance(found, str):
+        return found
+    if isinstance(value, Mapping) and not isinstance(found, list):
+        found = [value]  # its reader says what it lacks
+    single = isinstance(found, list) and len(found) == 1 and not isinstance(value, (list, tuple))
+    value = found
+    if single:
         try:
-            return last_answer(names.turns({name: [value]}, name), name)[1]
+            return last_answer(names.turns({name: value}, name), name)[1]
         except RecordError as error:
             raise RecordError(error.field.replace(f"{name}[0]", name), error.message) from None
     if not isinstance(value, (list, tuple)):
         raise RecordError(name, f"must be text, a message or messages, not {short(value)}")
-    before, said = last_answer(names.turns(row, name), name)
+    before, said = last_answer(names.turns({name: value}, name), name)
     if before and before != ([{"role": "user", "content": asked}] if isinstance(asked, str) else asked):
         raise RecordError(
             name,

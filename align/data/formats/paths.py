@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,16 @@ def look_up(row: Row, path: str) -> Any:
             there = ", ".join(short(str(name)) for name in list(value)[:20]) if i == 0 else ""
             raise RecordError(path, "is missing" + (f"; the columns are {there}" if there else ""))
     return value
+
+
+def without(row: Row, names: Sequence[str]) -> Row:
+    """The row less these columns; a dotted name is that of a part of a column ("data.note")."""
+    kept = {name: value for name, value in row.items() if name not in names}
+    for name in names:
+        first, _, rest = name.partition(".")
+        if rest and isinstance(kept.get(first), Mapping):
+            kept[first] = without(kept[first], [rest])
+    return kept
 
 
 def _in_list(part: Any, rest: str, where: str) -> Any:

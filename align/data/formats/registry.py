@@ -23,7 +23,7 @@ from align.data.formats.base import (
     short,
 )
 from align.data.formats.columns import from_columns
-from align.data.formats.conversations import messages_in
+from align.data.formats.conversations import messages_in, talk_in
 from align.data.formats.demonstrations import DEMONSTRATION_FORMATS
 from align.data.formats.label_studio import label_studio
 from align.data.formats.lists import LIST_FORMATS
@@ -105,15 +105,24 @@ def find(name: str) -> Format:
     )
 
 
-def given(format: str | None, columns: str | None) -> Format | None:
-    """The format that a command's options `--format` or `--columns` name; None without either."""
-    if columns is None:
-        return chosen(format)
-    if format is not None and _plain(format) not in TOOLS:
-        raise UserError("--format and --columns both say how to read a row; keep one")
-    from align.recipe.load import read_columns  # it needs a library, which a known format does without
+def given(format: str | None, columns: str | None = None, buckets: str | None = None) -> Format | None:
+    """The format that a command's options --format, --columns and --buckets name; None without any.
 
-    return chosen(format, read_columns(columns, "--columns", format))
+    They mean what an entry of a recipe means by the same names. Raises UserError.
+    """
+    plain = _plain(format) if format is not None else None
+    if buckets is not None and plain not in (None, "label-studio"):
+        raise UserError("--buckets are a ranker's in label-studio, and --format names another")
+    if columns is None and buckets is None:
+        return chosen(format)
+    if columns is not None and plain is not None and plain not in TOOLS:
+        raise UserError("--format and --columns both say how to read a row; keep one")
+    if columns is not None and buckets is not None and plain is None:
+        raise UserError("--buckets beside --columns: name label-studio by --format")
+    from align.recipe.load import read_columns, read_names  # they need a library, which a known format spares
+
+    mapping = read_columns(columns, "--columns", format) if columns is not None else None
+    return chosen(format, mapping, read_names(buckets, "--buckets") if buckets is not None else None)
 
 
 def built_in(name: str) -> bool:
@@ -247,6 +256,8 @@ def detect(row: Row) -> Format:
     if not isinstance(row, Mapping):
         raise UserError(f"a row is an object with columns, not {short(row)}")
     typed = {name: messages_in(value, str(name)) for name, value in row.items()}  # tables hold them as text
+    objects = [name for name in ("chosen", "rejected") if isinstance(row.get(name), Mapping)]
+    typed |= {name: found for name in objects if len(found := talk_in(row[name], name)) > 1}
     fitting = [format for format in FORMATS.values() if format.detect(typed)]
     if len(fitting) == 1:
         return fitting[0]

@@ -5,96 +5,34 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from align.data.formats.base import UNUSED, Format, Row, as_number, listed
 from align.data.formats.columns import from_columns
+from align.data.formats.orders import UNRANKED, score_of
+from align.data.formats.paths import Cell
 from align.data.formats.verdicts import said_by
+from align.data.formats.vocabulary import (
+    ANSWERS,
+    BESIDE,
+    FLAGS,
+    LABELERS,
+    PAIRS,
+    PROMPTS,
+    RANKS,
+    SCORES,
+    VERDICTS,
+    Words,
+)
+from align.data.likeness import looks_like
 from align.errors import UserError
 from align.records import RecordError, messages_in
 from align.text import cell_text, words_of_name
 
-Words = tuple[str, ...]
 _DIGITS = re.compile(r"\d+")
-PROMPTS: Words = (
-    "prompt",
-    "question",
-    "query",
-    "instruction",
-    "q",
-    "request",
-    "ask",
-    "task",
-    "problem",
-    "post",
-)
-PROMPTS += ("input", "user", "context", "messages", "conversation", "conversations", "title")
-ANSWERS: Words = (
-    "response",
-    "answer",
-    "completion",
-    "output",
-    "reply",
-    "generation",
-    "candidate",
-    "option",
-    "text",
-)
-BESIDE: Words = ("prompt", "instruction", "input", "question", "query", "context")  # more of a prompt
-RANKS: Words = ("rank", "place", "position", "standing")
-SCORES: Words = (
-    "score",
-    "rating",
-    "stars",
-    "star",
-    "votes",
-    "vote",
-    "points",
-    "grade",
-    "likes",
-    "upvotes",
-    "reward",
-)
-VERDICTS: Words = (
-    "winner",
-    "verdict",
-    "preference",
-    "preferred",
-    "choice",
-    "judgement",
-    "judgment",
-    "better",
-    "best",
-)
-VERDICTS += ("label", "vote", "selected", "result", "which")
-LABELERS: Words = (
-    "annotator",
-    "labeler",
-    "labeller",
-    "worker",
-    "rater",
-    "judge",
-    "reviewer",
-    "user",
-    "who",
-    "person",
-)
-FLAGS: Words = ("best", "chosen", "selected", "winner", "preferred")
-PAIRS = (
-    ("chosen", "rejected"),
-    ("better", "worse"),
-    ("good", "bad"),
-    ("best", "worst"),
-    ("winner", "loser"),
-    ("winning", "losing"),
-    ("win", "lose"),
-    ("preferred", "rejected"),
-    ("preferred", "dispreferred"),
-    ("preferred", "other"),
-    ("accepted", "rejected"),
-    ("positive", "negative"),
-    ("pos", "neg"),
+FILL_IN = (
+    ", with the values of that column filled in (a scale of numbers has low: a, high: b, middle: 0 instead)"
 )
 ENDING = re.compile(r"(?P<stem>.*?)[\W_]?(?P<end>[A-Ha-h]|\d{1,2})")
 PLAIN = re.compile(r"[^\W\d][\w .-]*")
@@ -107,11 +45,12 @@ class Guess:
     what: str
     mapping: dict[str, Any]
     to_fill_in: bool = False  # it has words in place of values that only a person knows
+    settled: Mapping[str, Any] = field(default_factory=dict)  # what all rows together show beside it
 
 
 def suggest(row: Row, formats: Iterable[Format]) -> str | None:
     """The nearest format, and the `columns:` line that reads the row; None where nothing comes near."""
-    parts = [part for part in (_nearest(row, formats), _line(row)) if part]
+    parts = [part for part in (_nearest(row, formats), line(row)) if part]
     return " ".join(parts) or None
 
 
@@ -132,21 +71,33 @@ def _nearest(row: Row, formats: Iterable[Format]) -> str | None:
     return f"The nearest format is {name}{needs}."
 
 
-def _line(row: Row) -> str | None:
+def line(row: Row) -> str | None:
+    """What a row's columns look like, with the `columns:` line that reads them; None: nothing known."""
     for guess in _guesses(row):
         mapping = {key: value for key, value in guess.mapping.items() if value is not None}
         if isinstance(mapping.get("prompt"), str):
             mapping["prompt"] = _with_beside(row, mapping)
-        if guess.to_fill_in or _reads(mapping, row):
-            more = ", with the values of that column filled in" if guess.to_fill_in else ""
+        if guess.to_fill_in or _reads({**mapping, **guess.settled}, row):
+            more = FILL_IN if guess.to_fill_in else ""
+            more += _to_ignore(row, mapping)
             return f"These look like {guess.what}: `columns: {written(mapping)}`{more}."
     return None
+
+
+def _to_ignore(row: Row, mapping: Mapping[str, Any]) -> str:
+    """The `ignore:` beside a mapping that would otherwise be asked for next."""
+    used = from_columns(mapping).columns or {}
+    others = [name for name, value in row.items() if name not in used and value and looks_like(name)]
+    return (
+        f", with `ignore: {written(others)}` beside it (which looks like a part of it too)" if others else ""
+    )
 
 
 def _with_beside(row: Row, mapping: Mapping[str, Any]) -> str | list[str]:
     """The prompt's column with the others of one text that belong to it, as the file has them."""
     prompt = mapping["prompt"]
     used = re.findall(r'"(.*?)"', json.dumps(list(mapping.values()), ensure_ascii=False))
+    used += words_of_name(prompt)  # orig_instruction is one already
     parts = [
         name
         for name in row
@@ -188,6 +139,7 @@ def _guesses(row: Row) -> Iterator[Guess]:
     yield from _pairs(row)
     yield from _side_by_side(row, families)
     yield from _lists(row)
+    yield from _objects(row)
     yield from _long_table(row)
 
 
@@ -241,6 +193,11 @@ def _verdict(
             verdict = {"column": name, "names": models}
         elif isinstance(row[name], str) and len(row[name]) > 40:
             continue
+        elif _number(row[name]) and as_number(row[name], "") < 0:
+            scale = common | {"verdict": {"column": name, "low": "a", "high": "b", "middle": 0}}
+            what = f"two answers and a scale, below 0 for {answers[0]} (if it is not, `low: b, high: a`)"
+            yield Guess(what, scale | _labeler(row, {name, *answers}))
+            continue
         else:
             known = False
         mapping = common | {"verdict": verdict} | _labeler(row, {name, *answers})
@@ -255,6 +212,7 @@ def _lists(row: Row) -> Iterator[Guess]:
         if prompt is None or not all(isinstance(answer, str) for answer in answers):
             continue
         common = {"prompt": prompt, "system": _system(row), "responses": name}
+        yield from _named_best(row, name, answers, common)
         for other, marks in lists.items():
             if other == name or not all(isinstance(mark, (int, float, str)) for mark in marks):
                 continue
@@ -264,9 +222,53 @@ def _lists(row: Row) -> Iterator[Guess]:
                     f"`ranks: {other}, best: 1` for `order: {other}`)"
                 )
                 yield Guess(what, common | {"order": other} | _labeler(row, {name, other}))
-            elif len(marks) == len(answers) and all(_number(mark) for mark in marks):
+            elif len(marks) == len(answers) and all(_score(mark) for mark in marks):
                 judged = _judged(row, other, other)
                 yield Guess(judged[0], common | judged[1] | _labeler(row, {name, other}))
+
+
+def _named_best(row: Row, name: str, answers: list[Any], common: dict[str, Any]) -> Iterator[Guess]:
+    """A list of answers, and a column with the text or the place of the best one."""
+    for other, value in row.items():
+        if other == name or not _named(other, FLAGS) or isinstance(value, bool):
+            continue
+        place = cell_text(value)
+        if place.isdecimal() and int(place) <= len(answers):
+            known = {"places_from": 0 if int(place) < len(answers) else 1}  # all rows together show it
+            yield Guess(
+                "answers and the best one's place", common | {"verdict": {"best": other}}, settled=known
+            )
+        elif place in [cell_text(answer) for answer in answers]:
+            yield Guess("answers and the best of them", common | {"verdict": {"best": other}})
+
+
+def _objects(row: Row) -> Iterator[Guess]:
+    """A list of objects, each an answer with its rank or score; or marks in an object by the answers' ids."""
+    for name, value in row.items():
+        found = _list(value)
+        if found is None or len(found) < 2 or not all(isinstance(part, Mapping) for part in found):
+            continue
+        prompt, first = _prompt(row, {name}), found[0]
+        texts = [key for key in first if _named(key, (*ANSWERS, "content")) and isinstance(first[key], str)]
+        if prompt is None or not texts:
+            continue
+        text = min(texts, key=lambda key: _place(key, ANSWERS))
+        common = {"prompt": prompt, "system": _system(row), "responses": f"{name}.{text}"}
+        for key in first:
+            if key != text and _named(key, (*RANKS, *SCORES)) and _score(first[key]):
+                marks = {"ranks": f"{name}.{key}"} if _named(key, RANKS) else {"scores": f"{name}.{key}"}
+                lowest = [part[key] for part in found if key in part]
+                zero = {"best": 0} if "ranks" in marks and any(map(_is_zero, lowest)) else {}
+                yield Guess("a list of answers with their marks", common | marks | zero)
+        for other, marks_of in row.items():
+            ids = [
+                key for key in first if isinstance(marks_of, Mapping) and cell_text(first[key]) in marks_of
+            ]
+            if ids and _named(other, (*RANKS, *SCORES)):
+                key = "ranks" if _named(other, RANKS) else "scores"
+                yield Guess(
+                    "answers with marks by their ids", common | {"ids": f"{name}.{ids[0]}", key: other}
+                )
 
 
 def _long_table(row: Row) -> Iterator[Guess]:
@@ -284,7 +286,14 @@ def _long_table(row: Row) -> Iterator[Guess]:
             if other in (name, prompt):
                 continue
             judged: dict[str, Any] | None = None
-            if _named(other, (*RANKS, *SCORES)) and _number(row[other]):
+            if _named(other, (*RANKS, *SCORES)) and _score(row[other]):
+                alike = [one for one in row if _stem(one) == _stem(other) and _score(row[one])]
+                if len(alike) > 1 and not labeler:
+                    yield Guess(
+                        "a table with a row for each answer, and a column of marks for each person",
+                        common | _judged(row, other, alike)[1] | {"group_by": group},
+                    )
+                    continue
                 judged = _judged(row, other, other)[1]
             elif _named(other, FLAGS) and cell_text(row[other]) in ("true", "false", "0", "1"):
                 judged = {"chosen": other}
@@ -321,7 +330,9 @@ def _prompt(row: Row, others: set[str]) -> str | None:
     free = [name for name in row if name not in others and _said(row[name]) and name != _system(row)]
     named = [name for name in free if _named(name, PROMPTS)]
     if named:
-        return min(named, key=lambda name: _place(name, PROMPTS))
+        begun = {words_of_name(name)[0] for name in others if len(words_of_name(name)) > 2}  # orig_response_A
+        beside = [name for name in named if words_of_name(name)[0] in begun] if len(begun) == 1 else []
+        return min(beside or named, key=lambda name: _place(name, PROMPTS))
     known = (*LABELERS, *VERDICTS, *SCORES, *RANKS, "id", "source", "model", "system")
     return next((name for name in free if not _named(name, known) and not _number(row[name])), None)
 
@@ -346,13 +357,31 @@ def _labeler(row: Row, others: set[str]) -> dict[str, str]:
 
 def _named(name: str, words: Iterable[str]) -> bool:
     known = set(words)
-    return any(word in known or word.removesuffix("s") in known for word in words_of_name(name))
+    own = [
+        word for one in words_of_name(name) for word in (one, one.removesuffix("s"), one.rstrip("0123456789"))
+    ]
+    return not known.isdisjoint(own)
 
 
 def _place(name: str, words: Words) -> int:
     """How early a name's word stands among words."""
     own = set(words_of_name(name)) | {word.removesuffix("s") for word in words_of_name(name)}
     return next((i for i, word in enumerate(words) if word in own), len(words))
+
+
+def _stem(name: str) -> str:
+    """A name without its ending: ann of ann1 and ann_b; a name without such an ending, itself."""
+    match = ENDING.fullmatch(name)
+    return match["stem"].casefold() if match else name
+
+
+def _score(value: Any) -> bool:
+    """Whether a value can be a score: a number, 4/5, or a thumb."""
+    try:
+        score_of(Cell("", None, value))
+    except RecordError:
+        return False
+    return value not in UNRANKED and not isinstance(value, bool)
 
 
 def _number(value: Any) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from align.data.formats.base import (
     UNUSED,
+    WRONG_WAY_ROUND,
     Format,
     Record,
     Row,
@@ -25,17 +28,21 @@ from align.data.formats.base import (
 )
 from align.data.formats.conversations import (
     Turns,
+    asked_in,
     compared,
     is_conversation,
     is_transcript,
     last_answer,
+    talk_in,
     transcript,
 )
 from align.data.formats.demonstrations import is_demonstration
 from align.data.formats.parts import Names, answer, completed, demonstration
-from align.records import Prompt, Ranking, RecordError, messages_in
+from align.records import Demonstration, Prompt, Ranking, RecordError
 
 NAMES = ("chosen", "rejected")
+ANSWER = ("response", "completion")
+_TAG = re.compile(r"\A\s*(?:Assistant|AI|Bot):")
 TRL = Names(prompt=("prompt",))
 COMPLETION = Names(prompt=("prompt",), response=("completion",))
 TALK = Names(messages=("messages",))
@@ -67,10 +74,15 @@ def _pair(row: Row, verdict: float, **optional: Any) -> Ranking:
 
 
 def _with_messages(row: Row) -> Row:
-    """The row; where a table holds its messages as text, with what the text says."""
-    texts = {name: row[name] for name in ("prompt", *NAMES) if isinstance(row.get(name), str)}
-    found = {name: messages_in(value, name) for name, value in texts.items()}
-    return row if found == texts else {**row, **found}
+    """The row; where a text or an object holds its messages, with these."""
+    cells = {name: row[name] for name in ("prompt", *NAMES) if isinstance(row.get(name), (str, Mapping))}
+    found = {name: talk_in(value, name) for name, value in cells.items()}
+    talks = {
+        name: one
+        for name, one in found.items()
+        if isinstance(one, list) and (name == "prompt" or len(one) > 1)
+    }
+    return {**row, **talks} if talks else row
 
 
 def _agrees(row: Row, shared: Turns, column: str) -> None:
@@ -126,12 +138,28 @@ def _binarized(row: Row) -> list[Record]:
     """Equal scores are a tie: which of the two is called chosen is then arbitrary."""
     gap = number(row, "score_chosen") - number(row, "score_rejected")
     if gap < 0:
-        raise RecordError("score_chosen", "is lower than `score_rejected`")
+        raise RecordError("score_chosen", WRONG_WAY_ROUND.format("score_chosen", "score_rejected"))
     return [_pair(row, -gap, strength=gap, source=label(row.get("source"), "source"))]
 
 
 def _hh(row: Row) -> list[Record]:
-    return [compared(transcript(row, "chosen"), transcript(row, "rejected"), -1, NAMES)]
+    """Two transcripts; or one in `prompt`, with its answers (or one, or none) in columns of their own."""
+    if "prompt" not in row or all(is_transcript(row.get(name)) for name in NAMES):
+        first, second = transcript(row, "chosen"), transcript(row, "rejected")
+        if "prompt" in row and asked_in(row, "prompt") != last_answer(first, "chosen")[0]:
+            raise RecordError("prompt", "is not what `chosen` begins with: `ignore` the column if it is none")
+        return [compared(first, second, -1, NAMES)]
+    asked = asked_in(row, "prompt")
+    said = {name: _TAG.sub("", text(row, name)).strip() for name in (*NAMES, *ANSWER) if name in row}
+    alone = next((name for name in ANSWER if name in said), None)
+    if "chosen" in said:
+        text(row, "rejected")
+        if alone and said[alone] != said["chosen"]:
+            raise RecordError(alone, "differs from `chosen`: `ignore` this column if it is no answer to rank")
+        return [comparison(asked, (said["chosen"], said["rejected"]), -1, "prompt", NAMES)]
+    if alone is None:
+        return [make(Prompt, {"prompt": asked}, {})]
+    return [make(Demonstration, {"prompt": asked, "response": said[alone]}, {"response": alone})]
 
 
 def _detect_hh(row: Row) -> bool:
@@ -176,10 +204,11 @@ def _rewardbench2(row: Row) -> list[Record]:
 TRL_FORMATS = (
     Format(
         "hh-rlhf",
-        "`chosen`, `rejected`: transcripts; the prompt is what both share, up to the last Assistant turn",
+        "`chosen`, `rejected`: transcripts, the prompt is what both share; or `prompt` is one beside answers",
         _hh,
         _detect_hh,
-        columns={"chosen": "prompt and best", "rejected": "prompt and worst"},
+        columns={"chosen": "prompt and best", "rejected": "prompt and worst", "prompt": "prompt"}
+        | dict.fromkeys(ANSWER, "response"),
     ),
     Format(
         "trl-preference",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from align.data.formats.base import LeftOut, Placed, Row, as_number, short
-from align.data.formats.orders import PLACES, UNRANKED, Ranks
+from align.data.formats.orders import PLACES, UNRANKED, Gathered, Ranks
 from align.data.formats.paths import Cell, look_up
 from align.records import RecordError
 from align.text import cell_text
@@ -35,6 +35,8 @@ def ranks_of_verdict(
 ) -> tuple[Ranks, float | None] | LeftOut:
     """The ranks, and the strength where a scale says it; a row without a verdict is left out."""
     if verdict.column is None:
+        if places_from is None and isinstance(row, Gathered):
+            places_from = row.places_from
         return _best_worst(row, answers, verdict, places_from)
     if len(answers) != 2:
         raise RecordError(

@@ -713,7 +713,10 @@ def test_a_long_table_with_a_mark_on_the_best() -> None:
             "{prompt: q, responses: a, ranks: r, lower_is_better: true}",
             "columns: lower_is_better says how scores",
         ),
-        ("{prompt: q, responses: a, ranks: r, ids: i}", "columns: ids says what order or verdict calls"),
+        (
+            "{prompt: q, chosen: a, rejected: b, ids: i}",
+            "columns: ids says what order or verdict, or an object",
+        ),
         ("{prompt: q, response: [a, b]}", "columns.response: expected text"),
         ("{prompt: []}", "columns: prompt: name the column that holds it"),
         ("{prompt: ''}", "columns: prompt: name the column that holds it"),
