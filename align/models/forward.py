@@ -76,8 +76,13 @@ class Forward:
         return [f"{_SAVINGS[saving]} on {name}: {why}" for saving, why in self._off.items()]
 
     def savings(self) -> dict[str, float]:
-        """1 for each way of saving work that is in use, 0 for one that is not, as metrics."""
-        on = {"lean": self.fused, "split": bool(self.split), "share_prompt": self.share_prompt}
+        """1 for each way of saving work that is in use, 0 for one that is not, as metrics.
+
+        Of sharing prompts only where somebody has asked for it.
+        """
+        on = {"lean": self.fused, "split": bool(self.split)}
+        if self.share_prompt or "share_prompt" in self._off:
+            on["share_prompt"] = self.share_prompt
         return {f"savings/{name}": float(used) for name, used in on.items()}
 
     @torch.no_grad()
