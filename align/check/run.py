@@ -49,6 +49,8 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
     if base is not None and made is not None:
         facts = template.look(base.tokenizer, made, recipe.data.template)
         found += findings.of_template(facts)
+        if made.told_rowless:
+            found.append(Finding("note", "tokens_without_rows", "base", made.told_rowless))
     found += findings.of_kinds(recipe)
     control = template.control_tokens(base.tokenizer) if base is not None else lambda text: []
     reader = TextMeasure(
@@ -139,13 +141,19 @@ def _template(recipe: Recipe) -> tuple[BaseTokenizer | None, Template | None, li
 
 
 def _of_adapters(recipe: Recipe, base: BaseTokenizer) -> Iterator[Finding]:
-    """Whether the base can be trained, where its kind is not one of the plain ones that can."""
-    if base.checkpoint is None:
+    """Whether the base can be trained, and has the layers that the recipe names.
+
+    That is known without loading torch where its kind is one of the plain ones, and names are its own.
+    """
+    lora = recipe.lora
+    plain = lora.targets == "all-linear" or set(lora.targets) <= set(base.linear)
+    if base.checkpoint is None and plain and (lora.layers or 0) <= base.layers and not lora.modules_to_save:
         return
+    from align.models.base import find_base
     from align.models.lora import check_adapters
 
     try:
-        check_adapters(base.checkpoint, recipe.lora)
+        check_adapters(base.checkpoint or find_base(recipe.base), recipe.lora)
     except UserError as error:
         yield Finding("error", "base", "base", str(error))
 

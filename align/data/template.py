@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 # Some chat templates print today's date. A run that goes on tomorrow must see the same tokens.
 TEMPLATE_DATE = date(2024, 7, 26)
 TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_MORE_ROWS = (
+    "A base gets rows for its tokens by transformers' resize_token_embeddings; saved with its tokenizer, it "
+    "learns them in sft by lora.modules_to_save"
+)
 PROBE = (
     "Hello, world!  Two spaces,\ttab\nnew line; 3.14159 + 2,000 = x_1 (CamelCase, don't).\n\n"
     "Ünïcödé für Ærøskøbing; Привет; γειά; שלום; سلام; 你好世界; こんにちは; 안녕; नमस्ते; 🙂👩🏽‍🚀 e\u0301"
@@ -64,8 +68,22 @@ class Template:
             plain = ", or `data.template: plain`" if chat and self.eos_id < rows else ""
             raise UserError(
                 f"base.name: {wrong}. Take the tokenizer that belongs to this base, or a base that was "
-                f"trained with that token{plain}"
+                f"trained with that token{plain}. {_MORE_ROWS}"
             )
+
+    @cached_property
+    def told_rowless(self) -> str | None:
+        """Which tokens the tokenizer may give that have no row in the base's embeddings, and what to do."""
+        if self.rows is None:
+            return None
+        over = sorted((i, token) for token, i in self._tokenizer.get_vocab().items() if i >= self.rows)
+        if not over:
+            return None
+        who = "a token" if len(over) == 1 else f"{len(over)} tokens"
+        return (
+            f"the tokenizer has {who} beyond the base's {self.rows} rows of embeddings, such as "
+            f"{over[0][1]!r} (token {over[0][0]}): a text that needs one is refused. {_MORE_ROWS}"
+        )
 
     @cached_property
     def hash(self) -> str:

@@ -13,12 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from align.errors import AlignError, UserError
+from align.models.saved_modules import saved_parameters
 from align.recipe.parts import Fraction, PositiveInt
 from align.run.checkpoint import read_tensors
 from align.run.files import read_json, to_json, write_text
 from align.run.manifest import ADAPTER, HEAD
 
 CONFIG = "adapter_config.json"
+_MAGNITUDE = "lora_magnitude_vector"  # a row's length each, where an adapter is DoRA's
 SCORE = "score.json"  # what is known of a reward model's scores; travels with its head
 
 
@@ -40,6 +42,9 @@ class _Said(BaseModel):
     rank_pattern: dict[_Pattern, PositiveInt] = {}  # an expert's gate and up are one parameter
     alpha_pattern: dict[_Pattern, PositiveInt] = {}
     use_rslora: bool = False
+    use_dora: bool = False
+    modules_to_save: list[str] | None = None
+    ensure_weight_tying: bool = False  # of these modules
     layers_to_transform: list[int] | None
     fan_in_fan_out: bool
     inference_mode: bool
@@ -55,18 +60,20 @@ def parameters_of(model: nn.Module, adapter: str) -> dict[str, nn.Parameter]:
     The name counts only where PEFT puts it: modules of the base may have the same (RWKV has a `value`).
     """
     own = re.compile(rf"(\.lora_\w+)\.{re.escape(adapter)}(?=\.)")
-    return {own.sub(r"\1", name): p for name, p in model.named_parameters() if own.search(name)}
+    found = {own.sub(r"\1", name): p for name, p in model.named_parameters() if own.search(name)}
+    # PEFT's files have DoRA's vector without a name of its own.
+    return {name.replace(f"{_MAGNITUDE}.weight", _MAGNITUDE): p for name, p in found.items()}
 
 
 def save_adapter(model: PeftModel, adapter: str, folder: Path) -> None:
     """Write one adapter so that `peft.PeftModel.from_pretrained(base, folder)` loads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: t.detach().contiguous().cpu() for name, t in parameters_of(model, adapter).items()},
-        folder / ADAPTER,
-        metadata={"format": "pt"},
-    )
     config = model.peft_config[adapter]
+    tensors = {name: t.detach().contiguous().cpu() for name, t in parameters_of(model, adapter).items()}
+    # Copies, as a file holds no tensor twice, and tied ones are one.
+    whole = saved_parameters(model.get_base_model(), config.modules_to_save or ())
+    tensors |= {name: t.detach().cpu().clone() for name, t in whole.items()}
+    save_file(tensors, folder / ADAPTER, metadata={"format": "pt"})
     before = config.inference_mode, config.target_modules, config.target_parameters
     config.inference_mode = True
     if isinstance(config.target_modules, set):  # its order differs from process to process
@@ -89,8 +96,10 @@ def read_config(folder: Path) -> LoraConfig:
         raw = read_json(path)
         said = _Said.model_validate(raw).model_dump()
         plain = LoraConfig().to_dict()
-        if more := [key for key in raw if key in plain and key not in said and raw[key] != plain[key]]:
-            raise ValueError(f"{more[0]} is {raw[more[0]]}")
+        # A field that this PEFT does not know is a newer one's; switched off, it changes nothing.
+        asked = {key: raw[key] != plain[key] if key in plain else bool(raw[key]) for key in raw}
+        if more := [key for key, is_asked in asked.items() if is_asked and key not in said]:
+            raise ValueError(f"{more[0]} is {raw[more[0]]}, which align does not train or serve")
     except ValidationError as error:
         first = error.errors()[0]
         why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -106,15 +115,30 @@ def read_adapter(folder: Path) -> tuple[LoraConfig, dict[str, Tensor]]:
     A tensor by the name of one of the base's weights would take its place.
     """
     config, tensors = read_config(folder), read_tensors(folder / ADAPTER)
-    wrong = [name for name, x in tensors.items() if ".lora_" not in name or not _of_rank(config, x)]
-    if wrong or not tensors:
+    adapter, _ = apart(tensors)
+    wrong = [name for name, x in tensors.items() if name not in adapter and not _is_saved(config, name)]
+    wrong += [name for name, x in adapter.items() if not _of_rank(config, name, x)]
+    if wrong or not adapter:
         what = f"{wrong[0]}, which is no adapter of rank {config.r}" if wrong else "no tensors"
         raise AlignError(f"{folder / ADAPTER} holds {what}")
     return config, tensors
 
 
-def _of_rank(config: LoraConfig, x: Tensor) -> bool:
+def apart(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of an adapter's file: the adapter's own, and those of modules that are saved whole."""
+    own = {name: x for name, x in tensors.items() if ".lora_" in name}
+    return own, {name: x for name, x in tensors.items() if name not in own}
+
+
+def _is_saved(config: LoraConfig, name: str) -> bool:
+    """Whether the tensor is one of a module that the configuration says is saved whole."""
+    return any(name.rsplit(".", 1)[0].endswith(f".{path}") for path in config.modules_to_save or ())
+
+
+def _of_rank(config: LoraConfig, name: str, x: Tensor) -> bool:
     """Whether a side of the matrix is the adapter's rank; of stacked experts, the ranks of all in one."""
+    if name.endswith(f".{_MAGNITUDE}"):
+        return config.use_dora and x.ndim == 1
     if config.r in x.shape:
         return True
     return bool(config.target_parameters) and any(side % config.r == 0 for side in x.shape)

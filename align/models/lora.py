@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType
@@ -17,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from align.errors import UserError
 from align.models.base import BaseCheckpoint
+from align.models.saved_modules import saved_paths
 from align.models.text_part import auto_class, is_composite, text_decoder
 from align.recipe.sections import Lora
 from align.run.hub import first_line
@@ -41,14 +43,22 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
         target_modules=lora.targets,
         bias="none",
     )
     linear = _linear_layers(model)
     _add_experts(config, model)
     everything = lora.targets == "all-linear"
-    if lora.targets != "all-linear":
+    if isinstance(lora.targets, list):
         _check_targets(lora.targets, config, model, linear)
+    elif not everything:
+        config.target_modules = _matching(lora.targets, config, model, linear)
+    if config.target_parameters and lora.use_dora:
+        raise UserError(
+            f"lora.use_dora: the base's experts ({', '.join(sorted(config.target_parameters))}) are stacked, "
+            "and PEFT has no DoRA for them. Take use_dora out, or name lora.targets without them"
+        )
     named = linear if config.target_modules == "all-linear" else _ending(linear, config.target_modules)
     refused = {_leaf(name) for name in named if not _adaptable(config, model, name)}
     names = [name for name in named if _leaf(name) not in refused]
@@ -61,6 +71,9 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
         # Names alone would also mean the tower's layers; and PEFT has experts in all layers or in none.
         config.target_modules = {name for name in names if _within(name, layers)}
         config.target_parameters = _parameters(config.target_parameters, model, layers)
+        return config
+    if isinstance(lora.targets, str) and not everything:
+        config.target_modules = {name for name in names if _within(name, layers)}
         return config
     if everything and (refused or layers):
         config.target_modules = {_leaf(name) for name in names}
@@ -89,6 +102,7 @@ def check_adapters(base: BaseCheckpoint, lora: Lora) -> None:
             "roles read hidden states. Choose another base"
         )
     config = lora_config(lora, model)
+    saved_paths(lora.modules_to_save or (), model)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of modules that PEFT will tell again where it matters
@@ -172,6 +186,42 @@ def _check_targets(
                 f"lora.targets: an adapter on {target} would have no effect in {type(model).__name__}, or "
                 "breaks it: leave it out (all-linear does)"
             )
+
+
+def _matching(
+    pattern: str, config: LoraConfig, model: PreTrainedModel, linear: dict[str, nn.Module]
+) -> set[str]:
+    """The paths of the linear layers that the pattern matches whole, as PEFT matches it.
+
+    Raises UserError where these are none, or the output layer is one, or PEFT cannot adapt one.
+    """
+    if config.target_parameters:
+        experts = ", ".join(sorted(config.target_parameters))
+        raise UserError(
+            f"lora.targets: the pattern {pattern} matches experts ({experts}), which are stacked: "
+            "name them in a list, or match other layers"
+        )
+    output = [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
+    if any(re.fullmatch(pattern, name) for name in output):
+        raise UserError(
+            f"lora.targets: the pattern {pattern} matches the output layer ({output[0]}), which is shared by "
+            "all roles and stays as it is"
+        )
+    found = {name for name in linear if re.fullmatch(pattern, name)}
+    if not found:
+        word = max(re.findall(r"\w+", pattern), key=len, default=pattern)
+        near = get_close_matches(word, linear, 1, 0.0) + get_close_matches(word, map(_leaf, linear), 1, 0.6)
+        example = next((name for name in linear if _leaf(name) == near[-1]), near[0])
+        raise UserError(
+            f"lora.targets: the pattern {pattern} matches no linear layer's whole path in this base, such as "
+            f"{example}; the layers are called {', '.join(sorted({_leaf(name) for name in linear}))}"
+        )
+    if refused := sorted(name for name in found if not _adaptable(config, model, name)):
+        raise UserError(
+            f"lora.targets: the pattern {pattern} matches {refused[0]}, and an adapter there would have no "
+            f"effect in {type(model).__name__}, or breaks it"
+        )
+    return found
 
 
 def _adaptable(config: LoraConfig, model: PreTrainedModel, name: str) -> bool:

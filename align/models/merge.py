@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -21,8 +20,8 @@ from transformers import (
 
 from align.data.template import response_end
 from align.errors import UserError
-from align.models.adapters import read_adapter
 from align.models.base import BaseCheckpoint
+from align.models.roles import Roles
 from align.run.checkpoint import read_tensors
 from align.run.manifest import HEAD
 
@@ -36,10 +35,10 @@ def in_float32(base: BaseCheckpoint) -> BaseCheckpoint:
 
 def merged_policy(base: BaseCheckpoint, adapter: Path) -> PreTrainedModel:
     """The base with the adapter of a folder folded in: a causal language model in float32, on the CPU."""
-    model = in_float32(base).load_model(torch.device("cpu"))
-    config, _ = read_adapter(adapter)
-    adapted = PeftModel.from_pretrained(model, str(adapter), config=config)
-    merged: PreTrainedModel = adapted.merge_and_unload()
+    roles = Roles(in_float32(base).load_model(torch.device("cpu")))
+    roles.add("policy", adapter, trains=False)
+    assert roles.peft is not None
+    merged: PreTrainedModel = roles.peft.merge_and_unload()
     return merged.eval()
 
 

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from align.errors import AlignError, ran_out_of_memory
-from align.models.adapters import parameters_of, read_adapter
+from align.errors import AlignError, UserError, ran_out_of_memory
+from align.models.adapters import apart, parameters_of, read_adapter
 from align.models.heads import ScalarHead
 from align.models.logits import LastStep, last_step
+from align.models.saved_modules import mark, same, take_over
 from align.models.text_part import output_width, text_decoder
 from align.processes.distributed import more_elsewhere
 from align.run.checkpoint import load_into, read_tensors
@@ -53,13 +54,20 @@ class Roles(nn.Module):
         self._lora_layers: list[LoraLayer] = []
         self._active: str | None = None
         self._last_step: LastStep | None = None
+        self._saved_modules: list[str] = []  # modules of the base that are as sft trained them
 
     def add(self, role: str, source: Path | LoraConfig, trains: bool) -> None:
         """Add a role whose adapter is loaded from a folder, or is new (a LoraConfig).
 
-        Raises AlignError where a folder's adapter does not fit its configuration, or this base.
+        Embeddings and an output layer that come with it take the place of the base's own, for all roles.
+        Raises AlignError where a folder's adapter does not fit its configuration, or this base; UserError
+        where it was trained with other embeddings than those of a role that is here.
         """
-        config, saved = read_adapter(source) if isinstance(source, Path) else (source, None)
+        config, tensors = read_adapter(source) if isinstance(source, Path) else (source, {})
+        saved, whole = apart(tensors)
+        if isinstance(source, Path):
+            self._share_saved(source, config.modules_to_save or [], whole)
+            config.modules_to_save, config.ensure_weight_tying = None, False
         config.inference_mode = False
         config.lora_dropout = 0.0  # sft alone has dropout; ratios need the same network twice
         adapter = self.adapter_of(role)
@@ -79,12 +87,24 @@ class Roles(nn.Module):
             ]
             if misfits := [*result.unexpected_keys, *own]:
                 raise AlignError(f"{source} does not fit this base: {', '.join(misfits[:3])}")
+        mark(self.peft, adapter, self._saved_modules)
         self._trains[role] = trains
         self._adapters[role] = parameters_of(self.base, adapter)
         self._lora_layers = [module for module in self.base.modules() if isinstance(module, LoraLayer)]
         self.eval()
         self._active = None
         self.activate(role)
+
+    def _share_saved(self, source: Path, paths: list[str], tensors: dict[str, Tensor]) -> None:
+        """Put in the base's place what an adapter saves whole, or see that it is there already."""
+        if not self._adapters:
+            take_over(self.base, paths, tensors, source)
+            self._saved_modules = paths
+        elif paths != self._saved_modules or not same(self.base, paths, tensors):
+            raise UserError(
+                f"{source} was trained with other embeddings or another output layer (lora.modules_to_save) "
+                "than the SFT policy, and all roles share one base: train it anew from this run's sft"
+            )
 
     def share(self, role: str, other: str, trains: bool) -> None:
         """Add a role that reads another's adapter and has nothing of its own but a head, which may train."""

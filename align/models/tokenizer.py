@@ -41,6 +41,8 @@ KNOWN = {
     ("qwen3", "Qwen2Tokenizer"): _QWEN2,
     ("qwen3", "TokenizersBackend"): _BACKEND,
 }
+_LLAMA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LINEAR = {"gpt2": ("c_attn", "c_proj", "c_fc"), "llama": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class BaseTokenizer:
     positions: int | None  # as BaseCheckpoint has them
     rows: int | None
     checkpoint: BaseCheckpoint | None = None  # where the tokenizer was not known without it
+    linear: tuple[str, ...] = ()  # the names of its linear layers, where they are known without it
+    layers: int = 0  # how many it has, where that is known without it
 
     def template(self, kind: Literal["chat", "plain"]) -> Template:
         """How text becomes tokens for this base; raises UserError as Template does."""
@@ -76,11 +80,12 @@ def _known_tokenizer(folder: Path) -> BaseTokenizer | None:
     try:
         config, own = (read_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
         given = (config["model_type"], own["tokenizer_class"].removesuffix("Fast"))
-        rows = config["vocab_size"]
+        rows, linear = config["vocab_size"], LINEAR[config["model_type"]]
+        layers = config.get("num_hidden_layers", config.get("n_layer"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     foreign = "auto_map" in config or "auto_map" in own
-    whole = isinstance(rows, int) and (folder / "tokenizer.json").is_file()
+    whole = isinstance(rows, int) and isinstance(layers, int) and (folder / "tokenizer.json").is_file()
     if foreign or not whole or given not in KNOWN or not transformers.__version__.startswith(KNOWN_VERSION):
         return None
     module, _, name = KNOWN[given].rpartition(".")
@@ -89,4 +94,6 @@ def _known_tokenizer(folder: Path) -> BaseTokenizer | None:
         tokenizer = kind.from_pretrained(folder, local_files_only=True)
     except Exception:  # whatever it is, find_base meets it too, and says what is wrong
         return None
-    return None if tokenizer.eos_token_id is None else BaseTokenizer(tokenizer, positions_of(folder), rows)
+    if tokenizer.eos_token_id is None:
+        return None
+    return BaseTokenizer(tokenizer, positions_of(folder), rows, linear=linear, layers=layers)

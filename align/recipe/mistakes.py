@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from align.recipe.parts import RUN_NAME, Keys, Was, by_new_names, marked
-from align.recipe.sections import SECTIONS, Recipe
+from align.recipe.sections import PATTERN, SECTIONS, Recipe
 from align.recipe.yaml_text import Document, Mistake, Place
 from align.text import dotted
 
@@ -33,6 +33,7 @@ OTHER_NAMES = _by_their_names(
         "lora.rank": "r lora_r lora_rank",
         "lora.alpha": "lora_alpha",
         "lora.use_rslora": "rslora",
+        "lora.use_dora": "dora",
         "lora.dropout": "lora_dropout",
         "lora.targets": "target_modules",
         "learning_rate": "lr",
@@ -167,6 +168,8 @@ def expected(schema: dict[str, Any]) -> str:
     if kind == "string":
         if schema.get("pattern") == RUN_NAME:
             return "a name of letters, digits, '.', '_' and '-' that starts with a letter or digit"
+        if schema.get("pattern") == PATTERN:
+            return "a pattern of whole paths"
         return "text that is not empty" if schema.get("minLength") else "text"
     if kind == "array" and schema["items"].get("$ref") == ENTRY:
         return "a path or a list of them"
@@ -230,6 +233,8 @@ def _hint(wanted: str, value: Any) -> str:
             return "; write it without quotes"
         if "number" in wanted and re.fullmatch(r"[-+]?\d+,\d+", value):
             return f"; write {value.replace(',', '.')}"
+        if wanted.startswith("a list of texts") and re.fullmatch(r"\w+", value):
+            return f"; write [{value}]"
         if wanted.startswith("one of "):
             words = re.split(r",? or |, ", wanted.removeprefix("one of "))
             near = get_close_matches(value.lower(), words, 1)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from align.recipe.columns import FORMS, Columns
 from align.recipe.labeling import Labeling
@@ -30,6 +30,7 @@ from align.recipe.parts import (
 )
 from align.recipe.ppo import PPO
 
+PATTERN = r"\W"  # what every regular expression of a layer's path holds
 HUB_ID = r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._-]+"
 LABELS = "labels"  # the format of an entry that is a labeling database
 LABEL_FILTERS = ("guideline", "labelers", "agreement", "corrections", "until")  # which labels it gives
@@ -234,14 +235,37 @@ class Lora(Section):
     use_rslora: bool = Field(
         False, description="scale by alpha / sqrt(rank) instead (2312.03732): for high ranks"
     )
+    use_dora: bool = Field(
+        False, description="train each row's length apart from its direction (DoRA, 2402.09353); slower"
+    )
     dropout: Fraction = Field(0.0, description="dropout before the update, in sft only")
-    targets: list[str] | Literal["all-linear"] = Field(
-        "all-linear", description="names of the linear layers that get an adapter, or the ends of their paths"
+    # A name alone would match no whole path.
+    targets: list[str] | Literal["all-linear"] | Annotated[str, Field(pattern=PATTERN)] = Field(
+        "all-linear",
+        min_length=1,
+        description="names of the linear layers that get an adapter, or the ends of their paths; a text "
+        "other than all-linear is a regular expression that matches whole paths",
+    )
+    modules_to_save: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="the base's names of its embeddings, its output layer or both ([embed_tokens, lm_head]): "
+        "sft trains them whole, for tokens that were added to the base; rm and ppo keep them",
     )
     layers: PositiveInt | None = Field(
         None,
         description="adapt only this many of the upper layers; those below are computed once for all roles",
     )
+
+    @field_validator("targets")
+    @classmethod
+    def _is_pattern(cls, targets: list[str] | str) -> list[str] | str:
+        if isinstance(targets, str):
+            try:
+                re.compile(targets)
+            except re.error as error:
+                raise ValueError(f"{targets!r} is no regular expression: {error}") from error
+        return targets
 
 
 class Supervised(Training):
@@ -352,6 +376,20 @@ class Recipe(Section):
             fields = cls.model_fields
             value = {key: {} if key in fields and part is None else part for key, part in value.items()}
         return super().in_full(value)
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Recipe:
+        for key in ("use_dora", "modules_to_save"):
+            if not getattr(self.lora, key):
+                continue
+            if self.base.quantize:
+                raise ValueError(
+                    f"lora.{key} does not go with base.quantize: take one of them out. In four bits plain "
+                    "LoRA is trained"
+                )
+            if self.ppo.engine == "vllm":
+                raise ValueError(f"lora.{key}: a vLLM server takes plain LoRA alone: set ppo.engine to hf")
+        return self
 
 
 SECTIONS: dict[str, type[Section]] = {

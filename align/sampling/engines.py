@@ -45,6 +45,12 @@ def open_engine(name: EngineName, url: str | None, roles: Roles, folder: Path) -
     if name == "vllm":
         from align.sampling.vllm import Vllm
 
+        configs = roles.peft.peft_config.values() if roles.peft else ()
+        for key in ("use_dora", "modules_to_save"):
+            if any(getattr(config, key) for config in configs):
+                raise UserError(
+                    f"engine vllm takes plain LoRA alone, and this run has lora.{key}: use engine hf"
+                )
         return Vllm(roles, str(url), folder)
     from align.sampling.cache import find_ways
     from align.sampling.sampler import Hf

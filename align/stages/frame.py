@@ -88,6 +88,11 @@ def set_up(recipe: Recipe) -> Setup:
     choose_kernels(recipe.run.deterministic)
     base = find_base(recipe.base)
     accel = distributed.accelerator(recipe.run.timeout)
+    if recipe.lora.use_dora and sharding.shard_group(accel):
+        raise UserError(
+            "lora.use_dora: DoRA reads whole matrices, and this base is sharded: use distributed_type "
+            "MULTI_GPU, or take use_dora out"
+        )
     return Setup(accel, base, base.template(recipe.data.template))
 
 
@@ -169,6 +174,8 @@ class Inputs:
             before = stage.finished
             if not before:
                 stage.say(f"{self.stage}: {self.setup.base.told_end()}")
+                if told := self.setup.template.told_rowless:
+                    stage.say(f"{self.stage}: {told}")
             yield stage
             if stage.main and not before:
                 refresh(self.recipe.run.path, stage.say)

@@ -28,6 +28,7 @@ from align.models.adapters import save_adapter
 from align.models.forward import check_padding
 from align.models.logits import last_step, probe
 from align.models.lora import check_adapters, lora_config, without_adapter
+from align.models.saved_modules import let_train, saved_paths
 from align.models.text_part import text_decoder
 from align.processes.distributed import check_divisible, more_elsewhere, share, total
 from align.recipe.sections import SFT, Recipe
@@ -172,6 +173,7 @@ def _trainer(
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+    let_train(trainer.model, "default", saved_paths(recipe.lora.modules_to_save or (), model))
     _check_logits(trainer.model)
     return trainer
 

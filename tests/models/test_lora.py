@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hybrids import tiny_model
 from peft import PeftModel
 from tiny_bases import make_base
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from align.errors import AlignError, UserError
 from align.models.adapters import read_adapter, save_adapter, save_head
@@ -178,6 +179,18 @@ def test_a_head_is_as_wide_as_what_it_reads(tiny_base: Path, tmp_path: Path) -> 
         ("mamba", {"targets": ["out_proj"]}, "an adapter on out_proj would have no effect in MambaFor"),
         ("gemma3", {"targets": ["fc1"]}, "no linear layer named fc1; it has down_proj"),
         ("gemma3", {"layers": 5}, "lora.layers is 5, and the base has 4 layers"),
+        (
+            "gemma3",
+            {"targets": ".*fc1"},
+            r"the pattern \.\*fc1 matches no linear layer's whole path.* q_proj",
+        ),
+        ("mamba", {"targets": ".*_proj"}, "matches .*dt_proj, and an adapter there would have no effect"),
+        (
+            "qwen3_moe",
+            {"targets": ".*proj"},
+            r"matches experts \(down_proj, gate_up_proj\), which are stacked",
+        ),
+        ("qwen3_moe", {"modules_to_save": ["router"]}, "router is neither .*: write embed_tokens, lm_head"),
         ("llama4_text", {}, "Llama4ForCausalLM has no decoder apart from its output layer"),
         ("t5", {}, "transformers cannot build a language model of its config.json"),
     ],
@@ -204,6 +217,78 @@ def test_a_target_may_be_the_end_of_a_path(tiny_base: Path) -> None:
     base = find_base(BaseSpec(name=str(tiny_base)))
     names = adapted(trained(base, Lora(rank=4, alpha=8, targets=["self_attn.q_proj"]), "policy"))
     assert len(names) == 8 and all(".self_attn.q_proj." in name for name in names)
+
+
+def test_a_target_may_be_a_pattern_of_whole_paths(tiny_base: Path, tmp_path: Path) -> None:
+    base = find_base(BaseSpec(name=str(tiny_base)))
+    for lora, expected in (
+        ({"targets": r".*\.[01]\..*\.(q|v)_proj"}, {f"{i}.self_attn.{x}_proj" for i in (0, 1) for x in "qv"}),
+        ({"targets": r"model\..*mlp\..*", "layers": 1}, {f"3.mlp.{x}_proj" for x in ("up", "gate", "down")}),
+        ({"targets": "(?!.*mlp).*q_proj"}, {f"{i}.self_attn.q_proj" for i in range(4)}),
+    ):
+        roles = trained(base, Lora(rank=4, alpha=8, **lora), "policy")
+        found = {name.split(".layers.")[1].split(".lora_")[0] for name in adapted(roles)}
+        assert found == expected
+        folder = tmp_path / str(len(found))
+        assert roles.peft is not None
+        save_adapter(roles.peft, "policy", folder)
+        theirs = PeftModel.from_pretrained(loaded(base), str(folder)).eval()
+        assert torch.equal(logits(theirs), logits(roles.base))
+    towers = a_base(tiny_base, tmp_path, "gemma3")
+    names = adapted(trained(towers, Lora(rank=4, alpha=8, targets=r".*q_proj"), "policy"))
+    assert names and all("model.language_model.layers." in name for name in names)
+    experts = a_base(tiny_base, tmp_path / "moe", "qwen3_moe")
+    names = adapted(trained(experts, Lora(rank=4, alpha=8, targets=r".*self_attn\..*"), "policy"))
+    assert len(names) == 4 * 4 * 2
+
+
+@pytest.mark.parametrize("kind", ["mamba", "mamba2"])
+def test_state_space_bases_have_adapters_without_a_word_of_targets(
+    tiny_base: Path, tmp_path: Path, kind: str
+) -> None:
+    if kind == "mamba2":
+        tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+        tiny_model("mamba2", len(tokenizer)).save_pretrained(tmp_path / "base")
+        tokenizer.save_pretrained(tmp_path / "base")
+        base = find_base(BaseSpec(name=str(tmp_path / "base")))
+    else:
+        base = a_base(tiny_base, tmp_path, kind)
+    check_adapters(base, Lora())
+    roles = trained(base, Lora(), "policy")
+    before = logits(loaded(base))
+    assert any(".in_proj." in name for name in adapted(roles))
+    assert not torch.allclose(logits(roles.base), before)
+
+
+OTHERS = {
+    "use_qalora": True,
+    "layer_replication": [[0, 2]],
+    "bias": "all",
+    "lora_bias": True,
+    "megatron_config": {"tensor_model_parallel_size": 2},
+    "trainable_token_indices": [5],
+    "alora_invocation_tokens": [5, 6],
+    "init_lora_weights": "pissa",
+    "exclude_modules": ["q_proj"],
+    "layers_pattern": "h",
+    "a_field_of_next_year": True,
+}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_what_else_peft_may_be_asked_for_is_refused_by_name(
+    tiny_base: Path, tmp_path: Path, key: str
+) -> None:
+    roles = trained(find_base(BaseSpec(name=str(tiny_base))), ALL, "policy")
+    assert roles.peft is not None
+    save_adapter(roles.peft, "policy", tmp_path)
+    path = tmp_path / "adapter_config.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "a_field_that_is_off": None}))
+    read_adapter(tmp_path)
+    path.write_text(json.dumps({**said, key: OTHERS[key]}))
+    with pytest.raises(AlignError, match=f"not that of an adapter that a stage wrote: {key}"):
+        read_adapter(tmp_path)
 
 
 def test_what_all_linear_leaves_out_is_known(tiny_base: Path, tmp_path: Path) -> None:

@@ -187,7 +187,8 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("model_name_or_path: x", "model_name_or_path: unknown key; here it is called base.name"),
         (
             "lora: {zzz: 8}",
-            "lora.zzz: unknown key; lora has rank, alpha, use_rslora, dropout, targets, layers",
+            "lora.zzz: unknown key; lora has rank, alpha, use_rslora, use_dora, dropout, targets, "
+            "modules_to_save, layers",
         ),
         ("data: {rankings: {path: a, train: b}}", "data.rankings.path: unknown key; it belongs to an entry"),
         ("data: {promts: a}", "data.promts: unknown key; did you mean prompts?"),
@@ -210,7 +211,16 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("data: {template: chatt}", 'one of chat, plain; got the text "chatt"; did you mean chat?'),
         ("ppo: {advantage: reinforce}", 'got the text "reinforce"; did you mean reinforce++?'),
         ("ppo: {advantage: RLOO}", 'got the text "RLOO"; did you mean rloo?'),
-        ("lora: {targets: q_proj}", "lora.targets: expected a list of texts or all-linear; got the text"),
+        (
+            "lora: {targets: q_proj}",
+            "lora.targets: expected a list of texts, all-linear or a pattern of whole paths; got the text "
+            '"q_proj"; write [q_proj]',
+        ),
+        ("lora: {targets: '.*q_proj('}", "lora.targets: '.*q_proj(' is no regular expression: missing )"),
+        ("lora: {targets: []}", "lora.targets: expected a list with something in it"),
+        ("lora: {modules_to_save: lm_head}", 'null; got the text "lm_head"; write [lm_head]'),
+        ("lora: {modules_to_save: []}", "expected a list with something in it; got an empty list"),
+        ("lora: {dora: true}", "lora.dora: unknown key; here it is called use_dora"),
         ("lora: {targets: [q_proj, 3]}", "lora.targets[1]: expected text; got 3; put it in quotes"),
         ("sft: 5", "sft: expected a section (indented `key: value` lines); got 5"),
         ("data: {prompts: 5}", "data.prompts: expected a path, a section (indented"),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from conftest import ROOT, align, make_recipe
 from safetensors.torch import load_file, save_file
 from tiny_bases import make_base
 
+from align.recipe.load import load_recipe
 from align.run.files import sha256
 from align.stage_table import STAGES
 
@@ -127,6 +129,27 @@ def test_a_base_with_experts_goes_from_stage_to_stage_and_resumes(tmp_path: Path
         assert finals["whole", stage] == finals["killed", stage]
     names = load_file(tmp_path / "whole" / "runs" / "tiny" / "rm" / "final" / "adapter_model.safetensors")
     assert any(".experts." in name for name in names)
+
+
+def test_dora_and_trained_embeddings_go_on_from_a_kill_with_the_same_bits(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    finals = {}
+    lora = {"use_dora": True, "modules_to_save": ["embed_tokens"], "dropout": 0.1}
+    for name in ("whole", "killed"):
+        recipe = make_recipe(tmp_path / name, tiny_base, lora=lora)
+        for stage, where, count in (
+            ("sft", "align.stages.trainer:ResumableTrainer.training_step", 5),
+            ("rm", "align.stages.rm:ranking_scores", 6),
+            ("ppo", "align.ppo.update:policy_loss", 9),
+        ):
+            if name == "killed":
+                _kill(stage, recipe, where, count, "after")
+                assert any((recipe.parent / "runs" / "tiny" / stage / "checkpoints").glob("step-*"))
+            import_module(STAGES[stage].module).run(load_recipe(recipe))
+            finals[name, stage] = _files(tmp_path / name / "runs" / "tiny" / stage / "final")
+    for stage in STAGES:
+        assert finals["whole", stage] == finals["killed", stage]
 
 
 @pytest.mark.parametrize(
