@@ -9,7 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from align.errors import UserError
-from align.records import Demonstration, Prompt, Ranking, RecordError, messages_in, prompt_key, words_of
+from align.messages import messages_in, words_of
+from align.records import Demonstration, Prompt, Ranking, prompt_key
+from align.values import RecordError
 
 texts = st.text('aZ 0é中🙂\n\t\r"\\/\u2028\x1f\u0301', min_size=1, max_size=20).filter(str.strip)
 TOOLS = [{"name": "w", "description": "Weather ☀", "parameters": {"b": 1, "a": 2}}]

@@ -32,9 +32,11 @@ from align.data.store import let_go
 from align.data.table import Records
 from align.data.template import Template
 from align.data.tokenize import opening, responses_of, token_counts
+from align.messages import words_of
 from align.recipe.sections import Source
-from align.records import RECORDS, Ranking, RecordError, RecordKind, words_of
+from align.records import RECORDS, Ranking, RecordKind
 from align.run.progress import ProgressBar
+from align.values import RecordError
 
 EXAMPLES_READ = 2  # records that show how files were read
 _OFTEN = 500  # records between two words on how far it has come

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from align.data.doubts import NO_CELL, PLACEHOLDER
-from align.records import Messages, words_of
+from align.messages import Messages, words_of
 
 NEAR = 0.9  # near-identical: so large a share of the two responses' word triples is common to both
 

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, Final
 
 from align.data.lines import LINE_LIMIT, FileError, Place, PlacedRow, lines
-from align.records import RecordError
+from align.values import RecordError
 
 EMPTY_ROW: Final = object()  # in a row's stead: a line of the table in which every cell is empty
 MARKS = ",;\t|"

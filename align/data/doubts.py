@@ -12,8 +12,10 @@ from align.data.formats.base import WRONG_WAY_ROUND, as_number
 from align.data.formats.conversations import MAY_BEGIN_TALK, talk_in
 from align.data.formats.suggest import line
 from align.data.reading import Seen
-from align.records import Demonstration, Prompt, Ranking, RecordError, words_of
+from align.messages import words_of
+from align.records import Demonstration, Prompt, Ranking
 from align.text import words_of_name
+from align.values import RecordError
 
 NO_CELL = frozenset(("nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A", "undefined"))
 _LONGEST_CELL = 16  # with blanks around it

@@ -11,9 +11,9 @@ from typing import Any
 
 from align.data import lines as files
 from align.data.json_tables import unfolded
+from align.data.json_text import STRICT, broken, json_value
 from align.data.lines import FileError, Place, PlacedRow, lines
-from align.data.literals import STRICT, broken, json_value
-from align.records import RecordError
+from align.values import RecordError
 
 _BLANK = re.compile(r"[ \t\r\n]*")
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from align.data.lines import FileError, PlacedRow
-from align.records import RecordError
 from align.text import printable
+from align.values import RecordError
 
 # What a list of rows is called, and what may stand beside one that is called otherwise.
 ROWS = {"data", "rows", "records", "examples", "entries", "samples", "items", "results", "dataset"}

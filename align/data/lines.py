@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from align.records import RecordError
+from align.values import RecordError
 
 LINE_LIMIT = 2**26  # bytes; a longer line is no record, and would have to lie in memory whole
 CHUNK = 2**20

@@ -32,9 +32,12 @@ from align.run.files import sha256
 SHOWN = 20  # kinds of problems that are printed; the others are counted
 _EXAMPLES = 2  # records of a file that a survey shows
 _OFTEN = 500  # records between two words on how many were read
-_ROWS = ("data/*rows.py", "data/lines.py", "data/literals.py", "data/json_tables.py", "data/formats/*.py")
+_ROWS = ("data/*rows.py", "data/lines.py", "data/json_text.py", "data/json_tables.py", "data/formats/*.py")
 _CODE = (
     "records.py",
+    "messages.py",
+    "values.py",
+    "literals.py",
     *_ROWS,
     "data/scan.py",
     "data/doubts.py",

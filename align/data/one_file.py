@@ -11,7 +11,7 @@ from align.data.formats import Format
 from align.data.formats.paths import without
 from align.data.reading import Reading
 from align.data.scan import gathered, noted
-from align.records import RecordError
+from align.values import RecordError
 
 Placed = Iterator[tuple[str, Any]]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from align.errors import UserError
-from align.records import TOOLS, Message, Messages
+from align.messages import TOOLS, Message, Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -33,7 +33,8 @@ from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
 from align.recipe.sections import LABELS, Entry
-from align.records import Ranking, RecordError, prompt_key
+from align.records import Ranking, prompt_key
+from align.values import RecordError
 
 V = TypeVar("V")
 W = TypeVar("W")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from align.data.rendering import Rendering, ended, tagged
 from align.data.words import WordEncoder, word_encoder
 from align.errors import UserError
-from align.records import Messages
+from align.messages import Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

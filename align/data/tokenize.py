@@ -20,7 +20,9 @@ from align.data.store import Batches, E, RowNumbers, RowSequence, code_of, conte
 from align.data.table import Records, valid
 from align.data.template import Template
 from align.errors import UserError
-from align.records import Demonstration, Messages, Prompt, Ranking, RecordError
+from align.messages import Messages
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 
 
 @dataclass(frozen=True)

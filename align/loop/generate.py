@@ -23,10 +23,11 @@ from align.loop.priorities import RewardModels, open_reward_models
 from align.loop.queues import Queue, open_queue
 from align.recipe.ppo import PPO
 from align.recipe.sections import Recipe
-from align.records import Demonstration, Prompt, RecordError, prompt_key
+from align.records import Demonstration, Prompt, prompt_key
 from align.run.progress import ProgressBar, say
 from align.sampling.params import Draws, Sampled
 from align.stages.frame import Setup, source
+from align.values import RecordError
 
 Priority = Literal["none", "margin", "disagreement"]
 _CHUNK = 16  # prompts whose tasks are kept together: what a kill can cost

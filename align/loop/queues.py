@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from align.errors import UserError
 from align.loop.labeling_app import connected
 from align.recipe.sections import Recipe
-from align.records import Demonstration, Prompt, RecordError, prompt_key
+from align.records import Demonstration, Prompt, prompt_key
 from align.run.files import fsync
+from align.values import RecordError
 from labeling.client import Client
 
 

@@ -20,8 +20,8 @@ from align.data import imports
 from align.data.imports import last_line, place
 from align.data.tokenize import opening
 from align.errors import AlignError, UserError
+from align.messages import Messages
 from align.recipe.ppo import Reward
-from align.records import Messages
 from align.run.manifest import ParentRef
 
 TRIES = 3

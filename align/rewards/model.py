@@ -9,10 +9,10 @@ from torch import Tensor
 from align.data.template import Template
 from align.data.tokenize import opening
 from align.errors import UserError
+from align.messages import Messages
 from align.models.base import BaseCheckpoint
 from align.models.forward import Forward
 from align.models.scoring import score_pairs
-from align.records import Messages
 from align.rewards.external import Texts
 
 

@@ -14,7 +14,9 @@ from align.data.likeness import looks_like
 from align.data.one_file import OneFile
 from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.errors import UserError
-from align.records import TOOLS, Demonstration, Messages, Prompt, Ranking, RecordError
+from align.messages import TOOLS, Messages
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 
 SCORE, SCORES = "score", "scores"
 

@@ -22,11 +22,11 @@ from align.errors import UserError
 from align.models.batch import Pair
 from align.models.forward import Forward
 from align.models.scoring import score_pairs
-from align.records import RecordError
 from align.run.files import whole_file
 from align.run.progress import ProgressBar, say
 from align.serving.records import SCORE, ScoreItem, read_items
 from align.serving.run import Trained, open_run, reward_model
+from align.values import RecordError
 
 _SHOWN = 20  # problems that are printed one by one
 _WINDOW = 2048  # records that are sorted by length together: what lies in memory

@@ -14,7 +14,7 @@ from align.data.formats import Format
 from align.data.one_file import OneFile
 from align.data.rows import EMPTY_ROW, KINDS, PACKED, FileError, read_rows
 from align.errors import UserError
-from align.records import RecordError
+from align.values import RecordError
 from labeling.store.engine import Store
 from labeling.store.items import add_items, shown_format
 from labeling.store.labels import keep_rankings

@@ -16,7 +16,9 @@ from align.data.formats import Format, Judged, LeftOut, Record, Unranked, detect
 from align.data.formats.base import listed
 from align.data.formats.own import ALIGN
 from align.errors import UserError
-from align.records import TOOLS, Demonstration, Prompt, Ranking, RecordError
+from align.messages import TOOLS
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 from labeling.answers import KINDS, ORDERING, UNSTORABLE, storable
 from labeling.store.models import Item, Person, Response, Slot, in_turn
 

@@ -15,8 +15,8 @@ from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from align.recipe.labeling import Labeling
-from align.records import RecordError
 from align.stats.rankings import disagreement
+from align.values import RecordError
 from labeling.answers import ORDERING, checked, ranks_alone, ranks_by_score, ranks_of
 from labeling.store.models import Draft, Item, Label, Person, Suggestion, is_newest
 

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from align.errors import UserError
-from align.records import RecordError
+from align.values import RecordError
 from labeling.store.labels import NotYours
 from labeling.web import api, chat, figures, manage, review, signin, work
 from labeling.web.config import Config

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from align import svg
-from align.records import words_of
+from align.messages import words_of
 from labeling.store.queue import MANY
 from labeling.web.config import config_of
 from labeling.web.markdown import safe_html

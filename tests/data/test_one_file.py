@@ -12,8 +12,8 @@ from conftest import write_jsonl
 from align.data.formats import LeftOut, given
 from align.data.one_file import OneFile
 from align.errors import UserError
-from align.records import RecordError
 from align.serving.records import ScoreItem, read_items
+from align.values import RecordError
 
 ROW = {"q": "Open?", "a": "Yes.", "b": "No.", "system": "Be brief.", "note": "from the shop"}
 MAPPING = "{prompt: q, responses: [a, b]}"

@@ -15,7 +15,8 @@ from align.data.load import Split, load
 from align.data.reading import Reading, by_understanding
 from align.errors import UserError
 from align.recipe.sections import Source
-from align.records import Ranking, RecordError
+from align.records import Ranking
+from align.values import RecordError
 
 PAIR = Format(
     "pair",

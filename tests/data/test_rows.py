@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from align.data import lines as module
 from align.data.rows import EMPTY_ROW, FileError, kind_of, read_rows
-from align.records import RecordError
+from align.values import RecordError
 
 NAMES = [f"a{kind}{packed}" for kind in (".jsonl", ".json", ".csv", ".tsv") for packed in ("", ".gz", ".zst")]
 ROW = {"prompt": "Grüße, \u2028 🙂", "response": 'She said "no",\r\nthen left'}

@@ -14,7 +14,7 @@ from sqlalchemy import select  # noqa: E402
 
 from align.data.load import load  # noqa: E402
 from align.recipe.sections import Source  # noqa: E402
-from align.records import Ranking  # noqa: E402
+from align.records import Ranking
 from labeling.store.models import Label  # noqa: E402
 
 FOUR = {"prompt": "Which?", "responses": ["alpha", "beta", "gamma", "delta"]}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from align.data.formats.base import Row, short
 from align.data.formats.conversations import MAY_BEGIN_TALK, Turns, last_answer, talk_in, turns, with_tools
 from align.data.formats.paths import look_up
-from align.records import RecordError, literal
+from align.literals import literal
+from align.values import RecordError
 
 if TYPE_CHECKING:
     from align.recipe.columns import Columns, MessageKeys

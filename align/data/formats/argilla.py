@@ -24,8 +24,8 @@ from align.data.formats.base import (
 )
 from align.data.formats.tools import ToolColumns, check_columns, prompt_of
 from align.errors import UserError
-from align.records import RecordError
 from align.text import dotted
+from align.values import RecordError
 
 Path = tuple[str | int, ...]
 FIXED_ORDER = 10  # rankings of one question that all name the options in one order: nobody's opinion

@@ -16,9 +16,12 @@ from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from align.data.literals import json_value, python_value
-from align.records import Demonstration, Messages, Prompt, Ranking, RecordError
+from align.data.json_text import json_value
+from align.literals import python_value
+from align.messages import Messages
+from align.records import Demonstration, Prompt, Ranking
 from align.text import dotted
+from align.values import RecordError
 
 Row = Mapping[str, Any]
 Placed = tuple[str, Row]  # "file:line", and the row there

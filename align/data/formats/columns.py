@@ -22,7 +22,8 @@ from align.data.formats.orders import (
 )
 from align.data.formats.paths import Cell, look_up, several, shown
 from align.data.formats.verdicts import hear_all, ranks_of_verdict
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 
 if TYPE_CHECKING:
     from align.recipe.columns import Columns
@@ -105,7 +106,8 @@ def _read(row: Row, columns: Columns) -> Iterator[Record | LeftOut]:
         return
     found = _ranked(row, columns)
     if found is None:
-        assert prompt is not None
+        if prompt is None:
+            raise RecordError(prompt_name, "is null: there is no prompt")
         yield make(Prompt, {"prompt": complete(row, columns, prompt)}, {"prompt": prompt_name})
         return
     if isinstance(found, LeftOut):

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from align.data.formats.base import Row, comparison, part, short, text
-from align.records import Message, Ranking, RecordError, literal, tool_calls
-from align.records import messages_in as messages_in
-from align.records import with_tools as with_tools
+from align.literals import literal
+from align.messages import Message, tool_calls
+from align.messages import messages_in as messages_in
+from align.messages import with_tools as with_tools
+from align.records import Ranking
 from align.text import dotted
+from align.values import RecordError
 
 Turns = list[Message]
 CALL = "function_call"  # ShareGPT's role of an assistant's turn that holds calls and no words

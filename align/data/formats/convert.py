@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from align.data.formats.base import Judged, LeftOut, Record, T, Unranked
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 
 HOLDS = {
     Prompt: "prompts without any response",

@@ -21,7 +21,8 @@ from align.data.formats.base import (
     unused,
 )
 from align.data.formats.parts import Names, demonstration, filled, is_verdict
-from align.records import Demonstration, RecordError
+from align.records import Demonstration
+from align.values import RecordError
 
 ALPACA = Names(prompt=("instruction",), about=("input",), response=("output",))
 DOLLY = Names(prompt=("instruction",), about=("context",), response=("response",))

@@ -27,8 +27,8 @@ from align.data.formats.base import (
 from align.data.formats.conversations import is_conversation
 from align.data.formats.tools import ToolColumns, check_columns, field_of, prompt_of
 from align.errors import UserError
-from align.records import RecordError
 from align.text import dotted
+from align.values import RecordError
 
 ITEMS = ("items", "responses", "answers", "completions", "candidates")
 UNPLACED = "_"  # the ranker's own list, of what was put into no bucket

@@ -28,7 +28,7 @@ from align.data.formats.base import (
 )
 from align.data.formats.conversations import transcript
 from align.data.formats.pairs import post_of
-from align.records import RecordError
+from align.values import RecordError
 
 ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 LETTERS = (1, 2, 3, 4)  # FineGrainedRLHF counts its predictions from 1

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from align.data.formats.base import LeftOut, Placed, Row, ranks_of, short
 from align.data.formats.orders import UNRANKED, Gathered, Ranks, check_scale, rank_of, score_of
 from align.data.formats.paths import Cell, look_up
-from align.records import RecordError
 from align.text import cell_text
+from align.values import RecordError
 
 if TYPE_CHECKING:
     from align.recipe.columns import Columns

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from align.data.formats.base import Placed, Row, as_number, listed, ranks_of, short
 from align.data.formats.paths import Cell, look_up, several, shown
-from align.records import RecordError
 from align.text import cell_text
+from align.values import RecordError
 
 if TYPE_CHECKING:
     from align.recipe.columns import Columns, Names

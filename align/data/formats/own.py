@@ -6,7 +6,8 @@ from dataclasses import fields
 from difflib import get_close_matches
 
 from align.data.formats.base import Format, Record, Row, listed
-from align.records import TOOLS, Demonstration, Prompt, Ranking
+from align.messages import TOOLS
+from align.records import Demonstration, Prompt, Ranking
 
 PARTS = {"response", TOOLS} | {field.name for field in fields(Ranking)}
 LISTS = ("responses", "ranks", "shown_order")  # which a table holds as text

@@ -26,7 +26,7 @@ from align.data.formats.base import (
     unused,
 )
 from align.data.formats.conversations import compared, is_conversation, steerlm, turns
-from align.records import RecordError
+from align.values import RecordError
 
 WINNERS = {"model_a": -1, "model_b": 1, "tie": 0, "both_bad": 0, "tie (bothbad)": 0, "bothbad": 0}
 KAGGLE = ("model_a", "model_b", "tie")

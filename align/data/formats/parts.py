@@ -29,7 +29,9 @@ from align.data.formats.conversations import (
     turns,
     with_tools,
 )
-from align.records import Demonstration, RecordError, literal, prompt_key
+from align.literals import literal
+from align.records import Demonstration, prompt_key
+from align.values import RecordError
 
 ROLES = {
     "prompt": "prompt",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from align.data.formats.base import Row, listed, short
-from align.records import RecordError
 from align.text import cell_text
+from align.values import RecordError
 
 if TYPE_CHECKING:
     from align.recipe.columns import Names

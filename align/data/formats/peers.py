@@ -32,7 +32,8 @@ from align.data.formats.parts import (
     needed,
     preference,
 )
-from align.records import Prompt, RecordError
+from align.records import Prompt
+from align.values import RecordError
 
 BEST, WORST = ("chosen", "chosen_response"), ("rejected", "rejected_response")
 ALPACA = Names(prompt=("instruction",), about=("input",), best=BEST, worst=WORST)

@@ -37,7 +37,8 @@ from align.data.formats.trl import TRL_FORMATS
 from align.data.imports import last_line
 from align.data.lines import FileError
 from align.errors import UserError
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 
 if TYPE_CHECKING:
     from align.recipe.columns import Columns

@@ -27,8 +27,9 @@ from align.data.formats.vocabulary import (
 )
 from align.data.likeness import looks_like
 from align.errors import UserError
-from align.records import RecordError, messages_in
+from align.messages import messages_in
 from align.text import cell_text, words_of_name
+from align.values import RecordError
 
 _DIGITS = re.compile(r"\d+")
 FILL_IN = (

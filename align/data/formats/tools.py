@@ -8,7 +8,7 @@ from typing import Any
 from align.data.formats.base import short
 from align.data.formats.conversations import is_conversation, turns
 from align.errors import UserError
-from align.records import RecordError
+from align.values import RecordError
 
 PROMPTS = ("prompt", "instruction", "question", "input", "context", "query", "chat", "conversation", "text")
 AROUND = (

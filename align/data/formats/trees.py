@@ -21,7 +21,7 @@ from align.data.formats.base import (
     unused,
 )
 from align.data.formats.conversations import ROLES, Turns
-from align.records import RecordError
+from align.values import RecordError
 
 TreeRow = tuple[str, Row]  # where the message stands in its row, and the message
 Replies = Callable[[str, Row], list[TreeRow]]

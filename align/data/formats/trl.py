@@ -38,7 +38,8 @@ from align.data.formats.conversations import (
 )
 from align.data.formats.demonstrations import is_demonstration
 from align.data.formats.parts import Names, answer, completed, demonstration
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 
 NAMES = ("chosen", "rejected")
 ANSWER = ("response", "completion")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from align.data.formats.base import LeftOut, Placed, Row, as_number, short
 from align.data.formats.orders import PLACES, UNRANKED, Gathered, Ranks
 from align.data.formats.paths import Cell, look_up
-from align.records import RecordError
 from align.text import cell_text
+from align.values import RecordError
 
 if TYPE_CHECKING:
     from align.recipe.columns import Verdict

@@ -13,7 +13,8 @@ from align.data.formats.argilla import argilla, argilla_flat
 from align.data.formats.label_studio import label_studio
 from align.errors import UserError
 from align.recipe.load import read_columns
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 
 ROWS = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))["rows"]

@@ -16,7 +16,8 @@ from align.data.table import Records
 from align.errors import UserError
 from align.recipe.load import read_columns
 from align.recipe.sections import Source
-from align.records import Ranking, RecordError
+from align.records import Ranking
+from align.values import RecordError
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases" / "data"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not on this machine")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from align.data.formats.conversations import last_answer, turns
-from align.records import RecordError
+from align.values import RecordError
 
 CALL = {"name": "w", "arguments": {"b": "Köln", "a": 1}}
 IN_OUR_FORM = {"type": "function", "function": {"name": "w", "arguments": '{"b": "Köln", "a": 1}'}}

@@ -11,7 +11,7 @@ from watched import Watched
 
 from align.data.formats import FORMATS, UNUSED, Format, LeftOut, Record, detect, find
 from align.errors import UserError
-from align.records import RecordError
+from align.values import RecordError
 
 SAMPLES = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))

@@ -8,7 +8,8 @@ import pytest
 
 from align.data.formats import FORMATS, LeftOut, as_kind, detect, find, from_columns
 from align.errors import UserError
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 
 MODULE = '''
 from align.data.formats import Format

@@ -12,7 +12,8 @@ from align.data.formats import FORMATS, UNUSED, Judged, LeftOut, Record, as_kind
 from align.data.load import load
 from align.errors import UserError
 from align.recipe.sections import Source
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases" / "data"
 SAMPLES = {

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from align.data.formats import Format, LeftOut, Record, as_kind, detect, from_columns
-from align.records import Demonstration, Prompt, Ranking, RecordError
+from align.records import Demonstration, Prompt, Ranking
+from align.values import RecordError
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the published data is not on this machine")

@@ -16,7 +16,8 @@ from align.data.formats.base import as_number, label
 from align.data.reading import Reading
 from align.data.rows import read_rows
 from align.data.scan import How, scan_file
-from align.records import Ranking, RecordError
+from align.records import Ranking
+from align.values import RecordError
 
 WITH_LISTS = [name for name, format in FORMATS.items() if format.lists]
 FLAT = ["alpaca", "dolly", "helpsteer2", "hh-rlhf", "pandalm", "shp"]
@@ -60,7 +61,7 @@ def test_whole_conversations_in_a_table_are_conversations(
 
 
 def test_a_list_that_cannot_be_read_is_told_by_its_column() -> None:
-    row = {"instruction": "Open?", "completions": "[{'response': 'Yes.'} {'response': 'No.'}]"}
+    row = {"instruction": "Open?", "completions": "[{'response': 'Yes.'}; {'response': 'No.'}]"}
     with pytest.raises(RecordError) as caught:
         list(FORMATS["ultrafeedback"].read(row))
     assert caught.value.field == "completions"

@@ -12,7 +12,8 @@ from align.data.formats import FORMATS, Format, LeftOut, chosen, detect
 from align.data.load import load
 from align.errors import UserError
 from align.recipe.sections import Entry, Source
-from align.records import Ranking, RecordError
+from align.records import Ranking
+from align.values import RecordError
 
 CASES = Path(__file__).resolve().parents[4] / "shared" / "cases" / "data"
 ITEMS = [{"id": "a", "body": "A."}, {"id": "b", "body": "B."}, {"id": "c", "body": "C."}]

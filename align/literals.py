@@ -1,4 +1,4 @@
-"""Values that stand in a file as text: JSON without its traps, and lists as Python prints them."""
+"""Values that stand in a text as Python prints them, as pandas and numpy write cells."""
 
 from __future__ import annotations
 
@@ -8,31 +8,18 @@ import json
 import math
 import tokenize
 import warnings
+from itertools import pairwise
 from typing import Any
-
-from align.records import RecordError
 
 _LONGEST = 200  # of a message
 
 
-def json_value(text: str) -> Any:
-    """A text's JSON value; raises RecordError that says why it has none.
-
-    NaN is null: Python writes it for a missing number. A key that appears twice is refused, so is Infinity.
-    """
+def literal(text: str) -> Any:
+    """The value that a text writes as JSON, or as Python prints a list or an object; raises ValueError."""
     try:
-        return STRICT.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise RecordError("", broken(error)) from error
-
-
-def broken(error: ValueError | RecursionError) -> str:
-    """What is wrong with a text that is not JSON."""
-    if isinstance(error, RecursionError):
-        return "is nested too deeply"
-    if isinstance(error, json.JSONDecodeError):
-        return f"broken JSON at column {error.colno}: {error.msg}"
-    return f"broken JSON: {error}"  # a number with thousands of digits
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return python_value(text)
 
 
 def python_value(text: str) -> list[Any] | dict[str, Any]:
@@ -44,9 +31,14 @@ def python_value(text: str) -> list[Any] | dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a backslash that escapes nothing
-            value = _plain(ast.literal_eval(text.strip()))
+            text = text.strip()
+            try:
+                value = _plain(ast.literal_eval(text))
+            except SyntaxError:
+                text = _with_commas(text)
+                value = _plain(ast.literal_eval(text))
         before = 0
-        for token in tokenize.generate_tokens(io.StringIO(text.strip()).readline):
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.STRING == before:
                 raise ValueError("texts without a comma between them")
             before = token.type if token.type != tokenize.NL else before
@@ -55,6 +47,17 @@ def python_value(text: str) -> list[Any] | dict[str, Any]:
     if not isinstance(value, (list, dict)):
         raise ValueError("neither a list nor an object")
     return value
+
+
+def _with_commas(text: str) -> str:
+    """numpy prints a list of objects without commas between them: they are put in."""
+    found = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    lines = io.StringIO(text).readlines()
+    for one, other in reversed(list(pairwise(t for t in found if t.type != tokenize.NL))):
+        if one.string == "}" and other.string == "{":
+            row, column = one.end
+            lines[row - 1] = f"{lines[row - 1][:column]},{lines[row - 1][column:]}"
+    return "".join(lines)
 
 
 def _plain(value: Any) -> Any:
@@ -71,20 +74,3 @@ def _plain(value: Any) -> Any:
     ):
         return value
     raise ValueError(f"{type(value).__name__} is no value of a record")
-
-
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for i, key in enumerate(keys) if key in keys[:i])
-        raise RecordError(repr(twice[:60])[1:-1], "appears twice in one object")
-    return row
-
-
-def _constant(text: str) -> None:
-    if text != "NaN":
-        raise RecordError("", f"{text} is not a number in JSON")
-
-
-STRICT = json.JSONDecoder(object_pairs_hook=_each_key_once, parse_constant=_constant)
