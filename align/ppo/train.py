@@ -164,7 +164,7 @@ def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clo
         context.forward,
         sampled,
         context.rewards,
-        texts_of(context.rewards, sampled, prompts, chosen, context.setup.base),
+        texts_of(context.rewards, sampled, prompts, chosen, context.setup.template),
         temperature=cfg.temperature,
         microbatch_tokens=cfg.microbatch_tokens,
     )

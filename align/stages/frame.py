@@ -88,7 +88,7 @@ def set_up(recipe: Recipe) -> Setup:
     choose_kernels(recipe.run.deterministic)
     base = find_base(recipe.base)
     accel = distributed.accelerator(recipe.run.timeout)
-    return Setup(accel, base, base.template(recipe.data.template))
+    return Setup(accel, base, base.template(recipe.data))
 
 
 def source(recipe: Recipe, kind: RecordKind, stage: str) -> Source:
@@ -168,7 +168,8 @@ class Inputs:
         ) as stage:
             before = stage.finished
             if not before:
-                stage.say(f"{self.stage}: {self.setup.base.told_end()}")
+                for told in (self.setup.base.told_end(), *self.setup.template.remarks()):
+                    stage.say(f"{self.stage}: {told}")
             yield stage
             if stage.main and not before:
                 refresh(self.recipe.run.path, stage.say)
