@@ -74,7 +74,11 @@ class Joining:
 
     def keeps(self, text: str) -> bool:
         """Whether the tokens of a response are its text, to the byte."""
-        return self.keeps_exactly(text) or self.decode(self.encode([text])[0]) == text
+        return self.keeps_exactly(text) or self.comes_back(text) == text
+
+    def comes_back(self, text: str) -> str:
+        """The text that a response's tokens are."""
+        return self.decode([*self.encode([text])[0], self._tokenizer.eos_token_id])
 
     def keeps_exactly(self, text: str) -> bool:
         """Whether the tokenizer is known to keep all bytes of a text, without asking it."""

@@ -81,16 +81,22 @@ class Template:
         return self._rendering
 
     @cached_property
+    def around_response(self) -> tuple[str, str]:
+        """White space that the chat template writes before an answer, and between it and the EOS."""
+        if self._rendering is None:
+            return "", ""
+        turn = self._rendering.turn
+        end = turn.after.lstrip()
+        ends = end.startswith(str(self._tokenizer.eos_token))
+        return turn.lead, turn.after.removesuffix(end) if ends else ""
+
+    @cached_property
     def _joining(self) -> Joining:
         def encode(texts: Sequence[str]) -> list[list[int]]:
             return self._ids(texts, special=False)
 
-        if self._rendering is None:
-            return Joining(self._tokenizer, encode)
-        turn = self._rendering.turn
-        end = turn.after.lstrip()
-        tail = turn.after.removesuffix(end) if end.startswith(str(self._tokenizer.eos_token)) else ""
-        return Joining(self._tokenizer, encode, turn.before, turn.lead, tail)
+        before = self._rendering.turn.before if self._rendering is not None else ""
+        return Joining(self._tokenizer, encode, before, *self.around_response)
 
     @cached_property
     def hash(self) -> str:
@@ -144,8 +150,7 @@ class Template:
     def loses(self, prompt: str | Messages, response: str | None = None) -> str | None:
         """The text that the tokens of a response, or else of a plain prompt, are; None: it to the byte."""
         if response is not None:
-            same = self._joining.keeps(response)
-            return None if same else self.text(self._joining.encode([response])[0])
+            return None if self._joining.keeps(response) else self._joining.comes_back(response)
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         if self._rendering is not None or self._joining.keeps_exactly(text):
             return None

@@ -332,6 +332,7 @@ def _note(
         "model": kind,
         "dtype": dtype,
         **{key: getattr(run.recipe.data, key) for key in TEMPLATE_KEYS},
+        "written_around_a_response": list(run.setup.template.around_response),
         "padding": tokenizer.pad_token,
         "responses_end_with": tokenizer.convert_ids_to_tokens(response_end(tokenizer)),
         "base": run.recipe.base.name,

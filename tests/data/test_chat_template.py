@@ -210,8 +210,8 @@ def test_with_thinking_off_the_whole_conversation_begins_with_prompt_and_respons
     assert off.remarks() == [
         'the chat template is given {"enable_thinking": false} everywhere',
         "the generation prompt has a thought that is closed ('<think>\\n\\n</think>\\n\\n'): a response "
-        "stands right behind the generation prompt, in training as in sampling, so responses are answers without a "
-        "thought",
+        "stands right behind the generation prompt, in training as in sampling, so responses are answers "
+        "without a thought",
     ]
 
 
