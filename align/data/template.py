@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from align.data.chat_template import ChatTemplate, find_chat_template
@@ -160,6 +161,17 @@ class Template:
     def straddles(self, response: str) -> bool:
         """Whether the chat template's text has a token that begins before a response and ends in it."""
         return self._rendering is not None and self._joining.straddles(response)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer, with a chat template that is this one where it is given nothing else.
+
+        What it says must not change with the day, nor with who forgets what it was given.
+        """
+        own = self._tokenizer.chat_template
+        if self.chat_template is not None:
+            self._tokenizer.chat_template = self.chat_template.exported(own)
+        self._tokenizer.save_pretrained(str(folder))
+        self._tokenizer.chat_template = own
 
     def remarks(self) -> list[str]:
         """What a person should know of the chat template before anything trains."""

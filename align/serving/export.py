@@ -103,9 +103,6 @@ def export(
     tokenizer = trained.setup.base.tokenizer
     if stage == "rm":
         set_padding(tokenizer)
-    # What the run's chat template says must not change with the day, nor with who forgets what it was given.
-    if (chat := trained.setup.template.chat_template) is not None:
-        tokenizer.chat_template = chat.exported(tokenizer.chat_template)
     with whole_folder(to) as aside:
         kind = _write(trained, tokenizer, dtype, aside)
         model = _loaded(trained, aside)
@@ -309,7 +306,7 @@ def _write(run: Trained, tokenizer: PreTrainedTokenizerBase, dtype: str, folder:
         model = merged_policy(run.setup.base, run.final)
         set_end(model, run.setup.base)
     model.to(_DTYPES[dtype]).save_pretrained(folder)
-    tokenizer.save_pretrained(str(folder))
+    run.setup.template.save_tokenizer(folder)
     return type(model).__name__
 
 

@@ -74,11 +74,11 @@ def test_what_the_recipe_gives_is_trained_resumed_and_exported(tmp_path: Path, t
     folder = export(run, "sft", tmp_path / "out")
     note = json.loads((folder / "align_export.json").read_text())
     assert (note["chat_template_kwargs"], note["template_name"]) == (OFF, None)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
-    )
-    assert asked == text
+    for place in (folder, run / "sft" / "final"):
+        asked = AutoTokenizer.from_pretrained(place).apply_chat_template(
+            [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+        )
+        assert asked == text
 
 
 def test_other_kwargs_are_tokenised_anew(tmp_path: Path, tiny_base: Path) -> None:
