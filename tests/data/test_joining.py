@@ -7,7 +7,7 @@ from typing import Any
 
 import chat_templates
 import pytest
-from sentencepiece_like import bare, legacy, metaspace, unigram
+from sentencepiece_like import bare, legacy, metaspace, phi3, unigram
 from test_tokenize import tokenizer
 from tokenizers.normalizers import NFC
 from transformers import PreTrainedTokenizerFast
@@ -106,6 +106,19 @@ def test_a_chat_is_trained_as_the_template_and_the_tokenizer_write_it(make: Make
         assert whole[: len(ids) - 1] == ids[:-1]
         assert not template.straddles(response)
         assert template.text(template.response_ids(response)) == response
+
+
+def test_phi_3_trains_what_its_marks_leave() -> None:
+    """`<|assistant|>` swallows the line break behind it, and the answer's own; the latter is told."""
+    tok = phi3(chat=chat_templates.PHI3)
+    template = Template(tok, "chat")
+    for response in ("Yes, it", "\nYes", " Yes", "🙂"):
+        answered = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": response}]
+        whole = tok.apply_chat_template(answered, return_dict=False)
+        ids = template.prompt_ids("Hi") + template.response_ids(response)
+        assert whole[: len(ids)] == ids
+        assert template.text(template.response_ids(response)) == response.lstrip()
+        assert template.loses("Hi", response) == (None if response[0] in "Y🙂" else "Yes")
 
 
 def test_llama_2_trains_the_spaces_that_its_template_writes_around_an_answer() -> None:
