@@ -63,8 +63,6 @@ TOOLS_TWICE = (
     "the prompt comes with tools of its own, and data.chat_template_kwargs.tools names others: leave one of "
     "them out"
 )
-SWITCH = "enable_thinking"  # what Qwen 3 and templates after it call the switch
-_BEHIND = "a response stands right behind the generation prompt, in training as in sampling"
 _MARK = "Qmark{}z"  # no template has it, and none treats it otherwise than words
 
 
@@ -177,36 +175,6 @@ class Rendering:
         before = self.turn.before
         found = OPENED.search(before)
         return (found[0], f"</{found[0][1:]}" in before) if found else None
-
-    def thought(self) -> str | None:
-        """How answers are trained where reasoning stands around them in the template; None: none does."""
-        before, written = self.turn.before, self.turn.written or ""
-        if self.opened is None:
-            if OPENED.search(written) is None or OPENED.search(before):
-                return None
-            return (
-                f"the chat template writes {_end(written, before)!r} in front of an answer without a "
-                f"thought, and not where it asks for one: {_BEHIND}{self._closing()}"
-            )
-        tag, closed = self.opened
-        if closed:
-            return (
-                f"the generation prompt has a thought that is closed ({_thought(before)!r}): {_BEHIND}, so "
-                "responses are answers without a thought"
-            )
-        return (
-            f"the generation prompt opens a thought ({_thought(before)!r}): {_BEHIND}, so responses begin "
-            f"inside the thought and have to close it (</{tag[1:]}){self._closing()}"
-        )
-
-    def _closing(self) -> str:
-        """The way to write answers without thoughts, where the template has one."""
-        if SWITCH not in self.chat_template.text or SWITCH in self.chat_template.kwargs:
-            return ""
-        off = self.with_kwargs(**{SWITCH: False})
-        if off.turn.follows and (off.opened is None or off.opened[1]):
-            return f"; for answers without thoughts set `data.chat_template_kwargs: {{{SWITCH}: false}}`"
-        return ""
 
     def with_kwargs(self, **more: Any) -> Rendering:
         """The same template, given more."""
@@ -443,17 +411,6 @@ def _reasoning(message: Message) -> list[str]:
     if ends_reasoning(message["content"]):
         thought += [found[0] for found in REASONING.finditer(message["content"])]
     return thought
-
-
-def _thought(before: str) -> str:
-    """The end of a generation prompt, from the tag that opens a thought."""
-    found = OPENED.search(before)
-    return before[found.start() :] if found else before
-
-
-def _end(written: str, before: str) -> str:
-    """What is written behind the generation prompt, or from the tag on where that is another."""
-    return written.removeprefix(before) if written.startswith(before) else _thought(written)
 
 
 def _bare(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from align.data.chat_template import ChatTemplate, find_chat_template
 from align.data.joining import Joining
 from align.data.rendering import Rendering, ended, tagged
+from align.data.thoughts import told_thought
 from align.data.words import WordEncoder, word_encoder
 from align.errors import UserError
 from align.records import Messages
@@ -177,7 +178,7 @@ class Template:
         """What a person should know of the chat template before anything trains."""
         if self._rendering is None:
             return []
-        thought = self._rendering.thought()
+        thought = told_thought(self._rendering)
         return self._rendering.chat_template.remarks() + ([thought] if thought else [])
 
     @property
