@@ -27,6 +27,7 @@ from align.text import words_of_name
 
 _MUCH = 0.05  # from this share of the records on, what is odd about them is a warning
 _MANY = 0.2  # the same, for what is common in good data too
+_SHOWN = 60  # characters of a generation prompt's end
 _NEVER = 2.0  # no share of the records makes it a warning
 _FEW = 100  # with fewer held-out comparisons, an accuracy's 95% interval is over 0.2 wide
 _ENOUGH = 30  # with fewer cases, a share says nothing
@@ -171,9 +172,12 @@ def of_template(facts: TemplateFacts) -> Iterator[Finding]:
     if facts.answer_follows is False:
         message = (
             "the chat template writes an answer otherwise than as generation prompt and text (it adds or "
-            "drops something between): the base sees here what its chat training may not have shown it"
+            "drops something between): responses are trained and sampled right behind the generation prompt "
+            f"({_end(facts.generation_prompt)!r}), which the base's chat training may not have shown it"
         )
         yield Finding("warning", "answer_does_not_follow", "base", message)
+    for remark in facts.remarks:
+        yield Finding("note", "chat_template", "data.template", remark)
     if facts.system_prompt:
         said = " ".join(facts.system_prompt.split())
         message = (
@@ -186,6 +190,10 @@ def of_template(facts: TemplateFacts) -> Iterator[Finding]:
             f"the tokenizer pads with its EOS, {facts.eos!r}: harmless here, as masks tell what is padding"
         )
         yield Finding("note", "pad_is_eos", "base", message)
+
+
+def _end(text: str | None) -> str:
+    return "" if text is None else text if len(text) <= _SHOWN else f"…{text[-_SHOWN:]}"
 
 
 def of_texts(gathered: Gathered) -> Iterator[Finding]:
@@ -251,6 +259,16 @@ def of_texts(gathered: Gathered) -> Iterator[Finding]:
     after = " no end of the reasoning that the chat template has opened before it"
     yield from found("reasoning_never_ends", answers, 0, "response has", "responses have", after)
     words = {name: said for pile in piles for name, said in reversed(pile.first.items())}
+    after = (
+        f" tokens that are not its bytes, so it is trained otherwise than it is written: "
+        f"{words.get('not_verbatim', '')}"
+    )
+    yield from found("not_verbatim", answers or total, 0, "text has", "texts have", after)
+    after = (
+        " a first token that the chat template's own text has together with the generation prompt's last "
+        f"({words.get('straddles', '')[:30]!r}): it is trained apart from it, as it would be sampled"
+    )
+    yield from found("straddles", answers, _MUCH, "response has", "responses have", after)
     for code, limit in (("answer_stripped", 0.0), ("reasoning_stripped", _NEVER)):
         shown = " ".join(words.get(code, "")[:1000].split())
         after = (

@@ -39,6 +39,7 @@ from align.run.progress import ProgressBar
 from align.values import RecordError
 
 EXAMPLES_READ = 2  # records that show how files were read
+_CONTEXT = 10  # characters shown before a difference
 _OFTEN = 500  # records between two words on how far it has come
 
 
@@ -229,6 +230,8 @@ def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> 
     hits = {hit for text in (prompt, *texts) for hit in reader.control(text)}
     for hit in hits:
         pile.mark(f"control {hit}", row.place)
+    if reader.template is not None:
+        _mark_tokens(record, row, pile, reader.template, bool(hits))
     if reader.chat:
         for mark in set().union(*map(foreign_markup, (prompt, *texts))) - hits:
             pile.mark(f"markup {mark}", row.place)
@@ -257,6 +260,34 @@ def _mark_written(record: Record, row: MeasuredRow, pile: Pile, template: Templa
             name = "answer_stripped" if template.opened is None else "reasoning_stripped"
             pile.first.setdefault(name, gone)
             pile.mark(name, row.place)
+
+
+def _mark_tokens(record: Record, row: MeasuredRow, pile: Pile, template: Template, controls: bool) -> None:
+    """Note whose tokens are not its text, or begin before it; where it holds control tokens, that is told."""
+    texts = responses_of(record)
+    for text in texts:
+        if template.straddles(text):
+            pile.first.setdefault("straddles", text)
+            pile.mark("straddles", row.place)
+    if controls:
+        return
+    found = [(text, template.loses(record.prompt, text)) for text in texts]
+    found.append((_prompt_text(record), template.loses(record.prompt)))
+    for text, becomes in found:
+        if becomes is not None:
+            pile.first.setdefault("not_verbatim", _difference(text, becomes))
+            pile.mark("not_verbatim", row.place)
+
+
+def _difference(text: str, becomes: str) -> str:
+    """Where two texts begin to differ, and how."""
+    start = next(
+        (i for i, (a, b) in enumerate(zip(text, becomes, strict=False)) if a != b),
+        min(len(text), len(becomes)),
+    )
+    start = max(0, start - _CONTEXT)
+    end = start + 3 * _CONTEXT
+    return f"{text[start:end]!r} becomes {becomes[start:end]!r}"
 
 
 def _apart(a: int | None, b: int | None) -> bool:

@@ -191,6 +191,8 @@ class TemplateFacts:
     turn_end: str | None  # what the chat template writes behind an assistant's text; None: nothing, or plain
     turn_ends_with_eos: bool | None  # None where it cannot be told
     answer_follows: bool | None  # the template writes an answer as generation prompt and text
+    generation_prompt: str | None = None  # what stands between the user's words and a response
+    remarks: list[str] = field(default_factory=list)  # what a stage says of the chat template when it starts
 
 
 @dataclass(frozen=True)

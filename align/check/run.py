@@ -135,7 +135,7 @@ def _template(recipe: Recipe) -> tuple[BaseTokenizer | None, Template | None, li
         return None, None, [Finding("error", "base", "base", f"{error}{after}")]
     found = list(_of_adapters(recipe, base))
     try:
-        return base, base.template(recipe.data.template), found
+        return base, base.template(recipe.data), found
     except UserError as error:
         return base, None, [*found, Finding("error", "template", "data.template", str(error))]
 

@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from align.check.result import TemplateFacts
 from align.data.template import Template
+from align.messages import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,23 +20,33 @@ def look(tokenizer: PreTrainedTokenizerBase, template: Template, kind: str) -> T
     """Ask the tokenizer and its chat template a few questions."""
     eos = str(tokenizer.eos_token)
     pad_is_eos = tokenizer.pad_token_id == template.eos_id
-    if kind != "chat":
+    rendering = template.rendering
+    if rendering is None:
         return TemplateFacts(kind, eos, pad_is_eos, None, 0, None, None, None)
-    user = [{"role": "user", "content": _USER}]
-    asked = _render(tokenizer, template, user, generation=True)
-    with_system = _render(
-        tokenizer, template, [{"role": "system", "content": _SYSTEM}, *user], generation=True
-    )
-    answered = _render(tokenizer, template, [*user, {"role": "assistant", "content": _ANSWER}])
+    user: list[Message] = [{"role": "user", "content": _USER}]
+    asked = rendering.render(user, generation=True)
+    with_system = rendering.render([{"role": "system", "content": _SYSTEM}, *user], generation=True)
+    answered = rendering.render([*user, {"role": "assistant", "content": _ANSWER}])
     header, said = system_prompt(asked, with_system)
     tokens = len(tokenizer(header + said, add_special_tokens=False)["input_ids"]) if said else 0
     follows = turn_end = ends = None
     if asked is not None and answered is not None:
-        follows = answered.startswith(asked + _ANSWER)
+        follows = rendering.turn.follows
         if _ANSWER in answered:
             turn_end = answered.rpartition(_ANSWER)[2].strip() or None
             ends = turn_end.startswith(eos) if turn_end else None
-    return TemplateFacts(kind, eos, pad_is_eos, said, tokens, turn_end, ends, follows)
+    return TemplateFacts(
+        kind,
+        eos,
+        pad_is_eos,
+        said,
+        tokens,
+        turn_end,
+        ends,
+        follows,
+        rendering.turn.before,
+        template.remarks(),
+    )
 
 
 def system_prompt(asked: str | None, with_system: str | None) -> tuple[str, str | None]:
@@ -62,21 +71,3 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[s
     pattern = re.compile("|".join(re.escape(token) for token in sorted(found, key=lambda t: (-len(t), t))))
     signs = {token[0] for token in found}  # most texts hold none of these, which is found out faster
     return lambda text: pattern.findall(text) if any(sign in text for sign in signs) else []
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase,
-    template: Template,
-    messages: list[dict[str, str]],
-    generation: bool = False,
-) -> str | None:
-    try:
-        text = tokenizer.apply_chat_template(
-            messages,
-            chat_template=template.chat_template,
-            tokenize=False,
-            add_generation_prompt=generation,
-        )
-    except jinja2.TemplateError:  # some refuse a system message, or an answer
-        return None
-    return str(text)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from align.data.chat_template import ChatTemplate
 from align.errors import UserError
 from align.messages import TOOLS, Message, Messages
 
@@ -58,6 +59,10 @@ IS_TAGGED = (
     "the prompt begins with {!r} and every response with {!r}, and the chat template says itself who speaks: "
     "take these tags out of the texts (a `format` function can), or set `data.template: plain`"
 )
+TOOLS_TWICE = (
+    "the prompt comes with tools of its own, and data.chat_template_kwargs.tools names others: leave one of "
+    "them out"
+)
 _MARK = "Qmark{}z"  # no template has it, and none treats it otherwise than words
 
 
@@ -72,21 +77,44 @@ class Form:
 FORMS = (Form(), Form(as_text=True), Form(None), Form(None, as_text=True))
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a template writes around an answer."""
+
+    before: str  # behind the user's words where the answer is asked for: the generation prompt
+    written: str | None  # the same where the answer is a message; None where that cannot be told
+    after: str  # behind the answer
+
+    @property
+    def follows(self) -> bool | None:
+        """Whether an answer is the generation prompt, white space and its words; None: nobody can tell."""
+        if self.written is None:
+            return None
+        return self.written.startswith(self.before) and not self.written[len(self.before) :].strip()
+
+    @property
+    def lead(self) -> str:
+        """White space that the template writes in front of an answer's words."""
+        return self.written[len(self.before) :] if self.written is not None and self.follows else ""
+
+
 class Rendering:
     """A chat template at work. What it does to a kind of conversation is asked once, with marked words."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: ChatTemplate) -> None:
+        self.chat_template = chat_template
         self._tokenizer = tokenizer
-        self._chat_template = chat_template
         self._asked: dict[tuple[Any, ...], tuple[Form, str | None]] = {}
 
     def prompt(self, prompt: str | Messages) -> str | UserError:
         """The prompt with the generation prompt; in its place, what is wrong with it."""
-        messages, tools = taken_apart(prompt)
+        messages, tools = self._taken_apart(prompt)
         if len(messages) == 1 and is_transcript(messages[0]["content"]):
             return UserError(IS_TRANSCRIPT)
         if messages and (mark := rendered(messages[-1]["content"])):
             return UserError(IS_RENDERED.format(mark))
+        if self.chat_template.tools and taken_apart(prompt)[1]:
+            return UserError(TOOLS_TWICE)
         form, problem = self._form(messages, tools)
         if problem is not None:
             return UserError(problem)
@@ -101,7 +129,7 @@ class Rendering:
 
     def drops_reasoning(self, prompt: str | Messages) -> bool:
         """Whether reasoning of the assistant's earlier turns is left out, as many templates do on purpose."""
-        messages, tools = taken_apart(prompt)
+        messages, tools = self._taken_apart(prompt)
         thought = [text for message in messages for text in _reasoning(message)]
         if not thought:
             return False
@@ -113,7 +141,7 @@ class Rendering:
 
     def strips(self, prompt: str | Messages, response: str) -> str | None:
         """What the template leaves out of a response as the last message; None: nothing, or it refuses."""
-        messages, tools = taken_apart(prompt)
+        messages, tools = self._taken_apart(prompt)
         answered = [*messages, {"role": "assistant", "content": response}]
         try:
             text = _bare(self._write(answered, tools, self._form(messages, tools)[0], generation=False))
@@ -125,26 +153,57 @@ class Rendering:
         return thought[0] if thought else response
 
     @cached_property
+    def turn(self) -> Turn:
+        """What stands around an answer, where it is asked for and where it is a message."""
+        user, answer = _MARK.format(0), _MARK.format(1)
+        asked: list[Message] = [{"role": "user", "content": user}]
+        answered: list[Message] = [*asked, {"role": "assistant", "content": answer}]
+        try:
+            before = self._write(asked, self.chat_template.tools, Form()).rpartition(user)[2]
+        except FAILURES:
+            return Turn("", None, "")
+        try:
+            whole = self._write(answered, self.chat_template.tools, Form(), generation=False)
+        except FAILURES:
+            return Turn(before, None, "")
+        written, found, after = whole.rpartition(user)[2].partition(answer)
+        return Turn(before, written if found else None, after)
+
+    @cached_property
     def opened(self) -> tuple[str, bool] | None:
         """The tag of reasoning in the generation prompt, such as "<think>", and whether it is closed."""
-        mark = _MARK.format(0)
+        before = self.turn.before
+        found = OPENED.search(before)
+        return (found[0], f"</{found[0][1:]}" in before) if found else None
+
+    def with_kwargs(self, **more: Any) -> Rendering:
+        """The same template, given more."""
+        template = replace(self.chat_template, kwargs={**self.chat_template.kwargs, **more})
+        return Rendering(self._tokenizer, template)
+
+    def render(self, messages: Sequence[Message], generation: bool = False) -> str | None:
+        """Messages of any kind as the template writes them; None where it refuses them."""
         try:
-            after = self._write([{"role": "user", "content": mark}], None, Form()).rpartition(mark)[2]
+            return self._write(messages, self.chat_template.tools, Form(), generation)
         except FAILURES:
             return None
-        found = OPENED.search(after)
-        return (found[0], f"</{found[0][1:]}" in after) if found else None
 
     def _write(self, messages: Sequence[Message], tools: Any, form: Form, generation: bool = True) -> str:
         return str(
             self._tokenizer.apply_chat_template(
                 [_formed(message, form) for message in messages],
                 tools=tools,
-                chat_template=self._chat_template,
+                chat_template=self.chat_template.of(tools),
                 tokenize=False,
                 add_generation_prompt=generation,
+                **self.chat_template.kwargs,
             )
         )
+
+    def _taken_apart(self, prompt: str | Messages) -> tuple[list[Message], Any]:
+        """The messages of a prompt, and the tools that come with it, or the recipe's, or None."""
+        messages, tools = taken_apart(prompt)
+        return messages, tools or self.chat_template.tools
 
     def _form(self, messages: Sequence[Message], tools: Any) -> tuple[Form, str | None]:
         """How to write a conversation of this kind, and what of it would be lost; asked once."""

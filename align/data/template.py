@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from align.data.chat_template import ChatTemplate, find_chat_template
+from align.data.joining import Joining
 from align.data.rendering import Rendering, ended, tagged
+from align.data.thoughts import told_thought
 from align.data.words import WordEncoder, word_encoder
 from align.errors import UserError
 from align.messages import Messages
@@ -18,9 +20,6 @@ from align.messages import Messages
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Some chat templates print today's date. A run that goes on tomorrow must see the same tokens.
-TEMPLATE_DATE = date(2024, 7, 26)
-TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _MORE_ROWS = (
     "A base gets rows for its tokens by transformers' resize_token_embeddings; saved with its tokenizer, it "
     "learns them in sft by lora.modules_to_save"
@@ -34,12 +33,16 @@ PROBE = (
 class Template:
     """How a prompt and a response become token ids; kind is "chat" or "plain".
 
-    chat: the tokenizer's chat template with the generation prompt; a text is one user message.
+    chat: the tokenizer's chat template with the generation prompt; a text is one user message. `name` is that
+    of the template where a base has several, and `kwargs` what it is given beside the messages. The response
+    stands right behind the generation prompt, in training as in sampling, after the white space that the
+    template itself writes there.
     plain: the prompt's text, with a BOS where the tokenizer adds one; the response follows verbatim.
     `positions`: how many tokens the base can read, None where nothing says so. `rows`: how many tokens have
     a row in its embedding table, None where nothing says so; a text that needs another is refused.
-    Raises UserError when the tokenizer has no EOS, or no chat template where one is needed, or when EOS or
-    what stands around every prompt needs a token that has no row.
+    Raises UserError when the tokenizer has no EOS, or no chat template (of this name) where one is needed, or
+    one that never reads one of the kwargs, or when EOS or what stands around every prompt needs a token that
+    has no row.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class Template:
         kind: Literal["chat", "plain"],
         positions: int | None = None,
         rows: int | None = None,
+        name: str | None = None,
+        kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.eos_id = response_end(tokenizer)
         self._tokenizer = tokenizer
         self._kind = kind
-        self.chat_template = _chat_template(tokenizer) if kind == "chat" else None
-        self._rendering = Rendering(tokenizer, self.chat_template) if self.chat_template is not None else None
+        chat = find_chat_template(tokenizer, name, kwargs or {}) if kind == "chat" else None
+        self._rendering = Rendering(tokenizer, chat) if chat is not None else None
         self.positions = positions
         self.rows = rows
         if rows is not None:
@@ -70,6 +75,34 @@ class Template:
                 f"base.name: {wrong}. Take the tokenizer that belongs to this base, or a base that was "
                 f"trained with that token{plain}. {_MORE_ROWS}"
             )
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The chat template; None in plain."""
+        return self._rendering.chat_template if self._rendering is not None else None
+
+    @property
+    def rendering(self) -> Rendering | None:
+        """The chat template at work; None in plain."""
+        return self._rendering
+
+    @cached_property
+    def around_response(self) -> tuple[str, str]:
+        """White space that the chat template writes before an answer, and between it and the EOS."""
+        if self._rendering is None:
+            return "", ""
+        turn = self._rendering.turn
+        end = turn.after.lstrip()
+        ends = end.startswith(str(self._tokenizer.eos_token))
+        return turn.lead, turn.after.removesuffix(end) if ends else ""
+
+    @cached_property
+    def _joining(self) -> Joining:
+        def encode(texts: Sequence[str]) -> list[list[int]]:
+            return self._ids(texts, special=False)
+
+        before = self._rendering.turn.before if self._rendering is not None else ""
+        return Joining(self._tokenizer, encode, before, *self.around_response)
 
     @cached_property
     def told_rowless(self) -> str | None:
@@ -93,13 +126,15 @@ class Template:
         model: dict[str, Any] = json.loads(backend.to_str())["model"] if backend is not None else {}
         content = {
             "kind": self._kind,
-            "chat_template": self.chat_template,
+            "chat_template": self.chat_template.identity if self.chat_template is not None else None,
             "vocabulary": tokenizer.get_vocab(),
             "merges": model.get("merges"),
             "bos": tokenizer.bos_token_id,
             "eos": self.eos_id,
             "probe": self._ids([PROBE], special=True)[0],
         }
+        if self._joining.identity is not None:
+            content["responses"] = self._joining.identity
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def prompt_ids(self, prompt: str | Messages) -> list[int]:
@@ -112,7 +147,7 @@ class Template:
 
     def prompts_ids(self, prompts: Sequence[str | Messages]) -> list[list[int] | UserError]:
         """The ids of many prompts at once, which is faster; in place of ids, what is wrong with a prompt."""
-        write = _plain if self._rendering is None else self._rendering.prompt
+        write = self._plain if self._rendering is None else self._rendering.prompt
         texts = [write(prompt) for prompt in prompts]
         good = [text for text in texts if isinstance(text, str)]
         found = iter(self._ids(good, special=self._kind == "plain"))
@@ -121,9 +156,48 @@ class Template:
     def responses_ids(self, texts: Sequence[str]) -> list[list[int] | UserError]:
         """The ids of many responses at once; in place of ids, what is wrong with a response."""
         return [
-            self._response(text, ids)
-            for text, ids in zip(texts, self._ids(texts, special=False), strict=True)
+            self._response(text, ids) for text, ids in zip(texts, self._joining.encode(texts), strict=True)
         ]
+
+    def text(self, response: Sequence[int]) -> str:
+        """The text of a response's ids, without special tokens: what `response_ids` was or would be given."""
+        return self._joining.decode(response)
+
+    def prompt_text(self, ids: Sequence[int]) -> str:
+        """The text that a prompt's ids are, without special tokens."""
+        return self._joining.decode_prompt(ids)
+
+    def loses(self, prompt: str | Messages, response: str | None = None) -> str | None:
+        """The text that the tokens of a response, or else of a plain prompt, are; None: it to the byte."""
+        if response is not None:
+            return None if self._joining.keeps(response) else self._joining.comes_back(response)
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        if self._rendering is not None or self._joining.keeps_exactly(text):
+            return None
+        shown = self._joining.decode_prompt(self.prompt_ids(prompt))
+        return None if shown == text else shown
+
+    def straddles(self, response: str) -> bool:
+        """Whether the chat template's text has a token that begins before a response and ends in it."""
+        return self._rendering is not None and self._joining.straddles(response)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer, with a chat template that is this one where it is given nothing else.
+
+        What it says must not change with the day, nor with who forgets what it was given.
+        """
+        own = self._tokenizer.chat_template
+        if self.chat_template is not None:
+            self._tokenizer.chat_template = self.chat_template.exported(own)
+        self._tokenizer.save_pretrained(str(folder))
+        self._tokenizer.chat_template = own
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the chat template before anything trains."""
+        if self._rendering is None:
+            return []
+        thought = told_thought(self._rendering)
+        return self._rendering.chat_template.remarks() + ([thought] if thought else [])
 
     @property
     def opened(self) -> tuple[str, bool] | None:
@@ -145,6 +219,16 @@ class Template:
     def ended(self, responses: Sequence[str]) -> str | None:
         """What is wrong where the texts end as a chat template ends an answer; None: nothing."""
         return ended(responses) if self._rendering is not None else None
+
+    def _plain(self, prompt: str | Messages) -> str | UserError:
+        if not isinstance(prompt, str) and len(prompt) > 1:
+            return UserError(
+                "the prompt is a conversation, and `data.template: plain` takes text: "
+                "use `data.template: chat`, or write the prompts as text"
+            )
+        # One message is its text, as a text is one message in a chat.
+        text = prompt if isinstance(prompt, str) else str(prompt[0]["content"])
+        return f" {text}" if text[:1] == " " and self._joining.drops_space else text
 
     def _response(self, text: str, ids: list[int]) -> list[int] | UserError:
         if self.eos_id in ids:
@@ -216,29 +300,7 @@ def response_end(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id
 
 
-def _plain(prompt: str | Messages) -> str | UserError:
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1:  # one user message is its text, as a text is one user message to a chat template
-        return prompt[0]["content"]
-    return UserError(
-        "the prompt is a conversation, and `data.template: plain` takes text: "
-        "use `data.template: chat`, or write the prompts as text"
-    )
-
-
 def _good(ids: list[int] | UserError) -> list[int]:
     if isinstance(ids, UserError):
         raise ids
     return ids
-
-
-def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    try:
-        text = tokenizer.get_chat_template()
-    except ValueError as error:
-        raise UserError(
-            "data.template: the base's tokenizer has no chat template. "
-            "Set `data.template: plain`, or take a base that was trained to chat."
-        ) from error
-    return TODAY.sub(lambda call: json.dumps(TEMPLATE_DATE.strftime(call[2])), text)

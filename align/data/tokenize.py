@@ -33,7 +33,9 @@ class Encoded:
     responses: list[list[int]]
 
 
-_CODE = ("data/tokenize.py", "data/template.py", "data/rendering.py", "data/words.py")
+_CODE = tuple(
+    f"data/{name}.py" for name in ("tokenize", "template", "chat_template", "rendering", "joining", "words")
+)
 _CHUNK = 256  # records that are tokenised together
 _SCHEMA = pa.schema(
     [

@@ -9,8 +9,8 @@ from statistics import fmean, stdev
 
 import torch
 from accelerate import Accelerator
-from transformers import PreTrainedTokenizerBase
 
+from align.data.template import Template
 from align.models.base import BaseCheckpoint
 from align.models.batch import collate
 from align.models.forward import Forward
@@ -64,6 +64,7 @@ def respond(
     cfg: PPO,
     rewards: Rewards,
     base: BaseCheckpoint,
+    template: Template,
     *,
     seed: int,
     accel: Accelerator,
@@ -77,7 +78,7 @@ def respond(
         engine.update()
     draws = Draws(seed, "held-out", 0, rows)
     sampled = engine.sample([prompts[i] for i in rows], draws, sampling_params(cfg, base), role)
-    texts = texts_of(rewards, sampled, prompts, rows, base) if rows else None
+    texts = texts_of(rewards, sampled, prompts, rows, template) if rows else None
     return _judge(forward, sampled, cfg, rewards, texts, with_kl=role != "reference")
 
 
@@ -85,23 +86,22 @@ def compare(
     reference: Answers,
     policy: Answers,
     *,
-    eos_id: int,
-    tokenizer: PreTrainedTokenizerBase,
+    template: Template,
     accel: Accelerator,
 ) -> list[Answered]:
     """Both policies' answers of all processes, side by side."""
     answered = [
         Answered(
-            prompt=tokenizer.decode(new.prompt, skip_special_tokens=True),
-            reference=tokenizer.decode(old.response, skip_special_tokens=True),
-            policy=tokenizer.decode(new.response, skip_special_tokens=True),
+            prompt=template.prompt_text(new.prompt),
+            reference=template.text(old.response),
+            policy=template.text(new.response),
             reference_score=reference.scores[i],
             policy_score=policy.scores[i],
             kl=policy.kl[i],
             reference_length=len(old.response),
             policy_length=len(new.response),
-            reference_eos=old.response[-1] == eos_id,
-            policy_eos=new.response[-1] == eos_id,
+            reference_eos=old.response[-1] == template.eos_id,
+            policy_eos=new.response[-1] == template.eos_id,
             reference_guard=reference.guard[i] if reference.guard else None,
             policy_guard=policy.guard[i] if policy.guard else None,
         )

@@ -54,7 +54,7 @@ class OpenPolicy:
 
     def text(self, response: list[int]) -> str:
         """A response's token ids as text, without special tokens."""
-        return str(self.setup.base.tokenizer.decode(response, skip_special_tokens=True))
+        return self.setup.template.text(response)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,7 @@ from align.models.folder import base_folder, positions_of
 from align.models.probe_ids import keep_text
 from align.models.text_part import auto_class
 from align.recipe.sections import Base as BaseSpec
+from align.recipe.sections import Data
 from align.run.files import read_json
 from align.run.hub import first_line
 
@@ -124,9 +125,16 @@ class BaseCheckpoint:
             text += f"; {' and '.join(shown[1:])}, which the base's configuration names, ends none"
         return text
 
-    def template(self, kind: Literal["chat", "plain"]) -> Template:
-        """How text becomes tokens for this base; raises UserError as Template does."""
-        return Template(self.tokenizer, kind, self.positions, self.rows)
+    def template(self, data: Data) -> Template:
+        """How a recipe's text becomes tokens for this base; raises UserError as Template does."""
+        return Template(
+            self.tokenizer,
+            data.template,
+            self.positions,
+            self.rows,
+            data.template_name,
+            data.chat_template_kwargs,
+        )
 
 
 def find_base(spec: BaseSpec) -> BaseCheckpoint:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from align.data.template import Template
 from align.models.folder import base_folder, positions_of
 from align.recipe.sections import Base as BaseSpec
+from align.recipe.sections import Data
 from align.run.files import read_json
 
 if TYPE_CHECKING:
@@ -56,9 +57,16 @@ class BaseTokenizer:
     linear: tuple[str, ...] = ()  # the names of its linear layers, where they are known without it
     layers: int = 0  # how many it has, where that is known without it
 
-    def template(self, kind: Literal["chat", "plain"]) -> Template:
-        """How text becomes tokens for this base; raises UserError as Template does."""
-        return Template(self.tokenizer, kind, self.positions, self.rows)
+    def template(self, data: Data) -> Template:
+        """How a recipe's text becomes tokens for this base; raises UserError as Template does."""
+        return Template(
+            self.tokenizer,
+            data.template,
+            self.positions,
+            self.rows,
+            data.template_name,
+            data.chat_template_kwargs,
+        )
 
 
 def find_tokenizer(spec: BaseSpec) -> BaseTokenizer:

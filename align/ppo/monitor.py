@@ -49,8 +49,7 @@ class HeldOut:
         return compare(
             self._reference,
             self._respond("policy"),
-            eos_id=setup.template.eos_id,
-            tokenizer=setup.base.tokenizer,
+            template=setup.template,
             accel=setup.accel,
         )
 
@@ -64,6 +63,7 @@ class HeldOut:
             context.cfg,
             context.rewards,
             context.setup.base,
+            context.setup.template,
             seed=context.seed,
             accel=context.accel,
         )
@@ -217,7 +217,7 @@ def write_samples(
 
     Every ppo.samples_every iterations the reference answers the same prompts too, and all is shown.
     """
-    tokenizer, accel, sampled = context.setup.base.tokenizer, context.accel, rollout.sampled
+    template, accel, sampled = context.setup.template, context.accel, rollout.sampled
     numbers = distributed.share(range(min(_SAMPLES, len(sampled) * accel.num_processes)), accel)
     kl = masked_sum(rollout.old_logprobs - rollout.ref_logprobs, rollout.response_mask, dim=1)
     show = (iteration + 1) % context.cfg.samples_every == 0
@@ -225,13 +225,13 @@ def write_samples(
     rows: list[dict[str, object]] = []
     for i, one in enumerate(sampled[: len(numbers)]):
         row: dict[str, object] = {
-            "prompt": tokenizer.decode(one.prompt, skip_special_tokens=True),
-            "response": tokenizer.decode(one.response, skip_special_tokens=True),
+            "prompt": template.prompt_text(one.prompt),
+            "response": template.text(one.response),
             "score": float(rollout.scores[i]),
             "kl": float(kl[i]),
         }
         if show:
-            row["reference"] = tokenizer.decode(reference[i].response, skip_special_tokens=True)
+            row["reference"] = template.text(reference[i].response)
         rows.append(row)
     rows = distributed.gather_lists(rows, accel)
     for row in rows:

@@ -164,7 +164,7 @@ def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clo
         context.forward,
         sampled,
         context.rewards,
-        texts_of(context.rewards, sampled, prompts, chosen, context.setup.base),
+        texts_of(context.rewards, sampled, prompts, chosen, context.setup.template),
         temperature=cfg.temperature,
         microbatch_tokens=cfg.microbatch_tokens,
     )
@@ -219,7 +219,7 @@ def _finish(context: Context, stage: StageRun, answered: list[Answered], results
             if context.cfg.value_model == "separate":
                 save_adapter(roles.peft, roles.adapter_of("value"), folder / "value")
             save_head(roles.heads["value"], folder / "value")
-        context.setup.base.tokenizer.save_pretrained(str(folder))
+        context.setup.template.save_tokenizer(folder)
 
     stage.finish(write, results)
     stage.say(f"ppo is finished: {stage.final}")

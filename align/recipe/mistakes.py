@@ -177,6 +177,8 @@ def expected(schema: dict[str, Any]) -> str:
         return "a list of sections (`- key: value` lines)"
     if kind == "array":
         return "a list of texts"
+    if kind == "object" and schema.get("additionalProperties") is True:
+        return "a section of any keys and values"
     if kind == "object":
         return "a section of columns"
     if kind in ("integer", "number"):

@@ -6,6 +6,7 @@ explaining live in `align.recipe.load`.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,6 +37,12 @@ LABELS = "labels"  # the format of an entry that is a labeling database
 LABEL_FILTERS = ("guideline", "labelers", "agreement", "corrections", "until")  # which labels it gives
 WITH_COLUMNS = ("label-studio", "argilla", "argilla-flat")  # formats whose fields `columns` may name
 LABEL_KEYS = (LABELS, *LABEL_FILTERS)
+# What transformers' apply_chat_template is told by align, and may not be told by a recipe.
+TEMPLATE_OWN = {
+    *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message"),
+    *("tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length", "sanitize_control_tokens"),
+    *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
+}
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".zst")
 
 
@@ -205,6 +212,14 @@ class Data(Section):
         "chat",
         description="chat: the tokenizer's chat template; plain: the response follows the prompt's text",
     )
+    template_name: str | None = Field(
+        None,
+        min_length=1,
+        description="which chat template, where the base has several by name; null: as transformers chooses",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="what the chat template is given beside the messages, as `enable_thinking: false`"
+    )
     demonstrations: Source | None = Field(None, description="prompts with the response a person wrote (sft)")
     rankings: Source | None = Field(None, description="prompts with K ranked responses (rm)")
     prompts: Source | None = Field(None, description="prompts that the policy answers (ppo)")
@@ -219,6 +234,23 @@ class Data(Section):
         for source in (self.demonstrations, self.prompts):
             if source is not None and any(entry.corrections for entry in source.entries):
                 raise ValueError("corrections makes rankings of corrections: it belongs under data.rankings")
+        return self
+
+    @model_validator(mode="after")
+    def _given_to_a_chat_template(self) -> Data:
+        given = {"template_name": self.template_name, "chat_template_kwargs": self.chat_template_kwargs}
+        for key, value in given.items():
+            if value and self.template == "plain":
+                raise ValueError(f"{key} is for `template: chat`, and this recipe has `template: plain`")
+        if taken := sorted(TEMPLATE_OWN & self.chat_template_kwargs.keys()):
+            raise ValueError(f"chat_template_kwargs.{taken[0]}: this is align's own to say; leave it out")
+        try:
+            json.dumps(self.chat_template_kwargs, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "chat_template_kwargs: values are texts, numbers, true, false, null, lists and mappings of "
+                f"these, as JSON has them: {error}"
+            ) from error
         return self
 
     @property

@@ -14,11 +14,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from align.data.template import response_end
+from align.data.template import Template
 from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.adapters import read_score_std
-from align.models.base import BaseCheckpoint, find_base
+from align.models.base import find_base
 from align.models.batch import PrefixStates
 from align.models.forward import Forward
 from align.models.roles import Roles
@@ -160,7 +160,7 @@ def _own_model(source: RewardSource, device: torch.device) -> OwnModel:
     assert recipe is not None and final is not None
     who = f"ppo.rewards: the reward model {source.name}"
     base = find_base(recipe.base)
-    template = base.template(recipe.data.template)
+    template = base.template(recipe.data)
     found = {"base": base.fingerprint, "template": template.hash}
     if changed := [part for part, mine in found.items() if source.trained_on.get(part) != mine]:
         raise UserError(f"{who} was trained with another {' and '.join(changed)} than the one there now")
@@ -175,7 +175,7 @@ def texts_of(
     sampled: Sequence[Sampled],
     prompts: Sequence[list[int]],
     rows: Sequence[int],
-    base: BaseCheckpoint,
+    template: Template,
 ) -> Texts | None:
     """Responses to these rows of the prompts as text; None where every source reads the policy's tokens.
 
@@ -183,16 +183,15 @@ def texts_of(
     """
     if not rewards.scorers:
         return None
-    tokenizer = base.tokenizer
     asked = (
         [prompts.records[row].prompt for row in rows]
         if isinstance(prompts, Encodings)
-        else [tokenizer.decode(prompts[row], skip_special_tokens=True) for row in rows]
+        else [template.prompt_text(prompts[row]) for row in rows]
     )
     return Texts(
         asked,
-        [tokenizer.decode(one.response, skip_special_tokens=True) for one in sampled],
-        [one.response[-1] == response_end(tokenizer) for one in sampled],
+        [template.text(one.response) for one in sampled],
+        [one.response[-1] == template.eos_id for one in sampled],
     )
 
 

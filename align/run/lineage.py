@@ -20,7 +20,7 @@ from align.errors import MissingStage, UserError
 from align.recipe.load import load_recipe
 from align.recipe.parts import MayChange, by_new_names, marked, may_change
 from align.recipe.ppo import Reward
-from align.recipe.sections import SECTIONS, Base, Lora, Recipe
+from align.recipe.sections import SECTIONS, Base, Data, Lora, Recipe
 from align.run.files import sha256, write_bytes
 from align.run.manifest import (
     ADAPTER,
@@ -35,6 +35,7 @@ from align.run.manifest import (
 )
 from align.stage_table import STAGES, Accepted, Stage
 
+TEMPLATE_KEYS = ("template", "template_name", "chat_template_kwargs")  # of data: how text becomes tokens
 LABELS = "labels"  # in a stage's folder, what it read of labeling databases
 _VERSIONS = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
 
@@ -161,14 +162,19 @@ def _with(recipe: Recipe, manifest: Manifest, base: Path | None) -> Recipe:
     spec: dict[str, Any] = {**recipe.base.model_dump(), **theirs["base"]}
     if base is not None:
         spec |= {"name": str(base), "revision": None}
-    data = recipe.data.model_copy(update={"template": theirs["data"]["template"]})
+    said = Data(**{key: theirs["data"][key] for key in TEMPLATE_KEYS if key in theirs["data"]})
+    data = recipe.data.model_copy(update={key: getattr(said, key) for key in TEMPLATE_KEYS})
     return recipe.model_copy(update={"base": Base(**spec), "lora": Lora(**theirs["lora"]), "data": data})
 
 
 def _template(manifest: Manifest, theirs: Any, recipe: Recipe, mine: str) -> tuple[str, Any, str]:
     """What differs where the template's hash does, and both values of it."""
-    old, new = manifest.recipe["data"]["template"], recipe.data.template
-    return ("data.template", old, new) if old != new else ("tokenizer or chat template", theirs, mine)
+    for key in TEMPLATE_KEYS:
+        old = manifest.recipe["data"].get(key, Data.model_fields[key].default)
+        new = getattr(recipe.data, key)
+        if old != new:
+            return f"data.{key}", old, new
+    return "tokenizer or chat template", theirs, mine
 
 
 def stage_manifest(
@@ -318,7 +324,7 @@ def _relevant(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "base": {k: v for k, v in whole["base"].items() if k not in ("name", "revision")},
         "lora": whole["lora"],
         stage: whole[stage],
-        "data": {"template": recipe.data.template},
+        "data": {key: whole["data"][key] for key in TEMPLATE_KEYS},
         "run": {"seed": recipe.run.seed},
     }
     return {

@@ -41,6 +41,7 @@ from align.models.text_part import auto_class
 from align.recipe.sections import Recipe
 from align.records import Ranking
 from align.run.files import to_json, whole_folder, write_text
+from align.run.lineage import TEMPLATE_KEYS
 from align.run.progress import say
 from align.sampling.engines import open_engine, sampling_params
 from align.sampling.params import Draws, Sampled
@@ -102,9 +103,6 @@ def export(
     tokenizer = trained.setup.base.tokenizer
     if stage == "rm":
         set_padding(tokenizer)
-    # What the run's chat template says must not change with the day.
-    if trained.setup.template.chat_template is not None:
-        tokenizer.chat_template = trained.setup.template.chat_template
     with whole_folder(to) as aside:
         kind = _write(trained, tokenizer, dtype, aside)
         model = _loaded(trained, aside)
@@ -121,6 +119,13 @@ def export(
             console,
             "it was trained on a base in four bits; the export, and the model that it is compared with, "
             "have the base's whole weights, so they differ from the run by what four bits lose",
+        )
+    for remark in trained.setup.template.remarks():
+        say(console, remark)
+    if trained.recipe.data.chat_template_kwargs:
+        say(
+            console,
+            "the export's own chat template has these as its defaults: plain transformers writes the same",
         )
     what = "scores" if stage == "rm" else "log probabilities"
     if stage != "rm":
@@ -301,7 +306,7 @@ def _write(run: Trained, tokenizer: PreTrainedTokenizerBase, dtype: str, folder:
         model = merged_policy(run.setup.base, run.final)
         set_end(model, run.setup.base)
     model.to(_DTYPES[dtype]).save_pretrained(folder)
-    tokenizer.save_pretrained(str(folder))
+    run.setup.template.save_tokenizer(folder)
     return type(model).__name__
 
 
@@ -323,7 +328,8 @@ def _note(
         "stage": run.stage,
         "model": kind,
         "dtype": dtype,
-        "template": run.recipe.data.template,
+        **{key: getattr(run.recipe.data, key) for key in TEMPLATE_KEYS},
+        "written_around_a_response": list(run.setup.template.around_response),
         "padding": tokenizer.pad_token,
         "responses_end_with": tokenizer.convert_ids_to_tokens(response_end(tokenizer)),
         "base": run.recipe.base.name,

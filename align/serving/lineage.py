@@ -125,7 +125,7 @@ def _bases(
             recipe, _ = as_trained(node.run, node.stage, moved, finished=False)
             refuse_code(recipe, node.run, trusted)
             base = find_base(recipe.base)
-            template = base.template(recipe.data.template)
+            template = base.template(recipe.data)
         except UserError as error:
             faults.append(f"it is not verified: {error}. Where it lies elsewhere now, name it with --base")
             continue

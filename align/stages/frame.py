@@ -93,7 +93,7 @@ def set_up(recipe: Recipe) -> Setup:
             "lora.use_dora: DoRA reads whole matrices, and this base is sharded: use distributed_type "
             "MULTI_GPU, or take use_dora out"
         )
-    return Setup(accel, base, base.template(recipe.data.template))
+    return Setup(accel, base, base.template(recipe.data))
 
 
 def source(recipe: Recipe, kind: RecordKind, stage: str) -> Source:
@@ -173,9 +173,10 @@ class Inputs:
         ) as stage:
             before = stage.finished
             if not before:
-                stage.say(f"{self.stage}: {self.setup.base.told_end()}")
-                if told := self.setup.template.told_rowless:
-                    stage.say(f"{self.stage}: {told}")
+                base, template = self.setup.base, self.setup.template
+                for told in (base.told_end(), template.told_rowless, *template.remarks()):
+                    if told:
+                        stage.say(f"{self.stage}: {told}")
             yield stage
             if stage.main and not before:
                 refresh(self.recipe.run.path, stage.say)

@@ -156,7 +156,7 @@ def _finish(
         save_adapter(roles.peft, roles.adapter_of("reward"), folder)
         save_head(roles.heads["reward"], folder)
         save_score(plain({**score, "temperature": evaluation.calibration.temperature}), folder)
-        setup.base.tokenizer.save_pretrained(str(folder))
+        setup.template.save_tokenizer(folder)
 
     def prove(folder: Path) -> None:
         if stage.main or setup.shard_group:  # a sharded model scores only with all its parts

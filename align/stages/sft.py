@@ -71,7 +71,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
 
         def write(folder: Path) -> None:
             save_adapter(trainer.model, "default", folder)
-            inputs.setup.base.tokenizer.save_pretrained(str(folder))
+            inputs.setup.template.save_tokenizer(folder)
 
         stage.finish(write, trainer.results)
         found = "".join(f", {name} {value:.4g}" for name, value in trainer.results.items())

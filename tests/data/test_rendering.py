@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from test_tokenize import tokenizer
 
+from align.data.chat_template import ChatTemplate
 from align.data.rendering import Rendering
 from align.data.template import Template
 from align.errors import UserError
@@ -68,7 +69,7 @@ THOUGHT = {"role": "assistant", "content": "<think>\nHm, hm.\n</think>\n\nYes."}
 
 def written(template: str, *messages: dict[str, Any], tools: Any = None) -> str | UserError:
     prompt = Prompt.from_dict({"prompt": list(messages), "tools": tools}).prompt
-    return Rendering(tokenizer(), template).prompt(prompt)
+    return Rendering(tokenizer(), ChatTemplate(template)).prompt(prompt)
 
 
 @pytest.mark.parametrize("template", [CHATML, QWEN3, LLAMA, DEEPSEEK])
@@ -141,26 +142,26 @@ def test_a_word_that_only_some_contents_lose_is_found_too() -> None:
 
 
 def test_reasoning_of_earlier_answers_may_go_and_is_told() -> None:
-    rendering = Rendering(tokenizer(), QWEN3)
+    rendering = Rendering(tokenizer(), ChatTemplate(QWEN3))
     talk = Prompt.from_dict({"prompt": [USER, THOUGHT, USER]}).prompt
     text = rendering.prompt(talk)
     assert isinstance(text, str)
     assert "Yes." in text
     assert "Hm" not in text
     assert rendering.drops_reasoning(talk)
-    assert not Rendering(tokenizer(), CHATML).drops_reasoning(talk)
+    assert not Rendering(tokenizer(), ChatTemplate(CHATML)).drops_reasoning(talk)
     assert not rendering.drops_reasoning("a <think>b</think>")
     beside = {"role": "assistant", "content": "Yes.", "reasoning_content": "Hm."}
     assert rendering.drops_reasoning(Prompt.from_dict({"prompt": [USER, beside, USER]}).prompt)
 
 
 def test_what_a_template_strips_of_an_answer() -> None:
-    assert Rendering(tokenizer(), QWEN3).strips("Hi", "<think>\nHm\n</think>\n\nYes.") is None
-    r1 = Rendering(tokenizer(), DEEPSEEK)
+    assert Rendering(tokenizer(), ChatTemplate(QWEN3)).strips("Hi", "<think>\nHm\n</think>\n\nYes.") is None
+    r1 = Rendering(tokenizer(), ChatTemplate(DEEPSEEK))
     assert r1.strips("Hi", "<think>\nHm\n</think>\n\nYes.") == "<think>\nHm\n</think>"
     assert r1.strips("Hi", "Hm\n</think>\n\nYes.") == "Hm\n</think>"
     assert r1.strips("Hi", "Yes.") is None
-    assert Rendering(tokenizer(), LAST_ONLY + "{{ 'x' }}").strips("Hi", "Yes.") is None
+    assert Rendering(tokenizer(), ChatTemplate(LAST_ONLY + "{{ 'x' }}")).strips("Hi", "Yes.") is None
 
 
 def test_a_tag_that_the_template_has_written_may_not_come_twice() -> None:

@@ -17,6 +17,7 @@ from align.models import tokenizer as module
 from align.models.base import find_base
 from align.models.tokenizer import KNOWN, KNOWN_VERSION, find_tokenizer
 from align.recipe.sections import Base as BaseSpec
+from align.recipe.sections import Data
 
 
 def a_base(tiny_base: Path, folder: Path, model_type: str, tokenizer_class: str) -> Path:
@@ -45,7 +46,7 @@ def test_the_class_is_the_one_that_auto_tokenizer_takes(
     found = find_tokenizer(BaseSpec(name=str(folder)))
     base = find_base(BaseSpec(name=str(folder)))
     assert (found.positions, found.rows) == (base.positions, base.rows)
-    assert found.template("chat").hash == base.template("chat").hash
+    assert found.template(Data()).hash == base.template(Data()).hash
 
 
 def test_it_is_known_of_the_transformers_that_is_installed() -> None:

@@ -124,8 +124,9 @@ def test_only_the_best_is_kept(tmp_path: Path) -> None:
 def test_samples_by_hand(tmp_path: Path) -> None:
     """Each row has its own score and KL; after every second iteration the reference's answer too."""
     given, here = context(samples_every=2, max_response_tokens=3), stage(tmp_path)
-    tokenizer = SimpleNamespace(decode=lambda ids, skip_special_tokens: str(ids), eos_token_id=1)
-    given.setup = SimpleNamespace(base=SimpleNamespace(tokenizer=tokenizer, pad_id=0))
+    tokenizer = SimpleNamespace(eos_token_id=1)
+    template = SimpleNamespace(text=str, prompt_text=str)
+    given.setup = SimpleNamespace(base=SimpleNamespace(tokenizer=tokenizer, pad_id=0), template=template)
     drawn: list[Any] = []
 
     def answer(prompts: list[list[int]], draws: Draws, params: SamplingParams, role: str) -> list[Sampled]:

@@ -108,15 +108,17 @@ def test_texts_are_of_the_rows_that_were_asked() -> None:
     prompts.records = [Prompt("zero"), Prompt("one"), Prompt("two")]
     names = {5: "good", 9: "<eos>"}
 
-    def decode(ids: list[int], skip_special_tokens: bool) -> str:
-        return " ".join(names[i] for i in ids if not (skip_special_tokens and i == 9))
+    def text(ids: list[int]) -> str:
+        return " ".join(names[i] for i in ids if i != 9)
 
-    base: Any = SimpleNamespace(tokenizer=SimpleNamespace(decode=decode, eos_token_id=9))
+    template: Any = SimpleNamespace(text=text, eos_id=9)
     judged = Rewards(["f"], [1.0], {}, {"f": lambda texts: torch.zeros(2)}, {})
     sampled = [Sampled([1], [5, 9], []), Sampled([2], [5, 5], [])]
-    found = texts_of(judged, sampled, prompts, [2, 0], base)
+    found = texts_of(judged, sampled, prompts, [2, 0], template)
     assert found == Texts(["two", "zero"], ["good", "good good"], [True, False])
-    assert texts_of(Rewards(["m"], [1.0], {"m": "reward"}, {}, {}), sampled, prompts, [2, 0], base) is None
+    assert (
+        texts_of(Rewards(["m"], [1.0], {"m": "reward"}, {}, {}), sampled, prompts, [2, 0], template) is None
+    )
 
 
 def test_a_function_that_cannot_be_called_with_both_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ def _rollout(context: Any, setup: Any) -> Any:
     prompts = [setup.template.prompt_ids(text) for text in ("the film is", "the a was")]
     params = sampling_params(context.cfg, setup.base)
     sampled = context.engine.sample(prompts, Draws(context.seed, "ppo", 0, [0, 1]), params)
-    texts = texts_of(context.rewards, sampled, prompts, [0, 1], setup.base)
+    texts = texts_of(context.rewards, sampled, prompts, [0, 1], setup.template)
     kwargs: Any = {"temperature": 1.0, "microbatch_tokens": 64}
     return score_rollout(context.forward, sampled, context.rewards, texts, **kwargs), sampled
 
