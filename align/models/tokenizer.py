@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from align.models.base import BaseCheckpoint
 
-KNOWN_VERSIONS = SpecifierSet(">=5.17,<5.25")  # of transformers, whose AutoTokenizer takes these
+# Of transformers, whose AutoTokenizer takes these. Before, every tokenizer imports torch: nothing would be won.
+KNOWN_VERSIONS = SpecifierSet(">=5.18,<5.25")
 _BACKEND = "tokenization_utils_tokenizers.TokenizersBackend"
 _QWEN2 = "models.qwen2.tokenization_qwen2.Qwen2Tokenizer"
 _GPT2 = "models.gpt2.tokenization_gpt2.GPT2Tokenizer"
