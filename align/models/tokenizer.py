@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from align.models.base import BaseCheckpoint
 
-# Of transformers, whose AutoTokenizer takes these. Before, every tokenizer imports torch: nothing would be won.
+# Of transformers, whose AutoTokenizer takes these; in older ones every tokenizer imports torch all the same.
 KNOWN_VERSIONS = SpecifierSet(">=5.18,<5.25")
 _BACKEND = "tokenization_utils_tokenizers.TokenizersBackend"
 _QWEN2 = "models.qwen2.tokenization_qwen2.Qwen2Tokenizer"
