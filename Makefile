@@ -15,10 +15,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev quickstart oracles test lint format types bench
+.PHONY: help setup dev quickstart oracles test test-lowest lint format types bench
 
 help:  ## list what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "  The first call makes $(VENV) with $(PYTHON) (3.11 or newer; another one: make PYTHON=python3.12 ...)."
 
 # Each stamp says that its step finished; a broken step leaves none and is done again.
@@ -76,6 +76,28 @@ oracles: $(VENV)/.oracles $(VENV)/.deepspeed  ## torchtune, TRL's last PPO and D
 test: dev  ## run the tests (skipped ones are listed with their reason)
 	-@$(MAKE) --no-print-directory oracles
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal -rs -m '$(MARKS)' $(PYTEST_FLAGS)
+
+# The lowest versions that pyproject.toml allows, in an environment of their own. uv's resolver can ask for them; it
+# keeps the torch that pip put there before, which comes alone, or what it needs would be of the newest versions.
+LOWEST := $(VENV)-lowest
+LOWEST_TORCH ?= 2.9.0
+# A third of the suite, to be short: what stands on the libraries whose lower bounds are old (models, sampling, stages,
+# the run's folder, PPO's loop, recipes, the labels' store). Browsers, several processes and statistics need no second time.
+LOWEST_TESTS ?= tests/models tests/sampling tests/stages tests/run tests/recipe tests/ppo/test_ppo.py \
+  tests/ppo/test_engines.py tests/ppo/test_ppo_by_hand.py tests/labeling/test_queue.py tests/cli/test_doctor.py
+
+$(LOWEST)/.torch: | $(VENV)/.dev
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check install --no-deps torch==$(LOWEST_TORCH)
+	@touch $@
+
+$(LOWEST)/.dev: $(LOWEST)/.torch pyproject.toml
+	$(BIN)/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[quickstart,labeling,dev]'
+	@touch $@
+
+test-lowest: $(LOWEST)/.dev  ## a third of the tests, on the lowest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal -rs -m '$(MARKS)' $(PYTEST_FLAGS) \
+	  $(LOWEST_TESTS)
 
 lint: dev  ## ruff: mistakes and format
 	$(BIN)/ruff check .

@@ -94,8 +94,8 @@ def test_every_align_command_has_arguments_that_align_knows(page: Path) -> None:
 def test_every_make_target_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = {w for words in commands(page) if words[0] == "make" for w in words[1:] if "=" not in w}
-    named |= set(re.findall(r"`make ([a-z]+)[^`]*`", text))
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named |= set(re.findall(r"`make ([a-z-]+)[^`]*`", text))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= targets
     if page == README:
         assert {"quickstart", "test"} <= named

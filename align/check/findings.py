@@ -17,9 +17,12 @@ from align.check.result import (
     WrongRecords,
 )
 from align.data.reading import at, shown_names
+from align.errors import UserError
+from align.recipe import EngineName
 from align.recipe.load import has_records, stages_of
 from align.recipe.sections import Recipe
 from align.records import RECORDS
+from align.run.installed import check_engine
 from align.stage_table import STAGES
 from align.stats.consistency import Conflict, Consistency
 from align.stats.rankings import LengthBias
@@ -66,6 +69,14 @@ def of_kinds(recipe: Recipe) -> Iterator[Finding]:
     for kind in absent:
         stages = " and ".join(stage for stage, about in STAGES.items() if kind in about.records)
         yield Finding("note", "no_data", f"data.{kind}", f"not in the recipe; {stages} would need them")
+
+
+def of_engine(name: EngineName) -> Iterator[Finding]:
+    """An engine that the installed libraries are too old for."""
+    try:
+        check_engine(name)
+    except UserError as error:
+        yield Finding("error", "engine", "ppo.engine", str(error))
 
 
 def of_wrong_records(found: WrongRecords) -> Iterator[Finding]:

@@ -52,6 +52,7 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
         if made.told_rowless:
             found.append(Finding("note", "tokens_without_rows", "base", made.told_rowless))
     found += findings.of_kinds(recipe)
+    found += findings.of_engine(recipe.ppo.engine)
     control = template.control_tokens(base.tokenizer) if base is not None else lambda text: []
     reader = TextMeasure(
         made,

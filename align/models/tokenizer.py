@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.specifiers import SpecifierSet
+
 from align.data.template import Template
 from align.models.folder import base_folder, positions_of
 from align.recipe.sections import Base as BaseSpec
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
     from align.models.base import BaseCheckpoint
 
-KNOWN_VERSION = "5.23."  # of transformers, whose AutoTokenizer takes these
+# Of transformers, whose AutoTokenizer takes these; in older ones every tokenizer imports torch all the same.
+KNOWN_VERSIONS = SpecifierSet(">=5.18,<5.25")
 _BACKEND = "tokenization_utils_tokenizers.TokenizersBackend"
 _QWEN2 = "models.qwen2.tokenization_qwen2.Qwen2Tokenizer"
 _GPT2 = "models.gpt2.tokenization_gpt2.GPT2Tokenizer"
@@ -94,7 +97,7 @@ def _known_tokenizer(folder: Path) -> BaseTokenizer | None:
         return None
     foreign = "auto_map" in config or "auto_map" in own
     whole = isinstance(rows, int) and isinstance(layers, int) and (folder / "tokenizer.json").is_file()
-    if foreign or not whole or given not in KNOWN or not transformers.__version__.startswith(KNOWN_VERSION):
+    if foreign or not whole or given not in KNOWN or transformers.__version__ not in KNOWN_VERSIONS:
         return None
     module, _, name = KNOWN[given].rpartition(".")
     kind: Any = getattr(importlib.import_module(f"transformers.{module}"), name)

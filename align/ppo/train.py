@@ -46,6 +46,7 @@ from align.records import Demonstration, Prompt
 from align.rewards.rewards import find_sources, part_metrics, texts_of
 from align.run.files import write_text
 from align.run.folder import StageRun
+from align.run.installed import check_engine
 from align.run.memory import itemised
 from align.run.metrics import json_line
 from align.sampling.engines import sampling_params
@@ -68,6 +69,7 @@ def run(recipe: Recipe, restart: bool = False, accepted: Sequence[Accepted] = ()
     guard = inputs.parent("guard", "rm", cfg.guard) if cfg.guard else None
     inputs.read(Prompt)
     ptx = inputs.read(Demonstration) if cfg.ptx_coef else None
+    check_engine(cfg.engine)
     distributed.check_divisible(cfg.rollout_batch_size, "ppo.rollout_batch_size", inputs.setup.accel)
     with inputs.open() as stage, ExitStack() as held:
         if stage.finished:

@@ -10,6 +10,7 @@ from align.models.base import BaseCheckpoint
 from align.models.roles import Roles
 from align.recipe import EngineName
 from align.recipe.ppo import PPO
+from align.run.installed import check_engine
 from align.sampling.params import Engine, SamplingParams
 
 
@@ -31,6 +32,7 @@ def open_engine(name: EngineName, url: str | None, roles: Roles, folder: Path) -
     url: where a vLLM server listens. folder: where this process alone writes adapters for that server.
     Raises UserError where the engine cannot be used.
     """
+    check_engine(name)
     if name == "paged":
         if roles.shard_group:
             raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import make_tiny_base
 from rich.console import Console
+from stack import has_paged
 from typer.testing import CliRunner
 from vllm_server import Fake, serving
 
@@ -19,6 +20,7 @@ from align.loop import generate as module
 from align.loop.generate import Done, Wanted, generate
 from align.loop.policy import Drawing, open_policy
 from align.loop.priorities import margin, open_reward_models
+from align.recipe import EngineName
 from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
 from align.sampling.params import Draws, Sampled
@@ -191,10 +193,11 @@ def test_other_engines_sample_the_same_policy(
     recipe: Recipe, tiny_base: Path, tmp_path: Path, stage: Any
 ) -> None:
     """Greedy responses, of which a prompt has one, beside those of the default engine."""
+    engines: tuple[EngineName, ...] = ("hf", "paged", "vllm") if has_paged() else ("hf", "vllm")
     seen: dict[str, list[list[int]]] = {}
     fake = Fake(tiny_base)
     with serving(fake) as url:
-        for engine in ("hf", "paged", "vllm"):
+        for engine in engines:
             drawing = Drawing(top_k=1, engine=engine, engine_url=url if engine == "vllm" else None)
             policy = open_policy(recipe, stage, drawing)
             ids = [policy.setup.template.prompt_ids(text) for text in ("the film is", "the plot was")]
@@ -202,7 +205,7 @@ def test_other_engines_sample_the_same_policy(
             sampled = policy.engine.sample(ids, draws, policy.params)
             seen[engine] = [one.response for one in sampled]
             policy.engine.close()
-    assert seen["hf"] == seen["paged"] == seen["vllm"]
+    assert all(seen[engine] == seen["hf"] for engine in engines)
 
 
 def test_tasks_are_sampled_on_a_vllm_server(recipe: Recipe, tiny_base: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from stack import needs_paged
 from vllm_server import Fake, serving
 
 from align.errors import AlignError
@@ -33,6 +34,7 @@ def iterations(finished: Path, folder: Path, *overrides: str) -> tuple[list[dict
     return metrics, [p.detach() for p in context.forward.roles.parameters_of("policy").values()]
 
 
+@needs_paged
 def test_paged_samples_what_hf_samples_before_and_after_an_update(finished_run: Path, tmp_path: Path) -> None:
     expected, policy = iterations(finished_run, tmp_path / "hf")
     found, moved = iterations(finished_run, tmp_path / "paged", "ppo.engine=paged")

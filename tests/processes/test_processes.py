@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT, align, make_recipe, write_jsonl
 from ranks import DEEPSPEED, FSDP2, ZERO2, ZERO3, Ranks, needs_deepspeed
 from safetensors.torch import load_file
+from stack import needs_paged
 from vllm_server import Fake, serving
 
 STAGES = ("sft", "rm", "ppo")
@@ -310,6 +311,7 @@ def test_a_vllm_server_samples_for_a_sharded_base(
     assert max(row["engine/logprob_gap"] for row in rows if "engine/logprob_gap" in row) < 1e-5
 
 
+@needs_paged
 def test_continuous_batching_refuses_a_sharded_base(
     group: Ranks, runs: dict[str, tuple[Path, str]], tmp_path: Path, tiny_base: Path
 ) -> None:

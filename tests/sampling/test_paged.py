@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hybrids import tiny_model
+from stack import needs_paged
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 from align.errors import AlignError, UserError
@@ -20,7 +22,9 @@ from align.recipe.sections import Lora
 from align.sampling import paged
 from align.sampling.paged import Paged, check_paged
 from align.sampling.params import Draws, SamplingParams
-from align.sampling.sampler import Hf
+from align.sampling.sampler import Hf, draw
+
+pytestmark = needs_paged
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6, 7], [14, 15]] * 2
 ROWS = list(range(10))
@@ -100,6 +104,18 @@ def test_what_the_library_would_drop_is_told(roles: Roles, monkeypatch: pytest.M
     assert len(Paged(roles).sample(PROMPTS, draws(7), PARAMS)) == len(PROMPTS)
 
 
+def test_log_probabilities_that_are_not_the_bases_own_are_refused(
+    roles: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens, logprobs = draw(*given)
+        return tokens, logprobs - 0.01
+
+    monkeypatch.setattr(paged, "draw", other)
+    with pytest.raises(UserError, match="its log probabilities are 0.01 from the base's own"):
+        check_paged(roles)
+
+
 def test_it_narrows_and_tells_tokens_as_hf_does_by_any_role(roles: Roles) -> None:
     narrow = replace(PARAMS, top_k=5, top_p=0.7, min_tokens=2)
     expected = Hf(roles).sample(PROMPTS, draws(7), narrow, "reference")
@@ -120,5 +136,5 @@ def test_a_base_that_it_reads_wrong_or_not_at_all_is_refused(roles: Roles) -> No
     bloom = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)).eval()
     for parameter in bloom.requires_grad_(False).parameters():
         parameter.normal_(std=0.15)  # ALiBi's distances are lost in pages, which counts where attention does
-    with pytest.raises(UserError, match="from the base's own"):
+    with pytest.raises(UserError, match="cannot sample from BloomForCausalLM .*use engine hf"):
         check_paged(Roles(bloom))
