@@ -1,0 +1,112 @@
+"""Whether a base can go through the stages, found out from its configuration, before its weights are loaded.
+
+The model is built without weights, and only what follows its decoder is run: the decoder gives made-up hidden
+states. So this takes neither memory nor the time to load a checkpoint, and `align check` can afford it. What
+shows on the weights alone is proved again by each stage before it writes anything.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from align.errors import UserError
+from align.models.base import BaseCheckpoint
+from align.models.logits import check_trainer, last_step
+from align.models.lora import check_adapters
+from align.models.text_part import auto_class, name_decoder, output_width, text_decoder
+from align.recipe.sections import Lora
+from align.run.hub import first_line
+
+# What building a model, or a part of one, raises where its configuration is not one of a language model.
+_UNFIT = (ValueError, ImportError, TypeError, AttributeError, LookupError, RuntimeError, NotImplementedError)
+_ROWS = 16  # tokens of the made-up output layer: more than a probe's
+
+
+def check_base(base: BaseCheckpoint, lora: Lora) -> None:
+    """Raise UserError where a stage would refuse the base, or the adapters that the recipe describes."""
+    check_logits(skeleton(base))
+    check_adapters(skeleton(base), lora)
+
+
+def skeleton(base: BaseCheckpoint) -> PreTrainedModel:
+    """The model without weights (on the meta device).
+
+    Raises UserError where it is no language model whose decoder can be read apart from its output layer.
+    """
+    name, config = f"base {base.spec.name}", copy.deepcopy(base.config)
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"{name} is an encoder-decoder ({config.model_type}): it writes an answer with another part than "
+            "it reads the prompt with, and roles read both with one. Choose a base that goes on with its "
+            "prompt (a causal language model)"
+        )
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = auto_class(config).from_config(
+                config, trust_remote_code=base.spec.trust_remote_code
+            )
+    except _UNFIT as error:
+        raise UserError(
+            f"{name}: transformers cannot build a language model of its config.json: {first_line(error)}. "
+            "Choose a base that generates text"
+        ) from error
+    name_decoder(model)
+    if text_decoder(model) is model:
+        raise UserError(
+            f"{name}: {type(model).__name__} has no decoder apart from its output layer, and roles read "
+            "hidden states. Choose a base that has, such as Llama, Qwen, Mistral or Gemma"
+        )
+    return model.eval()
+
+
+def check_logits(model: PreTrainedModel) -> None:
+    """Raise UserError where the model's last step is not known, or TRL would take another.
+
+    model: without weights; what follows its decoder gets some, and is run on made-up hidden states. A part
+    that cannot be run so is left to the stages.
+    """
+    try:
+        decoder = _made_up(model)
+        last_step(model, decoder)
+        from trl.trainer.utils import add_fused_lm_head
+
+        add_fused_lm_head(model)
+        check_trainer(model, model)
+    except _UNFIT:
+        return
+
+
+def _made_up(model: PreTrainedModel) -> nn.Module:
+    """Give weights to all but the decoder, which from now on gives any ids [2, 5] the same hidden states."""
+    decoder, head = text_decoder(model), model.get_output_embeddings()
+    drawn = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 5, output_width(model), generator=drawn)
+    for part in (decoder, model.get_decoder()):  # OPT calls the inner one of two
+        part.forward = lambda *given, **named: _Output(last_hidden_state=hidden)
+    if isinstance(head, nn.Linear):
+        model.set_output_embeddings(nn.Linear(head.in_features, _ROWS, bias=head.bias is not None))
+    model.set_input_embeddings(nn.Embedding(_ROWS, model.get_input_embeddings().weight.shape[1]))
+    for name, module in model.named_modules():
+        if name.split(".")[0] != model.base_model_prefix:
+            for key, parameter in module.named_parameters(recurse=False):
+                if parameter.is_meta:
+                    drawn_ones = torch.empty(parameter.shape).normal_(std=0.1, generator=drawn)
+                    setattr(module, key, nn.Parameter(drawn_ones))
+    return decoder
+
+
+@dataclass
+class _Output(BaseModelOutputWithPast):
+    """What decoders give: the last hidden state, and nothing of whatever else a model may ask for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
