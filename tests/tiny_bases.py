@@ -174,6 +174,16 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         max_position_embeddings=256,
         **ENDS,
     ),
+    "xlnet": lambda: hf.XLNetConfig(
+        vocab_size=VOCABULARY, d_model=32, n_layer=4, n_head=4, d_inner=64, **ENDS
+    ),
+    "paligemma": lambda: hf.PaliGemmaConfig(
+        text_config={**SMALL, **HEAD, "model_type": "gemma"},
+        vision_config={**TOWER, "model_type": "siglip_vision_model", "vision_use_head": False},
+        projection_dim=32,
+        hidden_size=32,
+        **IMAGE,
+    ),
     "bert": lambda: hf.BertConfig(**{k: v for k, v in SMALL.items() if k != "num_key_value_heads"}),
 }
 # What people call them.
@@ -221,6 +231,8 @@ TITLES = {
     "qwen2_5_vl": "Qwen2.5-VL (also sees)",
     "t5": "T5",
     "bart": "BART",
+    "xlnet": "XLNet",
+    "paligemma": "PaliGemma (also sees)",
     "bert": "BERT",
 }
 # Whose layers are not all attention, and beside them what their caches and narrow ends are compared with.

@@ -1,8 +1,8 @@
 """Whether a base can go through the stages, found out from its configuration, before its weights are loaded.
 
-The model is built without weights, and only what follows its decoder is run: the decoder gives made-up hidden
-states. So this takes neither memory nor the time to load a checkpoint, and `align check` can afford it. What
-shows on the weights alone is proved again by each stage before it writes anything.
+The model is built without weights, and only what follows its decoder is run, on made-up hidden states. How
+it reads rows is seen on a small model of the same architecture. This takes neither memory nor the time to
+load a checkpoint, so `align check` can afford it. Stages prove the same on the weights before they write.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from align.errors import UserError
 from align.models.base import BaseCheckpoint
+from align.models.forward import check_padding
 from align.models.logits import check_trainer, last_step
 from align.models.lora import check_adapters
 from align.models.text_part import auto_class, name_decoder, output_width, text_decoder
@@ -26,12 +27,35 @@ from align.run.hub import first_line
 
 # What building a model, or a part of one, raises where its configuration is not one of a language model.
 _UNFIT = (ValueError, ImportError, TypeError, AttributeError, LookupError, RuntimeError, NotImplementedError)
+_FACTORS = (64, 32, 16, 8, 4, 2, 1)  # by which widths are divided, the first that builds and runs
+_WIDTHS = (
+    "hidden_size",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_attention_heads",
+    "num_heads",
+    "n_embd",
+    "n_head",
+    "n_inner",
+    "d_model",
+    "n_heads",
+    "d_inner",
+    "ffn_dim",
+)
+_PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers")
+_TOKENS, _LARGEST, _DRAWS = (
+    64,
+    3 * 10**7,
+    2,
+)  # of a small model: its vocabulary, weights, and how many are tried
 _ROWS = 16  # tokens of the made-up output layer: more than a probe's
 
 
 def check_base(base: BaseCheckpoint, lora: Lora) -> None:
     """Raise UserError where a stage would refuse the base, or the adapters that the recipe describes."""
-    check_logits(skeleton(base))
+    model = skeleton(base)
+    check_reading(model)
+    check_logits(model)
     check_adapters(skeleton(base), lora)
 
 
@@ -64,6 +88,71 @@ def skeleton(base: BaseCheckpoint) -> PreTrainedModel:
             "hidden states. Choose a base that has, such as Llama, Qwen, Mistral or Gemma"
         )
     return model.eval()
+
+
+def check_reading(model: PreTrainedModel) -> None:
+    """Raise UserError where a small decoder of this architecture reads rows as `check_padding` refuses.
+
+    Whether padding or later words change a row lies in the architecture, not in its sizes. A configuration
+    that cannot be made small is left to the stages.
+    """
+    broken: list[str] = []  # what decoders of other sizes failed with
+    for factor in _FACTORS:
+        try:
+            found = _refusal(_small(model, factor, 0))
+        except Exception:  # whatever it is, this size does not suit, and the next one may
+            continue
+        if found is not None and found.__cause__ is not None:  # it did not run, perhaps for its sizes alone
+            broken.append(str(found))
+            if factor == 1 and len(set(broken)) == 1:
+                raise _of(model, broken[0])
+            continue
+        # One refusal may be rounding: an expert more or less.
+        if found is not None and _refusal(_small(model, factor, 1)):
+            raise _of(model, str(found))
+        return
+
+
+def _refusal(decoder: PreTrainedModel) -> UserError | None:
+    try:
+        check_padding(decoder)
+    except UserError as error:
+        return error
+    return None
+
+
+def _of(model: PreTrainedModel, refusal: str) -> UserError:
+    """A decoder's refusal, by the name of its model, which is that of the checkpoint."""
+    _, _, rest = refusal.removeprefix("base: ").partition(" ")
+    return UserError(f"base: {type(model).__name__} {rest}")
+
+
+def _small(model: PreTrainedModel, factor: int, seed: int) -> PreTrainedModel:
+    """The decoder with few layers, few tokens and widths divided by the factor, and random weights."""
+    config: PreTrainedConfig = copy.deepcopy(model.config.get_text_config())
+    kinds = getattr(config, "layer_types", None) or ()
+    layers = max([2, *(kinds.index(kind) + 1 for kind in set(kinds))])
+    sizes: dict[str, Any] = {"num_hidden_layers": layers, "vocab_size": _TOKENS, "pad_token_id": None}
+    sizes |= {name: value[:layers] for name, value in vars(config).items() if name in _PER_LAYER and value}
+    for name in _WIDTHS:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value % factor == 0 and value // factor:
+            sizes[name] = value // factor
+    if isinstance(shared := getattr(config, "num_key_value_heads", None), int):
+        sizes["num_key_value_heads"] = max(1, shared // factor)
+    for name, value in sizes.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    with torch.device("meta"):
+        size = sum(p.numel() for p in AutoModel.from_config(config).parameters())
+    if size > _LARGEST:
+        raise ValueError("still too large")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
+    if not all(p.isfinite().all() for p in made.parameters()):
+        raise ValueError("weights that are not finite")
+    return made.eval()
 
 
 def check_logits(model: PreTrainedModel) -> None:

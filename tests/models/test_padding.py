@@ -49,3 +49,10 @@ def test_a_base_that_sees_the_padding_behind_a_row_is_refused(
     monkeypatch.setattr(model.base_model, "forward", sees_all)
     with pytest.raises(UserError, match="padding stands behind it"):
         check_padding(model)
+
+
+def test_a_base_that_reads_in_both_directions_or_cannot_read_a_mask_is_refused() -> None:
+    with pytest.raises(UserError, match="BertLMHeadModel reads a text in both directions"):
+        check_padding(tiny_model("bert"))
+    with pytest.raises(UserError, match="XLNetLMHeadModel cannot read rows of different lengths with a mask"):
+        check_padding(tiny_model("xlnet"))

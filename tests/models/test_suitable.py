@@ -11,17 +11,24 @@ from tiny_bases import make_base
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
+    FalconH1Config,
+    GptOssConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
+    Mamba2Config,
+    PreTrainedConfig,
     PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen3MoeConfig,
 )
 
 from align.errors import UserError
 from align.models import suitable
 from align.models.base import BaseCheckpoint, find_base
-from align.models.suitable import check_base, check_logits
-from align.models.text_part import text_decoder
+from align.models.forward import check_padding
+from align.models.suitable import check_base, check_logits, check_reading
+from align.models.text_part import auto_class, text_decoder
 from align.recipe.sections import Base as BaseSpec
 from align.recipe.sections import Lora
 
@@ -35,7 +42,12 @@ def a_base(tiny_base: Path, folder: Path, kind: str) -> BaseCheckpoint:
     [
         ("t5", r"base .* is an encoder-decoder \(t5\).*Choose a base that goes on with its prompt"),
         ("bart", r"base .* is an encoder-decoder \(bart\)"),
-        ("bert", "base: BertLMHeadModel gives other logits than its output layer"),
+        ("bert", "base: BertLMHeadModel reads a text in both directions.*reads forwards only"),
+        ("xlnet", "base: XLNetLMHeadModel cannot read rows of different lengths with a mask"),
+        (
+            "paligemma",
+            "base: PaliGemmaForConditionalGeneration gives .* other numbers when padding stands behind",
+        ),
     ],
 )
 def test_bases_that_no_stage_can_train_are_refused(
@@ -86,9 +98,36 @@ def test_another_last_step_is_refused_and_so_is_one_that_trl_reads_otherwise() -
 
 
 def test_a_large_base_costs_no_memory() -> None:
-    """A model of 100 billion weights: building one of them in earnest would end this process."""
+    """A model of 100 billion weights: building it in earnest would end this process."""
     config = CohereConfig(hidden_size=12288, intermediate_size=33792, num_hidden_layers=64)
-    check_logits(without_weights(CohereForCausalLM, config))
+    model = without_weights(CohereForCausalLM, config)
+    check_reading(model)
+    check_logits(model)
+
+
+@pytest.mark.parametrize(
+    "kind", [Qwen3MoeConfig, Mamba2Config, FalconH1Config, Qwen2_5_VLConfig, GptOssConfig]
+)
+def test_a_base_of_its_real_size_is_read_by_a_small_one(
+    kind: type[PreTrainedConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the defaults of transformers, which are the shapes of a published model."""
+    read = []
+    monkeypatch.setattr(suitable, "check_padding", lambda model: read.append(check_padding(model)))
+    config = kind()
+    with torch.device("meta"):
+        model = auto_class(config).from_config(config)
+    check_reading(model)
+    assert read == [None]
+
+
+def test_what_cannot_be_made_small_is_left_to_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(model: PreTrainedModel, factor: int, seed: int) -> PreTrainedModel:
+        raise ValueError("no such size")
+
+    config = LlamaConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=1, vocab_size=50)
+    monkeypatch.setattr(suitable, "_small", small)
+    check_reading(without_weights(LlamaForCausalLM, config))
 
 
 def test_a_decoder_by_another_name_is_found() -> None:
