@@ -132,7 +132,8 @@ def _small(model: PreTrainedModel, factor: int, seed: int) -> PreTrainedModel:
     config: PreTrainedConfig = copy.deepcopy(model.config.get_text_config())
     kinds = getattr(config, "layer_types", None) or ()
     layers = max([2, *(kinds.index(kind) + 1 for kind in set(kinds))])
-    sizes: dict[str, Any] = {"num_hidden_layers": layers, "vocab_size": _TOKENS, "pad_token_id": None}
+    pad = None if getattr(config, "pad_token_id", None) is None else 0
+    sizes: dict[str, Any] = {"num_hidden_layers": layers, "vocab_size": _TOKENS, "pad_token_id": pad}
     sizes |= {name: value[:layers] for name, value in vars(config).items() if name in _PER_LAYER and value}
     for name in _WIDTHS:
         value = getattr(config, name, None)
