@@ -182,6 +182,7 @@ def _made_up(model: PreTrainedModel) -> nn.Module:
         part.forward = lambda *given, **named: _Output(last_hidden_state=hidden)
     if isinstance(head, nn.Linear):
         model.set_output_embeddings(nn.Linear(head.in_features, _ROWS, bias=head.bias is not None))
+    model.probe_ids = list(range(1, _ROWS))  # what the made-up embedding has rows for
     model.set_input_embeddings(nn.Embedding(_ROWS, model.get_input_embeddings().weight.shape[1]))
     for name, module in model.named_modules():
         if name.split(".")[0] != model.base_model_prefix:

@@ -17,9 +17,9 @@ from align.models.base import BaseCheckpoint, find_base
 from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.lora import lora_config
-from align.models.suitable import check_base
 from align.models.merge import merged_policy
 from align.models.roles import Roles, tensors_of
+from align.models.suitable import check_base
 from align.models.text_part import auto_class
 from align.recipe.sections import Base as BaseSpec
 from align.recipe.sections import Lora

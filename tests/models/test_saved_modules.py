@@ -26,10 +26,10 @@ from align.models.adapters import read_adapter
 from align.models.base import find_base
 from align.models.forward import Forward
 from align.models.lora import lora_config
-from align.models.suitable import check_base
 from align.models.merge import merged_policy
 from align.models.roles import Roles
 from align.models.saved_modules import let_train, saved_paths
+from align.models.suitable import check_base
 from align.recipe.load import load_recipe
 from align.recipe.sections import Base as BaseSpec
 from align.recipe.sections import Lora, Recipe
