@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev quickstart oracles test test-lowest lint format types bench
+.PHONY: help setup dev quickstart oracles test test-lowest lint format types bases bench
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -109,6 +109,9 @@ format: dev  ## ruff: mend what it can
 
 types: dev  ## mypy
 	$(BIN)/mypy
+
+bases: dev  ## take tiny bases of many architectures through every command; writes docs/bases.md
+	$(BIN)/python benchmarks/bases.py
 
 # PPO's peer needs an environment of its own, as benchmarks/ppo.py says; without it ours is measured alone.
 peer = $(if $(TRL),--trl-python $(TRL),--side $(1))

@@ -151,10 +151,10 @@ def _of_adapters(recipe: Recipe, base: BaseTokenizer) -> Iterator[Finding]:
     if base.checkpoint is None and plain and (lora.layers or 0) <= base.layers and not lora.modules_to_save:
         return
     from align.models.base import find_base
-    from align.models.lora import check_adapters
+    from align.models.suitable import check_base
 
     try:
-        check_adapters(base.checkpoint or find_base(recipe.base), recipe.lora)
+        check_base(base.checkpoint or find_base(recipe.base), recipe.lora)
     except UserError as error:
         yield Finding("error", "base", "base", str(error))
 

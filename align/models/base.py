@@ -24,7 +24,7 @@ from align.data.template import Template, response_end
 from align.errors import UserError
 from align.models.folder import base_folder, positions_of
 from align.models.probe_ids import keep_text
-from align.models.text_part import auto_class
+from align.models.text_part import auto_class, name_decoder
 from align.recipe.sections import Base as BaseSpec
 from align.recipe.sections import Data
 from align.run.files import read_json
@@ -83,7 +83,7 @@ class BaseCheckpoint:
         model.to(device)
         model.requires_grad_(False)
         keep_text(model, self.tokenizer)
-        return model.eval()
+        return name_decoder(model).eval()
 
     @property
     def positions(self) -> int | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from align.errors import UserError
+from align.errors import UserError, ran_out_of_memory
 from align.models import fused_llama
 from align.models.batch import Batch, PrefixStates, response_positions
 from align.models.logits import probe
@@ -20,6 +20,7 @@ from align.models.logprobs import token_logprobs
 from align.models.packed import Packed
 from align.models.probe_ids import probe_ids
 from align.models.roles import Roles
+from align.run.hub import first_line
 
 # How far the hidden states of two ways through the model may lie apart, relative to their norm.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -243,22 +244,38 @@ class Forward:
 
 @torch.no_grad()
 def check_padding(model: PreTrainedModel) -> None:
-    """Refuse a base that gives a row other numbers when it is padded behind its end, as every stage pads."""
-    ids = probe_ids(model, 9)
+    """Refuse a base that gives a row other numbers when it is padded behind its end, as every stage pads, or
+    when other text follows, and one that cannot read padded rows at all."""
+    ids, name = probe_ids(model, 9), type(model).__name__
     row, mask = ids[:4], torch.ones(2, 9, dtype=torch.bool, device=ids.device)
     mask[1, len(row) :] = False
 
     def read(**inputs: Tensor) -> Tensor:
         hidden: Tensor = model.base_model(**inputs, use_cache=False, return_dict=True).last_hidden_state
-        return hidden[-1, : len(row)].float()
+        return hidden[:, : len(row)].float()
 
-    alone = read(input_ids=row[None])
-    padded = read(input_ids=torch.stack([ids, torch.where(mask[1], ids, 0)]), attention_mask=mask)
+    try:
+        (alone,) = read(input_ids=row[None])
+        followed, padded = read(
+            input_ids=torch.stack([ids, torch.where(mask[1], ids, 0)]), attention_mask=mask
+        )
+    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError, NotImplementedError) as error:
+        if ran_out_of_memory(error):
+            raise
+        raise UserError(
+            f"base: {name} cannot read rows of different lengths with a mask ({first_line(error)}). Choose a "
+            "base that can, such as Llama, Qwen or Mistral"
+        ) from error
     limit = _REFUSED if model.dtype in _TOLERANCE else _REFUSED_COARSE
     if not (padded - alone).norm() <= limit * alone.norm():
         raise UserError(
-            f"base: {type(model).__name__} gives a text other numbers when padding stands behind it, so rows "
-            "of different lengths cannot be trained or scored together; choose another base"
+            f"base: {name} gives a text other numbers when padding stands behind it, so rows of different "
+            "lengths cannot be trained or scored together. Choose another, such as Llama, Qwen or Mistral"
+        )
+    if not (followed - alone).norm() <= limit * alone.norm():
+        raise UserError(
+            f"base: {name} reads a text in both directions: what follows changes what it makes of the words "
+            "before. Choose a base that reads forwards only (a causal language model), such as Llama or Qwen"
         )
 
 

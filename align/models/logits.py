@@ -73,8 +73,30 @@ def last_step(model: PreTrainedModel, decoder: nn.Module) -> LastStep:
             return step
     raise UserError(
         f"base: {type(model).__name__} gives other logits than its output layer (it scales or caps them, or "
-        "more), in a way that is not supported: choose another base"
+        "more), in a way that is not supported: choose a base whose output layer is its last step (Llama and "
+        "Qwen, say), or that scales or caps as Granite, Cohere or Gemma do"
     )
+
+
+@torch.no_grad()
+def check_trainer(model: nn.Module, base: PreTrainedModel) -> None:
+    """Raise UserError unless the log probabilities of TRL, which sft trains with, are those of the base.
+
+    model: takes `labels` and `fused_lm_head=True`, as TRL's `add_fused_lm_head` lets the base.
+    """
+    ids, mask = probe(base)
+    own = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+    labels = ids.masked_fill(~mask, -100)
+    theirs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True).log_probs.float()
+    ours = own.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    apart = float((ours - theirs)[mask[:, 1:]].abs().max())
+    coarse = 5e-2 if base.dtype.itemsize < 4 else 1e-3
+    if not apart <= coarse * max(1.0, float(own.abs().max())):
+        raise UserError(
+            f"base: TRL's log probabilities are not those of {type(base).__name__}'s own logits (they are "
+            f"{apart:.2g} apart), so sft would train another model. If config.json was changed by "
+            "hand, restore what it says of logits; else choose a base of another kind, such as Llama or Qwen"
+        )
 
 
 def probe(model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType
@@ -17,9 +18,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from align.errors import UserError
-from align.models.base import BaseCheckpoint
 from align.models.saved_modules import saved_paths
-from align.models.text_part import auto_class, is_composite, text_decoder
+from align.models.text_part import is_composite, text_decoder
 from align.recipe.sections import Lora
 from align.run.hub import first_line
 
@@ -81,26 +81,11 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
     return config
 
 
-def check_adapters(base: BaseCheckpoint, lora: Lora) -> None:
+def check_adapters(model: PreTrainedModel, lora: Lora) -> None:
     """Raise UserError where the base cannot have the adapters that the recipe describes.
 
-    They are laid on a copy of the model without weights, so this takes neither memory nor a checkpoint's
-    time to load.
+    model: a copy of it without weights, on which they are laid.
     """
-    kind = auto_class(base.config)
-    try:
-        with torch.device("meta"):
-            model = kind.from_config(base.config, trust_remote_code=base.spec.trust_remote_code)
-    except (ValueError, ImportError, TypeError, AttributeError, LookupError, RuntimeError) as error:
-        raise UserError(
-            f"base {base.spec.name}: transformers cannot build a language model of its config.json: "
-            f"{first_line(error)}. Choose a base that generates text"
-        ) from error
-    if text_decoder(model) is model:
-        raise UserError(
-            f"base {base.spec.name}: {type(model).__name__} has no decoder apart from its output layer, and "
-            "roles read hidden states. Choose another base"
-        )
     config = lora_config(lora, model)
     saved_paths(lora.modules_to_save or (), model)
     try:
@@ -237,8 +222,22 @@ def _adaptable(config: LoraConfig, model: PreTrainedModel, name: str) -> bool:
     except ValueError:
         return False
     kind = type(model.get_submodule(name))
-    own = kind.forward is not nn.Linear.forward and issubclass(kind, nn.Linear)
-    return not (own and kind.__module__.startswith("transformers."))
+    own = issubclass(kind, nn.Linear) and kind.forward is not nn.Linear.forward
+    return not (own and kind.__module__.startswith("transformers.")) or _is_linear(kind)
+
+
+@torch.no_grad()
+def _is_linear(kind: type[nn.Module]) -> bool:
+    """Whether linear layers that have a forward of their own give x W^T + b all the same, as Falcon's do."""
+    try:
+        layer: Any = kind(3, 2)
+        x = torch.tensor([[0.5, -1.0, 2.0]])
+        found = layer(x)
+    except (TypeError, ValueError, AttributeError, RuntimeError):
+        return False
+    return isinstance(found, torch.Tensor) and torch.allclose(
+        found, nn.functional.linear(x, layer.weight, layer.bias)
+    )
 
 
 def _parameters(

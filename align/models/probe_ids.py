@@ -31,7 +31,7 @@ def probe_ids(model: nn.Module, count: int) -> Tensor:
     found = getattr(model, "probe_ids", [])
     if len(found) < count:
         found = [i * _APART % _rows(model) for i in range(1, count + 1)]
-    return torch.tensor(found[:count], device=next(model.parameters()).device)
+    return torch.tensor(found[:count], device=next(p.device for p in model.parameters() if not p.is_meta))
 
 
 def _rows(model: Any) -> int:

@@ -46,3 +46,16 @@ def output_width(model: PreTrainedModel) -> int:
     head = model.get_output_embeddings()
     width = getattr(head, "in_features", None)
     return int(width or model.config.get_text_config().hidden_size)
+
+
+def name_decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """Let `base_model` be the decoder where the model's class has no part by the name that it gives it.
+
+    Llama 4's text model calls its decoder `model`, and says that it is called `language_model`; transformers,
+    TRL and `text_decoder` would then take the whole model for its decoder.
+    """
+    if model.base_model is model and not is_composite(model):
+        parts = [name for name, module in model.named_children() if isinstance(module, PreTrainedModel)]
+        if len(parts) == 1:
+            model.base_model_prefix = parts[0]
+    return model

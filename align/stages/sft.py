@@ -26,9 +26,10 @@ from align.data.tokenize import Encoded, Encodings, encode_demonstrations
 from align.errors import UserError
 from align.models.adapters import save_adapter
 from align.models.forward import check_padding
-from align.models.logits import last_step, probe
-from align.models.lora import check_adapters, lora_config, without_adapter
+from align.models.logits import check_trainer, last_step
+from align.models.lora import lora_config, without_adapter
 from align.models.saved_modules import let_train, saved_paths
+from align.models.suitable import check_base
 from align.models.text_part import text_decoder
 from align.processes.distributed import check_divisible, more_elsewhere, share, total
 from align.recipe.sections import SFT, Recipe
@@ -57,7 +58,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     Raises UserError where the recipe, the base or the data must be changed first.
     """
     cfg, inputs = recipe.sft, Inputs(recipe, "sft", restart)
-    check_adapters(inputs.setup.base, recipe.lora)
+    check_base(inputs.setup.base, recipe.lora)
     _microbatches(cfg, inputs.setup.accel)
     inputs.read(Demonstration)
     with inputs.open() as stage:
@@ -178,27 +179,12 @@ def _trainer(
     return trainer
 
 
-@torch.no_grad()
 def _check_logits(model: Any) -> None:
-    """Raise UserError unless the stages' log probabilities are those of the model's own logits.
-
-    `ppo` would refuse such a base after hours of training, and TRL would train another model than it is.
-    """
+    """Raise UserError unless the stages' log probabilities are those of the model's own logits."""
     base = model.get_base_model()
     model.eval()
     last_step(base, text_decoder(base))
-    ids, mask = probe(base)
-    own = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-    labels = ids.masked_fill(~mask, -100)
-    theirs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True).log_probs.float()
-    ours = own.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-    apart = float((ours - theirs)[mask[:, 1:]].abs().max())
-    coarse = 5e-2 if base.dtype.itemsize < 4 else 1e-3
-    if not apart <= coarse * max(1.0, float(own.abs().max())):
-        raise UserError(
-            f"base: TRL's log probabilities are not those of {type(base).__name__}'s own logits (they are "
-            f"{apart:.2g} apart), so sft would train another model: choose another base"
-        )
+    check_trainer(model, base)
 
 
 def _rows(demonstrations: Sequence[Encoded]) -> list[TokenRow]:

@@ -657,3 +657,17 @@ def test_a_base_that_cannot_have_the_adapters_is_an_error(tmp_path: Path, tiny_b
     done = align("sft", recipe, "--set", "lora.dropout=0.1")
     assert done.returncode == 2 and "lora.dropout: the base's experts" in done.stderr
     assert not (tmp_path / "runs" / "tiny" / "sft").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("t5", "is an encoder-decoder"), ("bert", "reads a text in both directions")]
+)
+def test_a_base_that_no_stage_can_train_is_an_error_before_sft(
+    tmp_path: Path, tiny_base: Path, kind: str, told: str
+) -> None:
+    recipe = make_recipe(tmp_path, make_base(kind, tiny_base, tmp_path / "base"))
+    report = run(recipe)
+    assert report.exit_code == 2 and told in the(report, "base").message
+    done = align("sft", recipe)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "tiny" / "sft").exists()

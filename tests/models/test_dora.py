@@ -16,9 +16,10 @@ from align.models.adapters import read_adapter, save_adapter
 from align.models.base import BaseCheckpoint, find_base
 from align.models.batch import collate
 from align.models.forward import Forward
-from align.models.lora import check_adapters, lora_config
+from align.models.lora import lora_config
 from align.models.merge import merged_policy
 from align.models.roles import Roles, tensors_of
+from align.models.suitable import check_base
 from align.models.text_part import auto_class
 from align.recipe.sections import Base as BaseSpec
 from align.recipe.sections import Lora
@@ -72,7 +73,7 @@ def test_what_is_saved_gives_the_same_in_plain_peft_and_merged(
     kind: str, tiny_base: Path, tmp_path: Path
 ) -> None:
     base = a_base(kind, tiny_base, tmp_path / "base")
-    check_adapters(base, DORA)
+    check_base(base, DORA)
     roles = trained(base, DORA, "policy", "value")
     roles.activate("policy")
     ours = logits(roles.base)
@@ -152,8 +153,8 @@ def test_experts_are_refused_and_what_lies_beside_them_is_not(
 ) -> None:
     base = a_base(kind, tiny_base, tmp_path / "base")
     with pytest.raises(UserError, match=r"lora.use_dora: the base's experts \(.*down_proj.*\) are stacked"):
-        check_adapters(base, DORA)
-    check_adapters(base, DORA.model_copy(update={"targets": ["q_proj", "o_proj"]}))
+        check_base(base, DORA)
+    check_base(base, DORA.model_copy(update={"targets": ["q_proj", "o_proj"]}))
 
 
 def test_an_adapter_without_its_lengths_is_not_loaded(tiny_base: Path, tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hybrids import tiny_model
 from peft import PeftModel
 from safetensors.torch import load_file
+from tiny_bases import tiny_model
 from transformers import AutoModelForCausalLM
 
 from align.errors import AlignError
@@ -113,7 +113,7 @@ def test_a_value_head_starts_as_the_rewards_weight_with_a_bias_that_trains(
 
 def test_a_role_called_as_a_module_of_the_base_keeps_its_parameters_apart_and_all(tmp_path: Path) -> None:
     """RWKV's layers have a `value`: PEFT leaves out what is named like another adapter when it saves one."""
-    roles = Roles(tiny_model("rwkv"))
+    roles = Roles(tiny_model("rwkv", 64))
     lora = Lora(rank=2, alpha=4, targets=["key", "value", "receptance"])
     for role in ("policy", "value"):
         roles.add(role, lora_config(lora, roles.base), trains=True)
@@ -129,7 +129,7 @@ def test_a_role_called_as_a_module_of_the_base_keeps_its_parameters_apart_and_al
     for role in ("policy", "value"):
         save_adapter(roles.peft, roles.adapter_of(role), tmp_path / role)
         assert len(read_adapter(tmp_path / role)[1]) == len(policy)
-    again = Roles(tiny_model("rwkv"))
+    again = Roles(tiny_model("rwkv", 64))
     for role in ("value", "policy"):
         again.add(role, tmp_path / role, trains=False)
         for name, tensor in tensors_of(again, role).items():
@@ -138,7 +138,7 @@ def test_a_role_called_as_a_module_of_the_base_keeps_its_parameters_apart_and_al
 
 def test_a_head_is_as_wide_as_what_the_output_layer_reads() -> None:
     """OPT-350m's layers are twice as wide as its last hidden state."""
-    roles = Roles(tiny_model("opt"))
+    roles = Roles(tiny_model("opt350", 64))
     roles.add("reward", lora_config(Lora(rank=2, targets=["q_proj"]), roles.base), trains=True)
     roles.add_head("reward", torch.Generator().manual_seed(0))
     assert roles.base.config.hidden_size == 32

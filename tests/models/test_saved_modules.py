@@ -25,10 +25,11 @@ from align.errors import AlignError, UserError
 from align.models.adapters import read_adapter
 from align.models.base import find_base
 from align.models.forward import Forward
-from align.models.lora import check_adapters, lora_config
+from align.models.lora import lora_config
 from align.models.merge import merged_policy
 from align.models.roles import Roles
 from align.models.saved_modules import let_train, saved_paths
+from align.models.suitable import check_base
 from align.recipe.load import load_recipe
 from align.recipe.sections import Base as BaseSpec
 from align.recipe.sections import Lora, Recipe
@@ -161,7 +162,7 @@ def test_other_modules_are_refused_with_the_bases_own_names(
     names: list[str], told: str, tiny_base: Path
 ) -> None:
     with pytest.raises(UserError, match=f"lora.modules_to_save: {told}"):
-        check_adapters(find_base(BaseSpec(name=str(tiny_base))), Lora(modules_to_save=names))
+        check_base(find_base(BaseSpec(name=str(tiny_base))), Lora(modules_to_save=names))
 
 
 def test_each_base_has_names_of_its_own_and_one_that_is_tied_has_both(

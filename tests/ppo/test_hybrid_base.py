@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from conftest import make_recipe
-from hybrids import tiny_model
+from tiny_bases import tiny_model
 from transformers import AutoTokenizer
 
 from align.ppo import train as ppo

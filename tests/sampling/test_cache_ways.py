@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hybrids import NAMES, tiny_model
+from tiny_bases import HYBRIDS, tiny_model
 from torch import nn
 
 from align.models.roles import Roles
@@ -23,7 +23,7 @@ WITHOUT = Ways(cache=None, select=None)
 
 def _roles(name: str) -> Roles:
     """The base alone answers."""
-    roles = Roles(tiny_model(name))
+    roles = Roles(tiny_model(name, 64))
     roles.share("policy", "base", trains=False)
     return roles
 
@@ -43,7 +43,7 @@ def _uneven(roles: Roles, ways: Ways) -> tuple[int, list[Sampled]]:
     return eos, found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", HYBRIDS)
 def test_log_probabilities_are_those_of_whole_rows_and_ended_rows_that_stay_change_nothing(name: str) -> None:
     roles = _roles(name)
     ways = find_ways(roles)
@@ -54,7 +54,7 @@ def test_log_probabilities_are_those_of_whole_rows_and_ended_rows_that_stay_chan
             own = roles.base(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
         own = own[len(one.prompt) - 1 : -1][torch.arange(len(one.response)), torch.tensor(one.response)]
         torch.testing.assert_close(torch.tensor(one.logprobs), own, rtol=1e-4, atol=1e-4)
-    if name not in CACHED | {"llama"}:
+    if name not in CACHED | {"llama3"}:
         return
     heard: list[int] = []
     draws = Draws(3, "test", 0, list(range(len(PROMPTS))))
@@ -67,15 +67,15 @@ def test_log_probabilities_are_those_of_whole_rows_and_ended_rows_that_stay_chan
 
 
 def test_what_the_probe_finds() -> None:
-    names = ("llama", "opt", "mamba", "lfm2", "rwkv", "recurrent_gemma")
+    names = ("llama3", "opt350", "mamba", "lfm2", "rwkv", "recurrent_gemma")
     found = {name: find_ways(_roles(name)) for name in names}
-    assert found["llama"] == found["opt"] == Ways()
+    assert found["llama3"] == found["opt350"] == Ways()
     assert found["mamba"] == Ways("cache_params", "reorder_cache", whole_mask=False)
     assert found["lfm2"] == Ways(select="reorder_cache")
     assert (
         found["rwkv"] == found["recurrent_gemma"] == replace(WITHOUT, pads=False)
     )  # their caches mix rows up
-    assert not any(found[name].remarks(name) for name in ("llama", "opt", "mamba", "lfm2"))
+    assert not any(found[name].remarks(name) for name in ("llama3", "opt350", "mamba", "lfm2"))
 
 
 def test_what_is_slower_is_said() -> None:
@@ -88,7 +88,7 @@ def test_what_is_slower_is_said() -> None:
 
 @pytest.mark.parametrize("ways", [KEPT, WITHOUT, Ways(pads=False), Ways(select="reorder_cache")])
 def test_a_llama_draws_the_same_in_every_way(ways: Ways) -> None:
-    roles = _roles("llama")
+    roles = _roles("llama3")
     eos, found = _uneven(roles, Ways())
     forced = _sample(roles, ways, eos=eos)
     assert [one.response for one in forced] == [one.response for one in found]
@@ -107,13 +107,13 @@ def test_rows_that_padding_would_change_are_read_with_rows_of_their_length(
         begin(self, roles, ways, rows, pad_id)
 
     monkeypatch.setattr(Reading, "__init__", noted)
-    _sample(_roles("llama"), Ways(pads=False))
+    _sample(_roles("llama3"), Ways(pads=False))
     assert sorted(batches, key=max) == [{1}, {2}, {3}, {5}]
 
 
 def test_a_cache_that_forgets_is_not_used() -> None:
     """A decoder that takes a cache and does not read it would sample from the last token alone."""
-    roles = _roles("llama")
+    roles = _roles("llama3")
 
     class Forgets(type(roles.decoder)):
         def forward(self, input_ids, past_key_values=None, **given):  # type: ignore[no-untyped-def]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from hybrids import tiny_model
 from stack import needs_paged
+from tiny_bases import tiny_model
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 from align.errors import AlignError, UserError
@@ -131,7 +131,7 @@ def test_it_narrows_and_tells_tokens_as_hf_does_by_any_role(roles: Roles) -> Non
 def test_a_base_that_it_reads_wrong_or_not_at_all_is_refused(roles: Roles) -> None:
     check_paged(roles)
     with pytest.raises(UserError, match="cannot sample from Lfm2ForCausalLM .*use engine hf"):
-        check_paged(Roles(tiny_model("lfm2")))
+        check_paged(Roles(tiny_model("lfm2", 64)))
     torch.manual_seed(0)
     bloom = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)).eval()
     for parameter in bloom.requires_grad_(False).parameters():
