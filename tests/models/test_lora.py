@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hybrids import tiny_model
 from peft import PeftModel
-from tiny_bases import make_base
+from tiny_bases import make_base, tiny_model
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
