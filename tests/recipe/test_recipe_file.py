@@ -584,6 +584,12 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     together = ("rollout_batch_size", "responses_per_prompt", "min_response_tokens", "kl_target", "keep")
     for key in (*together, "advantage", "value_init", "value_model", "engine", "engine_url"):
         raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
+    if raw["data"].get("template") == "plain":
+        for key in ("template_name", "chat_template_kwargs"):
+            raw["data"].pop(key, None)
+    for key in ("use_dora", "modules_to_save"):
+        if raw["lora"].get(key):
+            raw["base"].pop("quantize", None)
     raw["ppo"]["minibatch_size"] = draw(st.sampled_from([1, 2, 64, 128]))
     return raw
 
