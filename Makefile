@@ -2,8 +2,10 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-RECIPE ?= recipes/quickstart.yaml
-RUN ?= runs/quickstart
+# The quick start's base: smollm2-135m, or gemma3-270m, which is under Gemma's terms and fetched only when named.
+BASE ?= smollm2-135m
+RECIPE ?= recipes/quickstart$(OTHER).yaml
+RUN ?= runs/quickstart$(OTHER)
 # Passed to every align command of the quick start, for example ALIGN_FLAGS='--set sft.steps=2'.
 ALIGN_FLAGS ?=
 # More for pytest, for example PYTEST_FLAGS='-k gae -x'; which marks run; and in how many processes.
@@ -11,6 +13,8 @@ PYTEST_FLAGS ?=
 MARKS ?= not slow and not gpu
 TEST_JOBS ?= 2
 
+# Another base than the first has a recipe and a run folder of its own.
+OTHER := $(patsubst %,-%,$(filter-out smollm2-135m,$(BASE)))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
@@ -48,8 +52,8 @@ setup: $(VENV)/.setup  ## make .venv with the package and what the quick start n
 
 dev: $(VENV)/.dev  ## the same and what tests and checks need
 
-quickstart: setup  ## a real model through SFT, reward model and PPO, and a table of what changed
-	$(BIN)/python recipes/quickstart/prepare.py
+quickstart: setup  ## a real model through SFT, reward model and PPO, and a table of what changed (BASE=gemma3-270m: another)
+	$(BIN)/python recipes/quickstart/prepare.py --base $(BASE)
 	$(BIN)/align sft $(RECIPE) $(ALIGN_FLAGS)
 	$(BIN)/align rm $(RECIPE) $(ALIGN_FLAGS)
 	$(BIN)/align ppo $(RECIPE) $(ALIGN_FLAGS)
@@ -115,10 +119,10 @@ bases: dev  ## take tiny bases of many architectures through every command; writ
 
 # PPO's peer needs an environment of its own, as benchmarks/ppo.py says; without it ours is measured alone.
 peer = $(if $(TRL),--trl-python $(TRL),--side $(1))
-BASE := .cache/quickstart/base
+MEASURED := .cache/quickstart/base
 BENCHMARKS := check.py checkpoint.py labeling.py chaos.py "against_trl.py sft" "against_trl.py rm" \
-  "reward_model.py --base $(BASE)" "ppo.py $(call peer,align)" \
-  "ppo_memory.py --base $(BASE) $(call peer,import sft align)"
+  "reward_model.py --base $(MEASURED)" "ppo.py $(call peer,align)" \
+  "ppo_memory.py --base $(MEASURED) $(call peer,import sft align)"
 
 bench: quickstart dev  ## run the benchmarks: hours (TRL=PYTHON of an environment with TRL 1.12: PPO beside it)
 	@set -e; for each in $(BENCHMARKS); do \

