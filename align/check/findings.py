@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from align.check.gather import Gathered
 from align.check.result import (
     EXAMPLES,
+    MANY,
+    MUCH,
     SHOWN,
     Finding,
     Leak,
@@ -15,6 +17,9 @@ from align.check.result import (
     TemplateFacts,
     Understood,
     WrongRecords,
+    by_share,
+    number,
+    percent,
 )
 from align.data.reading import at, shown_names
 from align.errors import UserError
@@ -28,10 +33,7 @@ from align.stats.consistency import Conflict, Consistency
 from align.stats.rankings import LengthBias
 from align.text import words_of_name
 
-_MUCH = 0.05  # from this share of the records on, what is odd about them is a warning
-_MANY = 0.2  # the same, for what is common in good data too
 _SHOWN = 60  # characters of a generation prompt's end
-_NEVER = 2.0  # no share of the records makes it a warning
 _FEW = 100  # with fewer held-out comparisons, an accuracy's 95% interval is over 0.2 wide
 _ENOUGH = 30  # with fewer cases, a share says nothing
 _FEW_LEAKS = 0.01  # up to this share of held-out prompts, what is measured hardly changes
@@ -42,21 +44,6 @@ _LENGTH_HELPS = 0.55
 _JUDGES = {"score", "scores", "rating", "ratings", "reward", "rewards", "label", "labels", "grade", "stars"}
 _JUDGES |= {"correct", "desirable", "good", "bad", "accepted", "rejected", "approved", "chosen", "preferred"}
 _JUDGES |= {"thumbs", "upvoted", "passed", "success", "verdict", "winner", "quality"}
-
-
-def number(count: int, one: str, several: str | None = None) -> str:
-    """`1 record`, `12,345 records`."""
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
-def percent(part: float, whole: float) -> str:
-    """`12.3%`."""
-    return f"{100 * part / whole:.1f}%" if whole else "0%"
-
-
-def by_share(count: int, total: int, limit: float) -> Severity:
-    """A warning from this share of the total on, a note below."""
-    return "warning" if count >= limit * total else "note"
 
 
 def of_kinds(recipe: Recipe) -> Iterator[Finding]:
@@ -123,7 +110,7 @@ def of_readings(read: Sequence[Understood]) -> Iterator[Finding]:
         if left:
             said = [f"{seen.count:,} × {what}: {at(seen)}" for what, seen in reading.left_out.items()]
             message = f"{shown_names(understood.files)}: {left:,} left out, which are not wrong and no record"
-            yield Finding(by_share(left, reading.rows, _MANY), "left_out", where, message, said)
+            yield Finding(by_share(left, reading.rows, MANY), "left_out", where, message, said)
 
 
 def of_sides(gathered: Gathered) -> Iterator[Finding]:
@@ -207,88 +194,6 @@ def _end(text: str | None) -> str:
     return "" if text is None else text if len(text) <= _SHOWN else f"…{text[-_SHOWN:]}"
 
 
-def of_texts(gathered: Gathered) -> Iterator[Finding]:
-    """What is odd about single records of one kind, on both sides together."""
-    piles = (gathered.train, gathered.held_out)
-    where = f"data.{gathered.kind}"
-    total = sum(len(pile.rows) for pile in piles)
-    answers = sum(len(row.lengths) for pile in piles for row in pile.rows)
-
-    def found(
-        code: str, of: int, limit: float, one: str, several: str, after: str = "", slug: str | None = None
-    ) -> Iterator[Finding]:
-        count = sum(pile.counts[code] for pile in piles)
-        if count:
-            places = [place for pile in piles for place in pile.places[code]][:EXAMPLES]
-            message = number(count, one, several) + after
-            yield Finding(by_share(count, of, limit), slug or code, where, message, places)
-
-    for code in sorted({code for pile in piles for code in pile.counts if code.startswith("control ")}):
-        hit = code.removeprefix("control ")
-        after = f" the text {hit!r}, which the tokenizer reads as a control token: take it out"
-        yield from found(code, total, 0, "record holds", "records hold", after, "control_token")
-    for code in sorted({code for pile in piles for code in pile.counts if code.startswith("markup ")}):
-        after = (
-            f" the text {code.removeprefix('markup ')!r}, which is another chat template's: the base's own "
-            "is written around it, so take it out, and write earlier turns as messages"
-        )
-        yield from found(code, total, 0, "record holds", "records hold", after, "foreign_markup")
-    for code in sorted({code for pile in piles for code in pile.counts if code.startswith("placeholder ")}):
-        after = (
-            f" {code.removeprefix('placeholder ')!r}, where something stood that the model cannot see: leave "
-            "such records out, or take it out of the texts"
-        )
-        yield from found(code, total, 0, "prompt holds", "prompts hold", after, "placeholder")
-    after = (
-        " with the name of a speaker (Human:, User:), and the chat template says itself who speaks: take it "
-        "out, or let `format: hh-rlhf` read `prompt`"
-    )
-    yield from found("speaker_tag", total, 0, "prompt begins", "prompts begin", after)
-    after = " written as text, read with its brackets: write the text, or turns as messages"
-    yield from found("list_as_text", total, 0, "prompt is a list", "prompts are lists", after)
-    holds = ("ranking holds", "rankings hold")
-    after = " one text twice, ranked differently: such a label can only be noise"
-    yield from found("same_text_ranked_apart", total, 0, *holds, after)
-    if sum(pile.counts["identical"] - pile.counts["same_text_ranked_apart"] for pile in piles):
-        yield from found("identical", total, _MUCH, *holds, " one response twice")
-    yield from found("near_identical", total, _MANY, *holds, " responses that are nearly the same")
-    yield from found("says_nothing", answers, _MUCH, "response is", "responses are", " punctuation only")
-    after = " what a table writes for an empty cell (nan, NULL, None, …): leave the cell empty if it is none"
-    yield from found("no_cell", answers, 0, "response is", "responses are", after)
-    begins = ("response begins", "responses begin")
-    after = " with a letter right behind the prompt's last one: with template: plain, begin it with a space"
-    yield from found("glued", answers, _MUCH, *begins, after)
-    after = " with a space, and tokenizers expect it before the next word: move it to the response"
-    yield from found("prompt_ends_with_space", total, _MUCH, "prompt ends", "prompts end", after)
-    after = " with a space, which the answers that a chat template writes do not"
-    yield from found("response_starts_with_space", answers, _MANY, *begins, after)
-    after = " with the prompt's own words: if these were left in the responses, they would be there twice"
-    several = ("record has responses that all begin", "records have responses that all begin")
-    yield from found("repeats_prompt", total, _MUCH, *several, after)
-    after = " reasoning of earlier answers, which the chat template leaves out as it does in a chat"
-    yield from found("reasoning_dropped", total, _NEVER, "prompt has", "prompts have", after)
-    after = " no end of the reasoning that the chat template has opened before it"
-    yield from found("reasoning_never_ends", answers, 0, "response has", "responses have", after)
-    words = {name: said for pile in piles for name, said in reversed(pile.first.items())}
-    after = (
-        f" tokens that are not its bytes, so it is trained otherwise than it is written: "
-        f"{words.get('not_verbatim', '')}"
-    )
-    yield from found("not_verbatim", answers or total, 0, "text has", "texts have", after)
-    after = (
-        " a first token that the chat template's own text has together with the generation prompt's last "
-        f"({words.get('straddles', '')[:30]!r}): it is trained apart from it, as it would be sampled"
-    )
-    yield from found("straddles", answers, _MUCH, "response has", "responses have", after)
-    for code, limit in (("answer_stripped", 0.0), ("reasoning_stripped", _NEVER)):
-        shown = " ".join(words.get(code, "")[:1000].split())
-        after = (
-            f" words that the base's chat template leaves out of an answer, and training keeps: "
-            f"{shown[:60] + '…' if len(shown) > 60 else shown!r}"
-        )
-        yield from found(code, answers, limit, "response has", "responses have", after, "answer_stripped")
-
-
 def of_repeats(both: Sequence[Set]) -> Iterator[Finding]:
     """Records and prompts that come again on their side."""
     where = f"data.{both[0].kind}"
@@ -300,7 +205,7 @@ def of_repeats(both: Sequence[Set]) -> Iterator[Finding]:
     )
     if whole:
         message = f"{number(whole, 'record')} came before, word for word, and would count again"
-        yield Finding(by_share(whole, records, _MUCH), "repeated_records", where, message)
+        yield Finding(by_share(whole, records, MUCH), "repeated_records", where, message)
     elif again and both[0].kind != "rankings":
         yield Finding(
             "note", "repeated_prompts", where, f"{number(again, 'record')} with a prompt that came before"
@@ -323,7 +228,7 @@ def of_labels(found: Set, recipe: Recipe) -> Iterator[Finding]:
         decide = number(said.all_tied, "ranking decides", "rankings decide")
         share = percent(said.all_tied, found.records)
         message = f"{decide} nothing ({share}), and would teach nothing (rm.ties: ignore)"
-        yield Finding(by_share(said.all_tied, found.records, _MANY), "all_tied", where, message)
+        yield Finding(by_share(said.all_tied, found.records, MANY), "all_tied", where, message)
     if found.side == "held_out" and 0 < said.comparisons < _FEW:
         message = f"only {said.comparisons} comparisons: the reward model's accuracy will be a rough number"
         yield Finding("note", "few_comparisons", where, message)
@@ -348,7 +253,7 @@ def of_conflicts(side: str, found: Consistency, openings: dict[int, str]) -> Ite
             f"{number(pairs, 'pair')} of responses ordered both ways, {percent(pairs, found.repeated_pairs)} "
             f"of those with several labels{alone} ({who})"
         )
-        much = found.self_contradictory >= _MUCH * found.repeated_pairs or pairs >= 0.3 * found.repeated_pairs
+        much = found.self_contradictory >= MUCH * found.repeated_pairs or pairs >= 0.3 * found.repeated_pairs
         severity: Severity = "warning" if much else "note"
         yield Finding(severity, "contradictory_labels", where, message, first(found.contradictory))
     if found.cycles:

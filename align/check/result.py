@@ -17,6 +17,9 @@ Side = Literal["train", "held_out"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 SHOWN = 20  # kinds of wrong records that are listed; the others are counted
 EXAMPLES = 3  # places that a finding names
+MUCH = 0.05  # from this share of the records on, what is odd about them is a warning
+MANY = 0.2  # the same, for what is common in good data too
+NEVER = 2.0  # no share of the records makes it a warning
 
 
 @dataclass(frozen=True)
@@ -222,3 +225,18 @@ class Report:
     def exit_code(self) -> int:
         """2 where training would refuse."""
         return 2 if self.count("error") else 0
+
+
+def number(count: int, one: str, several: str | None = None) -> str:
+    """`1 record`, `12,345 records`."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def percent(part: float, whole: float) -> str:
+    """`12.3%`."""
+    return f"{100 * part / whole:.1f}%" if whole else "0%"
+
+
+def by_share(count: int, total: int, limit: float) -> Severity:
+    """A warning from this share of the total on, a note below."""
+    return "warning" if count >= limit * total else "note"

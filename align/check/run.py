@@ -12,6 +12,7 @@ from rich.console import Console
 from align import __version__
 from align.check import findings, summary, template
 from align.check.gather import Gathered, TextMeasure, gather
+from align.check.oddities import of_texts
 from align.check.result import SEVERITIES, Finding, LabelerAgreement, Report, Set
 from align.check.show import show
 from align.data.formats import built_in
@@ -180,7 +181,7 @@ def _of_records(recipe: Recipe, gathered: Gathered, both: Sequence[Set]) -> Iter
     yield from findings.of_readings(gathered.read)
     yield from findings.of_sides(gathered)
     yield from findings.of_limits(both, gathered.wrong.skipped)
-    yield from findings.of_texts(gathered)
+    yield from of_texts(gathered)
     yield from findings.of_repeats(both)
     for side in both:
         yield from findings.of_labels(side, recipe)

@@ -10,8 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import Console
 from rich.text import Text
 
-from align.check.findings import number, percent
-from align.check.result import SEVERITIES, Example, Finding, LabelFacts, Report, Set, Spread, Understood
+from align.check.result import (
+    SEVERITIES,
+    Example,
+    Finding,
+    LabelFacts,
+    Report,
+    Set,
+    Spread,
+    Understood,
+    number,
+    percent,
+)
 from align.data.reading import Reading, shown_names
 from align.text import printable
 
