@@ -168,7 +168,9 @@ def test_bad_rows_of_a_csv_do_not_hide_the_good_ones(tmp_path: Path) -> None:
         (b"a,b,a\n1,2,3\n", ":1: the column 'a' appears twice in the header: rename one"),
         (b'a,b\nA,\n"{""ImportId"":""x""}",\n1,2\n', ":3: is the third header row of a Qualtrics export"),
         (b'a,b\n1,"2\n3,4\n', ":2: broken CSV: unexpected end of data"),
-        (b"a,b\r1,2\r", ":1: broken CSV: new-line character"),
+        (b"a,b\r1,2\r", ":1: its lines end with a carriage return alone"),
+        (b'{"prompt": "a, b", "chosen": "c"}\n', ":1: begins as JSON does"),
+        (b'[{"prompt": "a",\n  "chosen": "c"}]\n', ":1: begins as JSON does"),
     ],
 )
 def test_a_csv_that_cannot_be_followed(tmp_path: Path, text: bytes, says: str) -> None:
