@@ -127,6 +127,7 @@ def _table(stream: io.BufferedReader, place: Place) -> Iterator[tuple[str, Any, 
     mark = mark or max(MARKS, key=_QUOTED.sub("", before[-1] if before else "").count)
     reader = csv.reader(chain(before, rest), delimiter=mark, strict=True)
     columns: list[str] = []
+    unnamed: list[int] = []
     while True:
         first = reader.line_num + 1
         try:
@@ -148,14 +149,28 @@ def _table(stream: io.BufferedReader, place: Place) -> Iterator[tuple[str, Any, 
                 yield f":{first}", EMPTY_ROW, mark
         elif not columns:
             columns = _header(cells, first)
+            unnamed = [
+                i for i, name in enumerate(columns) if i and not name
+            ]  # the first may be pandas' index
         elif all(cell.startswith('{"ImportId"') for cell in cells if cell.strip()):
             raise FileError(f":{first}", QUALTRICS)
         elif len(cells) < len(columns) or any(map(str.strip, cells[len(columns) :])):
             message = f"has {len(cells)} cells, and the header names {len(columns)} columns"
             yield f":{first}", RecordError("", message), mark
+        elif (nameless := _nameless(cells, unnamed)) is not None:
+            yield f":{first}", nameless, mark
         else:
             row = {name: cell or None for name, cell in zip(columns, cells, strict=False) if name}
             yield f":{first}", row, mark
+
+
+def _nameless(cells: list[str], unnamed: list[int]) -> RecordError | None:
+    """What is wrong where a cell without a column's name holds more than a number; None: nothing."""
+    found = next((i for i in unnamed if (cell := cells[i].strip()) and not _POINT.fullmatch(cell)), None)
+    if found is None:
+        return None
+    where = f"{cells[found].strip()[:40]!r} in column {found + 1}"
+    return RecordError("", f"has {where}, which has no name in the header: name it there, or delete it")
 
 
 def _header(cells: list[str], line: int) -> list[str]:

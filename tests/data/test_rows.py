@@ -162,6 +162,15 @@ def test_bad_rows_of_a_csv_do_not_hide_the_good_ones(tmp_path: Path) -> None:
     ]
 
 
+def test_text_under_no_name_is_told_and_an_index_is_none(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.csv", b",a,,b\nx7,1,,2\nx8,3,0,4\nx9,5,Be brief.,6\n")
+    assert [str(row) if isinstance(row, RecordError) else row for _, row in found] == [
+        {"a": "1", "b": "2"},
+        {"a": "3", "b": "4"},
+        "has 'Be brief.' in column 3, which has no name in the header: name it there, or delete it",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
