@@ -49,6 +49,10 @@ def cell_text(value: Any) -> str:
     return whole if point and whole.lstrip("-").isdecimal() and not rest.strip("0") else text
 
 
+# What a column of numbers is called where less of it is better.
+LOSSES = {"loss", "losses", "error", "errors", "perplexity", "ppl", "toxicity", "penalty"}
+
+
 def words_of_name(column: str) -> list[str]:
     """The words of a column's name: isCorrect and is_correct are is, correct."""
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column)

@@ -15,6 +15,7 @@ from rich.console import Console
 from align.check.result import EXAMPLES, Example, Side, Understood, WrongRecords
 from align.check.texts import (
     alike,
+    ends_with_no_cell,
     foreign_markup,
     is_list_as_text,
     is_no_cell,
@@ -224,6 +225,8 @@ def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> 
     pile.mark("repeats_prompt", row.place, again)
     pile.mark("says_nothing", row.place, sum(map(says_nothing, texts)))
     pile.mark("no_cell", row.place, sum(map(is_no_cell, texts)))
+    parts = [prompt] if isinstance(record.prompt, str) else map(words_of, record.prompt)
+    pile.mark("no_input", row.place, any(map(ends_with_no_cell, parts)))
     pile.mark("list_as_text", row.place, is_list_as_text(prompt))
     for mark in placeholders(prompt):
         pile.mark(f"placeholder {mark}", row.place)

@@ -77,6 +77,14 @@ ODDITIES = (
         " written as text, read with its brackets: write the text, or turns as messages",
     ),
     Oddity(
+        "no_input",
+        0,
+        "prompt ends",
+        "prompts end",
+        " with what tables write where there is nothing (nan, None, <noinput>, …), as a part of the prompt: "
+        "leave the cell empty if it is none",
+    ),
+    Oddity(
         "same_text_ranked_apart",
         0,
         *_RANKING,

@@ -23,6 +23,7 @@ _MARKUP = re.compile(
 )
 _ENDS = re.compile(r"\A\s*<s>|</s>\s*\Z")  # within a text these two strike words through
 
+NO_INPUT = frozenset(("<noinput>", "<no input>", "noinput", "n/a"))
 _FIRST = 40  # characters that nearly always tell whether a text says something
 
 
@@ -71,6 +72,12 @@ def says_nothing(text: str) -> bool:
 def is_no_cell(text: str) -> bool:
     """Whether a text is only what tables write where a cell is empty."""
     return text.strip() in NO_CELL
+
+
+def ends_with_no_cell(text: str) -> bool:
+    """Whether a part of a prompt, or its last paragraph, is only that, or what Alpaca writes for no input."""
+    last = text.rpartition("\n\n")[2].strip()
+    return last in NO_CELL or last.casefold() in NO_INPUT
 
 
 def is_list_as_text(text: str) -> bool:

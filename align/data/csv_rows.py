@@ -18,6 +18,7 @@ from align.values import RecordError
 EMPTY_ROW: Final = object()  # in a row's stead: a line of the table in which every cell is empty
 MARKS = ",;\t|"
 _SEPARATOR = re.compile(r'"?sep=([,;\t|])"?[,;\t|]*\s*', re.IGNORECASE)  # Excel's first line
+_JSON = re.compile(r'\s*\[?\s*\{\s*"?\w+"?\s*:')
 _QUOTED = re.compile(r'"[^"]*"?')
 _WHOLE = re.compile(r"-?(0|[1-9]\d{0,299})", re.ASCII)
 _POINT = re.compile(r"-?(0|[1-9]\d{0,299})(\.\d{1,299})?(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
@@ -57,6 +58,11 @@ def columns_of_numbers(stream: io.BufferedReader) -> Numbers:
     return {name: read for name, column in found.items() if (read := column.reader()) is not None}
 
 
+OLD_LINE_ENDS = (
+    "its lines end with a carriage return alone, as old Macintosh programs end them: save it as plain CSV "
+    "(in Excel, 'CSV UTF-8')"
+)
+NO_TABLE = "begins as JSON does, and a table begins with the names of its columns: name the file .jsonl"
 QUALTRICS = (
     "is the third header row of a Qualtrics export ({'ImportId': …}): delete it and the row above it, so "
     "that one row of names is left"
@@ -121,6 +127,7 @@ def _table(stream: io.BufferedReader, place: Place) -> Iterator[tuple[str, Any, 
     mark = mark or max(MARKS, key=_QUOTED.sub("", before[-1] if before else "").count)
     reader = csv.reader(chain(before, rest), delimiter=mark, strict=True)
     columns: list[str] = []
+    unnamed: list[int] = []
     while True:
         first = reader.line_num + 1
         try:
@@ -128,6 +135,8 @@ def _table(stream: io.BufferedReader, place: Place) -> Iterator[tuple[str, Any, 
         except StopIteration:
             return
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise FileError(f":{first}", OLD_LINE_ENDS) from error
             if not columns or "field larger" in str(error) or "end of data" in str(error):
                 raise FileError(f":{first}", f"broken CSV: {error}: check its quotes") from error
             yield f":{first}", RecordError("", f"broken CSV: {error}: check its quotes"), mark
@@ -140,17 +149,33 @@ def _table(stream: io.BufferedReader, place: Place) -> Iterator[tuple[str, Any, 
                 yield f":{first}", EMPTY_ROW, mark
         elif not columns:
             columns = _header(cells, first)
+            unnamed = [
+                i for i, name in enumerate(columns) if i and not name
+            ]  # the first may be pandas' index
         elif all(cell.startswith('{"ImportId"') for cell in cells if cell.strip()):
             raise FileError(f":{first}", QUALTRICS)
         elif len(cells) < len(columns) or any(map(str.strip, cells[len(columns) :])):
             message = f"has {len(cells)} cells, and the header names {len(columns)} columns"
             yield f":{first}", RecordError("", message), mark
+        elif (nameless := _nameless(cells, unnamed)) is not None:
+            yield f":{first}", nameless, mark
         else:
             row = {name: cell or None for name, cell in zip(columns, cells, strict=False) if name}
             yield f":{first}", row, mark
 
 
+def _nameless(cells: list[str], unnamed: list[int]) -> RecordError | None:
+    """What is wrong where a cell without a column's name holds more than a number; None: nothing."""
+    found = next((i for i in unnamed if (cell := cells[i].strip()) and not _POINT.fullmatch(cell)), None)
+    if found is None:
+        return None
+    where = f"{cells[found].strip()[:40]!r} in column {found + 1}"
+    return RecordError("", f"has {where}, which has no name in the header: name it there, or delete it")
+
+
 def _header(cells: list[str], line: int) -> list[str]:
+    if _JSON.match(",".join(cells)):
+        raise FileError(f":{line}", NO_TABLE)
     columns = [cell.strip() for cell in cells]
     while not columns[-1]:
         columns.pop()

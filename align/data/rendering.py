@@ -41,6 +41,8 @@ RENDERED = re.compile(
     r"(?:Below is an instruction\b.*?)?### (?:Instruction|Human|User):.*\n### (?:Response|Assistant):)",
     re.DOTALL,
 )
+# Vicuna's, often on one line: a prompt that waits for the assistant's turn.
+VICUNA = re.compile(r"(?:\A|\s)(USER|User|Human):\s.*\s(ASSISTANT|Assistant):\s*\Z", re.DOTALL)
 MARK = re.compile(r"<[^>]*>|\[\w+\]|### \w+:")
 ENDINGS = (
     *("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|end_of_text|>"),
@@ -253,7 +255,9 @@ def is_transcript(text: str) -> bool:
 
 
 def rendered(text: str) -> str | None:
-    """The mark with which a text begins that a chat template has written; None: it is no such text."""
+    """The mark by which a text shows that a chat template has written it; None: it is no such text."""
+    if text.rstrip()[-10:].lower().endswith("assistant:") and (found := VICUNA.search(text)):
+        return f"{found[1]}: … {found[2]}:"
     if text.lstrip()[:1] not in ("<", "[", "#", "B"):
         return None  # most prompts
     found = RENDERED.match(text)

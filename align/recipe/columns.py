@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from align.recipe.parts import Section, Short
-from align.text import cell_text, words_of_name
+from align.text import LOSSES, cell_text, words_of_name
 
 Names = str | list[str]  # a column, or several
 Word = str | int | float | bool  # what stands in a cell; compared as text, so that 1, 1.0 and "1" are equal
@@ -16,8 +16,37 @@ Words = Word | list[Word]
 DETAILS = ("labeler", "strength", "guideline", "shown_order", "seconds", "source")
 ROLES = ("system", "user", "assistant", "tool")
 JUDGED = ("ranks", "scores", "order", "verdict")  # how responses are ranked
-WORSE = {"loser", "loses", "losing", "lost", "worse", "worst", "rejected", "dispreferred"}
-BETTER = {"winner", "wins", "winning", "better", "best", "chosen", "preferred"}
+WORSE = {
+    "loser",
+    "lose",
+    "loses",
+    "losing",
+    "lost",
+    "worse",
+    "worst",
+    "rejected",
+    "dispreferred",
+    "unpreferred",
+}
+WORSE |= {"bad", "negative", "neg", "disliked"}
+BETTER = {"winner", "win", "wins", "winning", "better", "best", "chosen", "preferred", "accepted"}
+BETTER |= {"good", "positive", "pos", "liked"}
+NEGATIONS = {"less", "least", "not", "non"}  # less_preferred
+MORE = {
+    "score",
+    "scores",
+    "rating",
+    "ratings",
+    "star",
+    "stars",
+    "vote",
+    "votes",
+    "upvotes",
+    "points",
+    "likes",
+}
+MORE |= {"reward", "rewards", "elo", "quality"}
+PLACES = {"rank", "ranks", "ranking", "place", "placement", "position"}
 FORMS = (
     "prompt; prompt + response; prompt + chosen + rejected; prompt + responses, with ranks, scores, order or "
     "verdict; prompt + responses + group_by, with ranks, scores or chosen. Where responses are whole "
@@ -80,11 +109,15 @@ class Verdict(Section):
                 raise ValueError("best and worst name columns, and go with no other key of a verdict")
             if self.best == self.worst:
                 raise ValueError("best and worst name the same column")
+            for key, opposite, name in (("best", "worse", self.best), ("worst", "better", self.worst)):
+                if name is not None and _sense(name) == opposite:
+                    raise ValueError(
+                        f"{key}: `{name}` sounds like the {opposite} one: it belongs to the other key"
+                    )
             return self
         if self.column is None:
             raise ValueError("column is missing: name the column that says it (or best and worst)")
-        words_there = set(words_of_name(self.column))
-        if given == {"column"} and words_there & WORSE and not words_there & BETTER:
+        if given == {"column"} and _sense(self.column) == "worse":
             raise ValueError(
                 f"verdict names the better response, and `{self.column}` sounds like the worse one: say "
                 f"`verdict: {{worst: {self.column}}}`, or list its values under a and b"
@@ -133,7 +166,7 @@ class Columns(Section):
     ranks: Names | None = Field(None, description="their ranks, the lowest is best, equal ones tie")
     best: Literal[1, 0, "1st"] | None = Field(None, description="what the best one's rank is written as")
     scores: Names | None = Field(None, description="their scores, more is better, equal ones tie")
-    lower_is_better: bool = Field(False, description="less is better in scores")
+    lower_is_better: bool | None = Field(None, description="less is better in scores")
     order: Names | None = Field(
         None, description="the answers' ids, names or places, best first; those in a list within tie"
     )
@@ -166,6 +199,7 @@ class Columns(Section):
         _check_parts(given)
         if self.group_by is not None:
             _check_table(self, given)
+        _check_senses(self)
         count = len(self.responses) if isinstance(self.responses, list) else 2
         if self.verdict is not None and self.verdict.column is not None and count != 2:
             raise ValueError(
@@ -255,3 +289,54 @@ def _check_table(columns: Columns, given: set[str]) -> None:
     for key in ("ranks", "scores"):
         if isinstance(getattr(columns, key), list) and columns.labeler is not None:
             raise ValueError(f"labeler: each column of {key} is one labeler's, by its name; take it out")
+
+
+def _check_senses(columns: Columns) -> None:
+    """Raise ValueError where a column's name says the opposite of the key that it stands under."""
+    ranks, scores = _written(columns.ranks), _written(columns.scores)
+    if columns.best is None and _said(columns.ranks, MORE, PLACES | LOSSES):
+        raise ValueError(
+            f"ranks: `{ranks}` sounds like scores, where more is better, and the lowest rank is best: say "
+            f"`scores: {ranks}` instead, or `best: 1` beside it if its lowest number is the best"
+        )
+    if columns.lower_is_better is None and _said(columns.scores, PLACES | LOSSES, MORE):
+        instead = f"`ranks: {scores}` instead, or " if _said(columns.scores, PLACES, LOSSES) else ""
+        raise ValueError(
+            f"scores: `{scores}` sounds as if less were better, and the highest score is best: say "
+            f"{instead}`lower_is_better: true` beside it (false if more is better)"
+        )
+    better, worse = _listed(columns.chosen), _listed(columns.rejected)
+    if columns.group_by is not None and any(_sense(name) == "worse" for name in better):
+        raise ValueError(
+            f"chosen: marks the best answer, and `{better[0]}` sounds like the worst: say "
+            f"`scores: {better[0]}, lower_is_better: true` instead if it marks that one"
+        )
+    turned = [_sense(name) for name in better] == ["worse"] and [_sense(name) for name in worse] == ["better"]
+    if turned:
+        raise ValueError(
+            f"chosen: `{better[0]}` sounds like the worse answer, and `{worse[0]}` like the better one: swap "
+            "them. If the file's names are the wrong way round, rename its columns"
+        )
+
+
+def _said(names: Names | None, words: set[str], others: set[str]) -> bool:
+    """Whether all of these names have one of the words in their last part, and none of the others."""
+    parts = [[part for part in name.split(".") if not part.isdecimal()][-1:] for name in _listed(names)]
+    found = [{word.rstrip("0123456789") for part in last for word in words_of_name(part)} for last in parts]
+    return bool(found) and all(there & words and not there & others for there in found)
+
+
+def _sense(name: str) -> str:
+    """Whether a column's name sounds like the "better" or the "worse" answer; "" where it does not say."""
+    words = set(words_of_name(name))
+    better, worse = bool(words & BETTER), bool(words & WORSE)
+    if better == worse:
+        return ""
+    if words & NEGATIONS:
+        return "worse" if better else ""
+    return "better" if better else "worse"
+
+
+def _written(names: Names | None) -> str:
+    """Names as a recipe has them."""
+    return names if isinstance(names, str) else f"[{', '.join(names or [])}]"

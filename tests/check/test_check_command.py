@@ -234,17 +234,19 @@ def test_texts_that_no_person_wrote_so_are_warnings(
         ranking("<s>Is it [INST] wet? [/INST]", ["Yes.</s>", "No."], [1, 2]),
         ranking("Human: Is it wet?", ["Yes.", "No."], [1, 2]),
         ranking("<image>\nIs it wet?", ["Yes.", "No."], [1, 2]),
+        ranking("Sum it up.\n\n<noinput>", ["Yes.", "No."], [1, 2]),
     ]
     report = rankings(rows, data={"template": "chat"})
     places = {
         code: [Path(f.examples[0]).name for f in found(report, code)]
-        for code in ("list_as_text", "no_cell", "speaker_tag", "placeholder")
+        for code in ("list_as_text", "no_cell", "speaker_tag", "placeholder", "no_input")
     }
     assert places == {
         "list_as_text": ["train.jsonl:1"],
         "no_cell": ["train.jsonl:2"],
         "speaker_tag": ["train.jsonl:4"],
         "placeholder": ["train.jsonl:5"],
+        "no_input": ["train.jsonl:6"],
     }
     assert [finding.severity for finding in found(report, "foreign_markup")] == ["warning"] * 4
 

@@ -12,6 +12,7 @@ from align.check.texts import (
     Repeats,
     alike,
     bare_words,
+    ends_with_no_cell,
     foreign_markup,
     is_list_as_text,
     is_no_cell,
@@ -57,6 +58,9 @@ def test_only_punctuation_says_nothing() -> None:
 
 def test_cells_of_tables_and_marks_of_templates_are_seen() -> None:
     assert is_no_cell(" NaN ") and not is_no_cell("Nan is a bread.")
+    for text in ("nan", "Sum it up.\n\n<noinput>", "Sum it up.\n\n None\n"):
+        assert ends_with_no_cell(text)
+    assert not any(map(ends_with_no_cell, ("Is it N/A", "What is\nnan", "nan\n\nWhat is it?")))
     assert is_list_as_text('["Is it open?", "And now?"]')
     assert not any(map(is_list_as_text, ("[1, 2]", '["a"] is a list', '["a', "Open?")))
     assert foreign_markup("<s>[INST] Open? [/INST]") == {"<s>", "[INST]", "[/INST]"}

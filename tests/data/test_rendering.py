@@ -203,6 +203,12 @@ def test_a_raw_transcript_is_no_chat_prompt(text: str) -> None:
         ("<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "<start_of_turn>"),
         ("<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHi", "<|start_header_id|>"),
         ("Below is an instruction.\n\n### Instruction:\nHi\n\n### Response:", "### Response:"),
+        (
+            "A chat with an assistant. USER: Hi ASSISTANT: Yes?</s>USER: Open? ASSISTANT:",
+            "USER: … ASSISTANT:",
+        ),
+        ("USER: Hi\nASSISTANT: ", "USER: … ASSISTANT:"),
+        ("Human: Hi Assistant:", "Human: … Assistant:"),
     ],
 )
 def test_a_prompt_that_a_template_has_written_is_no_chat_prompt(text: str, mark: str) -> None:
@@ -213,7 +219,13 @@ def test_a_prompt_that_a_template_has_written_is_no_chat_prompt(text: str, mark:
 
 
 def test_a_text_that_speaks_of_marks_is_a_prompt() -> None:
-    for said in ("What does <|im_start|> mean?", "### Notes\nSum these up.", "[Your Name] is a friend. Who?"):
+    for said in (
+        "What does <|im_start|> mean?",
+        "### Notes\nSum these up.",
+        "[Your Name] is a friend. Who?",
+        "What does an ASSISTANT: USER: … end with?",
+        "Name an assistant:",
+    ):
         assert Template(tokenizer(chat=CHATML), "chat").prompt_ids(said)
 
 

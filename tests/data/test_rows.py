@@ -162,13 +162,24 @@ def test_bad_rows_of_a_csv_do_not_hide_the_good_ones(tmp_path: Path) -> None:
     ]
 
 
+def test_text_under_no_name_is_told_and_an_index_is_none(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.csv", b",a,,b\nx7,1,,2\nx8,3,0,4\nx9,5,Be brief.,6\n")
+    assert [str(row) if isinstance(row, RecordError) else row for _, row in found] == [
+        {"a": "1", "b": "2"},
+        {"a": "3", "b": "4"},
+        "has 'Be brief.' in column 3, which has no name in the header: name it there, or delete it",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         (b"a,b,a\n1,2,3\n", ":1: the column 'a' appears twice in the header: rename one"),
         (b'a,b\nA,\n"{""ImportId"":""x""}",\n1,2\n', ":3: is the third header row of a Qualtrics export"),
         (b'a,b\n1,"2\n3,4\n', ":2: broken CSV: unexpected end of data"),
-        (b"a,b\r1,2\r", ":1: broken CSV: new-line character"),
+        (b"a,b\r1,2\r", ":1: its lines end with a carriage return alone"),
+        (b'{"prompt": "a, b", "chosen": "c"}\n', ":1: begins as JSON does"),
+        (b'[{"prompt": "a",\n  "chosen": "c"}]\n', ":1: begins as JSON does"),
     ],
 )
 def test_a_csv_that_cannot_be_followed(tmp_path: Path, text: bytes, says: str) -> None:

@@ -123,6 +123,11 @@ def before_all(prompt: Asked | None, name: str, answers: Sequence[Said]) -> tupl
     With a prompt, an answer's messages may repeat it, or go on after it; without one, the answers are whole
     conversations, which share all but the last message.
     """
+    if prompt is None and name:
+        raise RecordError(
+            name,
+            "is empty: there is no prompt (merged cells of a spreadsheet leave all but the first one empty)",
+        )
     if prompt is None:
         short_of = next((answer for answer in answers if not answer.before), None)
         if short_of:

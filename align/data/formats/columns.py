@@ -12,6 +12,7 @@ from align.data.formats.orders import (
     UNRANKED,
     Gathered,
     Ranks,
+    doubt_best,
     doubt_ranks,
     from_order,
     from_ranks,
@@ -77,13 +78,23 @@ def _roles(columns: Columns) -> dict[str, str]:
 
 def _gather(columns: Columns) -> Any:
     """What sees all rows of a file; None where each row can be read alone."""
+
+    def ranked(row: Row) -> Ranks | None:
+        try:
+            found = _ranked(row, columns)
+        except RecordError:
+            return None  # the row's own reader says what is wrong
+        return None if found is None or isinstance(found, LeftOut) else found[1]
+
     if columns.group_by is not None:
         names, marks = columns.names("group_by"), columns.names("scores") + columns.names("ranks")
+        if columns.ranks is not None and columns.best is None:
+            return lambda rows: doubt_best(columns, grouped(names, rows, marks), ranked)
         return lambda rows: grouped(names, rows, marks)
     if columns.order is not None and columns.ids is None and columns.places_from is None:
         return lambda rows: settle_places(columns, rows)
     if columns.ranks is not None and columns.best is None:
-        return lambda rows: doubt_ranks(columns, rows)
+        return lambda rows: doubt_best(columns, doubt_ranks(columns, rows), ranked)
     verdict = columns.verdict
     if verdict is not None and verdict.column is not None:
         return lambda rows: hear_all(verdict, rows)

@@ -42,7 +42,7 @@ NOT_TEXT = {
     "a video": ("video", "videos", "video_url", "input_video"),
     "a file": ("file", "files", "attachments", "input_file"),
 }
-WEIGHTS = ("weight", "train")  # 0 or false: this answer is not to be learnt
+WEIGHTS = ("weight", "train", "loss", "loss_weight")  # 0 or false: this answer is not to be learnt
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 MAY_BEGIN_TALK = "[{ \t\r\n"  # what a text begins with that holds messages
 _WRAPPED = ("messages", "conversations", "conversation")  # keys of an object that holds nothing but a talk
@@ -158,21 +158,27 @@ def _calls(value: Any, field: str) -> list[dict[str, Any]]:
 
 
 def _content(message: Any, key: str, loose: bool = False) -> str:
-    """Text, or a list of text parts; an image or a sound is refused. `loose`: any other object as JSON."""
+    """Text, or a list of text parts; an image or a sound is refused. `loose`: any other object as JSON.
+
+    A part has its text under `text`, or under `value` (LLaMA-Factory, data/v1_sft_demo.jsonl).
+    """
     value = message.get(key)
     if loose and isinstance(value, Mapping):
         return json.dumps(value, ensure_ascii=False, default=str)
     if not isinstance(value, (list, tuple)):
         return text(message, key)
-    for i, piece in enumerate(value):
+    for piece in value:
         kind = piece.get("type") if isinstance(piece, Mapping) else None
         if kind not in (None, "text", "input_text", "output_text"):
             what = next(
                 (what for what, keys in NOT_TEXT.items() if kind in keys), f"a part of type {short(kind)}"
             )
             raise RecordError(key, f"holds {what}: align trains on text only")
-        text(message, key, i, "text")
-    return "".join(piece["text"] for piece in value)
+    names = [
+        "value" if isinstance(one, Mapping) and "text" not in one and "value" in one else "text"
+        for one in value
+    ]
+    return "".join(text(message, key, i, name) for i, name in enumerate(names))
 
 
 def is_conversation(value: Any) -> bool:

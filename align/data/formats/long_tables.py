@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from align.data.formats.base import LeftOut, Placed, Row, ranks_of, short
-from align.data.formats.orders import UNRANKED, Gathered, Ranks, check_scale, rank_of, score_of
+from align.data.formats.orders import UNRANKED, Gathered, Ranks, check_scale, line_of, rank_of, score_of
 from align.data.formats.paths import Cell, look_up
 from align.text import cell_text
 from align.values import RecordError
@@ -77,7 +77,7 @@ def answers_of_group(row: Row, columns: Columns) -> tuple[list[Cell], Ranks] | L
         elif cells[text][1] != mark:
             raise RecordError(
                 columns.responses,
-                f"is {short(answer)} twice in one group (again at {_line(place)}), and "
+                f"is {short(answer)} twice in one group (again at {line_of(place)}), and "
                 "ranked differently: name what tells the rows apart, such as the annotator, in `group_by`",
             )
     if isinstance(columns.scores, str):
@@ -103,7 +103,7 @@ def _one_of_each(members: list[Placed], columns: Columns) -> None:
                 if cell_text(found) != cell_text(expected):
                     raise RecordError(
                         name,
-                        f"is {short(expected)} here and {short(found)} at {_line(place)}, in "
+                        f"is {short(expected)} here and {short(found)} at {line_of(place)}, in "
                         f"one group: name `{name}` in `group_by` too, or take {key} out of `columns`",
                     )
 
@@ -116,12 +116,7 @@ def _told_at(place: str, members: list[Placed]) -> Iterator[None]:
     except RecordError as error:
         if place == members[0][0]:
             raise
-        raise RecordError(error.field, f"{error.message} (at {_line(place)})") from None
-
-
-def _line(place: str) -> str:
-    """A place in the file, for a message that begins with another one."""
-    return f"line {place[1:]}" if place.startswith(":") else place.strip()
+        raise RecordError(error.field, f"{error.message} (at {line_of(place)})") from None
 
 
 def _mark(row: Row, columns: Columns) -> Any:

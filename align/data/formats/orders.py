@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from align.data.formats.base import Placed, Row, as_number, listed, ranks_of, short
@@ -332,6 +332,38 @@ def doubt_ranks(columns: Columns, rows: Iterator[Placed]) -> Iterator[Placed]:
             f"holds each of 1 to {upto} once in every row: are these ranks (say `best: 1`) or the answers' "
             f"places, best first (say `order: {order}` instead of `ranks`)?",
         )
+
+
+def doubt_best(
+    columns: Columns, rows: Iterator[Placed], ranked: Callable[[Row], Sequence[int | None] | None]
+) -> Iterator[Placed]:
+    """The same rows; after the last, RecordError where their ranks may be scores as well.
+
+    That is where all responses of a row have one and none is 1, or where one is over their number.
+    `ranked` gives the ranks of a row; None where it has none, or where it is wrong in another way.
+    """
+    strange: tuple[str, list[int]] | None = None
+    for place, row in rows:
+        if strange is None and (ranks := ranked(row)):
+            there = [rank for rank in ranks if rank is not None]
+            if there and (max(there) > len(ranks) or (len(there) == len(ranks) and min(there) > 1)):
+                strange = place, there
+        yield place, row
+    if strange is not None:
+        place, there = strange
+        source = columns.ranks or ""
+        named = source if isinstance(source, str) else f"[{', '.join(source)}]"
+        raise RecordError(
+            shown(source),
+            f"holds {', '.join(map(str, there[:10]))} for the responses of one prompt (at {line_of(place)}): "
+            "are these ranks, the lowest one the best (say `best: 1`), or scores, where more is better (say "
+            f"`scores: {named}` instead of `ranks`)?",
+        )
+
+
+def line_of(place: str) -> str:
+    """A place in the file, for a message that begins with another one."""
+    return f"line {place[1:]}" if place.startswith(":") else place.strip()
 
 
 def _numbers(row: Row, columns: Columns) -> list[int] | None:

@@ -28,7 +28,7 @@ from align.data.formats.vocabulary import (
 from align.data.likeness import looks_like
 from align.errors import UserError
 from align.messages import messages_in
-from align.text import cell_text, words_of_name
+from align.text import LOSSES, cell_text, words_of_name
 from align.values import RecordError
 
 _DIGITS = re.compile(r"\d+")
@@ -307,6 +307,8 @@ def _long_table(row: Row) -> Iterator[Guess]:
 def _judged(row: Row, stem: str, marks: Any) -> tuple[str, dict[str, Any]]:
     """What marks are by their name: ranks, with what the best one's is, or scores."""
     if not _named(stem, RANKS):
+        if LOSSES & set(words_of_name(stem)) and not _named(stem, SCORES):
+            return "answers with scores, where less is better", {"scores": marks, "lower_is_better": True}
         less = "" if _named(stem, SCORES) else " (more is better; if less is, add `lower_is_better: true`)"
         return f"answers with scores{less}", {"scores": marks}
     values = [row[name] for name in marks] if isinstance(marks, list) else _list(row[marks]) or [row[marks]]

@@ -426,6 +426,11 @@ def test_where_places_begin_is_what_the_file_shows() -> None:
     assert [found["ranks"] for found in read(mapping, *rows)] == [[1, None, None], [2, 1, None], [None, 2, 1]]
 
 
+def test_an_empty_cell_of_the_prompt_is_told_as_such() -> None:
+    told = refused("{prompt: q, chosen: a, rejected: b}", OPEN, OPEN | {"q": None})
+    assert told.startswith("`q` is empty: there is no prompt")
+
+
 def test_a_row_that_nobody_ranked_is_left_out() -> None:
     assert read("{prompt: q, responses: all, ranks: r}", THREE | {"r": [None, None, None]}) == [
         "a row without any rank"

@@ -102,3 +102,23 @@ def test_an_answer_that_is_more_than_text_is_refused(more: dict[str, Any], words
     )
     with pytest.raises(RecordError, match=words):
         last_answer(talk, "m")
+
+
+def test_parts_of_a_message_may_hold_their_text_under_value() -> None:
+    """As LLaMA-Factory's own samples are written since its version 1 (data/v1_sft_demo.jsonl)."""
+    asked = [{"type": "text", "value": "Is it "}, {"type": "text", "value": "open?"}]
+    said = {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": "Yes."}]}
+    assert turns(said, "messages")[0] == {"role": "user", "content": "Is it open?"}
+    thought = {"role": "assistant", "content": [{"type": "reasoning", "value": "Hm."}]}
+    with pytest.raises(RecordError, match="holds a part of type 'reasoning'"):
+        turns({"messages": [thought]}, "messages")
+
+
+@pytest.mark.parametrize("key", ["weight", "train", "loss", "loss_weight"])
+def test_an_answer_that_is_not_to_be_learnt_is_no_demonstration(key: str) -> None:
+    """`loss` is ms-swift's, `train` axolotl's, `loss_weight` LLaMA-Factory's."""
+    asked, said = {"role": "user", "content": "Open?", key: 0.0}, {"role": "assistant", "content": "Yes."}
+    with pytest.raises(RecordError, match="this answer is not to be learnt"):
+        turns({"m": [asked, said | {key: False}]}, "m")
+    assert len(turns({"m": [asked, said | {key: True}]}, "m")) == 2
+    assert len(turns({"m": [asked, said | {key: None}]}, "m")) == 2
