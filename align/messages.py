@@ -26,7 +26,7 @@ ROLES = ("system", "user", "assistant", "tool")
 TOOLS = "tools"
 OF_ROLE = {"assistant": ("tool_calls", "reasoning_content"), "tool": ("name", "tool_call_id")}
 MESSAGE_KEYS = ("role", "content", *OF_ROLE["assistant"], *OF_ROLE["tool"])
-_LIKE_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["']""")
+_LIKE_MESSAGES = re.compile(r"""\s*(?:array\()?\s*\[\s*\{\s*["']""")
 _SPEAKER = re.compile(r"""["'](?:role|from)["']\s*:""")
 
 

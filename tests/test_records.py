@@ -109,6 +109,12 @@ def test_demonstrations_and_prompts_survive_too(prompt: Any, response: str) -> N
         (Prompt, {"prompt": [{"role": "user", "content": ""}]}, "prompt[0].content", "is empty"),
         (
             Prompt,
+            {"prompt": "array([{'role': 'user', 'content': 'Hi'}], dtype=object)"},
+            "prompt",
+            "looks like messages, and is neither JSON nor a Python literal",
+        ),
+        (
+            Prompt,
             {"prompt": [{"role": "user", "content": "a", "tool_calls": [CALL]}]},
             "prompt[0].tool_calls",
             "no part of a message of the user",
