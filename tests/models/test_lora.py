@@ -27,7 +27,7 @@ from align.recipe.sections import Lora
 IDS = torch.tensor([[5, 6, 7, 30, 31, 32, 50], [90, 80, 70, 60, 50, 40, 30]]) + 10
 ALL = Lora(rank=4, alpha=8)
 EXPERTS = ["qwen3_moe", "mixtral", "deepseek_v3"]
-COMPOSITE = ["gemma3", "mistral3", "qwen2_5_vl"]
+COMPOSITE = ["gemma3", "mistral3", "qwen2_5_vl", "mllama"]
 
 
 def a_base(tiny_base: Path, folder: Path, kind: str) -> BaseCheckpoint:
