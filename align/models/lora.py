@@ -26,6 +26,7 @@ from align.recipe.sections import Lora
 from align.run.hub import first_line
 
 _OUTPUT = ("lm_head", "embed_out")
+_EXPERTS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")  # in the files of mixtures
 
 
 def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
@@ -39,6 +40,11 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
     if lora.layers is not None and lora.layers > count:
         raise UserError(f"lora.layers is {lora.layers}, and the base has {count} layers")
     layers = None if lora.layers is None else list(range(count - lora.layers, count))
+    if lora.rank > (width := model.config.get_text_config().hidden_size):
+        raise UserError(
+            f"lora.rank is {lora.rank}, and the base's layers are {width} wide: no update has a higher rank. "
+            "Take a lower one, such as 16"
+        )
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
@@ -65,6 +71,11 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
     shared = _shared(model)
     refused = {_leaf(name) for name in named if name in shared or not _adaptable(config, model, name)}
     names = [name for name in named if _leaf(name) not in refused]
+    if layers and not (config.target_parameters or any(_within(name, layers) for name in names)):
+        raise UserError(
+            f"lora.targets and lora.layers: {lora.targets} names no layer among the upper {lora.layers} of "
+            f"the base's {count}, or none that can have an adapter. Raise lora.layers, or name other layers"
+        )
     if config.target_parameters and lora.dropout:
         raise UserError(
             f"lora.dropout: the base's experts ({', '.join(sorted(config.target_parameters))}) can have "
@@ -167,7 +178,7 @@ def _check_targets(
         if not named:
             raise UserError(
                 f"lora.targets: the base has no linear layer named {target}; "
-                f"it has {', '.join(sorted({_leaf(name) for name in linear}))}"
+                f"it has {', '.join(sorted({_leaf(name) for name in linear}))}{_told_experts(model)}"
             )
         if shared := sorted(_shared(model).intersection(named)):
             raise UserError(
@@ -179,6 +190,14 @@ def _check_targets(
                 f"lora.targets: an adapter on {target} would have no effect in {type(model).__name__}, or "
                 "breaks it: leave it out (all-linear does)"
             )
+
+
+def _told_experts(model: PreTrainedModel) -> str:
+    """By which names experts can be targets: those of their files, which PEFT translates."""
+    config = LoraConfig(target_modules=[*_EXPERTS])
+    convert_peft_config_for_transformers(config, model, None)
+    names = [name for name in _EXPERTS if name not in (config.target_modules or ())]
+    return f"; its experts are named {', '.join(names)}" if names else ""
 
 
 def _matching(

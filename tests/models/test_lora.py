@@ -181,6 +181,18 @@ def test_a_head_is_as_wide_as_what_it_reads(tiny_base: Path, tmp_path: Path) -> 
         ("jamba", {"targets": ["dt_proj"]}, "an adapter on dt_proj would have no effect in JambaFor"),
         ("zamba2", {"targets": ["q_proj"]}, r"q_proj means .*q_proj, whose matrix is another layer's too"),
         ("zamba2", {"targets": ".*k_proj"}, r"matches .*k_proj, whose matrix is another layer's too"),
+        (
+            "qwen3_moe",
+            {"targets": ["experts"]},
+            "named experts; .* its experts are named gate_proj, up_proj, down",
+        ),
+        ("mixtral", {"targets": ["down_proj"]}, "its experts are named w1, w2, w3$"),
+        ("qwen3", {"rank": 33}, "lora.rank is 33, and the base's layers are 32 wide"),
+        (
+            "qwen3",
+            {"targets": r".*\.0\..*q_proj", "layers": 1},
+            "q_proj names no layer among the upper 1 of the base's 4",
+        ),
         ("gemma3", {"targets": ["fc1"]}, "no linear layer named fc1; it has down_proj"),
         ("gemma3", {"layers": 5}, "lora.layers is 5, and the base has 4 layers"),
         (
