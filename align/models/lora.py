@@ -36,15 +36,7 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
     PEFT cannot adapt, where the model has fewer layers than the recipe adapts, or where its experts allow
     no dropout.
     """
-    count = model.config.get_text_config().num_hidden_layers
-    if lora.layers is not None and lora.layers > count:
-        raise UserError(f"lora.layers is {lora.layers}, and the base has {count} layers")
-    layers = None if lora.layers is None else list(range(count - lora.layers, count))
-    if lora.rank > (width := model.config.get_text_config().hidden_size):
-        raise UserError(
-            f"lora.rank is {lora.rank}, and the base's layers are {width} wide: no update has a higher rank. "
-            "Take a lower one, such as 16"
-        )
+    layers = _upper_layers(lora, model)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
@@ -73,8 +65,8 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
     names = [name for name in named if _leaf(name) not in refused]
     if layers and not (config.target_parameters or any(_within(name, layers) for name in names)):
         raise UserError(
-            f"lora.targets and lora.layers: {lora.targets} names no layer among the upper {lora.layers} of "
-            f"the base's {count}, or none that can have an adapter. Raise lora.layers, or name other layers"
+            f"lora.targets and lora.layers: {lora.targets} names no layer among the upper {lora.layers}, "
+            "or none that can have an adapter. Raise lora.layers, or name other layers"
         )
     if config.target_parameters and lora.dropout:
         raise UserError(
@@ -93,6 +85,22 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
         config.target_modules = {_leaf(name) for name in names}
     config.layers_to_transform = layers
     return config
+
+
+def _upper_layers(lora: Lora, model: PreTrainedModel) -> list[int] | None:
+    """The numbers of the layers that the recipe adapts, None for all.
+
+    Raises UserError where it asks for more layers, or a higher rank, than the base has.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    if lora.layers is not None and lora.layers > count:
+        raise UserError(f"lora.layers is {lora.layers}, and the base has {count} layers")
+    if lora.rank > (width := model.config.get_text_config().hidden_size):
+        raise UserError(
+            f"lora.rank is {lora.rank}, and the base's layers are {width} wide: no update has a higher rank. "
+            "Take a lower one, such as 16"
+        )
+    return None if lora.layers is None else list(range(count - lora.layers, count))
 
 
 def check_adapters(model: PreTrainedModel, lora: Lora) -> None:
