@@ -122,6 +122,19 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         mamba_dt_rank=4,
         use_mamba_kernels=False,
     ),
+    "zamba2": lambda: hf.Zamba2Config(  # its attention layers are one
+        **SMALL | ALL_HEADS,
+        mamba_d_state=8,
+        mamba_ngroups=1,
+        chunk_size=4,
+        n_mamba_heads=4,
+        mamba_headdim=16,
+        layers_block_type=["mamba", "hybrid"] * 2,
+        hybrid_layer_ids=[1, 3],
+        num_mem_blocks=1,
+        adapter_rank=4,
+        use_mem_rope=True,
+    ),
     "lfm2": lambda: hf.Lfm2Config(**SMALL, layer_types=["conv", "full_attention"] * 2),
     "mamba": lambda: hf.MambaConfig(**MAMBA, state_size=4),
     "mamba2": lambda: hf.Mamba2Config(
@@ -159,6 +172,22 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
     "qwen2_5_vl": lambda: hf.Qwen2_5_VLConfig(
         text_config={**SMALL, **ROPE}, vision_config=SEES, **QWEN_IMAGE
+    ),
+    "mllama": lambda: hf.MllamaConfig(
+        text_config={**SMALL, "bos_token_id": 2, "cross_attention_layers": [1, 3]},
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_global_layers": 1,
+            "attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "vision_output_dim": 32,
+            "intermediate_layers_indices": [0],
+            "supported_aspect_ratios": [[1, 1]],
+        },
+        **IMAGE,
     ),
     # no language model that align can train
     "t5": lambda: hf.T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4),
@@ -220,6 +249,7 @@ TITLES = {
     "qwen3_next": "Qwen3-Next",
     "falcon_h1": "Falcon-H1",
     "jamba": "Jamba",
+    "zamba2": "Zamba 2",
     "lfm2": "LFM2",
     "mamba": "Mamba",
     "mamba2": "Mamba 2",
@@ -229,6 +259,7 @@ TITLES = {
     "gemma3": "Gemma 3 (4B and more, also sees)",
     "mistral3": "Mistral Small 3 (also sees)",
     "qwen2_5_vl": "Qwen2.5-VL (also sees)",
+    "mllama": "Llama 3.2 Vision (also sees)",
     "t5": "T5",
     "bart": "BART",
     "xlnet": "XLNet",

@@ -336,7 +336,10 @@ def _tool(name: str, about: str) -> dict[str, Any]:
 def _unmarked(messages: Sequence[Message], marked: Sequence[Message], offered: Any, text: str) -> str | None:
     """What is missing in the text that a template made of marked messages; None: nothing."""
     if offered and not (_MARK.format("tool") in text and _MARK.format("about") in text):
-        return "the chat template knows no tools: leave them out of the data, or take a base that calls tools"
+        return (
+            "the chat template knows no tools: leave them out of the data and of data.chat_template_kwargs, "
+            "or take a base that calls tools"
+        )
     places = []
     for number, (message, shown) in enumerate(zip(messages, marked, strict=True), 1):
         if shown["content"] and shown["content"] not in text.replace(f"{shown['content']}call", ""):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from align.recipe.sections import Lora
 from align.run.hub import first_line
 
 _OUTPUT = ("lm_head", "embed_out")
+_EXPERTS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")  # in the files of mixtures
 
 
 def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
@@ -33,10 +36,7 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
     PEFT cannot adapt, where the model has fewer layers than the recipe adapts, or where its experts allow
     no dropout.
     """
-    count = model.config.get_text_config().num_hidden_layers
-    if lora.layers is not None and lora.layers > count:
-        raise UserError(f"lora.layers is {lora.layers}, and the base has {count} layers")
-    layers = None if lora.layers is None else list(range(count - lora.layers, count))
+    layers = _upper_layers(lora, model)
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
@@ -60,8 +60,14 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
             "and PEFT has no DoRA for them. Take use_dora out, or name lora.targets without them"
         )
     named = linear if config.target_modules == "all-linear" else _ending(linear, config.target_modules)
-    refused = {_leaf(name) for name in named if not _adaptable(config, model, name)}
+    shared = _shared(model)
+    refused = {_leaf(name) for name in named if name in shared or not _adaptable(config, model, name)}
     names = [name for name in named if _leaf(name) not in refused]
+    if layers and not (config.target_parameters or any(_within(name, layers) for name in names)):
+        raise UserError(
+            f"lora.targets and lora.layers: {lora.targets} names no layer among the upper {lora.layers}, "
+            "or none that can have an adapter. Raise lora.layers, or name other layers"
+        )
     if config.target_parameters and lora.dropout:
         raise UserError(
             f"lora.dropout: the base's experts ({', '.join(sorted(config.target_parameters))}) can have "
@@ -79,6 +85,22 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
         config.target_modules = {_leaf(name) for name in names}
     config.layers_to_transform = layers
     return config
+
+
+def _upper_layers(lora: Lora, model: PreTrainedModel) -> list[int] | None:
+    """The numbers of the layers that the recipe adapts, None for all.
+
+    Raises UserError where it asks for more layers, or a higher rank, than the base has.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    if lora.layers is not None and lora.layers > count:
+        raise UserError(f"lora.layers is {lora.layers}, and the base has {count} layers")
+    if lora.rank > (width := model.config.get_text_config().hidden_size):
+        raise UserError(
+            f"lora.rank is {lora.rank}, and the base's layers are {width} wide: no update has a higher rank. "
+            "Take a lower one, such as 16"
+        )
+    return None if lora.layers is None else list(range(count - lora.layers, count))
 
 
 def check_adapters(model: PreTrainedModel, lora: Lora) -> None:
@@ -164,13 +186,26 @@ def _check_targets(
         if not named:
             raise UserError(
                 f"lora.targets: the base has no linear layer named {target}; "
-                f"it has {', '.join(sorted({_leaf(name) for name in linear}))}"
+                f"it has {', '.join(sorted({_leaf(name) for name in linear}))}{_told_experts(model)}"
+            )
+        if shared := sorted(_shared(model).intersection(named)):
+            raise UserError(
+                f"lora.targets: {target} means {shared[0]}, whose matrix is another layer's too, and an "
+                "export's matrix takes one adapter in: leave it out (all-linear does)"
             )
         if not all(_adaptable(config, model, name) for name in named):
             raise UserError(
                 f"lora.targets: an adapter on {target} would have no effect in {type(model).__name__}, or "
                 "breaks it: leave it out (all-linear does)"
             )
+
+
+def _told_experts(model: PreTrainedModel) -> str:
+    """By which names experts can be targets: those of their files, which PEFT translates."""
+    config = LoraConfig(target_modules=[*_EXPERTS])
+    convert_peft_config_for_transformers(config, model, None)
+    names = [name for name in _EXPERTS if name not in (config.target_modules or ())]
+    return f"; its experts are named {', '.join(names)}" if names else ""
 
 
 def _matching(
@@ -201,6 +236,11 @@ def _matching(
             f"lora.targets: the pattern {pattern} matches no linear layer's whole path in this base, such as "
             f"{example}; the layers are called {', '.join(sorted({_leaf(name) for name in linear}))}"
         )
+    if shared := sorted(_shared(model) & found):
+        raise UserError(
+            f"lora.targets: the pattern {pattern} matches {shared[0]}, whose matrix is another layer's too, "
+            "and an export's matrix takes one adapter in: match other layers"
+        )
     if refused := sorted(name for name in found if not _adaptable(config, model, name)):
         raise UserError(
             f"lora.targets: the pattern {pattern} matches {refused[0]}, and an adapter there would have no "
@@ -215,15 +255,40 @@ def _adaptable(config: LoraConfig, model: PreTrainedModel, name: str) -> bool:
     Kernels of state-space models read some weights past the layer; some routers are linear layers whose
     forward gives several tensors.
     """
-    # Mamba multiplies by dt_proj's weight itself too, which PEFT's list does not say.
-    leaf = "out_proj" if _leaf(name) == "dt_proj" else _leaf(name)
     try:
-        _check_lora_target_modules_mamba(config, model, leaf)
+        _check_lora_target_modules_mamba(config, model, _leaf(name))
     except ValueError:
+        return False
+    parent: Any = type(model.get_submodule(name.rpartition(".")[0]))
+    if _read_past(parent, _leaf(name)):
         return False
     kind = type(model.get_submodule(name))
     own = issubclass(kind, nn.Linear) and kind.forward is not nn.Linear.forward
     return not (own and kind.__module__.startswith("transformers.")) or _is_linear(kind)
+
+
+@cache
+def _read_past(parent: type[nn.Module], leaf: str) -> bool:
+    """Whether a module takes a layer's weight itself, where it could have called the layer.
+
+    Read in its source, as fast kernels do so only where they are installed. State spaces (A_log) also call
+    such layers, in their slow way; elsewhere a layer that is called is fine (BLOOM's other way is never on).
+    """
+    try:
+        source = inspect.getsource(parent)
+    except (OSError, TypeError):
+        return False
+    past = re.search(rf"self\.{re.escape(leaf)}\.weight\b(?!\.(dtype|device|shape))", source)
+    return bool(past) and ("A_log" in source or f"self.{leaf}(" not in source)
+
+
+def _shared(model: PreTrainedModel) -> set[str]:
+    """The modules whose matrix is also another's, as in Zamba 2's attention.
+
+    Each could have an adapter of its own while it trains, but an export's matrix takes in one of them only.
+    """
+    tied: dict[str, str] = model.all_tied_weights_keys
+    return {name.rpartition(".")[0] for name in (*tied, *tied.values())}
 
 
 @torch.no_grad()

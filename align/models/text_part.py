@@ -18,8 +18,11 @@ from transformers import (
 
 
 def auto_class(config: PreTrainedConfig) -> type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]:
-    """The class that loads a checkpoint: a causal language model, or what one is a part of."""
-    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    """The class that loads a checkpoint: a causal language model, or what one is a part of.
+
+    A text part alone would do, too, but Llama 3.2 Vision's could not be loaded again once it is exported.
+    """
+    known = all(type(c) in MODEL_FOR_CAUSAL_LM_MAPPING for c in (config, config.get_text_config()))
     return (
         AutoModelForImageTextToText
         if not known and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING

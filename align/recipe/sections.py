@@ -37,6 +37,8 @@ LABELS = "labels"  # the format of an entry that is a labeling database
 LABEL_FILTERS = ("guideline", "labelers", "agreement", "corrections", "until")  # which labels it gives
 WITH_COLUMNS = ("label-studio", "argilla", "argilla-flat")  # formats whose fields `columns` may name
 LABEL_KEYS = (LABELS, *LABEL_FILTERS)
+# Texts that somebody wrote for a truth value: YAML 1.1 reads most of them so.
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 # What transformers' apply_chat_template is told by align, and may not be told by a recipe.
 TEMPLATE_OWN = {
     *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message"),
@@ -244,6 +246,12 @@ class Data(Section):
                 raise ValueError(f"{key} is for `template: chat`, and this recipe has `template: plain`")
         if taken := sorted(TEMPLATE_OWN & self.chat_template_kwargs.keys()):
             raise ValueError(f"chat_template_kwargs.{taken[0]}: this is align's own to say; leave it out")
+        for key, value in self.chat_template_kwargs.items():
+            if isinstance(value, str) and value.lower() in _TRUTH:  # to a template, every text is true
+                raise ValueError(
+                    f"chat_template_kwargs.{key}: got the text {json.dumps(value)}, which a chat template "
+                    f"takes for true; write {json.dumps(_TRUTH[value.lower()])}, without quotes"
+                )
         try:
             json.dumps(self.chat_template_kwargs, allow_nan=False)
         except (TypeError, ValueError) as error:

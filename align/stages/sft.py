@@ -83,7 +83,7 @@ def _tell(trainer: _Trainer, recipe: Recipe, stage: StageRun) -> None:
     """Say what of the base gets no adapter though all of it was asked for, and what the loss is made of."""
     if recipe.lora.targets == "all-linear" and (left := without_adapter(trainer.model)):
         names = ", ".join(f"{name} (in {count} layers)" for name, count in left.items())
-        stage.say(f"lora.targets: all-linear leaves out what PEFT cannot adapt here: {names}")
+        stage.say(f"lora.targets: all-linear leaves out what cannot have an adapter here: {names}")
     if trainer.aux_loss_enabled:
         stage.say(
             f"train/loss has {trainer.router_aux_loss_coef:g} times the load-balancing loss of the experts "

@@ -27,7 +27,7 @@ from align.recipe.sections import Lora
 IDS = torch.tensor([[5, 6, 7, 30, 31, 32, 50], [90, 80, 70, 60, 50, 40, 30]]) + 10
 ALL = Lora(rank=4, alpha=8)
 EXPERTS = ["qwen3_moe", "mixtral", "deepseek_v3"]
-COMPOSITE = ["gemma3", "mistral3", "qwen2_5_vl"]
+COMPOSITE = ["gemma3", "mistral3", "qwen2_5_vl", "mllama"]
 
 
 def a_base(tiny_base: Path, folder: Path, kind: str) -> BaseCheckpoint:
@@ -61,7 +61,8 @@ def adapted(roles: Roles) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "kind", [*EXPERTS, "gpt_oss", "phimoe", *COMPOSITE, "mamba", "falcon", "falcon_h1", "rwkv", "opt350"]
+    "kind",
+    [*EXPERTS, "gpt_oss", "phimoe", *COMPOSITE, "mamba", "falcon", "falcon_h1", "zamba2", "rwkv", "opt350"],
 )
 def test_what_is_saved_gives_the_same_in_plain_peft_and_merged(
     tiny_base: Path, tmp_path: Path, kind: str
@@ -177,6 +178,21 @@ def test_a_head_is_as_wide_as_what_it_reads(tiny_base: Path, tmp_path: Path) -> 
             "no linear layer named zzz; it has k_proj, o_proj, q_proj, v_proj",
         ),
         ("mamba", {"targets": ["out_proj"]}, "an adapter on out_proj would have no effect in MambaFor"),
+        ("jamba", {"targets": ["dt_proj"]}, "an adapter on dt_proj would have no effect in JambaFor"),
+        ("zamba2", {"targets": ["q_proj"]}, r"q_proj means .*q_proj, whose matrix is another layer's too"),
+        ("zamba2", {"targets": ".*k_proj"}, r"matches .*k_proj, whose matrix is another layer's too"),
+        (
+            "qwen3_moe",
+            {"targets": ["experts"]},
+            "named experts; .* its experts are named gate_proj, up_proj, down",
+        ),
+        ("mixtral", {"targets": ["down_proj"]}, "its experts are named w1, w2, w3$"),
+        ("qwen3", {"rank": 33}, "lora.rank is 33, and the base's layers are 32 wide"),
+        (
+            "qwen3",
+            {"targets": r".*\.0\..*q_proj", "layers": 1},
+            "q_proj names no layer among the upper 1, or none",
+        ),
         ("gemma3", {"targets": ["fc1"]}, "no linear layer named fc1; it has down_proj"),
         ("gemma3", {"layers": 5}, "lora.layers is 5, and the base has 4 layers"),
         (
@@ -293,6 +309,8 @@ def test_what_else_peft_may_be_asked_for_is_refused_by_name(
 def test_what_all_linear_leaves_out_is_known(tiny_base: Path, tmp_path: Path) -> None:
     for kind, left in (
         ("mamba", {"mixer.out_proj": 4, "mixer.dt_proj": 4}),
+        ("jamba", {"mamba.dt_proj": 2}),
+        ("zamba2", {"shared_transformer.self_attn.q_proj": 2, "mamba_decoder.mamba.out_proj": 2}),
         ("gpt_oss", {"mlp.experts": 4}),
         ("qwen3_moe", {}),
         ("deepseek_v3", {"mlp.gate_proj": 1, "mlp.up_proj": 1, "mlp.down_proj": 1}),

@@ -135,6 +135,10 @@ def test_what_a_base_does_not_have_is_an_error_of_the_check(
     [
         ({"template": "plain", "chat_template_kwargs": OFF}, "chat_template_kwargs is for `template: chat`"),
         ({"template": "plain", "template_name": "rag"}, "template_name is for `template: chat`"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": "off"}},
+            'enable_thinking: got the text "off", which a chat template takes for true; write false',
+        ),
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize: this is align's own"),
     ],
 )
