@@ -151,7 +151,8 @@ class Client:
         """Labels as they come, without an end: give the last one's `id` as `after` to go on later.
 
         Answers that were taken back in earlier versions come as labels of the kind `withdrawn`. While the app
-        is away this waits for it. `wait`: how many seconds (up to 60) one request stays open when nothing comes.
+        is away this waits for it. `wait`: how many seconds (up to 60) one request stays open when nothing
+        comes.
         """
         pause = _PAUSE
         while True:
