@@ -1,13 +1,19 @@
 """Many labelers at once on a server that is killed twice: every label that was acknowledged is there, once.
 
     python benchmarks/labeling.py [--labelers 50] [--seconds 120] [--kills 2] [--think 10] [--tasks 8000]
-                                  [--database sqlite|postgresql|both]
+                                  [--faults 0.2] [--database sqlite|postgresql|both]
 
 `align label` runs as a process of its own on loopback. Labelers join by invitation links and do what a
 browser does: take a task, think (--think is the mean in seconds, drawn exponentially; 0 finds the most that
 the server can do), save a draft, answer with a submission's id, and send it again with the same id where the
-connection broke. The server gets SIGKILL at even distances and is started again at once. At the end the
-database is compared with what was acknowledged. Exit code 1 where anything was lost, doubled or failed.
+connection broke. Of the tasks, a share of --faults meets one of four faults: the answer's acknowledgement is
+lost, and the answer comes again; or it is changed first, as another submission instead of that one; or the
+changed one comes first and the old one late; or a second tab has the task too, saves drafts and answers, is
+told, and then replaces the answer or lets it be. No labeler sends a time, so clocks have no say here; a
+browser's wrong clock is in tests/labeling/test_nothing_lost_browser.py. The server gets SIGKILL at even
+distances and is started again at once. At the end the database is compared with what was acknowledged: an
+answer that is not there is lost, one that stands though the person changed it is stale. Exit code 1 where
+anything was lost, stale, doubled or failed.
 PostgreSQL is Debian's, started for this run with its usual settings; it is not killed.
 """
 
@@ -33,6 +39,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +50,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 OVERLAP = 2
 RESPONSES = 4
+FAULTS = ("acknowledgement lost", "lost, then changed", "changed, the old one late", "two tabs")
+JSON = {"Accept": "*/*"}
 GIVE_UP = 60.0  # seconds without any answer
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -56,6 +65,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--think", type=float, default=10.0)
     parser.add_argument("--tasks", type=int, default=8000)
+    parser.add_argument("--faults", type=float, default=0.2)
     parser.add_argument("--database", choices=["sqlite", "postgresql", "both"], default="both")
     arguments = parser.parse_args()
     kinds = ["sqlite", "postgresql"] if arguments.database == "both" else [arguments.database]
@@ -104,6 +114,8 @@ class Seen:
     answered: list[tuple[float, float]] = field(default_factory=list)  # requests: begun, ended
     broken: int = 0  # connections
     again: int = 0  # answers that were sent more than once
+    last: dict[tuple[int, int], str] = field(default_factory=dict)  # what stands, by task and person
+    faults: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)  # statuses that should not be
 
 
@@ -198,6 +210,7 @@ class Load:
         ]
         print(f"  killed {len(gaps)} times, down for {', '.join(f'{gap:.1f} s' for gap in gaps)}", end="; ")
         print(f"{seen.broken} connections broke, {seen.again} answers were sent again")
+        print("  faults: " + (", ".join(f"{what} {n}" for what, n in sorted(seen.faults.items())) or "none"))
         found = self.checked()
         print("  " + ", ".join(f"{what} {count}" for what, count in found.items()))
         print("  unexpected answers: " + (", ".join(f"{s} ({n})" for s, n in seen.wrong.items()) or "none"))
@@ -235,10 +248,17 @@ class Load:
                 continue
             order = drawn_order(secret, given.item, given.person, RESPONSES)
             lost += [label.content["ranks"][index] for index in order] != given.ranks
-        people = Counter((label.item_id, label.person_id) for label in labels)
+        replaced = {label.replaces for label in labels}
+        standing = [label for label in labels if label.id not in replaced]
+        people = Counter((label.item_id, label.person_id) for label in standing)
         doubled = sum(count - 1 for count in people.values()) + len(set(kept) - set(self.seen.labels))
+        stale = sum(
+            (label.item_id, label.person_id) not in self.seen.last
+            or self.seen.last[label.item_id, label.person_id] != label.submission
+            for label in standing
+        )
         held = Counter((slot.item_id, slot.person_id) for slot in slots if slot.person_id is not None)
-        answers = Counter(label.item_id for label in labels)
+        answers = Counter(label.item_id for label in standing)
         done = Counter(slot.item_id for slot in slots if slot.state == "done")
         places = Counter(slot.item_id for slot in slots)
         over = [
@@ -246,7 +266,13 @@ class Load:
         ]
         leased = Counter(slot.person_id for slot in slots if slot.state == "leased")
         twice = sum(n - 1 for n in held.values()) + sum(n - 1 for n in leased.values())
-        return {"lost": lost, "doubled": doubled, "slots held twice": twice, "items over overlap": len(over)}
+        return {
+            "lost": lost,
+            "stale": stale,
+            "doubled": doubled,
+            "slots held twice": twice,
+            "items over overlap": len(over),
+        }
 
 
 class Labeler:
@@ -256,6 +282,7 @@ class Labeler:
         self.load, self.invitation, self.name = load, invitation, f"labeler {number}"
         self.client = load.client()
         self.draw = random.Random(number)
+        self.faults = itertools.cycle(FAULTS[number % len(FAULTS) :] + FAULTS[: number % len(FAULTS)])
 
     async def join(self) -> None:
         form = {"name": self.name, "password": "a long enough password"}
@@ -271,40 +298,85 @@ class Labeler:
             task = task_of(page)
             self.client.headers["X-CSRF-Token"] = csrf_of(page)
             await asyncio.sleep(self.draw.expovariate(1 / think) if think else 0)
-            ranks = [self.draw.choice([1, 2, 3, 4, None]) for _ in range(RESPONSES)]
-            await self.answer(task, ranks)
+            await self.answer(task)
         await self.client.aclose()
 
-    async def answer(self, task: dict[str, Any], ranks: list[int | None]) -> None:
-        content = {
-            "ranks": ranks,
-            "quality": [None] * RESPONSES,
-            "flags": [[] for _ in ranks],
-            "all_bad": sum(rank is not None for rank in ranks) < 2,
-            "edit": None,
-            "note": "",
-        }
-        given = {"content": content, "submission": secrets.token_hex(16), "seconds": 1.0}
-        given |= {"guideline": task["guideline"], "skip": False, "adjudicates": False}
-        path = f"/work/{task['item']}"
-        json_too = {"Accept": "*/*"}
-        await self.asked(
-            "POST draft", lambda: self.client.post(f"{path}/draft", json=content, headers=json_too)
-        )
-        tries = itertools.count()
+    def ranks(self) -> list[int | None]:
+        return [self.draw.choice([1, 2, 3, 4, None]) for _ in range(RESPONSES)]
+
+    async def answer(self, task: dict[str, Any]) -> None:
+        """Answer a task, maybe with a fault on the way."""
+        fault = next(self.faults) if self.draw.random() < self.load.arguments.faults else None
+        self.load.seen.faults.update([fault] if fault else [])
+        first = said(task, self.ranks())
+        await self.draft(task, first, task["revision"])
+        if fault is None:
+            return await self.sent(task, first)
+        if fault == "two tabs":
+            return await self.two_tabs(task, first)
+        second = said(task, self.ranks(), first["submission"])
+        if fault == "acknowledgement lost":
+            await self.sent(task, first, heard=False)
+            return await self.sent(task, first)
+        if fault == "lost, then changed":
+            await self.sent(task, first, heard=False)
+            return await self.sent(task, second)
+        await self.sent(task, second)
+        await self.refused(task, first)  # it was on its way all the time
+
+    async def two_tabs(self, task: dict[str, Any], first: dict[str, Any]) -> None:
+        """The other tab has the task too, and a draft of it that the app must not take for the later one."""
+        other = task_of(await self.asked("GET task", lambda: self.client.get("/work")))
+        if (other["item"], other["draft"]) != (task["item"], first["content"]):
+            self.load.seen.wrong["the second tab began with another draft"] += 1
+        second = said(task, self.ranks())
+        await self.draft(task, second, other["revision"])
+        await self.draft(task, first, other["revision"], late=True)
+        await self.sent(task, first)
+        standing = await self.refused(task, second)
+        if self.draw.random() < 0.5:
+            await self.sent(task, said(task, second["content"]["ranks"], standing))
+
+    async def draft(
+        self, task: dict[str, Any], given: dict[str, Any], revision: int, late: bool = False
+    ) -> None:
+        path = f"/work/{task['item']}/draft?revision={revision}"
+        # 409 also where an earlier try was taken and the connection broke: the app then has this content.
+        expected = (409,) if late else (200, 409)
+        send = partial(self.client.post, path, json=given["content"], headers=JSON)
+        reply = await self.asked("POST draft", send, expected)
+        if not late and reply.status_code == 409 and reply.json()["content"] != given["content"]:
+            self.load.seen.wrong["POST draft: 409 with another draft"] += 1
+
+    async def sent(self, task: dict[str, Any], given: dict[str, Any], heard: bool = True) -> None:
+        """Send an answer until it is acknowledged; `heard`: and until somebody hears of that."""
+        seen, tries = self.load.seen, itertools.count()
 
         def send() -> Awaitable[httpx2.Response]:
             next(tries)
-            return self.client.post(f"{path}/answer", json=given, headers=json_too)
+            return self.client.post(f"/work/{task['item']}/answer", json=given, headers=JSON)
 
         reply = await self.asked("POST answer", send)
-        self.load.seen.again += next(tries) > 1
+        seen.again += next(tries) > 1
         if reply.status_code == 200:
-            self.load.seen.labels[given["submission"]] = Acknowledged(
-                reply.json()["label"], task["item"], task["person"], ranks
-            )
+            key, submission = (task["item"], task["person"]), given["submission"]
+            seen.labels[submission] = Acknowledged(reply.json()["label"], *key, given["content"]["ranks"])
+            if heard:
+                seen.last[key] = submission
 
-    async def asked(self, what: str, send: Callable[[], Awaitable[httpx2.Response]]) -> httpx2.Response:
+    async def refused(self, task: dict[str, Any], given: dict[str, Any]) -> str:
+        """Send an answer that must not take the place of the one that stands; which one that is."""
+        path = f"/work/{task['item']}/answer"
+        send = partial(self.client.post, path, json=given, headers=JSON)
+        reply = await self.asked("POST answer", send, (409,))
+        return str(reply.json().get("standing", ""))
+
+    async def asked(
+        self,
+        what: str,
+        send: Callable[[], Awaitable[httpx2.Response]],
+        expected: tuple[int, ...] = (200, 303),
+    ) -> httpx2.Response:
         """Sent until there is an answer; how long that one took is kept."""
         seen = self.load.seen
         deadline = time.monotonic() + GIVE_UP
@@ -321,10 +393,24 @@ class Labeler:
             ended = time.monotonic()
             seen.answered.append((begun, ended))
             seen.seconds.setdefault(what, []).append(ended - begun)
-            if reply.status_code not in (200, 303):
+            if reply.status_code not in expected:
                 seen.wrong[f"{what}: {reply.status_code} {reply.text[:80]}"] += 1
             if reply.status_code < 500 or time.monotonic() > deadline:
                 return reply
+
+
+def said(task: dict[str, Any], ranks: list[int | None], *instead_of: str) -> dict[str, Any]:
+    """An answer as the page sends it, under an id of its own."""
+    content = {
+        "ranks": ranks,
+        "quality": [None] * RESPONSES,
+        "flags": [[] for _ in ranks],
+        "all_bad": sum(rank is not None for rank in ranks) < 2,
+        "edit": None,
+        "note": "",
+    }
+    given = {"content": content, "submission": secrets.token_hex(16), "instead_of": list(instead_of)}
+    return given | {"guideline": task["guideline"], "seconds": 1.0, "skip": False, "adjudicates": False}
 
 
 async def invite(admin: httpx2.AsyncClient, link: str, count: int) -> list[str]:

@@ -46,7 +46,8 @@ Quality = Annotated[int, Field(ge=1, le=7)]
 class Answer(BaseModel):
     """What a person hands in: `content` in the order shown, the guideline's hash, the seconds it took.
 
-    `submission` names it: the same one twice is one label.
+    `submission` names this content: the same one twice is one label. `instead_of` names submissions of the
+    same person that this one may replace, heard of or not.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -56,6 +57,7 @@ class Answer(BaseModel):
     seconds: float
     skip: bool = False
     adjudicates: bool = False
+    instead_of: list[str] = []
 
 
 class _Content(BaseModel):

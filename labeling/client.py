@@ -150,8 +150,9 @@ class Client:
     def changes(self, after: int = 0, wait: float = 30.0) -> Iterator[Label]:
         """Labels as they come, without an end: give the last one's `id` as `after` to go on later.
 
-        Answers that were taken back come as labels of the kind `withdrawn`. While the app is away this waits
-        for it. `wait`: how many seconds (up to 60) one request stays open when nothing comes.
+        Answers that were taken back in earlier versions come as labels of the kind `withdrawn`. While the app
+        is away this waits for it. `wait`: how many seconds (up to 60) one request stays open when nothing
+        comes.
         """
         pause = _PAUSE
         while True:

@@ -239,9 +239,10 @@ def visit(browser: Any, served: Callable[[Site], str]) -> Iterator[Callable[...,
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: complaints.append(str(error)))
+        known = re.compile("status of|ERR_CONNECTION_RESET")  # what the app or a test refused
         page.on(
             "console",
-            lambda m: complaints.append(m.text) if m.type == "error" and "status of" not in m.text else None,
+            lambda m: complaints.append(m.text) if m.type == "error" and not known.search(m.text) else None,
         )
         page.goto(site.link(person))
         page.get_by_role("button", name="Sign in").click()

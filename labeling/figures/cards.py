@@ -126,8 +126,8 @@ def _answers(people: Sequence[PersonFigures]) -> Card:
     most = max((sum(size for _, size in parts) for _, _, parts in bars), default=1)
     return Card(
         "Answers per person",
-        "Current answers; those taken back, and reviewers' decisions, are in the numbers only.",
-        ("Name", *(_KINDS[kind] for kind in kinds), "Gold", "Skipped", "Taken back", "Decided"),
+        "Current answers; those changed, and reviewers' decisions, are in the numbers only.",
+        ("Name", *(_KINDS[kind] for kind in kinds), "Gold", "Skipped", "Changed", "Decided"),
         rows,
         Bars(bars, most) if bars else None,
         {"a": "answers", "b": "gold", "d": "skipped"},

@@ -7,11 +7,12 @@ from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Text, and_, case, cast, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from labeling.answers import ORDERING, ranks_of
 from labeling.store.labels import standing
 from labeling.store.models import Item, Label, Person, Response, Slot, now
+from labeling.store.suggestions import by_people
 
 _ROWS = 1000  # read at a time
 
@@ -48,7 +49,7 @@ class Material:
     tasks: dict[int, AnsweredItem]
     prompts: int
     answers: list[StandingAnswer]
-    withdrawn: dict[int, int]  # how often each person took an answer back
+    withdrawn: dict[int, int]  # how many of their answers each person changed or took back
     places: dict[tuple[str, str], int]  # by kind and state
     kinds: dict[str, int]  # tasks, gold ones left out
     gold: int
@@ -64,7 +65,6 @@ def gather(session: Session) -> Material:
     }
     answers = [answer for answer in standing_answers(session) if answer.person in people]
     tasks, prompts = _tasks(session)
-    back = select(Label.person_id, func.count()).where(Label.kind == "withdrawn").group_by(Label.person_id)
     kinds = select(Item.kind, func.count()).where(Item.gold.is_(None)).group_by(Item.kind)
     gold = select(func.count()).select_from(Item).where(Item.gold.is_not(None))
     return Material(
@@ -72,11 +72,19 @@ def gather(session: Session) -> Material:
         tasks=tasks,
         prompts=prompts,
         answers=answers,
-        withdrawn=dict(session.execute(back).all()),
+        withdrawn=_taken_back(session),
         places=_places(session),
         kinds=dict(session.execute(kinds).all()),
         gold=session.scalar(gold) or 0,
     )
+
+
+def _taken_back(session: Session) -> dict[int, int]:
+    """How many of their answers people changed or took back; labels of the kind `withdrawn` are old ones."""
+    before = aliased(Label)
+    back = select(Label.person_id, func.count()).join(before, before.id == Label.replaces)
+    back = back.where(before.kind != "withdrawn", Label.adjudicates.is_(False), by_people())
+    return dict(session.execute(back.group_by(Label.person_id)).all())
 
 
 def standing_answers(session: Session, person: int | None = None) -> list[StandingAnswer]:
@@ -129,7 +137,7 @@ def _tasks(session: Session) -> tuple[dict[int, AnsweredItem], int]:
 
 def _places(session: Session) -> dict[tuple[str, str], int]:
     expired = and_(Slot.state == "leased", Slot.leased_until < now())
-    state = case((expired, "free"), else_=Slot.state).label("state")
+    state = case((expired, "free"), (Slot.state == "reopened", "done"), else_=Slot.state).label("state")
     query = select(Item.kind, state, Slot.id).join(Slot.item).where(Item.gold.is_(None))
     inner = query.subquery()
     counted = select(inner.c.kind, inner.c.state, func.count()).group_by(inner.c.kind, inner.c.state)

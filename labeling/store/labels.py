@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,15 +16,39 @@ from align.records import Ranking
 from labeling.answers import Answer, checked, drawn_order, in_item_order, in_shown_order, ranks_alone
 from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, is_newest, now
 from labeling.store.people import add_person
-from labeling.store.queue import lock_item, place_for, release, was_given
+from labeling.store.queue import HELD, lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion
 
 MAX_DRAFT = 400_000  # characters of JSON
 _TOGETHER = 1000  # rows asked for at once
+_OTHER = (
+    "An earlier version of this answer was saved, not this one. Nothing here is lost: submit again to put "
+    "this one in its place."
+)
+_ANSWERED = (
+    "You have answered this task already, in another tab or browser. Nothing here is lost: submit again to "
+    "put this answer in the place of that one."
+)
 
 
 class NotYours(UserError):
     """The task was never given to this person."""
+
+
+class Superseded(UserError):
+    """Another answer stands where this one was to go; `standing` is the submission of that one."""
+
+    def __init__(self, message: str, standing: str | None) -> None:
+        super().__init__(message)
+        self.standing = standing
+
+
+class NewerDraft(UserError):
+    """The draft that is kept isn't the one that this one was made from."""
+
+    def __init__(self, content: dict[str, Any], revision: int) -> None:
+        super().__init__("This task was worked on elsewhere meanwhile.")
+        self.content, self.revision = content, revision
 
 
 def standing(until: int | None = None) -> ColumnElement[bool]:
@@ -42,29 +65,47 @@ def keep_guideline(session: Session, text: str) -> str:
     return digest
 
 
-def save_draft(session: Session, person: Person, item: int, content: dict[str, Any]) -> None:
-    """Keep what a person has done so far; raises NotYours where the task was never given to them."""
-    draft = session.get(Draft, (item, person.id))
-    if draft is None:
+def save_draft(
+    session: Session, person: Person, item: int, content: dict[str, Any], revision: int | None = None
+) -> int:
+    """Keep what a person has done so far, made from `revision` (None: from any); the new revision.
+
+    Raises NotYours where the task was never given to them, NewerDraft where another revision is kept.
+    """
+    if not was_given(session, person, item):
         raise NotYours("This task was not given to you.")
-    draft.content, draft.saved = content, now()
+    draft = session.get_one(Draft, (item, person.id))
+    if revision is not None and revision != draft.revision:
+        raise NewerDraft(draft.content, draft.revision)
+    return _put(draft, content)
+
+
+def _put(draft: Draft, content: dict[str, Any]) -> int:
+    draft.content, draft.saved, draft.revision = content, now(), draft.revision + 1
+    return draft.revision
 
 
 def submit(
     session: Session, person: Person, item: Item, given: Answer, secret: str, quality: str = "optional"
 ) -> Label:
-    """Add a label; a second call with the same `given.submission` adds nothing.
+    """Add a label; a second call with the same `given.submission` and the same content adds nothing.
 
-    Raises UserError for an incomplete answer, NotYours where the task was never given to this person.
+    Raises UserError for an incomplete answer, NotYours where the task was never given to this person, and
+    Superseded where the submission is known with other content, or another answer stands that
+    `given.instead_of` does not name.
     """
     known = _submitted(session, person, item, given)
-    if known is not None:
-        return known
     kind, count = "skip" if given.skip else item.kind, len(item.responses)
-    answer = checked(kind, given.content, count, "optional" if given.adjudicates else quality)
     order = drawn_order(secret, item.id, person.id, count)
+    if known is not None:
+        if not _same(known, item, given, kind, order):
+            before = _before(session, person, item, given.adjudicates)
+            raise Superseded(_OTHER, _submission(session, before) or known.submission)
+        return known
+    answer = checked(kind, given.content, count, "optional" if given.adjudicates else quality)
     if given.guideline is not None and session.get(Guideline, given.guideline) is None:
         raise UserError("This version of the guideline is not known: reload the page.")
+    before = _before(session, person, item, given.adjudicates)
     label = Label(
         item_id=item.id,
         person_id=person.id,
@@ -74,14 +115,14 @@ def submit(
         shown_order=order,
         seconds=given.seconds,
         adjudicates=given.adjudicates,
-        replaces=_before(session, person, item, given.adjudicates),
+        replaces=before,
         submission=given.submission,
     )
     if not given.adjudicates:
-        _finish_place(session, person, label)
+        _finish_place(session, person, label, given.instead_of)
     draft = session.get(Draft, (item.id, person.id))
     if draft is not None:
-        draft.content, draft.saved = {}, now()
+        _put(draft, {})
         if not given.adjudicates:
             note_suggestion(session, label, draft)
     session.flush()  # the rest first: in PostgreSQL other people's labels wait from the label on
@@ -102,11 +143,27 @@ def _submitted(session: Session, person: Person, item: Item, given: Answer) -> L
     return known
 
 
-def _finish_place(session: Session, person: Person, label: Label) -> None:
+def _same(known: Label, item: Item, given: Answer, kind: str, order: list[int]) -> bool:
+    """Whether a label is what was given."""
+    if (known.item_id, known.kind, known.adjudicates) != (item.id, kind, given.adjudicates):
+        return False
+    try:
+        answer = checked(kind, given.content, len(item.responses))
+    except UserError:
+        return False
+    return known.guideline == given.guideline and known.content == in_item_order(kind, answer, order)
+
+
+def _submission(session: Session, label: int | None) -> str | None:
+    return session.scalar(select(Label.submission).where(Label.id == label))
+
+
+def _finish_place(session: Session, person: Person, label: Label, instead_of: list[str]) -> None:
     """End the person's work on the task, and note on the label that it took no longer than they had it."""
     slot = place_for(session, person, label.item_id)
-    if slot.state == "done":
-        raise UserError("You have answered this task already: reopen it to change the answer.")
+    before = _submission(session, label.replaces)
+    if slot.state == "done" and before not in instead_of:
+        raise Superseded(_ANSWERED, before)
     if slot.taken and label.seconds is not None:
         label.seconds = min(label.seconds, (now() - slot.taken).total_seconds())
     if label.kind == "skip":
@@ -116,7 +173,10 @@ def _finish_place(session: Session, person: Person, label: Label) -> None:
 
 
 def reopen(session: Session, person: Person, label_id: int) -> Item:
-    """Take an own label back, to give another one; the item, leased again, with the answer as a draft."""
+    """Give a person the task of their own label again, the answer as a draft; it stands until the next one.
+
+    A task that is reopened already stays as it is. Raises NotYours where this is no current answer of theirs.
+    """
     label = session.scalar(select(Label).where(Label.id == label_id, Label.person_id == person.id))
     if label is not None:
         was_given(session, person, label.item_id)
@@ -125,24 +185,25 @@ def reopen(session: Session, person: Person, label_id: int) -> Item:
         raise NotYours("This is not a current answer of yours.")
     item = session.get_one(Item, label.item_id)
     slot = place_for(session, person, item.id)
-    slot.state, slot.taken = "leased", now()
-    slot.leased_until = now()  # the page that opens now prolongs it
-    session.add(
-        Label(
-            item_id=item.id,
-            person_id=person.id,
-            kind="withdrawn",
-            content={},
-            shown_order=label.shown_order,
-            replaces=label.id,
-            submission=secrets.token_hex(16),
-        )
-    )
-    draft = session.get_one(Draft, (item.id, person.id))
-    answer = {} if label.kind == "skip" else in_shown_order(label.kind, label.content, label.shown_order)
-    draft.content, draft.saved = answer, now()
+    begun = slot.state in HELD
+    slot.state = "leased" if label.kind == "skip" else "reopened"
+    slot.taken, slot.leased_until = now(), now()  # first in the person's queue; a page that opens prolongs it
+    if not begun:
+        skipped = label.kind == "skip"
+        answer = {} if skipped else in_shown_order(label.kind, label.content, label.shown_order)
+        _put(session.get_one(Draft, (item.id, person.id)), answer)
     session.flush()
     return item
+
+
+def keep_answer(session: Session, person: Person, item: int) -> None:
+    """End a reopening: the answer that stands stays. Raises NotYours where nothing is reopened."""
+    given = was_given(session, person, item)
+    slot = own_slot(session, person.id, item)
+    if not given or slot is None or slot.state != "reopened":
+        raise NotYours("You have not reopened this task.")
+    slot.state, slot.leased_until = "done", None
+    _put(session.get_one(Draft, (item, person.id)), {})
 
 
 def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:

@@ -123,7 +123,10 @@ class Response(Tables):
 
 
 class Slot(Tables):
-    """One of an item's `overlap` places in the queue: free, leased to a person, or done."""
+    """One of an item's `overlap` places in the queue: free, leased to a person, or done.
+
+    One that is reopened stays its person's: their answer stands until they give another one.
+    """
 
     __tablename__ = "slot"
     __table_args__ = (
@@ -134,7 +137,7 @@ class Slot(Tables):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
     number: Mapped[int] = mapped_column(Integer)
-    state: Mapped[str] = mapped_column(String(8), default="free")  # free, leased, done
+    state: Mapped[str] = mapped_column(String(8), default="free")  # free, leased, done, reopened
     person_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"), index=True)
     leased_until: Mapped[datetime | None] = mapped_column()
     taken: Mapped[datetime | None] = mapped_column()
@@ -218,6 +221,7 @@ class Draft(Tables):
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)
     content: Mapped[dict[str, Any]] = mapped_column()
+    revision: Mapped[int] = mapped_column(default=0, server_default=text("0"))  # orders drafts
     saved: Mapped[datetime] = mapped_column(default=now)
     suggestion_id: Mapped[int | None] = mapped_column(ForeignKey("suggestion.id"))  # that the page began with
     suggestion_shown: Mapped[str | None] = mapped_column(String(10))

@@ -15,6 +15,7 @@ from labeling.store.models import Draft, Item, Label, Person, Response, Slot, Su
 
 _TRIES = 20
 PRIVATE = "private_conversation_with"  # in a task's meta: only the person who made the task gets it
+HELD = ("leased", "reopened")  # a place that somebody works on
 MANY = 100  # so many waiting tasks are counted for a page: a queue may be long
 
 
@@ -36,10 +37,11 @@ def take(store: Store, person: Person, rules: Rules) -> Item | None:
                 slot = slot or _next(session, person, rules)
                 if slot is None:
                     return None
-                if slot.person_id != person.id or slot.state != "leased":
+                if slot.person_id != person.id or slot.state not in HELD:
                     slot.taken = now()
-                slot.state, slot.person_id = "leased", person.id
-                slot.leased_until = now() + rules.lease
+                if slot.state != "reopened":
+                    slot.state, slot.person_id = "leased", person.id
+                    slot.leased_until = now() + rules.lease
                 if session.get(Draft, (slot.item_id, person.id)) is None:
                     session.add(Draft(item_id=slot.item_id, person_id=person.id, content={}))
                 session.flush()
@@ -52,9 +54,10 @@ def take(store: Store, person: Person, rules: Rules) -> Item | None:
 def heartbeat(session: Session, person: Person, item: int, rules: Rules) -> bool:
     """Prolong a lease; False where somebody else has the task by now."""
     slot = own_slot(session, person.id, item)
-    if slot is None or slot.state != "leased":
+    if slot is None or slot.state not in HELD:
         return False
-    slot.leased_until = now() + rules.lease
+    if slot.state == "leased":
+        slot.leased_until = now() + rules.lease
     return True
 
 
@@ -97,14 +100,14 @@ def release(slot: Slot) -> None:
 
 def waiting(session: Session, person: Person, rules: Rules) -> int:
     """How many tasks there are for this person now, the one they hold included; MANY where there are more."""
-    held = select(func.count()).select_from(Slot).where(Slot.person_id == person.id, Slot.state == "leased")
+    held = select(func.count()).select_from(Slot).where(Slot.person_id == person.id, Slot.state.in_(HELD))
     free = _available(person, rules).with_only_columns(Slot.item_id).distinct().limit(MANY).subquery()
     found = (session.scalar(held) or 0) + (session.scalar(select(func.count()).select_from(free)) or 0)
     return min(found, MANY)
 
 
 def _held(session: Session, person: Person) -> Slot | None:
-    held = select(Slot).where(Slot.person_id == person.id, Slot.state == "leased")
+    held = select(Slot).where(Slot.person_id == person.id, Slot.state.in_(HELD))
     return session.scalar(held.order_by(Slot.taken.desc()).limit(1).with_for_update(of=Slot))
 
 
@@ -144,7 +147,7 @@ def _gold(session: Session, person: Person, rules: Rules) -> Slot | None:
         return None
     done = select(func.count()).select_from(Slot).join(Item).where(Slot.person_id == person.id)
     gold = session.scalar(done.where(Item.gold.is_not(None))) or 0
-    plain = session.scalar(done.where(Item.gold.is_(None), Slot.state == "done")) or 0
+    plain = session.scalar(done.where(Item.gold.is_(None), Slot.state.in_(("done", "reopened")))) or 0
     if gold >= plain // rules.gold_every:
         return None
     met = exists().where(Slot.item_id == Item.id, Slot.person_id == person.id)

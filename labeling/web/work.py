@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException
 from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from align.errors import UserError
 from align.stats.rankings import disagreement
@@ -23,6 +23,7 @@ from labeling.web.security import SignedIn, SignedInRoute, Visitor
 router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 ItemId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 SubmissionId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Revision = Annotated[int | None, Field(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 
 
@@ -33,6 +34,7 @@ class Submission(Answer):
     submission: SubmissionId
     guideline: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     seconds: Seconds
+    instead_of: Annotated[list[SubmissionId], Field(max_length=100)] = []
 
 
 @router.get("/")
@@ -60,6 +62,7 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
     with config.store.write() as session:
         guideline = labels.keep_guideline(session, text)
         draft = session.get(Draft, (item.id, who.person.id)) if not adjudicates else None
+        slot = queue.own_slot(session, who.person.id, item.id) if not adjudicates else None
         suggested = suggestion_for(session, draft, item, config.settings, config.secret) if draft else None
         prefilled = suggested if draft and draft.suggestion_shown == PREFILLED else None
         last = labels.last_own(session, who.person)
@@ -71,7 +74,8 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         "count": len(item.responses),
         "guideline": guideline,
         "draft": draft.content if draft else {},
-        "saved": draft.saved.timestamp() * 1000 if draft and draft.content else 0,
+        "revision": draft.revision if draft else 0,
+        "reopened": slot is not None and slot.state == "reopened",
         "quality": config.settings.quality if item.kind == "rank" and not adjudicates else "off",
         "adjudicates": adjudicates,
         "next": "/review" if adjudicates else "/work",
@@ -98,17 +102,25 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
 
 
 @router.post("/work/{item}/draft")
-def draft(item: ItemId, content: dict[str, Any], who: SignedIn) -> dict[str, bool]:
-    """Keep what the person has done so far; whether they still hold the task."""
+def draft(item: ItemId, content: dict[str, Any], who: SignedIn, revision: Revision = None) -> Response:
+    """Keep what the person has done so far, made from `revision`; whether they still hold the task.
+
+    409 where another revision is kept, which is sent along: nothing is overwritten unseen.
+    """
     try:
         size = len(json.dumps(content, allow_nan=False))
     except ValueError as error:
         raise HTTPException(422, "The draft holds a number without bounds.") from error
     if size > labels.MAX_DRAFT:
         raise HTTPException(413, "The draft is too large.")
-    with who.config.store.write() as session:
-        labels.save_draft(session, who.person, item, content)
-        return {"held": queue.heartbeat(session, who.person, item, who.config.rules)}
+    try:
+        with who.config.store.write() as session:
+            kept = labels.save_draft(session, who.person, item, content, revision)
+            held = queue.heartbeat(session, who.person, item, who.config.rules)
+    except labels.NewerDraft as error:
+        there = {"content": error.content, "revision": error.revision}
+        return JSONResponse({"detail": str(error), **there}, 409)
+    return JSONResponse({"held": held, "revision": kept})
 
 
 @router.post("/work/{item}/heartbeat")
@@ -119,18 +131,24 @@ def heartbeat(item: ItemId, who: SignedIn) -> dict[str, bool]:
 
 
 @router.post("/work/{item}/answer")
-def answer(item: ItemId, given: Submission, who: SignedIn) -> dict[str, Any]:
-    """Add a label; the same submission twice is one label. `next`: the page to see before the next task."""
+def answer(item: ItemId, given: Submission, who: SignedIn) -> Response:
+    """Add a label; the same submission twice is one label. `next`: the page to see before the next task.
+
+    409 where another answer of this person stands; `standing`: its submission, to name under `instead_of`.
+    """
     config = who.config
     if given.adjudicates and not who.reviews:
         raise HTTPException(403, "Only a reviewer decides.")
-    with config.store.write() as session:
-        found = session.get(Item, item)
-        if found is None:
-            raise labels.NotYours("This task was not given to you.")
-        label = labels.submit(session, who.person, found, given, config.secret, config.settings.quality)
+    try:
+        with config.store.write() as session:
+            found = session.get(Item, item)
+            if found is None:
+                raise labels.NotYours("This task was not given to you.")
+            label = labels.submit(session, who.person, found, given, config.secret, config.settings.quality)
+    except labels.Superseded as error:
+        return JSONResponse({"detail": str(error), "standing": error.standing}, 409)
     after = {"next": f"/answered/{label.id}"} if label.suggestion_shown == AFTER else {}
-    return {"label": label.id, **after}
+    return JSONResponse({"label": label.id, **after})
 
 
 @router.get("/answered/{label}")
@@ -169,11 +187,19 @@ def answered(label: ItemId, who: SignedIn) -> Response:
 
 @router.post("/reopen/{label}")
 def reopen(label: ItemId, who: SignedIn) -> dict[str, int]:
-    """Take an own answer back and get the task again with it as a draft."""
+    """Get the task of an own answer again, with it as a draft; it stands until there is another one."""
     with who.config.store.write() as session:
         item = labels.reopen(session, who.person, label)
         queue.heartbeat(session, who.person, item.id, who.config.rules)
         return {"item": item.id}
+
+
+@router.post("/work/{item}/keep")
+def keep(item: ItemId, who: SignedIn) -> dict[str, int]:
+    """End a reopening: the answer that stands stays."""
+    with who.config.store.write() as session:
+        labels.keep_answer(session, who.person, item)
+    return {"item": item}
 
 
 @router.get("/history")

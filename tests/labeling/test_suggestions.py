@@ -212,7 +212,6 @@ def test_after_keeps_it_back_and_a_change_is_known_as_one(make_site: Any) -> Non
     assert "next" not in again, "it was seen already"
     assert noted(site) == [
         ("rank", "after", False, pytest.approx(2.5 / 6)),
-        ("withdrawn", None, None, None),
         ("rank", "seen", True, 1.0),
     ]
     (row,) = site.records()

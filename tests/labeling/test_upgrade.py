@@ -37,23 +37,28 @@ ROWS = [
     "created) VALUES (1, 1, 1, 'rank', :content, '[0, 1]', false, 's', :now)",
 ]
 
+DRAFTS = ([("{}", 0)], [({}, 0)])  # as SQLite and PostgreSQL hand it out
 
-def old_database(address: str) -> None:
-    """The tables of the first version, with one label."""
+
+def old_database(address: str, version: str) -> None:
+    """The tables of an earlier version, with one label and one draft."""
     config = Config()
     config.set_main_option("script_location", str(engine._MIGRATIONS))
     made = engine._engine(address)
     with made.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, version)
         for row in ROWS:
             used = {name: value for name, value in GIVEN.items() if f":{name}" in row}
             connection.execute(text(row), used)
     made.dispose()
 
 
-def test_labels_of_the_first_version_are_kept_and_stay_unchangeable(make_site: Any, database: str) -> None:
-    old_database(database)
+@pytest.mark.parametrize("version", ["0001", "0003"])
+def test_labels_of_an_earlier_version_are_kept_and_stay_unchangeable(
+    make_site: Any, database: str, version: str
+) -> None:
+    old_database(database, version)
     site = make_site(database)
     (row,) = site.records()
     assert (row["labeler"], row["responses"], row["ranks"]) == ("ann", ["x", "y"], [2, 1])
@@ -61,6 +66,8 @@ def test_labels_of_the_first_version_are_kept_and_stay_unchangeable(make_site: A
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, Tables.metadata) == [], "the tables are those of the models"
+    with store.read() as session:
+        assert session.execute(text("SELECT content, revision FROM draft")).all() in DRAFTS
     for change in ("UPDATE label SET suggestion_taken = true", "DELETE FROM label"):
         with pytest.raises(DBAPIError, match="only ever added to"), store.write() as session:
             session.execute(text(change))

@@ -90,7 +90,6 @@ def test_an_edit_is_a_demonstration_under_the_guideline(partner: Partner, run: P
     assert {origin for *_, origin in history} == {partner.policy.origin}
     assert [(kind, content.get("text")) for kind, content, _ in history] == [
         ("correct", "a joy"),
-        ("withdrawn", None),
         ("correct", "a marvel"),
     ]
 

@@ -52,7 +52,7 @@ async function ask(event) {
     shown("user", content);
     turn += 1;
     messages = [...asked, { role: "assistant", content: answer.text.trim() ? answer.text : "…" }];
-    last = { asked, answer, at: Date.now(), ...shown("assistant", answer.text) };
+    last = { asked, answer, at: performance.now(), ...shown("assistant", answer.text) };
     offer();
     byId("text").value = "";
   } catch (error) {
@@ -73,7 +73,8 @@ function offer() {
 
 function edit(button) {
   const { box, text, asked, answer, at } = last;
-  const submission = random();
+  let submission = random();
+  let said = null; // what this submission was sent with: another text is another one
   const field = made("textarea", { id: "right", rows: 6, maxLength: 100000, value: messages.at(-1).content });
   const label = made("label", { htmlFor: "right", textContent: "What it should have said" });
   const keep = made("button", { className: "primary", type: "button", textContent: "Keep" });
@@ -95,7 +96,9 @@ function edit(button) {
     if (!field.value.trim()) return problem("Write the response first.");
     keep.disabled = true;
     problem("");
-    const seconds = (Date.now() - at) / 1000;
+    const seconds = (performance.now() - at) / 1000;
+    if (said !== null && said !== field.value) submission = random();
+    said = field.value;
     const given = { messages: asked, turn: 0, answer: answer.text, origin: answer.origin, seal: answer.seal };
     try {
       await post("/chat/correct", { ...given, text: field.value, submission, seconds }, person);

@@ -9,16 +9,18 @@ const cards = [...list.querySelectorAll(".card")]; // by the order shown, which 
 const letters = cards.map((card) => card.querySelector("h2").textContent);
 let focused = 0;
 
-const { change, typed, content } = start({
+const { change, typed, say, content } = start({
   empty: ({ count }) => ({
     ranks: Array(count).fill(null),
     quality: Array(count).fill(null),
     flags: Array.from({ length: count }, () => []),
     all_bad: false,
     edit: null,
+    versions: {}, // rewritten responses that were put away, by place: they come back when they are edited again
   }),
   show,
   keys,
+  answer: ({ versions, ...given }) => given,
 });
 
 function show({ ranks, quality, flags, all_bad, edit }) {
@@ -69,12 +71,21 @@ function give(place, rank) {
   setRanks((ranks) => ranks.map((old, i) => (i === place ? rank : old)));
 }
 
+const areaOf = (place) => cards[place].querySelector(".rewrite textarea");
+
 function edit(place) {
-  const area = cards[place].querySelector(".rewrite textarea");
+  const other = content().edit && content().edit.response !== place ? content().edit.response : null;
   change((now) => {
-    if (!now.edit || now.edit.response !== place) now.edit = { response: place, text: area.dataset.source };
+    if (now.edit && now.edit.response === place) return;
+    putAway(now);
+    now.edit = { response: place, text: now.versions[place] ?? areaOf(place).dataset.source };
   });
-  area.focus();
+  if (other !== null) say(`Your version of ${letters[other]} is put away: an answer has one. Rewrite ${letters[other]} to get it back`);
+  areaOf(place).focus();
+}
+
+function putAway(now) {
+  if (now.edit) now.versions = { ...now.versions, [now.edit.response]: now.edit.text };
 }
 
 function flags(place) {
@@ -90,7 +101,10 @@ const ACTIONS = {
   tie: (place) => setRanks((ranks) => tieAbove(ranks, place)),
   edit,
   "drop-edit": (place) => {
-    change((now) => (now.edit = null));
+    change((now) => {
+      putAway(now);
+      now.edit = null;
+    });
     mark(place);
   },
 };
@@ -162,7 +176,7 @@ list.addEventListener("change", (event) => {
   }
 });
 list.addEventListener("input", (event) => {
-  if (event.target.matches(".rewrite textarea")) typed((now) => (now.edit.text = event.target.value));
+  if (event.target.matches(".rewrite textarea")) typed(event.target, (now) => (now.edit.text = event.target.value));
 });
 allBad.addEventListener("change", () => change((now) => (now.all_bad = allBad.checked)));
 

@@ -4,9 +4,10 @@ const meta = document.querySelector('meta[name="csrf"]');
 let csrf = meta ? meta.content : "";
 
 export class Refused extends Error {
-  constructor(status, message) {
+  constructor(status, message, more = {}) {
     super(message);
     this.status = status; // 0: no answer at all
+    this.more = more; // what the answer says besides
   }
 }
 
@@ -23,7 +24,12 @@ async function once(path, body) {
 }
 
 async function renew(person) {
-  const answer = await fetch("/session", { headers: { Accept: "application/json" } });
+  let answer;
+  try {
+    answer = await fetch("/session", { headers: { Accept: "application/json" } });
+  } catch {
+    throw new Refused(0, "The app isn't responding.");
+  }
   if (!answer.ok) return false;
   const session = await answer.json();
   if (person !== undefined && session.person !== person) {
@@ -36,24 +42,35 @@ async function renew(person) {
 export async function post(path, body, person) {
   let answer = await once(path, body);
   if (answer.status === 403 && (await renew(person))) answer = await once(path, body);
-  if (answer.ok) return answer.json();
-  let message = `The app answered ${answer.status}.`;
+  if (answer.ok) {
+    try {
+      return await answer.json();
+    } catch {
+      throw new Refused(0, "The app's answer broke off.");
+    }
+  }
+  let said = {};
   try {
-    message = (await answer.json()).detail;
+    said = await answer.json();
   } catch {
     // not JSON: the status says enough
   }
-  throw new Refused(answer.status, message);
+  throw new Refused(answer.status, said.detail || `The app answered ${answer.status}.`, said);
 }
 
-// What names one submission, so that it counts once.
+// What names one submission: this content, so that it counts once.
 export function random() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 }
 
 export function reopenByButtons() {
   for (const button of document.querySelectorAll("[data-reopen]")) {
-    button.addEventListener("click", () => reopen(button));
+    button.addEventListener("click", () => {
+      const dialog = document.getElementById("reopen-dialog");
+      dialog.returnValue = "";
+      dialog.showModal();
+      dialog.onclose = () => dialog.returnValue && reopen(button);
+    });
   }
 }
 

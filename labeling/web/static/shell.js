@@ -1,25 +1,31 @@
 // What all tasks share: drafts, undo, keys, skipping, submitting, the lease.
 
+import { clone, isOurs, opened, replaces, same, unheard } from "./drafts.js";
 import { post, random, reopenByButtons, Refused } from "./server.js";
+import { steps } from "./steps.js";
 
 const SAVE_AFTER = 600; // ms without a change
 const RETRY_AFTER = 4000; // ms, when the app does not answer
+const CHANGED = "You changed your answer before the app said that it arrived: submit it again.";
 const LONG = 420; // px; a longer text is folded
 
 const byId = (id) => document.getElementById(id);
 
-export function start({ empty, show, keys }) {
+// `answer`: what of the content is sent as the answer.
+export function start({ empty, show, keys, answer = (content) => content }) {
   const task = JSON.parse(byId("task").dataset.task);
   const place = `align draft ${task.person} ${task.item}${task.adjudicates ? " decide" : ""}`;
   const note = byId("note");
-  const past = [];
-  let draft = newest(task, place) || { content: { ...empty(task), ...task.start, note: "" }, submission: random() };
-  let activeSince = document.hidden ? 0 : Date.now();
-  let seconds = draft.seconds || 0;
+  const draft = opened(task, place, { ...empty(task), ...task.start, note: "" });
+  const history = steps(draft.aside);
+  let activeSince = document.hidden ? null : performance.now(); // no clock: those are set while people work
   let timer = 0;
+  let retry = 0;
+  let saving = false;
+  let unsure = false; // an answer was sent, and nobody knows whether it arrived
   let sent = false;
+  let over = false; // the answer is there: nothing is left to be kept
 
-  const clone = (value) => JSON.parse(JSON.stringify(value));
   const say = (text) => (byId("state").textContent = text);
   const problem = (text) => {
     byId("problem").textContent = text;
@@ -27,14 +33,16 @@ export function start({ empty, show, keys }) {
   };
 
   function measure() {
-    if (activeSince) seconds += (Date.now() - activeSince) / 1000;
-    activeSince = document.hidden ? 0 : Date.now();
+    const at = performance.now();
+    if (activeSince !== null) draft.seconds += (at - activeSince) / 1000;
+    activeSince = document.hidden ? null : at;
   }
 
   function keepHere() {
+    if (over) return;
     measure();
     try {
-      localStorage.setItem(place, JSON.stringify({ ...draft, seconds, saved: Date.now() }));
+      localStorage.setItem(place, JSON.stringify(draft));
     } catch {
       // a full or closed storage: the server has the draft
     }
@@ -42,76 +50,169 @@ export function start({ empty, show, keys }) {
 
   async function saveDraft() {
     if (sent || task.adjudicates) return;
+    if (saving) return saveSoon();
+    saving = true;
+    draft.sending = clone(draft.content);
+    keepHere();
+    const from = draft.revision === null ? "" : `?revision=${draft.revision}`;
     try {
-      const { held } = await post(`/work/${task.item}/draft`, draft.content, task.person);
+      const { held, revision } = await post(`/work/${task.item}/draft${from}`, draft.sending, task.person);
+      Object.assign(draft, { known: draft.sending, revision, unheard: [] });
       say(held ? "Draft saved" : "Somebody else has this task now; your answer still counts");
     } catch (error) {
-      say(error.status === 401 ? "Signed out: the draft is kept in this browser" : "The draft is kept in this browser");
+      if (error.status === 0) unheard(draft);
+      if (error.status === 409 && error.more.revision !== undefined) metElsewhere(error.more);
+      else say(error.status === 401 ? "Signed out: the draft is kept in this browser" : "The draft is kept in this browser");
     }
+    saving = false;
+    draft.sending = null;
+    keepHere();
+  }
+
+  // The app has another version than the one that this page began with: what is done here goes on from it.
+  function metElsewhere(there) {
+    const theirs = { ...empty(task), note: "", ...there.content };
+    const answered = Object.keys(there.content).length === 0;
+    if (answered) say("Answered elsewhere; what you see here is kept in this browser");
+    else if (!isOurs(draft, there.content) && !same(theirs, draft.content)) {
+      history.changes(theirs);
+      draft.aside = theirs;
+      say("Worked on in another tab too: Undo brings that version back");
+    }
+    Object.assign(draft, { revision: there.revision, unheard: [] });
+    if (!answered) saveSoon();
+  }
+
+  function saveSoon() {
+    clearTimeout(timer);
+    timer = setTimeout(saveDraft, SAVE_AFTER);
   }
 
   function changed() {
     keepHere();
-    problem("");
-    clearTimeout(timer);
-    timer = setTimeout(saveDraft, SAVE_AFTER);
+    problem(unsure ? CHANGED : "");
+    clearTimeout(retry);
+    saveSoon();
+  }
+
+  function shown() {
+    if (note.value !== draft.content.note) note.value = draft.content.note;
+    show(draft.content, task);
   }
 
   // Every change goes through here, so that it can be undone, is shown and is kept.
   function change(make) {
     const before = clone(draft.content);
     make(draft.content);
-    if (JSON.stringify(before) === JSON.stringify(draft.content)) return;
-    past.push(before);
-    show(draft.content, task);
+    if (same(before, draft.content)) return;
+    history.changes(before);
+    shown();
     changed();
   }
 
-  // For text that is being typed: kept as it is, undone by the field itself.
-  function typed(make) {
+  // For text that is being typed into a field: all of it until the field is left is one step to undo.
+  function typed(field, make) {
+    history.types(field, draft.content);
     make(draft.content);
     changed();
   }
 
-  function undo() {
-    if (!past.length) return say("Nothing to undo");
-    draft.content = past.pop();
-    note.value = draft.content.note;
-    show(draft.content, task);
+  function step(direction, none, done) {
+    const content = history[direction](draft.content);
+    if (!content) return say(none);
+    draft.content = content;
+    shown();
     changed();
-    say("Undone");
+    say(done);
+  }
+  const undo = () => step("back", "Nothing to undo", "Undone");
+  const redo = () => step("forth", "Nothing to redo", "Redone");
+
+  // A submission's id belongs to its content: what was changed is another one, instead of those before it.
+  function asSubmission(skip) {
+    const content = skip ? { reason: skip, note: draft.content.note } : answer(draft.content);
+    const said = JSON.stringify([content, Boolean(skip), task.guideline]);
+    if (draft.attempt && draft.attempt.said !== said) {
+      replaces(draft, draft.attempt.submission);
+      draft.attempt = null;
+    }
+    draft.attempt ||= { said, submission: random() };
+    keepHere();
+    return {
+      content,
+      submission: draft.attempt.submission,
+      instead_of: draft.over,
+      guideline: task.guideline,
+      seconds: draft.seconds,
+      skip: Boolean(skip),
+      adjudicates: task.adjudicates,
+    };
   }
 
   async function submit(skip) {
     if (sent) return;
     sent = true;
     clearTimeout(timer);
-    keepHere();
+    clearTimeout(retry);
+    unsure = false;
+    const given = asSubmission(skip);
+    const before = clone(draft.content);
     byId("submit").disabled = true;
     say("Saving …");
-    const answer = {
-      content: skip ? { reason: skip, note: draft.content.note } : draft.content,
-      submission: draft.submission,
-      guideline: task.guideline,
-      seconds,
-      skip: Boolean(skip),
-      adjudicates: task.adjudicates,
-    };
     try {
-      const { next } = await post(`/work/${task.item}/answer`, answer, task.person);
-      localStorage.removeItem(place);
-      location.assign(next || task.next);
+      const { next } = await post(`/work/${task.item}/answer`, given, task.person);
+      if (same(before, draft.content)) return leave(next || task.next);
+      draft.revision = null; // the app's draft went with the answer
+      again("");
+      problem("Your answer is saved as it was when you sent it. To put what you changed since in its place, submit again.");
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      sent = false;
-      byId("submit").disabled = false;
-      say("");
-      if (error.status === 0) {
-        problem("The app isn't responding. Your work is kept here; trying again …");
-        setTimeout(() => submit(skip), RETRY_AFTER);
-      } else if (error.status === 401) {
-        problem("You are signed out. Sign in in another tab, come back and submit again: your work is kept here.");
-      } else problem(error.message);
+      again("");
+      refused(error, skip, before);
+    }
+  }
+
+  function leave(to) {
+    over = true;
+    localStorage.removeItem(place);
+    location.assign(to);
+  }
+
+  function again(text) {
+    sent = false;
+    byId("submit").disabled = false;
+    say(text);
+  }
+
+  function refused(error, skip, before) {
+    unsure = error.status === 0;
+    if (unsure && !same(before, draft.content)) {
+      problem(CHANGED);
+    } else if (unsure) {
+      problem("The app isn't responding. Your work is kept here; trying again …");
+      retry = setTimeout(() => submit(skip), RETRY_AFTER);
+    } else if (error.status === 401) {
+      problem("You are signed out. Sign in in another tab, come back and submit again: your work is kept here.");
+    } else {
+      if (error.status === 409 && "standing" in error.more) {
+        replaces(draft, draft.attempt.submission, error.more.standing);
+        draft.attempt = null; // the next press of Submit is a decision of its own
+        keepHere();
+      }
+      problem(error.message);
+    }
+  }
+
+  async function keepOld() {
+    clearTimeout(timer);
+    sent = true; // no draft is saved any more
+    try {
+      await post(`/work/${task.item}/keep`, {}, task.person);
+      leave(task.next);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      again("");
+      problem(error.message);
     }
   }
 
@@ -138,7 +239,7 @@ export function start({ empty, show, keys }) {
     const own = keys && keys(event, { change, task });
     if (own) return event.preventDefault();
     if (event.altKey) return;
-    const common = { u: undo, s: task.adjudicates ? null : skip, "?": () => byId("help-dialog").showModal() };
+    const common = { u: undo, U: redo, s: task.adjudicates ? null : skip, "?": () => byId("help-dialog").showModal() };
     if (event.key === "Enter" && !target.closest("button, a, summary")) common.Enter = () => submit();
     if (common[event.key]) {
       event.preventDefault();
@@ -150,34 +251,22 @@ export function start({ empty, show, keys }) {
   document.addEventListener("visibilitychange", measure);
   byId("submit").addEventListener("click", () => submit());
   byId("undo").addEventListener("click", undo);
+  byId("redo").addEventListener("click", redo);
+  if (byId("keep")) byId("keep").addEventListener("click", keepOld);
   byId("help").addEventListener("click", () => byId("help-dialog").showModal());
   if (byId("skip")) byId("skip").addEventListener("click", skip);
   reopenByButtons();
-  note.value = draft.content.note || "";
-  if (note.value) note.closest("details").open = true;
-  note.addEventListener("input", () => typed((content) => (content.note = note.value)));
+  if (draft.content.note) note.closest("details").open = true;
+  note.addEventListener("input", () => typed(note, (content) => (content.note = note.value)));
+  document.addEventListener("focusout", history.left);
   if (!task.adjudicates) {
     setInterval(() => post(`/work/${task.item}/heartbeat`, {}, task.person).catch(() => {}), task.beat);
   }
   if (matchMedia("(max-width: 60rem)").matches) byId("guide").open = false;
   foldLong();
-  show(draft.content, task);
-  return { change, typed, content: () => draft.content, task };
-}
-
-// The later one of the server's draft and this browser's.
-function newest(task, place) {
-  let here = null;
-  try {
-    here = JSON.parse(localStorage.getItem(place));
-  } catch {
-    localStorage.removeItem(place);
-  }
-  const there = Object.keys(task.draft).length
-    ? { content: { note: "", ...task.draft }, submission: random(), saved: task.saved }
-    : null;
-  if (here && (!there || here.saved >= there.saved - 5000)) return here;
-  return there;
+  shown();
+  if (draft.aside) say("A later version came from elsewhere: Undo brings back what was here");
+  return { change, typed, say, content: () => draft.content, task };
 }
 
 function foldLong() {

@@ -4,7 +4,9 @@ const text = document.getElementById("text");
 
 const { typed } = start({
   empty: () => ({ text: text.dataset.source || "" }),
-  show: (content) => (text.value = content.text),
+  show: (content) => {
+    if (text.value !== content.text) text.value = content.text;
+  },
   keys: (event) => {
     if (event.key !== "e" || event.altKey) return false;
     text.focus();
@@ -12,4 +14,4 @@ const { typed } = start({
   },
 });
 
-text.addEventListener("input", () => typed((content) => (content.text = text.value)));
+text.addEventListener("input", () => typed(text, (content) => (content.text = text.value)));
