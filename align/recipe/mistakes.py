@@ -235,6 +235,8 @@ def _hint(wanted: str, value: Any) -> str:
             return "; write it without quotes"
         if "number" in wanted and re.fullmatch(r"[-+]?\d+,\d+", value):
             return f"; write {value.replace(',', '.')}"
+        if near := get_close_matches(value.lower(), re.findall(r"\b[a-z]+-[a-z]+\b", wanted), 1, 0.85):
+            return f"; write {near[0]}"  # all_linear
         if wanted.startswith("a list of texts") and re.fullmatch(r"\w+", value):
             return f"; write [{value}]"
         if wanted.startswith("one of "):
