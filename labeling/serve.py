@@ -29,6 +29,7 @@ from labeling.store.records import read_records
 from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
 from labeling.web.config import Config
+from labeling.web.connections import CONNECTIONS, patient
 
 LINK_LASTS = timedelta(hours=1)
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -42,7 +43,7 @@ def database_of(recipe: Recipe) -> str:
 def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool = False) -> Config:
     """Open the database; raises UserError where it or the guideline can't be read."""
     store = Store(database_of(recipe))
-    config = Config(store, recipe.labeling, store.secret(), recipe.run.name, secure, hosts)
+    config = Config(store, recipe.labeling, store.secret(), recipe.run.name, secure=secure, hosts=hosts)
     config.guideline()
     if recipe.labeling.suggestions == "machine":
         with store.write() as session:
@@ -104,6 +105,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
         command = [sys.executable, "-m", "align", "chat", str(chat), "--json"]
         config = replace(config, companion=Companion(command))
     address = address or f"http://{_reached_at(host)}:{listening.getsockname()[1]}"
+    config = replace(config, address=address)
     print(f"labels are kept in {config.store.shown}")
     print(f"serving {address} {'to the network' if to_network else 'on this machine only'}")
     if to_network and not address.startswith("https://"):
@@ -111,7 +113,15 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
     print(_way_in(config, address, to_network), flush=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = make_app(config)
-    server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, proxy_headers=bool(url)))
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=bool(url),
+            http=patient(None if url else CONNECTIONS),
+        )
+    )
     server.on_exit = app.state.news.close
     try:
         server.run(sockets=[listening])

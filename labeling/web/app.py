@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -17,15 +18,17 @@ from align.values import RecordError
 from labeling.store.labels import NotYours
 from labeling.web import api, chat, figures, manage, review, signin, work
 from labeling.web.config import Config
+from labeling.web.gate import Gate, Limits
 from labeling.web.news import News
 from labeling.web.pages import open_page
-from labeling.web.security import Guard, SignIn, Throttle, wants_page
+from labeling.web.security import SignIn, wants_page
+from labeling.web.throttle import Door, Throttle
 
 _LOG = logging.getLogger("labeling")
 
 
-def make_app(config: Config) -> FastAPI:
-    """The app of an open database."""
+def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
+    """The app of an open database; `limits` are the usual ones with the recipe's upload_limit."""
     app = FastAPI(
         title="align labeling",
         version="1",
@@ -35,13 +38,16 @@ def make_app(config: Config) -> FastAPI:
         openapi_url="/api/openapi.json",
     )
     app.state.config = config
-    app.state.throttle = Throttle()
+    app.state.door = Door()
+    app.state.wrong_links = Throttle()
+    app.state.hashing = ThreadPoolExecutor(2, "password")  # each takes 64 MiB, and no labeler waits for it
     app.state.news = News(config.store)
     app.include_router(signin.own)
     for part in (signin, work, chat, review, figures, manage, api):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")
-    app.add_middleware(Guard, limit=config.settings.upload_limit * 2**20)
+    limits = limits or Limits(config.settings.upload_limit * 2**20)
+    app.add_middleware(Gate, limits=limits, tell=_tell)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts))
     for kind in (SignIn, UserError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, _tell)

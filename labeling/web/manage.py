@@ -69,8 +69,7 @@ def invite(given: Form, who: Admin) -> Response:
             shown = {"token": new_token(session, "api", person=machine)}
         else:
             secret = new_token(session, "invite", role=role, lasts=INVITE_LASTS)
-            url = who.request.url
-            shown = {"link": f"{url.scheme}://{url.netloc}/join/{secret}", "role": role}
+            shown = {"link": f"{who.config.address}/join/{secret}", "role": role}
     return _people(who, **shown)
 
 
