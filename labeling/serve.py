@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -62,7 +63,28 @@ def import_tasks(
 
     config = make_config(recipe)
     with closing(config.store) as store:
-        print(import_file(store, path, config.settings.overlap, labels=labels, form=form, ignore=ignore))
+        added = import_file(
+            store,
+            path,
+            config.settings.overlap,
+            labels=labels,
+            form=form,
+            ignore=ignore,
+            progress=_told_now_and_then(),
+        )
+    print(added)
+
+
+def _told_now_and_then(every: float = 2.0) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            print(f"{done:,} of {total:,} rows", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def records_of(recipe: Recipe, kind: RecordKind) -> list[dict[str, Any]]:
@@ -120,6 +142,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
             access_log=False,
             proxy_headers=bool(url),
             http=patient(None if url else CONNECTIONS),
+            ws="none",
         )
     )
     server.on_exit = app.state.news.close
@@ -128,6 +151,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
     except (KeyboardInterrupt, Terminated):  # the ways to end it
         print("\nstopped; everything people did is kept")
     finally:
+        app.state.uploads.close()
         if config.companion is not None:
             config.companion.close()
         config.store.close()

@@ -59,9 +59,7 @@ def use_up(session: Session, token: Token) -> bool:
 
 def add_person(session: Session, name: str, role: str, password: str | None = None) -> Person:
     """Raises UserError for a name that is taken or no name, and for a password that is too short."""
-    name = " ".join(name.split())
-    if not name or len(name) > 80 or not name.isprintable():
-        raise UserError("A name needs 1 to 80 characters that can be printed.")
+    name = good_name(name)
     if role not in ROLES:
         raise UserError(f"A role is one of {', '.join(ROLES)}.")
     if session.scalar(select(Person.id).where(Person.name == name)) is not None:
@@ -70,6 +68,14 @@ def add_person(session: Session, name: str, role: str, password: str | None = No
     session.add(person)
     session.flush()
     return person
+
+
+def good_name(name: str) -> str:
+    """A name as it is kept; raises UserError where it can't be one."""
+    name = " ".join(name.split())
+    if not name or len(name) > 80 or not name.isprintable():
+        raise UserError("A name needs 1 to 80 characters that can be printed.")
+    return name
 
 
 def hashed_password(password: str) -> str:

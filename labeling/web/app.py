@@ -8,6 +8,8 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -23,7 +25,9 @@ from labeling.web.news import News
 from labeling.web.pages import open_page
 from labeling.web.security import SignIn, wants_page
 from labeling.web.throttle import Door, Throttle
+from labeling.web.uploads import Uploads
 
+_KNOWN = (SignIn, UserError, HTTPException, RequestValidationError, OperationalError, PoolTimeout)
 _LOG = logging.getLogger("labeling")
 
 
@@ -42,6 +46,7 @@ def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
     app.state.wrong_links = Throttle()
     app.state.hashing = ThreadPoolExecutor(2, "password")  # each takes 64 MiB, and no labeler waits for it
     app.state.news = News(config.store)
+    app.state.uploads = Uploads(config.store)
     app.include_router(signin.own)
     for part in (signin, work, chat, review, figures, manage, api):
         app.include_router(part.router)
@@ -49,7 +54,7 @@ def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
     limits = limits or Limits(config.settings.upload_limit * 2**20)
     app.add_middleware(Gate, limits=limits, tell=_tell)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts))
-    for kind in (SignIn, UserError, HTTPException, RequestValidationError, Exception):
+    for kind in (*_KNOWN, Exception):
         app.add_exception_handler(kind, _tell)
     return app
 
@@ -59,7 +64,7 @@ async def _tell(request: Request, error: Exception) -> Response:
     if isinstance(error, SignIn) and wants_page(request) and request.method == "GET":
         return RedirectResponse("/signin", 303)
     status, message = _problem(error)
-    if status == 500 and not isinstance(error, HTTPException):
+    if status in (500, 503) and not isinstance(error, HTTPException):
         _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
     if wants_page(request):
         response: Response = open_page(request, "message.html", status, message=message)
@@ -74,6 +79,8 @@ def _problem(error: Exception) -> tuple[int, str]:
     match error:
         case SignIn():
             return 401, "You are signed out."
+        case OperationalError() | PoolTimeout():
+            return 503, "The database is busy: try again in a moment. What you did before is kept."
         case NotYours():
             return 404, str(error)
         case UserError():
