@@ -19,7 +19,7 @@ from labeling.store.items import AddedItems, add_items, made_of, names_of, shown
 from labeling.store.labels import check_ranking, keep_rankings
 from labeling.store.models import Person
 
-TOGETHER = 200  # rows written in one transaction
+TOGETHER = 100  # rows written in one transaction
 _PAUSE = 0.12  # seconds: who waits at SQLite's lock looks again every tenth of a second
 Progress = Callable[[int, int], None]  # rows written, and of how many
 
