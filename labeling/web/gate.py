@@ -33,7 +33,8 @@ class Limits:
     silence: float = 20.0
     grace: float = 30.0  # a body takes no longer than this, and
     rate: int = 16 * 2**10  # one second more for so many bytes
-    open: int = 64  # requests at once, of a session or of an address without one
+    of_session: int = 24  # requests at once: a browser makes six
+    of_address: int = 200  # without a session; programs that wait for labels are among them
     large: int = 2  # bodies over `work` at once
 
 
@@ -52,10 +53,13 @@ class Gate:
         request = Request(scope)
         body = _Body(self, request, receive)
         guarded = _guarded(scope, body, send)
-        who = session_secret(config_of(request), request) or client_of(request)
+        secret = session_secret(config_of(request), request)
+        who, most = (
+            (secret, self.limits.of_session) if secret else (client_of(request), self.limits.of_address)
+        )
         self._open[who] += 1
         try:
-            if self._open[who] > self.limits.open:
+            if self._open[who] > most:
                 raise _busy("Too many requests at once")
             if _from_elsewhere(request):
                 raise HTTPException(403, "This request comes from another site.")
