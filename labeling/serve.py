@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -29,6 +30,7 @@ from labeling.store.records import read_records
 from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
 from labeling.web.config import Config
+from labeling.web.connections import CONNECTIONS, patient
 
 LINK_LASTS = timedelta(hours=1)
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -42,7 +44,7 @@ def database_of(recipe: Recipe) -> str:
 def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool = False) -> Config:
     """Open the database; raises UserError where it or the guideline can't be read."""
     store = Store(database_of(recipe))
-    config = Config(store, recipe.labeling, store.secret(), recipe.run.name, secure, hosts)
+    config = Config(store, recipe.labeling, store.secret(), recipe.run.name, secure=secure, hosts=hosts)
     config.guideline()
     if recipe.labeling.suggestions == "machine":
         with store.write() as session:
@@ -61,7 +63,28 @@ def import_tasks(
 
     config = make_config(recipe)
     with closing(config.store) as store:
-        print(import_file(store, path, config.settings.overlap, labels=labels, form=form, ignore=ignore))
+        added = import_file(
+            store,
+            path,
+            config.settings.overlap,
+            labels=labels,
+            form=form,
+            ignore=ignore,
+            progress=_told_now_and_then(),
+        )
+    print(added)
+
+
+def _told_now_and_then(every: float = 2.0) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            print(f"{done:,} of {total:,} rows", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def records_of(recipe: Recipe, kind: RecordKind) -> list[dict[str, Any]]:
@@ -104,6 +127,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
         command = [sys.executable, "-m", "align", "chat", str(chat), "--json"]
         config = replace(config, companion=Companion(command))
     address = address or f"http://{_reached_at(host)}:{listening.getsockname()[1]}"
+    config = replace(config, address=address)
     print(f"labels are kept in {config.store.shown}")
     print(f"serving {address} {'to the network' if to_network else 'on this machine only'}")
     if to_network and not address.startswith("https://"):
@@ -111,13 +135,23 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
     print(_way_in(config, address, to_network), flush=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = make_app(config)
-    server = _Server(uvicorn.Config(app, log_level="warning", access_log=False, proxy_headers=bool(url)))
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=bool(url),
+            http=patient(None if url else CONNECTIONS),
+            ws="none",
+        )
+    )
     server.on_exit = app.state.news.close
     try:
         server.run(sockets=[listening])
     except (KeyboardInterrupt, Terminated):  # the ways to end it
         print("\nstopped; everything people did is kept")
     finally:
+        app.state.uploads.close()
         if config.companion is not None:
             config.companion.close()
         config.store.close()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO
+from typing import Any
 
 from align.data.formats import Format
 from align.data.one_file import OneFile
@@ -16,9 +15,13 @@ from align.data.rows import EMPTY_ROW, KINDS, PACKED, FileError, read_rows
 from align.errors import UserError
 from align.values import RecordError
 from labeling.store.engine import Store
-from labeling.store.items import add_items, shown_format
-from labeling.store.labels import keep_rankings
+from labeling.store.items import AddedItems, add_items, made_of, names_of, shown_format
+from labeling.store.labels import check_ranking, keep_rankings
 from labeling.store.models import Person
+
+TOGETHER = 100  # rows written in one transaction
+_PAUSE = 0.12  # seconds: who waits at SQLite's lock looks again every tenth of a second
+Progress = Callable[[int, int], None]  # rows written, and of how many
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,11 @@ def import_file(
     name: str = "",
     form: Format | None = None,
     ignore: Sequence[str] = (),
+    progress: Progress = lambda done, total: None,
 ) -> Imported:
-    """Add the tasks of a file (JSON Lines, JSON, CSV, Parquet), all or none of them.
+    """Add the tasks of a file (JSON Lines, JSON, CSV, Parquet); nothing where a row is wrong.
 
+    They are read and checked first, then written as by `add_in_parts`, which tells its progress.
     With `labels`, rankings that name their labeler are kept as theirs. `name` is what messages call the file.
     `form` reads its rows, less the columns to `ignore`; without it they are ours, or in the known format that
     the first row shows. Raises UserError with the place in the file.
@@ -90,29 +95,78 @@ def import_file(
         first = list(islice(placed, 1))
         found = form or next((shown_format(row) for _, row in first), None)
         found = found and one.format(found, named=form is not None)
-        with store.write() as session:
-            added = add_items(session, rows(found, chain(first, placed)), overlap, by, found)
-            place = ""
-            kept = keep_rankings(session, added.said) if labels else None
+        with store.read() as session:
+            names = names_of(session)
+        checked = list(_checked(rows(found, chain(first, placed)), overlap, names, found, labels))
+        place = ""
+        added, kept = add_in_parts(store, checked, overlap, by, found, labels, progress)
     except RecordError as error:
         raise UserError(f"{name}{place}: {error}") from error
     except FileError as error:
         raise UserError(f"{name}{error.place}: {error.message}") from error
     known = len(set(added.before) - set(added.ids))
-    return Imported(len(added.ids), known, len(added.said), kept, added.left_out, one.reading.unread)
+    return Imported(
+        len(added.ids), known, len(added.said), kept if labels else None, added.left_out, one.reading.unread
+    )
 
 
-def import_upload(
-    store: Store, stream: BinaryIO, name: str, overlap: int, by: Person | None = None
-) -> Imported:
-    """`import_file` for a file that somebody sends; its name says of what kind it is."""
-    name = Path(name).name
-    suffixes = [suffix for suffix in Path(name.lower()).suffixes if suffix in (*KINDS, *PACKED)]
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"tasks{''.join(suffixes)}"
-        with path.open("wb") as copy:
-            shutil.copyfileobj(stream, copy)
-        return import_file(store, path, overlap, by, name=name)
+def add_tasks(
+    store: Store, rows: Sequence[Mapping[str, Any]], overlap: int, by: Person | None = None
+) -> AddedItems:
+    """Add tasks that a program sends; nothing where one is wrong. Raises RecordError."""
+    with store.read() as session:
+        names = names_of(session)
+    return add_in_parts(store, list(_checked(rows, overlap, names)), overlap, by)[0]
+
+
+def add_in_parts(
+    store: Store,
+    rows: Sequence[Any],
+    overlap: int,
+    by: Person | None = None,
+    form: Format | None = None,
+    labels: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> tuple[AddedItems, int]:
+    """Write rows that were checked, in short transactions, and with `labels` what people ranked in them.
+
+    Between these others write: no labeler waits for a long import. Where it is stopped, what was written
+    stays, and the same rows again add the rest. Returns what became of them, and how many labels are new.
+    """
+    whole, kept = AddedItems([]), 0
+    for start in range(0, len(rows), TOGETHER):
+        progress(start, len(rows))
+        if start and store.is_sqlite:
+            time.sleep(_PAUSE)
+        with store.write() as session:
+            part = add_items(session, rows[start : start + TOGETHER], overlap, by, form)
+            kept += keep_rankings(session, part.said) if labels else 0
+        whole.ids += part.ids
+        whole.before += part.before
+        whole.said += part.said
+        whole.left_out.update(part.left_out)
+    progress(len(rows), len(rows))
+    return whole, kept
+
+
+def _checked(
+    rows: Iterable[Any],
+    overlap: int,
+    names: Mapping[str, int],
+    form: Format | None = None,
+    labels: bool = False,
+) -> Iterator[Any]:
+    """The rows, each once it is known that it can be written."""
+    for row in rows:
+        for item, ranking in made_of(row, overlap, names, form):
+            if labels and ranking is not None:
+                check_ranking(item, ranking)
+        yield row
+
+
+def suffix_of(name: str) -> str:
+    """How a copy of a file must end, to be read as the kind that its name says."""
+    return "".join(suffix for suffix in Path(name.lower()).suffixes if suffix in (*KINDS, *PACKED))
 
 
 def _many(count: int, what: str) -> str:

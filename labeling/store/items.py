@@ -50,20 +50,37 @@ def add_items(
     A row that is there already (kind, prompt and responses) is not added again. Raises RecordError.
     """
     added = AddedItems([])
-    names = {name: id for id, name in session.execute(select(Person.id, Person.name))}
+    names = names_of(session)
     given: list[tuple[Item, Ranking | None]] = []
     for row in rows:
-        for item, authors, ranking in _items(row, overlap, form, added.left_out):
-            for response, author in zip(item.responses, authors, strict=True):
-                if author is not None and author not in names:
-                    raise RecordError("author", f"nobody is called {author[:40]!r}")
-                response.author_id = names.get(author) if author else None
+        for item, ranking in made_of(row, overlap, names, form, added.left_out):
             item.created_by = by.id if by else None
             given.append((item, ranking))
         if len(given) >= _TOGETHER:
             _add(session, given, added)
     _add(session, given, added)
     return added
+
+
+def names_of(session: Session) -> dict[str, int]:
+    """Everybody's number, by name."""
+    return {name: id for id, name in session.execute(select(Person.id, Person.name))}
+
+
+def made_of(
+    row: Any,
+    overlap: int,
+    names: Mapping[str, int],
+    form: Format | None = None,
+    left_out: Counter[str] | None = None,
+) -> Iterator[tuple[Item, Ranking | None]]:
+    """The items that a row makes, in no database yet, and what a named person ranked. Raises RecordError."""
+    for item, authors, ranking in _items(row, overlap, form, Counter() if left_out is None else left_out):
+        for response, author in zip(item.responses, authors, strict=True):
+            if author is not None and author not in names:
+                raise RecordError("author", f"nobody is called {author[:40]!r}")
+            response.author_id = names.get(author) if author else None
+        yield item, ranking
 
 
 def shown_format(row: Any) -> Format | None:

@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 
 from align.errors import UserError
 from align.records import Ranking
+from align.values import RecordError
 from labeling.answers import Answer, checked, drawn_order, in_item_order, in_shown_order, ranks_alone
 from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, is_newest, now
-from labeling.store.people import add_person
+from labeling.store.people import add_person, good_name
 from labeling.store.queue import HELD, lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion
 
@@ -226,6 +227,19 @@ def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
         if people[name].role != "machine":  # its labels come from here, exported: no person said so
             kept += _keep_ranking(session, item, people[name], ranking)
     return kept
+
+
+def check_ranking(item: Item, ranking: Ranking) -> None:
+    """Raises RecordError where `keep_rankings` could not keep it: for its labeler's name, or its ranks."""
+    if item.gold is not None or sum(rank is not None for rank in ranking.ranks) < 2:
+        return
+    key = "labeler"
+    try:
+        good_name(ranking.labeler or "")
+        key = "ranks"
+        checked(item.kind, ranks_alone(ranking.ranks), len(ranking.ranks))
+    except UserError as error:
+        raise RecordError(key, str(error)) from error
 
 
 def _keep_ranking(session: Session, item: Item, person: Person, ranking: Ranking) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from datetime import timedelta
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import ColumnElement, Select, select, update
+from sqlalchemy import ColumnElement, Select, and_, select, update
 from sqlalchemy.orm import Session
 
 from align.errors import UserError
@@ -17,6 +18,7 @@ from labeling.store.models import Person, Token, now
 ROLES = ("admin", "reviewer", "labeler", "machine")
 MIN_PASSWORD = 10
 _HASHER = PasswordHasher()
+_AT_ONCE = threading.BoundedSemaphore(2)  # each takes 64 MiB
 _NOBODY = _HASHER.hash(secrets.token_hex(16))  # checked for unknown names, so that these take as long
 
 
@@ -57,22 +59,33 @@ def use_up(session: Session, token: Token) -> bool:
 
 def add_person(session: Session, name: str, role: str, password: str | None = None) -> Person:
     """Raises UserError for a name that is taken or no name, and for a password that is too short."""
-    name = " ".join(name.split())
-    if not name or len(name) > 80 or not name.isprintable():
-        raise UserError("A name needs 1 to 80 characters that can be printed.")
+    name = good_name(name)
     if role not in ROLES:
         raise UserError(f"A role is one of {', '.join(ROLES)}.")
     if session.scalar(select(Person.id).where(Person.name == name)) is not None:
         raise UserError(f"The name {name} is taken: choose another.")
-    person = Person(name=name, role=role, password=_password(password) if password else None)
+    person = Person(name=name, role=role, password=hashed_password(password) if password else None)
     session.add(person)
     session.flush()
     return person
 
 
-def set_password(person: Person, password: str) -> None:
-    """Raises UserError for a password that is too short or too long."""
-    person.password = _password(password)
+def good_name(name: str) -> str:
+    """A name as it is kept; raises UserError where it can't be one."""
+    name = " ".join(name.split())
+    if not name or len(name) > 80 or not name.isprintable():
+        raise UserError("A name needs 1 to 80 characters that can be printed.")
+    return name
+
+
+def hashed_password(password: str) -> str:
+    """What is kept of a password. Raises UserError for one that is too short or too long."""
+    if len(password) < MIN_PASSWORD:
+        raise UserError(f"A password needs at least {MIN_PASSWORD} characters.")
+    if len(password) > 1000:
+        raise UserError("A password can have at most 1000 characters.")
+    with _AT_ONCE:
+        return _HASHER.hash(password)
 
 
 def check_password(session: Session, name: str, password: str) -> Person | None:
@@ -82,7 +95,8 @@ def check_password(session: Session, name: str, password: str) -> Person | None:
     person = session.scalar(select(Person).where(Person.name == name)) if possible else None
     known = person.password if person and not person.disabled else None
     try:
-        _HASHER.verify(known or _NOBODY, password)
+        with _AT_ONCE:
+            _HASHER.verify(known or _NOBODY, password)
     except (VerificationError, InvalidHashError):
         return None
     return person if known else None
@@ -92,6 +106,14 @@ def disable(session: Session, person: Person) -> None:
     """Close an account: its sessions and tokens end, its labels stay."""
     person.disabled = now()
     _end(session, Token.person_id == person.id)
+
+
+def end_sessions(session: Session, person: Person, but: str | None) -> None:
+    """Sign a person out everywhere but in the session with this secret; links that would sign them in end."""
+    kept = _hash(but) if but else ""
+    _end(
+        session, and_(Token.person_id == person.id, Token.kind.in_(("session", "signin")), Token.hash != kept)
+    )
 
 
 def end_links(session: Session) -> None:
@@ -123,14 +145,6 @@ def _end(session: Session, which: ColumnElement[bool]) -> int:
     """End tokens that are still good; how many."""
     done = session.execute(update(Token).where(which, Token.ended.is_(None)).values(ended=now()))
     return int(done.rowcount)  # type: ignore[attr-defined]
-
-
-def _password(password: str) -> str:
-    if len(password) < MIN_PASSWORD:
-        raise UserError(f"A password needs at least {MIN_PASSWORD} characters.")
-    if len(password) > 1000:
-        raise UserError("A password can have at most 1000 characters.")
-    return _HASHER.hash(password)
 
 
 def _hash(secret: str) -> str:

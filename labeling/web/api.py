@@ -17,7 +17,6 @@ from align.recipe.labeling import MAX_RESPONSES
 from align.records import RecordKind
 from labeling.client import Added, Task
 from labeling.figures.shapes import Figures
-from labeling.store.items import add_items
 from labeling.store.labels import standing as that_stands
 from labeling.store.models import Item, Label, Person
 from labeling.store.records import Filters, prompt_of, records
@@ -108,10 +107,11 @@ router = APIRouter(
 
 @router.post("/tasks")
 def create_tasks(tasks: Annotated[list[dict[str, Any]], Field(max_length=10_000)], who: Machine) -> Added:
-    """Add tasks, all or none: a prompt, and maybe responses, kind, priority, overlap, gold, meta."""
-    with who.config.store.write() as session:
-        added = add_items(session, tasks, who.config.settings.overlap, who.person)
-        return Added(ids=added.ids, known=len(added.before))
+    """Add tasks (prompt; responses, kind, priority, overlap, gold, meta); none where one is wrong."""
+    from labeling.store.imports import add_tasks  # slow to load, and seldom needed
+
+    added = add_tasks(who.config.store, tasks, who.config.settings.overlap, who.person)
+    return Added(ids=added.ids, known=len(added.before))
 
 
 @router.get("/tasks")

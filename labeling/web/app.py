@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -17,15 +20,19 @@ from align.values import RecordError
 from labeling.store.labels import NotYours
 from labeling.web import api, chat, figures, manage, review, signin, work
 from labeling.web.config import Config
+from labeling.web.gate import Gate, Limits
 from labeling.web.news import News
 from labeling.web.pages import open_page
-from labeling.web.security import Guard, SignIn, Throttle, wants_page
+from labeling.web.security import SignIn, wants_page
+from labeling.web.throttle import Door, Throttle
+from labeling.web.uploads import Uploads
 
+_KNOWN = (SignIn, UserError, HTTPException, RequestValidationError, OperationalError, PoolTimeout)
 _LOG = logging.getLogger("labeling")
 
 
-def make_app(config: Config) -> FastAPI:
-    """The app of an open database."""
+def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
+    """The app of an open database; `limits` are the usual ones with the recipe's upload_limit."""
     app = FastAPI(
         title="align labeling",
         version="1",
@@ -35,15 +42,19 @@ def make_app(config: Config) -> FastAPI:
         openapi_url="/api/openapi.json",
     )
     app.state.config = config
-    app.state.throttle = Throttle()
+    app.state.door = Door()
+    app.state.wrong_links = Throttle()
+    app.state.hashing = ThreadPoolExecutor(2, "password")  # each takes 64 MiB, and no labeler waits for it
     app.state.news = News(config.store)
+    app.state.uploads = Uploads(config.store)
     app.include_router(signin.own)
     for part in (signin, work, chat, review, figures, manage, api):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")
-    app.add_middleware(Guard, limit=config.settings.upload_limit * 2**20)
+    limits = limits or Limits(config.settings.upload_limit * 2**20)
+    app.add_middleware(Gate, limits=limits, tell=_tell)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(config.hosts))
-    for kind in (SignIn, UserError, HTTPException, RequestValidationError, Exception):
+    for kind in (*_KNOWN, Exception):
         app.add_exception_handler(kind, _tell)
     return app
 
@@ -53,7 +64,7 @@ async def _tell(request: Request, error: Exception) -> Response:
     if isinstance(error, SignIn) and wants_page(request) and request.method == "GET":
         return RedirectResponse("/signin", 303)
     status, message = _problem(error)
-    if status == 500 and not isinstance(error, HTTPException):
+    if status in (500, 503) and not isinstance(error, HTTPException):
         _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
     if wants_page(request):
         response: Response = open_page(request, "message.html", status, message=message)
@@ -68,6 +79,8 @@ def _problem(error: Exception) -> tuple[int, str]:
     match error:
         case SignIn():
             return 401, "You are signed out."
+        case OperationalError() | PoolTimeout():
+            return 503, "The database is busy: try again in a moment. What you did before is kept."
         case NotYours():
             return 404, str(error)
         case UserError():

@@ -23,6 +23,7 @@ class Config:
     settings: Labeling
     secret: str  # signs cookies, draws orders
     name: str  # the run's
+    address: str = ""  # by which people reach the app: links begin with it, whatever a request says
     secure: bool = False  # behind https: cookies are sent over nothing else
     hosts: tuple[str, ...] = ("*",)  # names by which the app may be called
     companion: Companion | None = None  # the policy that people may talk to

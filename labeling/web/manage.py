@@ -15,40 +15,54 @@ from labeling.store.models import Item, Label, Person, Slot
 from labeling.store.people import ROLES, add_person, disable, new_token
 from labeling.web.pages import page
 from labeling.web.security import Admin, Form, SignedInRoute, Visitor
+from labeling.web.uploads import Job, Uploads
 from labeling.web.work import ItemId
 
 router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 INVITE_LASTS = timedelta(days=7)
+_SHORT = 3.0  # seconds: an import that takes longer is watched on its page
 
 
 @router.get("/tasks")
 def tasks(who: Admin) -> Response:
     """How far the queue is, the newest tasks, and the form to import more."""
-    return _tasks(who)
+    job: Job | None = who.request.app.state.uploads.last
+    if job is None:
+        return _tasks(who)
+    if job.ended.is_set():
+        return _tasks(who, error=job.error, said=job.said)
+    return _tasks(who, running=str(job))
 
 
 @router.post("/tasks")
 def import_tasks(file: UploadFile, who: Admin) -> Response:
-    """Add the tasks of a file, all or none; its name tells of what kind it is."""
-    from labeling.store.imports import import_upload  # what reads files is slow to load, and seldom needed
-
-    overlap = who.config.settings.overlap
+    """Add the tasks of a file; nothing where a row is wrong. A long one goes on beside the requests."""
+    uploads: Uploads = who.request.app.state.uploads
     try:
-        added = import_upload(who.config.store, file.file, file.filename or "file", overlap, who.person)
+        job = uploads.begin(file.file, file.filename or "file", who.config.settings.overlap, who.person)
     except UserError as error:
-        return _tasks(who, 422, error=str(error))
-    return _tasks(who, said=f"{added}.")
+        return _tasks(who, 409, error=str(error))
+    if not job.ended.wait(_SHORT):
+        return RedirectResponse("/tasks", 303)
+    return _tasks(who, 422 if job.error else 200, error=job.error, said=job.said)
 
 
-def _tasks(who: Visitor, status: int = 200, error: str | None = None, said: str | None = None) -> Response:
+def _tasks(
+    who: Visitor,
+    status: int = 200,
+    error: str | None = None,
+    said: str | None = None,
+    running: str | None = None,
+) -> Response:
     with who.config.store.read() as session:
         states = select(Slot.state, func.count()).group_by(Slot.state)
         slots = dict(session.execute(states).all())
         kinds = session.execute(select(Item.kind, func.count()).group_by(Item.kind).order_by(Item.kind)).all()
         gold = session.scalar(select(func.count()).select_from(Item).where(Item.gold.is_not(None)))
         newest = session.scalars(select(Item).order_by(Item.id.desc()).limit(50)).all()
-        values = {"slots": slots, "kinds": kinds, "gold": gold, "newest": newest}
-        return page(who, "tasks.html", status, error=error, said=said, **values)
+        values: dict[str, Any] = {"slots": slots, "kinds": kinds, "gold": gold, "newest": newest}
+        values["limit"] = who.config.settings.upload_limit
+        return page(who, "tasks.html", status, error=error, said=said, running=running, **values)
 
 
 @router.get("/people")
@@ -69,8 +83,7 @@ def invite(given: Form, who: Admin) -> Response:
             shown = {"token": new_token(session, "api", person=machine)}
         else:
             secret = new_token(session, "invite", role=role, lasts=INVITE_LASTS)
-            url = who.request.url
-            shown = {"link": f"{url.scheme}://{url.netloc}/join/{secret}", "role": role}
+            shown = {"link": f"{who.config.address}/join/{secret}", "role": role}
     return _people(who, **shown)
 
 

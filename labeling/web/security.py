@@ -1,11 +1,11 @@
-"""Who asks, and whether the request is theirs: sessions, CSRF tokens, headers, limits."""
+"""Who asks, and whether the request is theirs: sessions, CSRF tokens, headers."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import threading
-import time
+import ipaddress
+import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,9 +16,7 @@ from fastapi.routing import APIRoute
 from itsdangerous import BadSignature, Signer
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import RedirectResponse, Response
 
 from labeling.store.models import Person
 from labeling.store.people import find_token, new_token
@@ -33,12 +31,15 @@ HEADERS = {
     "Content-Security-Policy": CSP,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # without it browsers hide from us, too, which site sends a form
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-_TOO_LARGE = "The request is too large."
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+DEVICE = "align_browser"
+_DEVICE_LASTS = timedelta(days=400)
+_MOST_VALUES = 2_000_000  # of a body in JSON: each takes tens of bytes, however short it is written
 
 
 @dataclass(frozen=True)
@@ -74,24 +75,46 @@ def start_session(config: Config, session: Session, person: Person) -> Response:
     lasts = timedelta(days=config.settings.session_days)
     secret = new_token(session, "session", person=person, lasts=lasts)
     response = RedirectResponse("/", 303)
+    _set_cookie(config, response, COOKIE, secret, "session", lasts)
+    device = f"{secrets.token_hex(16)}-{_short(person.name)}"
+    _set_cookie(config, response, DEVICE, device, "browser", _DEVICE_LASTS)
+    return response
+
+
+def known_browser(config: Config, request: Request, name: str) -> str | None:
+    """What a browser is known by that a person of this name has signed in with before."""
+    device = _signed(config, request, DEVICE, "browser")
+    return device if device is not None and device.endswith(f"-{_short(name)}") else None
+
+
+def _short(name: str) -> str:
+    return hashlib.sha256(" ".join(name.split()).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def session_secret(config: Config, request: Request) -> str | None:
+    """The session's secret in the cookie, if we signed it."""
+    return _signed(config, request, COOKIE, "session")
+
+
+def _signed(config: Config, request: Request, cookie: str, salt: str) -> str | None:
+    try:
+        return Signer(config.secret, salt=salt).unsign(request.cookies.get(cookie, "")).decode()
+    except (BadSignature, UnicodeError):
+        return None
+
+
+def _set_cookie(
+    config: Config, response: Response, cookie: str, value: str, salt: str, lasts: timedelta
+) -> None:
     response.set_cookie(
-        COOKIE,
-        Signer(config.secret, salt="session").sign(secret).decode(),
+        cookie,
+        Signer(config.secret, salt=salt).sign(value).decode(),
         max_age=int(lasts.total_seconds()),
         httponly=True,
         samesite="lax",
         secure=config.secure,
         path="/",
     )
-    return response
-
-
-def session_secret(config: Config, request: Request) -> str | None:
-    """The session's secret in the cookie, if we signed it."""
-    try:
-        return Signer(config.secret, salt="session").unsign(request.cookies.get(COOKIE, "")).decode()
-    except (BadSignature, UnicodeError):
-        return None
 
 
 async def form(request: Request) -> dict[str, str]:
@@ -103,7 +126,7 @@ async def form(request: Request) -> dict[str, str]:
 Form = Annotated[dict[str, str], Depends(form)]
 
 
-def _sender(request: Request) -> Visitor:
+def sender(request: Request) -> Visitor:
     """The person whose session or token comes with the request. Raises SignIn, and 401 for no such token."""
     config = config_of(request)
     with config.store.read() as session:
@@ -129,7 +152,11 @@ class SignedInRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
-            request.state.visitor = await run_in_threadpool(_sender, request)
+            request.state.visitor = who = await run_in_threadpool(sender, request)
+            kind = request.headers.get("content-type", "")
+            if not kind.startswith(_FORMS):
+                _check_csrf(who, request.headers.get("x-csrf-token", ""))
+                await _check_values(request)
             return await handle(request)
 
         return handler
@@ -141,11 +168,26 @@ async def visitor(request: Request) -> Visitor:
     What a session writes needs its CSRF token: in a header, or in the form where a page has no JavaScript.
     """
     who: Visitor = request.state.visitor
-    if who.csrf and request.method not in ("GET", "HEAD", "OPTIONS"):
-        sent = request.headers.get("x-csrf-token") or (await form(request)).get("csrf", "")
-        if not hmac.compare_digest(sent.encode("utf-8", "replace"), who.csrf.encode()):
-            raise HTTPException(403, "This page is out of date: reload it.")
+    if request.headers.get("content-type", "").startswith(_FORMS):
+        _check_csrf(who, request.headers.get("x-csrf-token") or (await form(request)).get("csrf", ""))
     return who
+
+
+def _check_csrf(who: Visitor, sent: str) -> None:
+    if not who.csrf or who.request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    if not hmac.compare_digest(sent.encode("utf-8", "replace"), who.csrf.encode()):
+        raise HTTPException(403, "This page is out of date: reload it.")
+
+
+async def _check_values(request: Request) -> None:
+    """Refuse a body that would take many times its size when it is parsed."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    body = await request.body()
+    most = _MOST_VALUES if len(body) > 2 * 2**20 else _MOST_VALUES // 10
+    if body.count(b",") > most:
+        raise HTTPException(413, f"This holds too many values: at most {most:,} are allowed.")
 
 
 def needs(*roles: str) -> Any:
@@ -169,81 +211,22 @@ def _bearer(request: Request) -> str | None:
     return secret.strip() if kind.lower() == "bearer" else None
 
 
-class Throttle:
-    """Slows guessing: after some failures a name or an address has to wait, twice as long each time."""
-
-    def __init__(
-        self, free: int = 5, longest: float = 300.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._free, self._longest, self._clock = free, longest, clock
-        self._failures: dict[str, tuple[int, float]] = {}
-        self._lock = threading.Lock()
-
-    def wait(self, *keys: str) -> float:
-        """Seconds until the next try is looked at."""
-        with self._lock:
-            return max((self._until(key) - self._clock() for key in keys), default=0.0)
-
-    def failed(self, *keys: str) -> None:
-        """Count one more failure for each."""
-        with self._lock:
-            if len(self._failures) > 10_000:
-                oldest = sorted(self._failures, key=lambda key: self._failures[key][1])
-                for key in oldest[:5_000]:
-                    del self._failures[key]
-            for key in keys:
-                self._failures[key] = (self._failures.get(key, (0, 0.0))[0] + 1, self._clock())
-
-    def succeeded(self, *keys: str) -> None:
-        """Forget their failures."""
-        with self._lock:
-            for key in keys:
-                self._failures.pop(key, None)
-
-    def _until(self, key: str) -> float:
-        count, last = self._failures.get(key, (0, 0.0))
-        return last + min(self._longest, 2.0 ** (count - self._free)) if count >= self._free else 0.0
-
-
-class Guard:
-    """Headers for every answer, and a limit for every request's body."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app, self.limit = app, limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdigit() or int(length) > self.limit:
-            await PlainTextResponse(_TOO_LARGE, 413, HEADERS)(scope, receive, send)
-            return
-        size = 0
-
-        async def limited() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.limit:
-                raise HTTPException(413, _TOO_LARGE)
-            return message
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for key, value in HEADERS.items():
-                    headers[key] = value
-                if not scope["path"].startswith("/static/"):
-                    headers["Cache-Control"] = "no-store"
-            await send(message)
-
-        await self.app(scope, limited, guarded)
-
-
 def client_of(request: Request) -> str:
-    """The address that a request comes from."""
-    return request.client.host if request.client else "?"
+    """The address that a request comes from, as `network_of` counts it."""
+    return network_of(request.client.host if request.client else "?")
+
+
+def network_of(host: str) -> str:
+    """An address; of IPv6 its network, in which one client has as many as it likes."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def wants_page(request: Request) -> bool:

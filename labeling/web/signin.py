@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request
@@ -9,21 +11,30 @@ from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
 from labeling.store.models import Person, Token, now
-from labeling.store.people import add_person, check_password, end_links, find_token, set_password, use_up
-from labeling.web.config import config_of
+from labeling.store.people import (
+    add_person,
+    check_password,
+    end_links,
+    end_sessions,
+    find_token,
+    hashed_password,
+    use_up,
+)
+from labeling.web.config import Config, config_of
 from labeling.web.pages import open_page, page
 from labeling.web.security import (
     COOKIE,
     Form,
     SignedIn,
     SignedInRoute,
-    Throttle,
     Visitor,
     client_of,
+    known_browser,
     session_secret,
     start_session,
     visitor,
 )
+from labeling.web.throttle import Door, Throttle
 
 router = APIRouter(include_in_schema=False)
 own = APIRouter(include_in_schema=False, route_class=SignedInRoute)  # for those who are signed in
@@ -31,14 +42,9 @@ _JOIN = ("invite", "first")
 _OLD_LINK = "This link has been used or has expired. Ask for a new one."
 
 
-def _slow_down(request: Request, *keys: str) -> tuple[Throttle, tuple[str, ...]]:
-    throttle: Throttle = request.app.state.throttle
-    found = (f"from {client_of(request)}", *keys)
-    wait = throttle.wait(*found)
-    if wait > 0:
-        seconds = str(int(wait) + 1)
-        raise HTTPException(429, f"Too many attempts: wait {seconds} seconds.", {"Retry-After": seconds})
-    return throttle, found
+def _refuse_for(seconds: float) -> HTTPException:
+    whole = str(int(seconds) + 1)
+    return HTTPException(429, f"Too many attempts: wait {whole} seconds.", {"Retry-After": whole})
 
 
 @router.get("/signin")
@@ -48,18 +54,29 @@ def signin_page(request: Request) -> Response:
 
 
 @router.post("/signin")
-def signin(request: Request, given: Form) -> Response:
+async def signin(request: Request, given: Form) -> Response:
     """Sign in by name and password."""
     config, name = config_of(request), given.get("name", "")[:200]
-    throttle, keys = _slow_down(request, f"as {name}")
+    door: Door = request.app.state.door
+    device = known_browser(config, request, name)
+    if (wait := door.enter(name, client_of(request), device)) > 0:
+        raise _refuse_for(wait)
+    await asyncio.sleep(door.delay(device))
+    check = partial(_checked, config, name, given.get("password", "")[:2000])
+    response = await asyncio.get_running_loop().run_in_executor(request.app.state.hashing, check)
+    if response is None:
+        return open_page(request, "signin.html", 401, error="Wrong name or password.")
+    door.succeeded(name, client_of(request), device)
+    return response
+
+
+def _checked(config: Config, name: str, password: str) -> Response | None:
     with config.store.read() as session:  # Argon2 takes its time: nobody's labels wait for it
-        person = check_password(session, name, given.get("password", "")[:2000])
-    if person is not None:
-        throttle.succeeded(*keys)
-        with config.store.write() as session:
-            return start_session(config, session, person)
-    throttle.failed(*keys)
-    return open_page(request, "signin.html", 401, error="Wrong name or password.")
+        person = check_password(session, name, password)
+    if person is None:
+        return None
+    with config.store.write() as session:
+        return start_session(config, session, person)
 
 
 @router.get("/signin/{secret}")
@@ -94,10 +111,12 @@ def join(request: Request, secret: str, given: Form) -> Response:
     config = config_of(request)
     token = _open_link(request, _JOIN, secret)
     try:
+        if not given.get("password"):
+            raise UserError("Choose a password.")
+        hashed = hashed_password(given["password"])
         with config.store.write() as session:
-            if not given.get("password"):
-                raise UserError("Choose a password.")
-            person = add_person(session, given.get("name", ""), token.role or "labeler", given["password"])
+            person = add_person(session, given.get("name", ""), token.role or "labeler")
+            person.password = hashed
             if not use_up(session, token):
                 raise HTTPException(410, _OLD_LINK)
             if token.kind == "first":
@@ -131,17 +150,25 @@ def account_page(who: SignedIn) -> Response:
 
 @own.post("/account")
 def account(given: Form, who: SignedIn) -> Response:
-    """Set or change the own password; one that is there must be given."""
-    throttle, keys = _slow_down(who.request, f"as {who.person.name}")
+    """Set or change the own password, which signs out everywhere else; one that is there must be given."""
+    door: Door = who.request.app.state.door
+    place = (who.person.name, client_of(who.request), f"session {who.csrf}")
+    config, password = who.config, given.get("password", "")
     try:
-        with who.config.store.write() as session:
+        with config.store.read() as session:  # as at the sign-in
             person = session.get_one(Person, who.person.id)
-            if person.password and not check_password(session, person.name, given.get("old", "")):
-                throttle.failed(*keys)
-                raise UserError("The current password is wrong.")
-            set_password(person, given.get("password", ""))
+            if person.password:
+                if (wait := door.enter(*place)) > 0:
+                    raise _refuse_for(wait)
+                if not check_password(session, person.name, given.get("old", "")):
+                    raise UserError("The current password is wrong.")
+                door.succeeded(*place)
+        hashed = hashed_password(password)
     except UserError as error:
         return page(who, "account.html", 409, error=str(error), done=False)
+    with config.store.write() as session:
+        session.get_one(Person, who.person.id).password = hashed
+        end_sessions(session, who.person, session_secret(config, who.request))
     return page(who, "account.html", error=None, done=True)
 
 
@@ -152,11 +179,14 @@ def session_state(who: Annotated[Visitor, Depends(visitor)]) -> dict[str, object
 
 
 def _open_link(request: Request, kinds: tuple[str, ...], secret: str) -> Token:
-    throttle, keys = _slow_down(request)
+    """The token of a link. Wrong ones are slowed down, and a right one is never kept waiting for them."""
     with config_of(request).store.read() as session:
         found = (find_token(session, kind, secret) for kind in kinds)
         token = next((token for token in found if token is not None), None)
     if token is None:
-        throttle.failed(*keys)
+        wrong: Throttle = request.app.state.wrong_links
+        if (wait := wrong.wait(client_of(request))) > 0:
+            raise _refuse_for(wait)
+        wrong.failed(client_of(request))
         raise HTTPException(410, _OLD_LINK)
     return token
