@@ -117,7 +117,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
                 "data.rankings: no training ranking decides any comparison; all responses are tied"
             )
         zero = _centring_rows(demonstrations, train, recipe, setup)
-        forward = _model(setup, sft, recipe.run.seed, cfg.head_std)
+        forward = _model(setup, sft, recipe.run.seed, cfg.head_std, cfg.gradient_checkpointing)
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
         if cfg.share_prompt:
             share_prompts(forward, "reward", longest)
@@ -369,12 +369,12 @@ def _prove_reload(
             )
 
 
-def _model(setup: Setup, adapter: Path, seed: int, std: float | None) -> Forward:
+def _model(setup: Setup, adapter: Path, seed: int, std: float | None, checkpointing: bool) -> Forward:
     """A fresh base with the reward role, its head drawn from the seed."""
     roles = Roles(setup.load_model(), setup.shard_group)
     roles.add("reward", adapter, trains=True)
     roles.add_head("reward", generator(seed, "rm", "head"), std=std)
-    return Forward(roles, logits=False)
+    return Forward(roles, logits=False, gradient_checkpointing=checkpointing)
 
 
 def _centring_rows(
