@@ -44,7 +44,7 @@ STAGES: dict[Stage, About] = {
         records=("rankings",),
         parents=("sft",),
         has_head=True,
-        smaller=("rm.microbatch_tokens", ", or rm.max_length"),
+        smaller=("rm.microbatch_tokens", ", set rm.gradient_checkpointing, or lower rm.max_length"),
     ),
     "ppo": About(
         module="align.ppo.train",
@@ -53,7 +53,10 @@ STAGES: dict[Stage, About] = {
         records=("prompts",),
         parents=("sft", "rm"),
         has_head=False,
-        smaller=("ppo.microbatch_tokens", ", or ppo.rollout_batch_size or ppo.max_response_tokens"),
+        smaller=(
+            "ppo.microbatch_tokens",
+            ", set ppo.gradient_checkpointing, or lower ppo.rollout_batch_size or ppo.max_response_tokens",
+        ),
     ),
 }
 

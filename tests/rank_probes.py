@@ -44,6 +44,7 @@ def sharded(folder: str) -> None:
         found.append(roles)
     whole, parts = found
     forward = [Forward(roles) for roles in found]
+    again = Forward(parts, gradient_checkpointing=True)
     layers = list(parts.decoder.layers.named_parameters())
     print(
         json.dumps(
@@ -58,6 +59,7 @@ def sharded(folder: str) -> None:
                 "same": _sample(whole, accel.process_index) == _sample(parts, accel.process_index),
                 "lengths": [len(response) for response in _sample(parts, accel.process_index)],
                 "gradients": _alike(_gradients(forward[0]), _gradients(forward[1])),
+                "again": _alike(_gradients(forward[0]), _gradients(again)),
             }
         )
     )
@@ -138,6 +140,7 @@ def _sample(roles: Roles, rank: int) -> list[list[int]]:
 
 def _gradients(forward: Forward) -> list[list[float]]:
     """Of a pass, and of one without a row."""
+    forward.roles.zero_grad()
     ids = torch.arange(3, 9).view(1, 6)
     forward._upper("policy", ids, None).sum().backward()
     empty = forward.prefix(collate([PAIRS.empty]))

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from align.errors import UserError, ran_out_of_memory
 from align.models import fused_llama
 from align.models.batch import Batch, PrefixStates, response_positions
+from align.models.gradient_checkpointing import layers_checkpointed, layers_of
 from align.models.logits import probe
 from align.models.logprobs import token_logprobs
 from align.models.packed import Packed
@@ -45,10 +46,17 @@ class Forward:
     around the layers' own forward, in which alone a sharded layer is whole. No response ends within its
     first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
     logits: whether log probabilities will be read; raises UserError where the base's last step is not known.
+    gradient_checkpointing: a role's layers keep their inputs alone, and run again in the backward pass;
+    raises UserError where the base's layers are not found.
     """
 
     def __init__(
-        self, roles: Roles, eos_id: int = 0, min_response_tokens: int = 0, logits: bool = True
+        self,
+        roles: Roles,
+        eos_id: int = 0,
+        min_response_tokens: int = 0,
+        logits: bool = True,
+        gradient_checkpointing: bool = False,
     ) -> None:
         self.roles = roles
         self.eos_id, self.min_response_tokens = eos_id, min_response_tokens
@@ -62,6 +70,12 @@ class Forward:
         if why := self._not_fused():
             self._off["lean"] = why
         self.fused = not why
+        self.checkpointed_layers = layers_of(roles.decoder) if gradient_checkpointing else []
+        if gradient_checkpointing and not self.checkpointed_layers:
+            raise UserError(
+                f"gradient_checkpointing: {type(roles.base).__name__} has no list of layers that could be "
+                "run again one by one: take it out, and lower microbatch_tokens"
+            )
         if logits:
             roles.prove_logits()
 
@@ -100,10 +114,11 @@ class Forward:
             whole = self._upper(role, prefix.input_ids, prefix.hidden, attention_mask=prefix.attention_mask)
             return fused_llama.take(whole, at)
         self.roles.activate(role)
-        adapter = self.roles.adapter_of(role)
-        if prefix.hidden is None:
-            return fused_llama.decode(self.roles.decoder, adapter, self._embedded(prefix.input_ids), 0, at=at)
-        return fused_llama.decode(self.roles.decoder, adapter, prefix.hidden, self.split, at=at)
+        adapter, again = self.roles.adapter_of(role), bool(self.checkpointed_layers)
+        hidden, first = prefix.hidden, self.split
+        if hidden is None:
+            hidden, first = self._embedded(prefix.input_ids), 0
+        return fused_llama.decode(self.roles.decoder, adapter, hidden, first, at=at, checkpointing=again)
 
     def logprobs(
         self,
@@ -199,10 +214,12 @@ class Forward:
     def _upper(self, role: str, ids: Tensor, lower: Tensor | None, **inputs: Tensor) -> Tensor:
         """A role's last hidden states, from the lower ones or else from the ids."""
         self.roles.activate(role)
-        if lower is None:
-            return self._decode(input_ids=ids, **inputs)
-        with _layers(self.roles.decoder, self.split, None):
-            return self._decode(inputs_embeds=lower, **inputs)
+        # Backward may come when another role is active, and PEFT's layers are what the active one makes them.
+        with layers_checkpointed(self.checkpointed_layers, lambda: self.roles.activate(role)):
+            if lower is None:
+                return self._decode(input_ids=ids, **inputs)
+            with _layers(self.roles.decoder, self.split, None):
+                return self._decode(inputs_embeds=lower, **inputs)
 
     def _decode(self, **inputs: Any) -> Tensor:
         output = self.roles.decoder(**inputs, use_cache=False, return_dict=True)

@@ -8,12 +8,15 @@ padding is on the right and the attention causal. docs/performance.md says what 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from align.models.gradient_checkpointing import checkpointed
 
 _LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -35,17 +38,25 @@ def suits(decoder: nn.Module) -> bool:
 
 
 def decode(
-    decoder: Any, role: str, hidden: Tensor, first: int, last: int | None = None, at: Tensor | None = None
+    decoder: Any,
+    role: str,
+    hidden: Tensor,
+    first: int,
+    last: int | None = None,
+    at: Tensor | None = None,
+    checkpointing: bool = False,
 ) -> Tensor:
     """Hidden states [B, L, D] after the layers first:last of rows that are padded on the right.
 
     With `at` [B, T] and no `last`: the final hidden states [B, T, D], after the norm, at these positions.
+    checkpointing: layers run again in the backward pass, and keep their input alone until then.
     """
     layers = decoder.layers[first:last]
     positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
     cos, sin = decoder.rotary_emb(hidden, positions)
+    run = partial(checkpointed, _layer) if checkpointing and torch.is_grad_enabled() else _layer
     for number, layer in enumerate(layers, 1):
-        hidden = _layer(layer, role, hidden, cos, sin, at if number == len(layers) else None)
+        hidden = run(layer, role, hidden, cos, sin, at if number == len(layers) else None)
     return hidden if at is None else _norm(decoder.norm, hidden)
 
 

@@ -76,6 +76,19 @@ def separate_rows(rankings: Sequence[Encoded]) -> Batch:
     return collate([(r.prompt, response) for r in rankings for response in r.responses])
 
 
+def in_parts(ranking: Encoded, tokens: int, share_prompt: bool) -> list[Encoded]:
+    """The ranking's responses in order, as many at a time as take at most `tokens` tokens, one at least."""
+    parts: list[Encoded] = []
+    for response in ranking.responses:
+        wider = Encoded(ranking.prompt, [*(parts[-1].responses if parts else []), response])
+        rows, longest = size(wider, share_prompt)
+        if parts and rows * longest <= tokens:
+            parts[-1] = wider
+        else:
+            parts.append(Encoded(ranking.prompt, [response]))
+    return parts
+
+
 def size(ranking: Encoded, share_prompt: bool) -> tuple[int, int]:
     """How many rows a ranking takes, and the tokens of the longest."""
     lengths = [len(response) for response in ranking.responses]

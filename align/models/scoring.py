@@ -10,7 +10,7 @@ from torch import Tensor
 from align.data.tokenize import Encoded
 from align.models.batch import Pair, PrefixStates, collate, stack
 from align.models.forward import Forward
-from align.models.packed import pack, separate_rows
+from align.models.packed import in_parts, pack, separate_rows
 from align.models.passes import PAIRS, passes, rankings, states
 
 
@@ -57,9 +57,15 @@ def ranking_scores(forward: Forward, role: str, part: Sequence[Encoded]) -> list
 
 @torch.no_grad()
 def score_rankings(forward: Forward, role: str, encoded: Sequence[Encoded], tokens: int) -> list[Tensor]:
-    """A [K] tensor of scores for each of all rankings, on the CPU. Every process calls it together."""
+    """A [K] tensor of scores for each of all rankings, on the CPU. Every process calls it together.
+
+    A ranking that is larger than `tokens` goes through the model a part of its responses at a time.
+    """
+    split = [in_parts(ranking, tokens, forward.share_prompt) for ranking in encoded]
     found: dict[int, Tensor] = {}
-    for part in passes(forward.roles, encoded, tokens, rankings(forward.share_prompt)):
-        scores = ranking_scores(forward, role, part.items)
-        found.update(zip(part.rows, (s.cpu() for s in scores), strict=False))
-    return [found[i] for i in range(len(encoded))]
+    parts = [part for one in split for part in one]
+    for some in passes(forward.roles, parts, tokens, rankings(forward.share_prompt)):
+        scores = ranking_scores(forward, role, some.items)
+        found.update(zip(some.rows, (s.cpu() for s in scores), strict=False))
+    in_order = iter(found[i] for i in range(len(parts)))
+    return [torch.cat([next(in_order) for _ in one]) for one in split]

@@ -112,7 +112,12 @@ def prepare(
     return Context(
         recipe.ppo,
         recipe.run.seed,
-        Forward(roles, setup.template.eos_id, recipe.ppo.min_response_tokens),
+        Forward(
+            roles,
+            setup.template.eos_id,
+            recipe.ppo.min_response_tokens,
+            gradient_checkpointing=recipe.ppo.gradient_checkpointing,
+        ),
         optimizers,
         setup,
         found,

@@ -123,6 +123,9 @@ class PPO(Training):
     microbatch_tokens: Annotated[PositiveInt, MayChange()] = Field(
         8192, description="tokens in one forward pass of one process, padding included"
     )
+    gradient_checkpointing: Annotated[bool, MayChange()] = Field(
+        False, description="save memory by computing activations twice"
+    )
     ppo_epochs: PositiveInt = Field(2, description="passes over one rollout")
     max_prompt_tokens: PositiveInt = Field(512, description="a longer prompt is a bad record")
     max_response_tokens: PositiveInt = Field(256, description="a response ends here if no EOS came before")

@@ -347,6 +347,9 @@ class RM(Supervised):
     microbatch_tokens: Annotated[PositiveInt, MayChange()] = Field(
         4096, description="tokens in one forward pass of one process, padding included"
     )
+    gradient_checkpointing: Annotated[bool, MayChange()] = Field(
+        False, description="save memory by computing activations twice"
+    )
     share_prompt: Annotated[bool, MayChange()] = Field(
         True, description="encode a prompt once for all its responses; false: a row a response"
     )

@@ -33,6 +33,7 @@ from align.models.adapters import save_adapter, save_head, save_score
 from align.models.forward import Forward
 from align.models.heads import ScalarHead, centre, difference_rms
 from align.models.optimizer import apply, clip, learning_rate
+from align.models.packed import in_parts
 from align.models.passes import Layout, passes, rankings
 from align.models.probes import share_prompts
 from align.models.roles import Roles, tensors_of
@@ -116,7 +117,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
                 "data.rankings: no training ranking decides any comparison; all responses are tied"
             )
         zero = _centring_rows(demonstrations, train, recipe, setup)
-        forward = _model(setup, sft, recipe.run.seed, cfg.head_std)
+        forward = _model(setup, sft, recipe.run.seed, cfg.head_std, cfg.gradient_checkpointing)
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
         if cfg.share_prompt:
             share_prompts(forward, "reward", longest)
@@ -216,17 +217,54 @@ def gradients(forward: Forward, rows: RankingRows, cfg: RM, accel: Accelerator) 
     """
     count = sum(has_pair(row.ranks, cfg.ties) for row in rows)
     sums = torch.zeros(3, dtype=torch.float64, device=forward.roles.base.device)
-    mine = distributed.share(rows, accel)
-    for part in passes(forward.roles, mine, cfg.microbatch_tokens, _rows(forward)):
+    small: list[RankingRow] = []
+    large: list[RankingRow] = []
+    for row in distributed.share(rows, accel):
+        fits = len(in_parts(row.encoded, cfg.microbatch_tokens, forward.share_prompt)) == 1
+        (small if fits else large).append(row)
+    for part in passes(forward.roles, small, cfg.microbatch_tokens, _rows(forward)):
         scores = ranking_scores(forward, "reward", [row.encoded for row in part.items])
-        ranks = [row.ranks for row in part.items]
-        margins = [cfg.margin * row.strength for row in part.items]
-        loss = batch_loss(scores, ranks, cfg.ties, cfg.centering_coef, margins, count)
-        loss.backward()
-        counted = [pair_accuracy(s.detach(), r) for s, r in zip(scores, ranks, strict=True)]
-        sums += torch.tensor(
-            [float(loss.detach()), sum(c for c, _ in counted), sum(n for _, n in counted)]
-        ).to(sums)
+        sums += _backward(scores, part.items, cfg, count).to(sums)
+    elsewhere = forward.roles.more_elsewhere(len(large))
+    if large or elsewhere:
+        sums += _in_parts(forward, large, cfg, count).to(sums)
+    return sums
+
+
+def _backward(scores: list[Tensor], rows: RankingRows, cfg: RM, count: int) -> Tensor:
+    """Gradients of some rankings' part of the loss by their scores [K], and what is behind these.
+
+    Returns the sums [3] of loss, correct comparisons and comparisons.
+    """
+    ranks = [row.ranks for row in rows]
+    margins = [cfg.margin * row.strength for row in rows]
+    loss = batch_loss(scores, ranks, cfg.ties, cfg.centering_coef, margins, count)
+    loss.backward()
+    counted = [pair_accuracy(s.detach(), r) for s, r in zip(scores, ranks, strict=True)]
+    return torch.tensor([float(loss.detach()), sum(c for c, _ in counted), sum(n for _, n in counted)])
+
+
+def _in_parts(forward: Forward, rows: RankingRows, cfg: RM, count: int) -> Tensor:
+    """What `gradients` does, for rankings that are larger than a pass may be; all processes call it together.
+
+    A ranking's loss needs all its scores, but backward only d loss / d score of each: so scores come first,
+    without a graph, then their slopes, then the gradients of score x slope a part at a time. (The gradient
+    cache of Gao et al., arXiv 2101.06983.)
+    """
+    tokens, share_prompt = cfg.microbatch_tokens, forward.share_prompt
+    scores = score_rankings(forward, "reward", [row.encoded for row in rows], tokens)
+    leaves = [s.requires_grad_() for s in scores]
+    sums = _backward(leaves, rows, cfg, count) if rows else torch.zeros(3)
+    parts: list[tuple[Encoded, Tensor]] = []
+    for row, leaf in zip(rows, leaves, strict=True):
+        assert leaf.grad is not None
+        some = in_parts(row.encoded, tokens, share_prompt)
+        parts += zip(some, leaf.grad.split([len(part.responses) for part in some]), strict=True)
+    one = rankings(share_prompt)
+    layout = Layout[tuple[Encoded, Tensor]](lambda item: one.size(item[0]), (one.empty, torch.zeros(1)))
+    for group in passes(forward.roles, parts, tokens, layout):
+        found = torch.cat(ranking_scores(forward, "reward", [part for part, _ in group.items]))
+        found.backward(torch.cat([slope for _, slope in group.items]).to(found))
     return sums
 
 
@@ -331,12 +369,12 @@ def _prove_reload(
             )
 
 
-def _model(setup: Setup, adapter: Path, seed: int, std: float | None) -> Forward:
+def _model(setup: Setup, adapter: Path, seed: int, std: float | None, checkpointing: bool) -> Forward:
     """A fresh base with the reward role, its head drawn from the seed."""
     roles = Roles(setup.load_model(), setup.shard_group)
     roles.add("reward", adapter, trains=True)
     roles.add_head("reward", generator(seed, "rm", "head"), std=std)
-    return Forward(roles, logits=False)
+    return Forward(roles, logits=False, gradient_checkpointing=checkpointing)
 
 
 def _centring_rows(

@@ -39,11 +39,16 @@ def test_sizes_are_counted_from_the_tensors() -> None:
             "sft.max_length",
             ["adapter"],
         ),
-        ("rm", "rm.microbatch_tokens (the result stays the same), or rm.max_length", ["reward"]),
+        (
+            "rm",
+            "rm.microbatch_tokens (the result stays the same), set rm.gradient_checkpointing, or lower "
+            "rm.max_length",
+            ["reward"],
+        ),
         (
             "ppo",
-            "ppo.microbatch_tokens (the result stays the same), or ppo.rollout_batch_size or "
-            "ppo.max_response_tokens",
+            "ppo.microbatch_tokens (the result stays the same), set ppo.gradient_checkpointing, or lower "
+            "ppo.rollout_batch_size or ppo.max_response_tokens",
             ["policy", "reference", "reward", "value"],
         ),
     ],
