@@ -497,6 +497,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         ),
         ("run", "name"): st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,8}\Z"),
         ("run", "folder"): path,
+        ("lora", "targets"): st.sampled_from(["all-linear", r".*\.q_proj", ["q_proj", "1"]]),
         ("labeling", "database"): st.none() | path | st.just("postgresql://host/name"),
         ("labeling", "guideline"): st.none() | path,
         **{(stage, parent): st.none() | path for stage in ("rm", "ppo") for parent in ("sft", "rm")},
