@@ -48,6 +48,7 @@ _TOKENS, _LARGEST, _DRAWS = (
     3 * 10**7,
     2,
 )  # of a small model: its vocabulary, weights, and how many are tried
+_LOUD = 100.0  # the size of made-up hidden states: logits of some tens, on which a cap shows
 _ROWS = 16  # tokens of the made-up output layer: more than a probe's
 
 
@@ -177,7 +178,7 @@ def _made_up(model: PreTrainedModel) -> nn.Module:
     """Give weights to all but the decoder, which from now on gives any ids [2, 5] the same hidden states."""
     decoder, head = text_decoder(model), model.get_output_embeddings()
     drawn = torch.Generator().manual_seed(0)
-    hidden = torch.randn(2, 5, output_width(model), generator=drawn)
+    hidden = torch.randn(2, 5, output_width(model), generator=drawn) * _LOUD
     for part in (decoder, model.get_decoder()):  # OPT calls the inner one of two
         part.forward = lambda *given, **named: _Output(last_hidden_state=hidden)
     if isinstance(head, nn.Linear):
