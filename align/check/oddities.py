@@ -17,9 +17,9 @@ class Oddity:
 
     mark: with a blank at its end, all marks that begin so; what follows is `{hit}` in `after`. limit: the
     share from which on it is a warning. one, several: what has it. after: what follows the count; `{words}`
-    are the first ones in which it was seen, `{said}` the same as they stand. answers: whether answers are
-    counted, and not records. code: the finding's, where it is not the mark's. beyond: only where it was seen
-    more often than this mark.
+    are the first ones in which it was seen, `{said}` the same as they stand, `{opening}` how they begin.
+    answers: whether answers are counted, and not records. code: the finding's, where it is not the mark's.
+    beyond: only where it was seen more often than this mark.
     """
 
     mark: str
@@ -155,7 +155,7 @@ ODDITIES = (
         MUCH,
         *_HAS,
         " a first token that the chat template's own text has together with the generation prompt's last "
-        "({words}): it is trained apart from it, as it would be sampled",
+        "({opening!r}): it is trained apart from it, as it would be sampled",
         answers=True,
     ),
     Oddity("answer_stripped", 0, *_HAS, _STRIPPED, answers=True),
@@ -182,7 +182,9 @@ def of_texts(gathered: Gathered) -> Iterator[Finding]:
             if odd.beyond and times(mark) <= times(odd.beyond):
                 continue
             said = first.get(mark, "")
-            after = odd.after.format(hit=mark.removeprefix(odd.mark), words=_shown(said), said=said)
+            after = odd.after.format(
+                hit=mark.removeprefix(odd.mark), words=_shown(said), said=said, opening=said[:30]
+            )
             places = [place for pile in piles for place in pile.places[mark]][:EXAMPLES]
             severity = by_share(times(mark), answers if odd.answers else records, odd.limit)
             message = number(times(mark), odd.one, odd.several) + after

@@ -16,7 +16,9 @@ from align.stages import rm, sft
 
 def test_responses_of_uneven_length_on_a_state_space_base(tiny_base: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_base)
-    tiny_model("mamba2", len(tokenizer)).save_pretrained(tmp_path / "base")
+    model = tiny_model("mamba2", len(tokenizer))
+    model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 8  # likely behind some words
+    model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     steps = {"steps": 2}
     sizes = {"iterations": 2, "responses_per_prompt": 2, "max_response_tokens": 12}

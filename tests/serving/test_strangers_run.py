@@ -139,7 +139,7 @@ def test_formats_and_functions_of_its_recipe_are_not_imported(
     [
         ({"peft_type": "PROMPT_TUNING"}, "peft_type: Input should be"),
         ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "megatron_co"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save is"),
+        ({"modules_to_save": ["lm_head"]}, "does not fit this base: it holds lm_head"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights: Input should be a valid boolean"),
         ({"r": 0}, "r: Input should be greater than 0"),
         ({"target_modules": 3}, "is not that of an adapter that a stage wrote: target_modules"),
