@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "400", "NO_COLOR": "1"}
 
+# Below the path and the environment that they need:
 from conftest import make_recipe, make_tiny_base, write_jsonl  # noqa: E402
 from tiny_bases import CONFIGS, TITLES, make_base  # noqa: E402
 
@@ -279,6 +280,10 @@ def _written(folder: Path) -> list[list[int]]:
     return found
 
 
+def _tell(text: str) -> None:
+    print(f" {text}", end="", flush=True)
+
+
 def trial(name: str, config: Any, tokenizer: Path, folder: Path, tell: Callable[[str], None]) -> Row:
     """All cells of one base, the first fault ending those that need it."""
     began = time.monotonic()
@@ -425,9 +430,8 @@ def run_all(configs: dict[str, Any], keep: Callable[[Row], object] = lambda row:
         for number, (name, config) in enumerate(configs.items(), 1):
             folder = Path(place) / name
             print(f"[{number}/{len(configs)}] {name}:", end="", flush=True)
-            tell = lambda text: print(f" {text}", end="", flush=True)  # noqa: E731
             try:
-                row = trial(name, config, Path(place) / "tokenizer", folder, tell)
+                row = trial(name, config, Path(place) / "tokenizer", folder, _tell)
             except Exception as error:
                 row = Row(name, config.model_type, {"check": f"{type(error).__name__}: {error}"})
             told = f" refused: {row.reason}" if row.reason else ""

@@ -20,6 +20,8 @@ from align.messages import Messages
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from align.recipe.sections import Data
+
 _MORE_ROWS = (
     "A base gets rows for its tokens by transformers' resize_token_embeddings; saved with its tokenizer, it "
     "learns them in sft by lora.modules_to_save"
@@ -63,6 +65,13 @@ class Template:
         self.rows = rows
         if rows is not None:
             self._check_rows(rows)
+
+    @classmethod
+    def of_recipe(
+        cls, data: Data, tokenizer: PreTrainedTokenizerBase, positions: int | None, rows: int | None
+    ) -> Template:
+        """The template that a recipe's data section names; raises UserError as the class does."""
+        return cls(tokenizer, data.template, positions, rows, data.template_name, data.chat_template_kwargs)
 
     def _check_rows(self, rows: int) -> None:
         chat = self._rendering is not None

@@ -127,14 +127,7 @@ class BaseCheckpoint:
 
     def template(self, data: Data) -> Template:
         """How a recipe's text becomes tokens for this base; raises UserError as Template does."""
-        return Template(
-            self.tokenizer,
-            data.template,
-            self.positions,
-            self.rows,
-            data.template_name,
-            data.chat_template_kwargs,
-        )
+        return Template.of_recipe(data, self.tokenizer, self.positions, self.rows)
 
 
 def find_base(spec: BaseSpec) -> BaseCheckpoint:

@@ -26,7 +26,7 @@ from align.recipe.sections import Lora
 from align.run.hub import first_line
 
 # What building a model, or a part of one, raises where its configuration is not one of a language model.
-_UNFIT = (ValueError, ImportError, TypeError, AttributeError, LookupError, RuntimeError, NotImplementedError)
+_UNFIT = (ValueError, ImportError, TypeError, AttributeError, LookupError, RuntimeError)
 _FACTORS = (64, 32, 16, 8, 4, 2, 1)  # by which widths are divided, the first that builds and runs
 _WIDTHS = (
     "hidden_size",

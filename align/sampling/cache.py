@@ -34,7 +34,6 @@ REFUSALS = (
     IndexError,
     KeyError,
     AttributeError,
-    NotImplementedError,
     AssertionError,
 )
 

@@ -23,6 +23,7 @@ def patient(each: int | None, head_within: float = HEAD_WITHIN) -> type[H11Proto
     class Patient(H11Protocol):
         _head: asyncio.TimerHandle | None = None
 
+        # uvicorn's own signature, which is narrower than asyncio's.
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._address = network_of(self.client[0] if self.client else "?")
