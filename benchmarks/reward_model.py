@@ -170,7 +170,7 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
     from align.processes import distributed
     from align.recipe.sections import RM, Base
     from align.stages import rm
-    from align.stages.rm import RankingRow
+    from align.stages.ranking_rows import RankingRow
 
     _, batch, steps, train, held_out = _data(arguments, k)
     cfg = RM(microbatch_tokens=10**6)

@@ -157,7 +157,8 @@ print(f"SFT           held-out loss {before:.2f} -> {held_out_loss():.2f} nats a
 #        L = - mean over rankings of the mean over their pairs of log sigmoid(r(x, y_w) - r(x, y_l))
 #
 # Beyond this page: a ranking's responses share one pass over their prompt (align/models/packed.py), scores
-# are centred, and their deviation kept (align/stages/rm.py), calibration (align/evaluation/calibration.py).
+# are centred, and their deviation kept (align/stages/centring.py), calibration
+# (align/evaluation/calibration.py).
 
 K = 4
 reference = copy.deepcopy(policy).requires_grad_(False)  # the SFT policy, which never changes again

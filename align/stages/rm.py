@@ -12,13 +12,13 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from align.data.tokenize import Encoded, Encodings, encode_demonstrations, encode_rankings
+from align.data.tokenize import Encoded, encode_rankings
 from align.errors import AlignError, UserError
 from align.evaluation.reward import (
     Evaluation,
@@ -31,13 +31,12 @@ from align.evaluation.reward import (
 )
 from align.models.adapters import save_adapter, save_head, save_score
 from align.models.forward import Forward
-from align.models.heads import ScalarHead, centre, difference_rms
 from align.models.optimizer import apply, clip, learning_rate
 from align.models.packed import in_parts
 from align.models.passes import Layout, passes, rankings
 from align.models.probes import share_prompts
 from align.models.roles import Roles, tensors_of
-from align.models.scoring import last_states, ranking_scores, score_rankings
+from align.models.scoring import ranking_scores, score_rankings
 from align.objectives.bradley_terry import batch_loss, has_pair, pair_accuracy
 from align.processes import distributed
 from align.processes.sharding import shared_out
@@ -47,53 +46,15 @@ from align.run.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.run.files import to_json, write_text
 from align.run.folder import StageRun
 from align.run.memory import itemised
-from align.seeds import generator, order, step_rows
+from align.seeds import generator, step_rows
+from align.stages.centring import centred, centring_rows
 from align.stages.frame import Inputs, Setup
-from align.stats.rankings import Ranks, comparisons, fit_length_model, length_wins
+from align.stages.ranking_rows import EncodedRows, RankingRow, RankingRows, columns
+from align.stats.rankings import fit_length_model, length_wins
 
-_CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16
 _MISJUDGED = 20  # comparisons in samples.jsonl
 _PROBES = 16  # rankings scored before saving and after loading
 _RELOAD_TOLERANCE = 1e-5  # relative; the same numbers up to the batch's padding
-
-
-class RankingRow(NamedTuple):
-    """A ranking as the model and the loss take it; strength is 0 where none is said."""
-
-    encoded: Encoded
-    ranks: Ranks
-    strength: float = 0.0
-
-
-RankingRows = Sequence[RankingRow]
-
-
-class EncodedRows(Sequence[RankingRow]):
-    """Encoded rankings as rows, each made when it is asked for: they may be more than memory holds."""
-
-    def __init__(self, encoded: Encodings[Encoded]) -> None:
-        self._encoded = encoded
-
-    def __len__(self) -> int:
-        return len(self._encoded)
-
-    def __getitem__(self, index: Any) -> Any:
-        """A row, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        ranking: Ranking = self._encoded.records[index]
-        return RankingRow(self._encoded[index], ranking.ranks, ranking.strength or 0.0)
-
-
-def columns(rows: RankingRows) -> tuple[list[Encoded], list[Ranks]]:
-    """What was ranked, and how."""
-    return [row.encoded for row in rows], [row.ranks for row in rows]
-
-
-def best_alone(row: RankingRow) -> RankingRow:
-    """The first of the ranking's best responses, alone."""
-    rank, place = min((rank, i) for i, rank in enumerate(row.ranks) if rank is not None)
-    return RankingRow(Encoded(row.encoded.prompt, [row.encoded.responses[place]]), (rank,))
 
 
 def run(recipe: Recipe, restart: bool = False) -> None:
@@ -116,7 +77,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             raise UserError(
                 "data.rankings: no training ranking decides any comparison; all responses are tied"
             )
-        zero = _centring_rows(demonstrations, train, recipe, setup)
+        zero = centring_rows(demonstrations, train, recipe, setup)
         forward = _model(setup, sft, recipe.run.seed, cfg.head_std, cfg.gradient_checkpointing)
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
         if cfg.share_prompt:
@@ -126,7 +87,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         _train(recipe, forward, train, held_out, steps, stage)
         probes = (held_out or train)[:_PROBES]
-        score, before = _centre(forward, zero, probes, cfg, setup)
+        score, before = centred(forward, zero, probes, cfg, setup)
         score["centred_on"] = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
         scores = _held_out_scores(forward, held_out, cfg, accel)
         scored = attach_scores(*columns(held_out), scores, encoded[1].records)
@@ -295,12 +256,9 @@ def update(
 
 def _held_out_scores(forward: Forward, held_out: RankingRows, cfg: RM, accel: Accelerator) -> list[Tensor]:
     """A [K] tensor of scores for each held-out ranking; each process scores its share."""
-    mine = _scores(forward, distributed.share(held_out, accel), cfg)
-    return distributed.gather_lists(mine, accel)
-
-
-def _scores(forward: Forward, rows: RankingRows, cfg: RM) -> list[Tensor]:
-    return score_rankings(forward, "reward", [row.encoded for row in rows], cfg.microbatch_tokens)
+    mine = [row.encoded for row in distributed.share(held_out, accel)]
+    scores = score_rankings(forward, "reward", mine, cfg.microbatch_tokens)
+    return distributed.gather_lists(scores, accel)
 
 
 def _write_misjudged(
@@ -317,38 +275,6 @@ def _write_misjudged(
         }
         said = {"labeler": ranking.labeler, "source": ranking.source}
         stage.samples.append(step, row | {name: value for name, value in said.items() if value is not None})
-
-
-@torch.no_grad()
-def _centre(
-    forward: Forward, rows: RankingRows, probes: RankingRows, cfg: RM, setup: Setup
-) -> tuple[dict[str, Any], list[Tensor]]:
-    """Let the rows' responses score 0 in the mean; gives what that did, and the probes' scores after it.
-
-    The error is measured on the probes, which the constant direction was not fitted to.
-    """
-    head = forward.roles.heads["reward"]
-    assert isinstance(head, ScalarHead)
-    mine = [row.encoded for row in distributed.share(rows, setup.accel)]
-    ends: list[Tensor] = []
-    for part in passes(forward.roles, mine, cfg.microbatch_tokens, rankings(forward.share_prompt)):
-        states = last_states(forward, "reward", part.items).cpu()
-        ends += [states] if part.rows else []
-    hidden = torch.cat(distributed.gather_lists(ends, setup.accel))
-    before = _scores(forward, probes, cfg)
-    shift = centre(head, hidden)
-    after = _scores(forward, probes, cfg)
-    scores = head(hidden.to(head.weight.device)).double()
-    std = float(scores.std(unbiased=False))
-    moved = difference_rms([new - old for new, old in zip(after, before, strict=True)])
-    score = {
-        "mean": float(scores.mean()),
-        "std": std,
-        "shift": shift,
-        "centring_error": moved / std if std else float("nan"),
-        "rows": len(rows),
-    }
-    return score, after
 
 
 def _prove_reload(
@@ -375,26 +301,6 @@ def _model(setup: Setup, adapter: Path, seed: int, std: float | None, checkpoint
     roles.add("reward", adapter, trains=True)
     roles.add_head("reward", generator(seed, "rm", "head"), std=std)
     return Forward(roles, logits=False, gradient_checkpointing=checkpointing)
-
-
-def _centring_rows(
-    demonstrations: Sequence[Demonstration] | None, train: RankingRows, recipe: Recipe, setup: Setup
-) -> RankingRows:
-    """Demonstrations, or without them best-ranked responses, as rankings of one: a draw from all of them."""
-    if demonstrations is None:
-        deciding = [i for i, row in enumerate(train) if comparisons(row.ranks)] or range(len(train))
-        return [best_alone(train[deciding[i]]) for i in _draw(len(deciding), recipe)]
-    records = [demonstrations[i] for i in _draw(len(demonstrations), recipe)]
-    spec = recipe.data.demonstrations
-    skip = spec is not None and spec.on_bad_record == "skip"
-    encoded = encode_demonstrations(
-        setup.template, records, recipe.sft.max_length, "data.demonstrations", skip=skip
-    )
-    return [RankingRow(one, (1,)) for one in encoded]
-
-
-def _draw(count: int, recipe: Recipe) -> list[int]:
-    return order(recipe.run.seed, "rm centring", 0, count)[:_CENTRING_ROWS]
 
 
 def _summary(stage: StageRun, evaluation: Evaluation) -> str:

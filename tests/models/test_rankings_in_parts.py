@@ -17,7 +17,7 @@ from align.models.packed import Packed, in_parts, size
 from align.models.scoring import score_rankings
 from align.recipe.sections import RM
 from align.stages import rm
-from align.stages.rm import RankingRow
+from align.stages.ranking_rows import RankingRow
 
 # Six responses with a tie and one that nobody ranked, two small rankings, and one that is all ties.
 LONG = Encoded(

@@ -1,0 +1,80 @@
+"""Scores have no zero of their own: they are shifted until demonstrations score 0 in the mean.
+
+(As in 2009.01325, section 3.4, and 2203.02155, section 3.5.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.data.tokenize import encode_demonstrations
+from align.models.forward import Forward
+from align.models.heads import ScalarHead, centre, difference_rms
+from align.models.passes import passes, rankings
+from align.models.scoring import last_states, score_rankings
+from align.processes import distributed
+from align.recipe.sections import RM, Recipe
+from align.records import Demonstration
+from align.seeds import order
+from align.stages.frame import Setup
+from align.stages.ranking_rows import RankingRow, RankingRows, best_alone
+from align.stats.rankings import comparisons
+
+_CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16
+
+
+def centring_rows(
+    demonstrations: Sequence[Demonstration] | None, train: RankingRows, recipe: Recipe, setup: Setup
+) -> RankingRows:
+    """Demonstrations, or without them best-ranked responses, as rankings of one: a draw from all of them."""
+    if demonstrations is None:
+        deciding = [i for i, row in enumerate(train) if comparisons(row.ranks)] or range(len(train))
+        return [best_alone(train[deciding[i]]) for i in _draw(len(deciding), recipe)]
+    records = [demonstrations[i] for i in _draw(len(demonstrations), recipe)]
+    spec = recipe.data.demonstrations
+    skip = spec is not None and spec.on_bad_record == "skip"
+    encoded = encode_demonstrations(
+        setup.template, records, recipe.sft.max_length, "data.demonstrations", skip=skip
+    )
+    return [RankingRow(one, (1,)) for one in encoded]
+
+
+def _draw(count: int, recipe: Recipe) -> list[int]:
+    return order(recipe.run.seed, "rm centring", 0, count)[:_CENTRING_ROWS]
+
+
+@torch.no_grad()
+def centred(
+    forward: Forward, rows: RankingRows, probes: RankingRows, cfg: RM, setup: Setup
+) -> tuple[dict[str, Any], list[Tensor]]:
+    """Let the rows' responses score 0 in the mean; gives what that did, and the probes' scores after it.
+
+    The error is measured on the probes, which the constant direction was not fitted to.
+    """
+    head = forward.roles.heads["reward"]
+    assert isinstance(head, ScalarHead)
+    mine = [row.encoded for row in distributed.share(rows, setup.accel)]
+    ends: list[Tensor] = []
+    for part in passes(forward.roles, mine, cfg.microbatch_tokens, rankings(forward.share_prompt)):
+        states = last_states(forward, "reward", part.items).cpu()
+        ends += [states] if part.rows else []
+    hidden = torch.cat(distributed.gather_lists(ends, setup.accel))
+    encoded = [row.encoded for row in probes]
+    before = score_rankings(forward, "reward", encoded, cfg.microbatch_tokens)
+    shift = centre(head, hidden)
+    after = score_rankings(forward, "reward", encoded, cfg.microbatch_tokens)
+    scores = head(hidden.to(head.weight.device)).double()
+    std = float(scores.std(unbiased=False))
+    moved = difference_rms([new - old for new, old in zip(after, before, strict=True)])
+    score = {
+        "mean": float(scores.mean()),
+        "std": std,
+        "shift": shift,
+        "centring_error": moved / std if std else float("nan"),
+        "rows": len(rows),
+    }
+    return score, after
