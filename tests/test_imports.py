@@ -23,7 +23,7 @@ ROOMS = [
     {"labeling.client", "labeling.companion", "labeling.guideline", "labeling.__init__"},
     {"ppo", "serving"},
     {"stages"},
-    {"evaluation"},
+    {"evaluation", "plan"},
     {"rewards"},
     {"check", "sampling"},
     {"models"},
