@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from conftest import make_recipe, make_tiny_base  # noqa: E402
+from conftest import TIMED, make_recipe, make_tiny_base  # noqa: E402
 
 from align.stage_table import STAGES  # noqa: E402
 
@@ -306,9 +306,7 @@ def content(path: Path) -> bytes:
     if path.name != "metrics.jsonl":
         return path.read_bytes()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return json.dumps(
-        [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows]
-    ).encode()
+    return json.dumps([{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in rows]).encode()
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ TEXT = [
 ]
 
 
+# What metrics begin with that say how fast it was: no two runs have the same.
+TIMED = ("seconds/", "perf/", "memory/")
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder: 4-layer Llama of width 32, byte-level BPE, `<eos>`, `<pad>`, a chat template."""

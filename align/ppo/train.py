@@ -7,7 +7,6 @@ function of (seed, iteration, row), so the state between iterations is weights, 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from align.evaluation.policy import Answered, summary
 from align.models.adapters import save_adapter, save_head
 from align.objectives.kl import reverse_k3
 from align.objectives.masked import masked_sum, mean_and_var, moments
+from align.plan.flops import work_of
+from align.plan.speed import Computed, of_scoring, of_updates, peak_memory, speed
 from align.ppo.advantages import AdvantageEstimate, estimate
 from align.ppo.monitor import (
     HeldOut,
@@ -44,6 +45,7 @@ from align.processes import distributed
 from align.recipe.sections import Recipe
 from align.records import Demonstration, Prompt
 from align.rewards.rewards import find_sources, part_metrics, texts_of
+from align.run.clock import Clock
 from align.run.files import write_text
 from align.run.folder import StageRun
 from align.run.installed import check_engine
@@ -104,9 +106,8 @@ def run(recipe: Recipe, restart: bool = False, accepted: Sequence[Accepted] = ()
                     results = summary(answers.answered())
                     consider(context, stage, iteration + 1, results)
                     metrics |= results
-                stage.metrics.append(
-                    iteration + 1, metrics | context.forward.savings() | clock.other(metrics)
-                )
+                timed = clock.other(metrics) | peak_memory(context.accel.device)
+                stage.metrics.append(iteration + 1, metrics | context.forward.savings() | timed)
                 due = (iteration + 1) % cfg.checkpoint_every == 0 or last
                 if due and not context.state.bad_in_a_row:  # else it may be the weights that are bad
                     save(context, stage, iteration + 1)
@@ -133,8 +134,7 @@ def iterate(context: Context, stage: StageRun, prompts: Sequence[list[int]], ite
     prompts: token ids of all training prompts; which the iteration has is a function of (seed, iteration).
     Raises AlignError at ppo.kl_limit and ppo.engine_gap_stop, and after too many bad steps.
     """
-    cfg, accel = context.cfg, context.accel
-    clock = Clock()
+    cfg, accel, clock = context.cfg, context.accel, Clock()
     with stage.unchanged(iteration, partial(save, context, stage, iteration)):
         rollout = roll_out(context, prompts, iteration, clock)
     found = estimate(cfg, rollout, context.state.kl_coef, context.score_std, accel)
@@ -147,8 +147,10 @@ def iterate(context: Context, stage: StageRun, prompts: Sequence[list[int]], ite
         loss_coef = coef if cfg.kl_in == "loss" else 0.0
         metrics |= update(context, stage, rollout, found, loss_coef, iteration)
     clock("update")
+    metrics |= clock.metrics()
+    metrics |= speeds(context, rollout, metrics, trained=iteration >= cfg.value_warmup)
     metrics |= guard_metrics(context, rollout)
-    return Iteration(rollout, found, metrics | clock.metrics())
+    return Iteration(rollout, found, metrics)
 
 
 def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clock: Clock) -> Rollout:
@@ -198,6 +200,27 @@ def rollout_metrics(rollout: Rollout, found: AdvantageEstimate, accel: Accelerat
     }
 
 
+def speeds(context: Context, rollout: Rollout, metrics: dict[str, float], trained: bool) -> dict[str, float]:
+    """Tokens and operations a second, by part; trained: whether the policy was updated too."""
+    cfg, accel, split = context.cfg, context.accel, bool(context.forward.split)
+    roles = context.forward.roles
+    work = work_of(roles.base, roles.adapter_of("policy"))
+    lengths = [(len(one.prompt), len(one.response)) for one in rollout.sampled]
+    apart = cfg.has_value_model and cfg.value_model == "separate"
+    scored = of_scoring(work, lengths, 2 + apart + len(context.rewards.roles), 2, split)
+    share = metrics.get("policy/updates", 0.0) * cfg.minibatch_size / cfg.rollout_batch_size
+    both = cfg.value_model == "shared"  # then the policy's adapter learns the values too
+    updated = of_updates(work, lengths, share, trained or both, apart, split)
+    sampled = Computed(sum(response for _, response in lengths))
+    parts = {"sample": sampled, "judge": scored, "update": updated}
+    counts = torch.tensor([[one.tokens, one.flops] for one in parts.values()], dtype=torch.float64)
+    found: dict[str, float] = {}
+    for (part, _), row in zip(parts.items(), distributed.total(counts.to(accel.device), accel), strict=True):
+        tokens, flops = row.tolist()
+        found |= speed(Computed(tokens, flops), metrics[f"seconds/{part}"], accel.num_processes, part)
+    return found
+
+
 def _explained_variance(rollout: Rollout, returns: Tensor | None, accel: Accelerator) -> dict[str, float]:
     """How much of the returns' variance the values told, where there is a value model."""
     if returns is None or rollout.old_values is None:
@@ -231,27 +254,3 @@ def _finish(context: Context, stage: StageRun, answered: list[Answered], results
             f"{results['eval/reference_score']:.3f} to {results['eval/score']:.3f} "
             f"at {results['eval/kl']:.2f} nats a response"
         )
-
-
-class Clock:
-    """Seconds by part."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._parts: dict[str, float] = {}
-
-    def __call__(self, part: str) -> None:
-        now = time.monotonic()
-        self._parts[f"seconds/{part}"] = now - self._last
-        self._last = now
-
-    def metrics(self) -> dict[str, float]:
-        """Seconds by part, by their names in metrics.jsonl."""
-        return self._parts
-
-    def other(self, parts: dict[str, float]) -> dict[str, float]:
-        """What the parts leave of the time since the last call: evaluation, samples, checkpoint, metrics."""
-        now = time.monotonic()
-        known = sum(value for name, value in parts.items() if name.startswith("seconds/"))
-        spent, self._last = now - self._last, now
-        return {"seconds/other": max(spent - known, 0.0)}

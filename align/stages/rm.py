@@ -38,11 +38,14 @@ from align.models.probes import share_prompts
 from align.models.roles import Roles, tensors_of
 from align.models.scoring import ranking_scores, score_rankings
 from align.objectives.bradley_terry import batch_loss, has_pair, pair_accuracy
+from align.plan.flops import work_of
+from align.plan.speed import of_rankings, peak_memory, speed
 from align.processes import distributed
 from align.processes.sharding import shared_out
 from align.recipe.sections import RM, Recipe
 from align.records import Demonstration, Ranking
 from align.run.checkpoint import load_into, load_optimizer, optimizer_tensors
+from align.run.clock import Clock
 from align.run.files import to_json, write_text
 from align.run.folder import StageRun
 from align.run.memory import itemised
@@ -139,6 +142,7 @@ def _train(
     named = forward.roles.parameters_of("reward")
     plain = torch.optim.AdamW(named.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
     optimizer = shared_out(plain, accel)
+    work, clock = work_of(forward.roles.base, forward.roles.adapter_of("reward")), Clock()
     done = 0
     if (found := stage.newest()) is not None:
         load_into(named, found.tensors("reward"), str(found.path))
@@ -158,14 +162,18 @@ def _train(
             stage.stop_if_told(step, keep)
             rows = [train[i] for i in step_rows(seed, "rm", step, cfg.batch_size, len(train))]
             rate = learning_rate(cfg.learning_rate, step, steps, cfg.warmup, cfg.schedule)
+            part = Clock()
             with stage.unchanged(step, keep):
                 sums = gradients(forward, rows, cfg, accel)
             metrics = update(forward, optimizer, sums, rate, cfg, accel)
+            computed = of_rankings(work, (row.encoded for row in rows), forward.share_prompt)
+            timed = speed(computed, part("train"), accel.num_processes) | part.metrics()
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
                 scores = _held_out_scores(forward, held_out, cfg, accel)
                 metrics |= evaluate_quickly(attach_scores(*columns(held_out), scores), seed).metrics()
-            stage.metrics.append(step + 1, metrics | forward.savings())
+            timed |= clock.other(timed) | peak_memory(accel.device)
+            stage.metrics.append(step + 1, metrics | forward.savings() | timed)
             if (step + 1) % cfg.checkpoint_every == 0 or last:
                 save(step + 1)
             bar.advance({"loss": metrics["train/loss"], "accuracy": metrics["train/accuracy"]})

@@ -31,6 +31,8 @@ from align.models.lora import lora_config, without_adapter
 from align.models.saved_modules import let_train, saved_paths
 from align.models.suitable import check_base
 from align.models.text_part import text_decoder
+from align.plan.flops import work_of
+from align.plan.speed import Computed, of_demonstrations
 from align.processes.distributed import check_divisible, more_elsewhere, share, total
 from align.recipe.sections import SFT, Recipe
 from align.records import Demonstration
@@ -156,9 +158,14 @@ def _trainer(
     def draw(step: int, part: int) -> int:
         return generator(seed, "sft", "dropout", step, part, setup.accel.process_index).initial_seed()
 
+    def computed(inputs: dict[str, Any]) -> Computed:
+        learned = int((inputs["labels"] != -100).sum())
+        return of_demonstrations(work, _lengths(inputs), learned)
+
     trainer = _Trainer(
         stage=stage,
         draw=draw,
+        computed=computed,
         metrics=_METRICS,
         evaluate_every=cfg.evaluate_every,
         held_out=held_out,
@@ -176,7 +183,17 @@ def _trainer(
                 parameter.data = parameter.data.float()
     let_train(trainer.model, "default", saved_paths(recipe.lora.modules_to_save or (), model))
     _check_logits(trainer.model)
+    work = work_of(trainer.model.get_base_model(), "default")
     return trainer
+
+
+def _lengths(inputs: dict[str, Any]) -> list[int]:
+    """Of the demonstrations in a microbatch: of each row, or where positions begin anew in a packed one."""
+    if (positions := inputs.get("position_ids")) is not None:
+        starts = (positions[0] == 0).nonzero()[:, 0].tolist()
+        return [end - start for start, end in zip(starts, [*starts[1:], positions.shape[1]], strict=True)]
+    found: list[int] = inputs["attention_mask"].sum(1).tolist()
+    return found
 
 
 def _check_logits(model: Any) -> None:

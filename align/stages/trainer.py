@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from align.errors import AlignError
+from align.plan.speed import Computed, peak_memory, speed
+from align.processes.distributed import total
 from align.processes.sharding import shared_out
 from align.run import checkpoint
+from align.run.clock import Clock
 from align.run.folder import StageRun
 from align.run.memory import Held, itemised
 from align.run.progress import ProgressBar
@@ -30,10 +33,10 @@ class ResumableTrainer(Trainer):
     """Mixed in before a Trainer class: `class Mine(ResumableTrainer, SFTTrainer)`; start it by `go`.
 
     `stage` keeps the checkpoints, metrics and bar. `draw(step, microbatch)` gives the seed (below 2**32)
-    of what a forward pass draws on this process. `metrics` says what of the trainer's log goes to
-    metrics.jsonl and by which name, {"loss": "train/loss"}; the first two stand beside the bar.
-    `evaluate` is called every `evaluate_every` steps and at the end; what it puts into `results` is in
-    the checkpoints too.
+    of what a forward pass draws on this process, `computed(inputs)` what it computes. `metrics` says what of
+    the trainer's log goes to metrics.jsonl and by which name, {"loss": "train/loss"}; the first two stand
+    beside the bar. `evaluate` is called every `evaluate_every` steps and at the end; what it puts into
+    `results` is in the checkpoints too.
     """
 
     def __init__(
@@ -41,13 +44,16 @@ class ResumableTrainer(Trainer):
         *,
         stage: StageRun,
         draw: Callable[[int, int], int],
+        computed: Callable[[dict[str, Any]], Computed],
         metrics: Mapping[str, str],
         evaluate_every: int | None,
         **trainer: Any,
     ) -> None:
         self.stage = stage
         self.results: dict[str, float] = {}
-        self._draw, self._metric_names = draw, metrics
+        self._draw, self._count, self._metric_names = draw, computed, metrics
+        self._computed: list[Computed] = []  # of the step's microbatches
+        self._clock, self._part = Clock(), Clock()
         self._drawn_for, self._microbatch = -1, 0
         self._resumed: checkpoint.Checkpoint | None = None
         self._bar: ProgressBar | None = None
@@ -84,9 +90,11 @@ class ResumableTrainer(Trainer):
         if self._drawn_for != step:
             self.stage.stop_if_told(step, lambda: self._save_checkpoint(model, None))
             self._drawn_for, self._microbatch = step, 0
+            self._part, self._computed = Clock(), []
         with self.stage.unchanged(step, lambda: self._save_checkpoint(model, None)):
             set_seed(self._draw(step, self._microbatch))
             self._microbatch += 1
+            self._computed.append(self._count(inputs))
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
 
@@ -96,7 +104,7 @@ class ResumableTrainer(Trainer):
         row = {ours: logs[theirs] for theirs, ours in self._metric_names.items() if theirs in logs}
         if not row:
             return
-        self.stage.metrics.append(self.state.global_step, row)
+        self.stage.metrics.append(self.state.global_step, row | self._speed())
         for name, value in row.items():
             if not math.isfinite(value):
                 raise AlignError(
@@ -105,6 +113,16 @@ class ResumableTrainer(Trainer):
                 )
         if self._bar is not None:
             self._bar.advance(dict(list(row.items())[:2]))
+
+    def _speed(self) -> dict[str, float]:
+        """Seconds, tokens and operations of the step that has been made."""
+        seconds = self._part("train")
+        mine = [[one.tokens, one.flops] for one in self._computed]
+        sums = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device).sum(0)
+        tokens, flops = total(sums, self.accelerator).tolist()
+        found = speed(Computed(tokens, flops), seconds, self.accelerator.num_processes)
+        found |= self._part.metrics()
+        return found | self._clock.other(found) | peak_memory(self.accelerator.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's AdamW, its states shared out among the processes where that is asked for."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TIMED
 from stack import needs_paged
 from vllm_server import Fake, serving
 
@@ -41,7 +42,7 @@ def test_paged_samples_what_hf_samples_before_and_after_an_update(finished_run: 
     for mine, theirs in zip(found, expected, strict=True):
         assert mine["engine/logprob_gap"] < 1e-5
         for name, value in theirs.items():
-            if not name.startswith(("seconds/", "engine/")):
+            if not name.startswith((*TIMED, "engine/")):
                 assert mine[name] == pytest.approx(value, rel=1e-2, abs=1e-4), name
     for mine, theirs in zip(moved, policy, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3)

@@ -23,6 +23,7 @@ from align.ppo import monitor
 from align.ppo import train as ppo
 from align.ppo.roles import Context, prepare
 from align.recipe.load import load_recipe
+from align.run.clock import Clock
 from align.run.folder import StageRun, open_stage
 from align.stages import rm, sft
 from align.stages.frame import set_up
@@ -316,7 +317,7 @@ def test_a_terminal_gets_a_table_whatever_the_texts_hold(
 
 def test_the_parts_of_the_time_add_up(parents: Path) -> None:
     recipe, context = make_context(parents, "clock")
-    clock = ppo.Clock()
+    clock = Clock()
     metrics = iterate(recipe, context)
     parts = metrics | clock.other(metrics)
     assert {"sample", "judge", "update", "other"} == {

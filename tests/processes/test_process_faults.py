@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import make_recipe
+from conftest import TIMED, make_recipe
 from ranks import FSDP2, ZERO2, ZERO3, Ranks, needs_deepspeed
 from safetensors.torch import load_file
 
@@ -65,7 +65,7 @@ def _logged(folder: Path, stage: str) -> list[dict[str, object]]:
     """Metrics, but for times, and samples."""
     files = sorted((folder / "runs" / "tiny" / stage).glob("*.jsonl"))
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows]
+    return [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in rows]
 
 
 def _distance(ours: Path, theirs: Path, stage: str) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, align, make_recipe, write_jsonl
+from conftest import ROOT, TIMED, align, make_recipe, write_jsonl
 from ranks import DEEPSPEED, FSDP2, ZERO2, ZERO3, Ranks, needs_deepspeed
 from safetensors.torch import load_file
 from stack import needs_paged
@@ -140,7 +140,7 @@ def _same_metrics(one: Path, two: Path, clipped: float = 1e-4) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert a.keys() == b.keys()
         for name, value in a.items():
-            if not name.startswith(("seconds/", "engine/", "savings/")) and value is not None:
+            if not name.startswith((*TIMED, "engine/", "savings/")) and value is not None:
                 close = clipped if name.endswith("clip_fraction") else 1e-4
                 assert b[name] == pytest.approx(value, rel=2e-3, abs=close), (one.name, a["step"], name)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, make_recipe
+from conftest import ROOT, TIMED, make_recipe
 
 from align.errors import Terminated
 from align.recipe.load import load_recipe
@@ -97,7 +97,7 @@ def test_what_is_done_is_saved_and_the_end_is_the_same(
 def _result(folder: Path) -> tuple[dict[str, bytes], list[dict[str, float]]]:
     final = {p.name: p.read_bytes() for p in (folder / "final").rglob("*.safetensors")}
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return final, [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows]
+    return final, [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in rows]
 
 
 def test_told_before_the_first_step_nothing_is_saved(tiny_recipe: Callable[..., Path]) -> None:

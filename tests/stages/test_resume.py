@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, align, make_recipe
+from conftest import ROOT, TIMED, align, make_recipe
 from safetensors.torch import load_file, save_file
 from tiny_bases import make_base
 
@@ -96,7 +96,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 def _metrics(stage_folder: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (stage_folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.startswith("seconds/")} for row in rows]
+    return [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in rows]
 
 
 def _copy_without(finished: Path, stage: str, target: Path) -> Path:

@@ -1,0 +1,90 @@
+"""How fast a step was, for metrics.jsonl: tokens and operations a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from align.data.tokenize import Encoded
+from align.plan.flops import Work, pairs_of, pass_flops
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Tokens that went through the model, each counted once, and the operations of all passes over them."""
+
+    tokens: float = 0
+    flops: float = 0
+
+
+def speed(done: Computed, seconds: float, processes: int, part: str = "") -> dict[str, float]:
+    """Metrics of what all processes computed together in so many seconds; operations are per process.
+
+    part: what of a step this is, as "update"; it begins the metrics' names.
+    """
+    name = f"perf/{part}_" if part else "perf/"
+    found = {f"{name}tokens_per_second": done.tokens / seconds}
+    if done.flops:
+        found[f"{name}tflops"] = done.flops / seconds / processes / 1e12
+    return found
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """GiB that tensors took at most since the last call, on a GPU; a CPU does not count them."""
+    if device.type != "cuda":
+        return {}
+    found = torch.cuda.max_memory_allocated(device) / 2**30
+    torch.cuda.reset_peak_memory_stats(device)
+    return {"memory/peak": found}
+
+
+def of_rankings(work: Work, rankings: Iterable[Encoded], share_prompt: bool) -> Computed:
+    """A step over rankings, forward and backward; with share_prompt each prompt once for all responses."""
+    tokens = pairs = 0
+    for one in rankings:
+        prompt, responses = len(one.prompt), [len(response) for response in one.responses]
+        if share_prompt:
+            tokens += prompt + sum(responses)
+            pairs += pairs_of([prompt, *responses]) + prompt * sum(responses)
+        else:
+            rows = [prompt + length for length in responses]
+            tokens, pairs = tokens + sum(rows), pairs + pairs_of(rows)
+    return Computed(tokens, pass_flops(work, tokens, pairs, backward=True))
+
+
+def of_demonstrations(work: Work, lengths: Sequence[int], learned: int) -> Computed:
+    """Some rows forward and backward, whose logits are read where a token is learned."""
+    tokens = sum(lengths)
+    return Computed(tokens, pass_flops(work, tokens, pairs_of(lengths), read=learned, backward=True))
+
+
+def of_scoring(
+    work: Work, lengths: Sequence[tuple[int, int]], roles: int, read: int, split: bool
+) -> Computed:
+    """One pass of each role over prompts and responses of these lengths; `read` roles give log probabilities.
+
+    split: the layers below all adapters run once for all roles.
+    """
+    rows = [prompt + response for prompt, response in lengths]
+    tokens, pairs, answered = sum(rows), pairs_of(rows), sum(response for _, response in lengths)
+    flops = sum(
+        pass_flops(work, tokens, pairs, read=answered if i < read else 0, lower=i == 0 or not split)
+        for i in range(roles)
+    )
+    return Computed(tokens, flops)
+
+
+def of_updates(
+    work: Work, lengths: Sequence[tuple[int, int]], epochs: float, policy: bool, value: bool, split: bool
+) -> Computed:
+    """Epochs of updates over prompts and responses of these lengths, forward and backward.
+
+    policy, value: which of the two are trained; split: the layers below all adapters have run already.
+    """
+    rows = [prompt + response for prompt, response in lengths]
+    tokens, pairs, answered = sum(rows), pairs_of(rows), sum(response for _, response in lengths)
+    reads = [answered] * policy + [0] * value
+    flops = sum(pass_flops(work, tokens, pairs, read=read, backward=True, lower=not split) for read in reads)
+    return Computed(tokens * epochs, flops * epochs)
