@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev quickstart oracles test test-lowest lint format types bases bench
+.PHONY: help setup dev quickstart oracles test test-lowest lint format types bases bench gpu gpu-wheels
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -113,6 +113,23 @@ format: dev  ## ruff: mend what it can
 
 types: dev  ## mypy
 	$(BIN)/mypy
+
+# On a machine that reaches no package index: `make gpu-wheels` on another one, with the GPU machine's Python, and carry
+# the folder wheels/ there. What that machine has itself (torch, transformers) is used, the rest comes from the folder.
+GPU_PYTHON ?= 3.12
+GPU_FLAGS ?=
+
+gpu-wheels: $(VENV)/.dev  ## packages for `make gpu` on a machine without a package index, into wheels/
+	rm -rf wheels
+	$(BIN)/python benchmarks/gpu/wheels.py --python $(GPU_PYTHON)
+
+$(VENV)-gpu/.made: benchmarks/gpu/wheels.py pyproject.toml
+	$(PYTHON) -m venv --clear --system-site-packages $(VENV)-gpu
+	$(VENV)-gpu/bin/python benchmarks/gpu/wheels.py --install
+	@touch $@
+
+gpu: $(if $(wildcard wheels),$(VENV)-gpu/.made,$(VENV)/.dev)  ## all of it on this machine's GPU: speed, memory, tests, resume
+	$(if $(wildcard wheels),$(VENV)-gpu,$(VENV))/bin/python benchmarks/gpu/run.py $(GPU_FLAGS)
 
 bases: dev  ## take tiny bases of many architectures through every command; writes docs/bases.md
 	$(BIN)/python benchmarks/bases.py
