@@ -35,8 +35,15 @@ def token_logprobs(
     return result
 
 
+def _product(factors: Tensor, bends: Tensor | None, weight: Tensor, divisor: Tensor) -> Tensor:
+    """factors [n, V] (overwritten), times each logit's slope where there is a cap, times the weight, [n, D]."""
+    if bends is not None:
+        factors.mul_(bends)
+    return (factors.to(weight.dtype) @ weight).div_(divisor)
+
+
 class _TokenLogprobs(torch.autograd.Function):
-    """d log p(y) / d h = (W_y - sum_v p_v W_v) / temperature is as large as h, so it is computed in the
+    """d log p(y) / d h = sum_v ([v = y] - p_v) W_v / temperature is as large as h, so it is computed in the
     forward pass, a chunk of tokens at a time, and no logits are kept. So is the entropy's, where it is
     asked for: d H / d h = -sum_v p_v (log p_v + H) W_v / temperature. Where logits are scaled or capped, the
     step's slope at v belongs to each W_v."""
@@ -77,21 +84,15 @@ class _TokenLogprobs(torch.autograd.Function):
             normal = total.log()
             logprobs[part] = (logits.gather(-1, labels[part, None]) - normal)[:, 0]
             entropies[part] = (normal - torch.linalg.vecdot(shares, logits)[:, None] / total)[:, 0]
-            if slopes is not None:
-                chosen = weight[labels[part]]
-                bent = shares
-                if bends is not None:
-                    chosen = chosen * bends.gather(-1, labels[part, None]).to(weight.dtype)
-                    bent = shares * bends
-                mean = (bent.to(weight.dtype) @ weight).div_(total)
-                slopes[part] = (chosen - mean) / divisor
+            if slopes is None:
+                continue
             if entropy_slopes is not None:
-                surprise = logits.sub_(normal).add_(entropies[part, None])
-                shares.mul_(surprise)
-                if bends is not None:
-                    shares.mul_(bends)
-                mean = (shares.to(weight.dtype) @ weight).div_(total)
-                entropy_slopes[part] = mean.neg_() / divisor
+                surprise = logits.sub_(normal).add_(entropies[part, None]).mul_(shares)
+                entropy_slopes[part] = _product(surprise, bends, weight, total * -divisor)
+            # 1 - p of the label stands in float32: W_y - sum_v p_v W_v would be a difference of two vectors
+            # in the weight's precision, which are the same where p is close to 1.
+            shares.scatter_add_(-1, labels[part, None], -total)
+            slopes[part] = _product(shares, bends, weight, total * -divisor)
         if slopes is not None:
             ctx.save_for_backward(slopes, entropy_slopes)
         if not entropy_gradient:
