@@ -16,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from align.models.adapter_products import product_dtype
 from align.models.gradient_checkpointing import checkpointed
 
 _LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
@@ -123,7 +124,8 @@ def _linear(x: Tensor, role: str, *modules: nn.Module) -> tuple[Tensor, ...]:
             base = module.base_layer
             if role in module.lora_A:
                 a, b = module.lora_A[role], module.lora_B[role]
-                adapter = (a.weight, b.weight, module.scaling[role])
+                dtype = product_dtype(x, a.weight)
+                adapter = (a.weight.to(dtype), b.weight.to(dtype), module.scaling[role])
         parts += [base.weight, base.bias, *adapter]
     found: tuple[Tensor, ...] = _Linear.apply(x, *parts)
     return found

@@ -36,7 +36,7 @@ def token_logprobs(
 
 
 def _product(factors: Tensor, bends: Tensor | None, weight: Tensor, divisor: Tensor) -> Tensor:
-    """factors [n, V] (overwritten), times each logit's slope where there is a cap, times the weight, [n, D]."""
+    """factors [n, V] (overwritten), times the logits' slopes where there is a cap, @ weight: [n, D]."""
     if bends is not None:
         factors.mul_(bends)
     return (factors.to(weight.dtype) @ weight).div_(divisor)
