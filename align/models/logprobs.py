@@ -11,6 +11,28 @@ from align.models.logits import LastStep
 
 _PLAIN = LastStep()
 _CHUNK_ELEMENTS = 2**25  # logits computed at a time: 128 MiB in float32
+LOGIT_BYTES = (
+    16  # a logit takes at most while its chunk is computed: float32 twice, rounded, and a cap's slope
+)
+_SHARE = 32  # of a GPU's memory, for a chunk
+_LEAST, _MOST = 2**22, 2**28  # logits in a GPU's chunk
+_TILE = 128  # rows that a GPU multiplies together
+
+
+def logit_chunk(device: torch.device, vocab: int) -> int:
+    """How many tokens' logits are computed at a time; each takes vocab * LOGIT_BYTES bytes meanwhile.
+
+    On a GPU as many as fit a 32nd of its memory: few large products instead of many small ones. Another
+    number may round in another way, so it depends on the memory that the device has, and never on what is
+    free, which a resumed run would find different.
+    """
+    if device.type != "cuda":
+        return max(1, _CHUNK_ELEMENTS // vocab)
+    memory = torch.cuda.get_device_properties(device).total_memory
+    # A power of two, as cards of one kind differ by some pages.
+    elements = 1 << max(1, memory // (_SHARE * LOGIT_BYTES)).bit_length() - 1
+    tokens = max(1, min(max(elements, _LEAST), _MOST) // vocab)
+    return tokens // _TILE * _TILE or tokens
 
 
 def token_logprobs(
@@ -60,7 +82,7 @@ class _TokenLogprobs(torch.autograd.Function):
         barred: tuple[Tensor, int] | None,
         step: LastStep,
     ) -> tuple[Tensor, Tensor]:
-        size = max(1, _CHUNK_ELEMENTS // weight.shape[0])
+        size = logit_chunk(hidden.device, weight.shape[0])
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         entropy_slopes = torch.empty_like(hidden) if slopes is not None and entropy_gradient else None
