@@ -97,7 +97,7 @@ def lean(model: Any, hidden: Tensor, checkpointing: bool) -> Tensor:
 def packed(model: Any, hidden: Tensor, checkpointing: bool) -> Tensor:
     """transformers' own layers, with PEFT's around their matrices, and a mask as packed rankings have it."""
     mask = torch.zeros(1, 1, hidden.shape[1], hidden.shape[1], dtype=hidden.dtype)
-    with layers_checkpointed(model.layers if checkpointing else [], lambda: None):
+    with layers_checkpointed(model.layers if checkpointing else []):
         output: Tensor = model(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
     return output
 
