@@ -10,7 +10,7 @@ from torch import Tensor
 from align.data.tokenize import Encoded
 from align.errors import ran_out_of_memory
 from align.models.batch import Batch
-from align.models.block_attention import LONG
+from align.models.block_attention import BLOCK, LONG
 from align.models.forward import Forward, agree, noise
 from align.models.packed import Packed, pack, separate_rows
 from align.models.probe_ids import probe_ids
@@ -63,12 +63,12 @@ def attend_in_blocks(forward: Forward, role: str, longest: int) -> str | None:
 
 
 def _blocks_disagree(forward: Forward, role: str) -> str | None:
-    """Why not; one row and two, as they are compiled apart, and with gradients and without."""
+    """Why not; one row and two, with gradients and without, and two lengths: each is compiled apart."""
     name = type(forward.roles.base).__name__
     words = probe_ids(forward.roles.base, 15).tolist()
     one = Encoded(words[:5], [words[5:8], words[8:9]])
-    other = Encoded(words[9:11], [words[11:13], words[13:15]])
-    for rankings in ([one], [one, other]):
+    longer = Encoded(words[9:11] * (BLOCK // 2), [words[11:13], words[13:15]])
+    for rankings in ([one], [longer], [one, longer]):
         forward.blocks_from = None
         own, alone = (_pulled(forward, role, make(rankings)) for make in (pack, separate_rows))
         forward.blocks_from = 1
