@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from align.errors import UserError, ran_out_of_memory
@@ -45,9 +46,8 @@ class Forward:
     At the start a probe is run both ways; where the model cannot be split at the lowest adapted layer
     with the same result (it scales its embeddings, say), every pass goes through the whole model.
     `share_prompt` says whether rankings may come packed; `share_prompts` finds out. `fused` says whether
-    passes are those of `fused_llama`, which have to agree with the model's own on the probe; they go
-    around the layers' own forward, in which alone a sharded layer is whole. No response ends within its
-    first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
+    passes are those of `fused_llama`, which have to agree with the model's own on the probe. No response
+    ends within its first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
     logits: whether log probabilities will be read; raises UserError where the base's last step is not known.
     gradient_checkpointing: a role's layers keep their inputs alone, and run again in the backward pass;
     raises UserError where the base's layers are not found.
@@ -275,8 +275,9 @@ class Forward:
 
     def _not_fused(self) -> str | None:
         """Why passes are the model's own; None: they are those of `fused_llama`."""
-        if self.roles.shard_group:
-            return "the base is sharded"
+        layers = layers_of(self.roles.decoder)
+        if self.roles.shard_group and not all(isinstance(layer, FSDPModule) for layer in layers):
+            return "the base is sharded by DeepSpeed, which puts weights together a matrix at a time"
         if not fused_llama.suits(self.roles.decoder):
             return "they are for Llama, Mistral, Qwen2 and Qwen3 with base.attention sdpa and plain LoRA"
         return None if self._fused_agrees() else "they give other numbers than its own passes"

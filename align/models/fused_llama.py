@@ -8,12 +8,14 @@ padding is on the right and the attention causal. docs/performance.md says what 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 
 from align.models.adapter_products import product_dtype
@@ -34,8 +36,13 @@ def suits(decoder: nn.Module) -> bool:
         getattr(config, "_attn_implementation", "") == "sdpa"
         and getattr(config, "hidden_act", "") == "silu"
         and getattr(config, "sliding_window", None) is None
-        and all(type(layer).__name__ in _LAYERS and _plain(layer) for layer in layers)
+        and all(_kind(layer) in _LAYERS and _plain(layer) for layer in layers)
     )
+
+
+def _kind(layer: nn.Module) -> str:
+    """The name of the layer's class, which FSDP2 makes one of its own of."""
+    return type(layer).__name__.removeprefix("FSDP" if isinstance(layer, FSDPModule) else "")
 
 
 def decode(
@@ -57,7 +64,7 @@ def decode(
     cos, sin = decoder.rotary_emb(hidden, positions)
     run = partial(checkpointed, _layer) if checkpointing and torch.is_grad_enabled() else _layer
     for number, layer in enumerate(layers, 1):
-        hidden = run(layer, role, hidden, cos, sin, at if number == len(layers) else None)
+        hidden = _whole(layer, run, role, hidden, cos, sin, at if number == len(layers) else None)
     return hidden if at is None else _norm(decoder.norm, hidden)
 
 
@@ -65,6 +72,27 @@ def take(x: Tensor, at: Tensor) -> Tensor:
     """The [B, T, D] of x [B, L, D] at positions [B, T]."""
     rows = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
     return x.flatten(0, 1).index_select(0, (rows + at).flatten()).view(*at.shape, x.shape[-1])
+
+
+def _whole(layer: Any, run: Callable[..., Tensor], *args: Any) -> Tensor:
+    """What `run` makes of the layer, in the place of its own forward where that alone finds weights whole.
+
+    Hooks of a layer that FSDP2 shards put its weights together before its forward, and again before its
+    backward pass.
+    """
+    if not isinstance(layer, FSDPModule):
+        return run(layer, *args)
+    sharded: Any = layer
+    own = vars(sharded).get("forward")
+    sharded.forward = partial(run, sharded)
+    try:
+        found: Tensor = sharded(*args)
+    finally:
+        if own is None:
+            del sharded.forward
+        else:
+            sharded.forward = own
+    return found
 
 
 def _layer(layer: Any, role: str, hidden: Tensor, cos: Tensor, sin: Tensor, at: Tensor | None) -> Tensor:
