@@ -279,7 +279,10 @@ class Forward:
         if self.roles.shard_group and not all(isinstance(layer, FSDPModule) for layer in layers):
             return "the base is sharded by DeepSpeed, which puts weights together a matrix at a time"
         if not fused_llama.suits(self.roles.decoder):
-            return "they are for Llama, Mistral, Qwen2 and Qwen3 with base.attention sdpa and plain LoRA"
+            return (
+                "they are for Llama, Mistral, Qwen2 and Qwen3 with plain LoRA, and base.attention sdpa or "
+                "flash_attention_2"
+            )
         return None if self._fused_agrees() else "they give other numbers than its own passes"
 
     @torch.no_grad()

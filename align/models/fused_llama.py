@@ -17,12 +17,14 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from align.models.adapter_products import product_dtype
 from align.models.gradient_checkpointing import checkpointed
 
 _LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_KERNELS = ("sdpa", "flash_attention_2", "flash_attention_3")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -33,7 +35,7 @@ def suits(decoder: nn.Module) -> bool:
     if config is None or not isinstance(layers, nn.ModuleList):
         return False
     return (
-        getattr(config, "_attn_implementation", "") == "sdpa"
+        getattr(config, "_attn_implementation", "") in _KERNELS
         and getattr(config, "hidden_act", "") == "silu"
         and getattr(config, "sliding_window", None) is None
         and all(_kind(layer) in _LAYERS and _plain(layer) for layer in layers)
@@ -116,11 +118,30 @@ def _layer(layer: Any, role: str, hidden: Tensor, cos: Tensor, sin: Tensor, at: 
         _Rotate.apply(heads[1], cos, sin).transpose(1, 2),
         heads[2].transpose(1, 2),
     )
+    attended = _attended(attention, query, key, value, mask)
+    (out,) = _linear(attended.flatten(2), role, attention.o_proj)
+    hidden = out.add_(hidden)
+    x = _norm(layer.post_attention_layernorm, hidden)
+    gated = _Gate.apply(*_linear(x, role, mlp.gate_proj, mlp.up_proj))
+    (out,) = _linear(gated, role, mlp.down_proj)
+    return out.add_(hidden)
+
+
+def _attended(attention: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, L, H, d] from query [B, H, L, d], key and value [B, G, L, d]: causal, or by the mask [B, 1, L, K].
+
+    Flash kernels take no mask, and need none here but where few positions are read: there sdpa attends.
+    """
+    kernel = attention.config._attn_implementation
+    if mask is None and kernel != "sdpa":
+        run = ALL_ATTENTION_FUNCTIONS[kernel]
+        found: Tensor = run(attention, query, key, value, None, dropout=0.0, scaling=attention.scaling)[0]
+        return found
     groups = query.shape[1] // key.shape[1]
     if mask is not None and groups > 1:
         # With a mask and fewer keys than queries only the slow kernel is left on a GPU.
         key, value, groups = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 1
-    attended = F.scaled_dot_product_attention(
+    return F.scaled_dot_product_attention(
         query,
         key,
         value,
@@ -128,13 +149,7 @@ def _layer(layer: Any, role: str, hidden: Tensor, cos: Tensor, sin: Tensor, at: 
         is_causal=mask is None,
         scale=attention.scaling,
         enable_gqa=groups > 1,
-    )
-    (out,) = _linear(attended.transpose(1, 2).flatten(2), role, attention.o_proj)
-    hidden = out.add_(hidden)
-    x = _norm(layer.post_attention_layernorm, hidden)
-    gated = _Gate.apply(*_linear(x, role, mlp.gate_proj, mlp.up_proj))
-    (out,) = _linear(gated, role, mlp.down_proj)
-    return out.add_(hidden)
+    ).transpose(1, 2)
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
