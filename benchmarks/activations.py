@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from align.models import fused_llama
+from align.models.adapter_products import multiply_in_input_dtype
 from align.models.gradient_checkpointing import layers_checkpointed
 
 SHAPES = {  # width, MLP, layers, heads, heads of keys and values
@@ -78,6 +79,7 @@ def decoder(name: str, layers: int | None, dtype: torch.dtype) -> Any:
     with torch.device("meta"), unset_fake_temporarily():  # PEFT could not cast fake tensors
         model = LlamaForCausalLM(config).to(dtype)
         adapted: Any = get_peft_model(model, LoraConfig(r=16, target_modules=LINEAR), adapter_name="policy")
+    multiply_in_input_dtype(adapted)
     for module in adapted.modules():
         for key, x in module._parameters.items():
             if x is not None:
@@ -97,7 +99,7 @@ def lean(model: Any, hidden: Tensor, checkpointing: bool) -> Tensor:
 def packed(model: Any, hidden: Tensor, checkpointing: bool) -> Tensor:
     """transformers' own layers, with PEFT's around their matrices, and a mask as packed rankings have it."""
     mask = torch.zeros(1, 1, hidden.shape[1], hidden.shape[1], dtype=hidden.dtype)
-    with layers_checkpointed(model.layers if checkpointing else [], lambda: None):
+    with layers_checkpointed(model.layers if checkpointing else []):
         output: Tensor = model(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
     return output
 

@@ -45,6 +45,8 @@ def sharded(folder: str) -> None:
     whole, parts = found
     forward = [Forward(roles) for roles in found]
     again = Forward(parts, gradient_checkpointing=True)
+    lean, rank = [one.fused for one in forward], accel.process_index
+    forward[0].fused = forward[1].fused  # so that both go the same way
     layers = list(parts.decoder.layers.named_parameters())
     print(
         json.dumps(
@@ -53,13 +55,17 @@ def sharded(folder: str) -> None:
                     p.numel() for n, p in whole.decoder.layers.named_parameters() if "lora_" not in n
                 ),
                 "held": sum(_here(p).numel() for n, p in layers if "lora_" not in n),
-                "lean": [one.fused for one in forward],
+                "lean": lean,
                 "bytes": [size(roles.held({})[0].parameters) for roles in found],
                 "adapters": sorted({type(p).__name__ for n, p in layers if "lora_" in n}),
-                "same": _sample(whole, accel.process_index) == _sample(parts, accel.process_index),
-                "lengths": [len(response) for response in _sample(parts, accel.process_index)],
+                "same": _sample(whole, rank) == _sample(parts, rank),
+                "lengths": [len(response) for response in _sample(parts, rank)],
                 "gradients": _alike(_gradients(forward[0]), _gradients(forward[1])),
                 "again": _alike(_gradients(forward[0]), _gradients(again)),
+                "logprobs": [
+                    _alike(_logprobs(forward[0], rank), _logprobs(one, rank), 1e-5)
+                    for one in (forward[1], again)
+                ],
             }
         )
     )
@@ -70,9 +76,11 @@ def _here(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter.ds_tensor
 
 
-def _alike(ours: list[list[float]], theirs: list[list[float]]) -> bool:
+def _alike(ours: list[list[float]], theirs: list[list[float]], within: float = 1e-6) -> bool:
     """To rounding, of the largest number: a weight elsewhere in memory is summed otherwise."""
-    return all(a == pytest.approx(b, abs=1e-6 * max(map(abs, a))) for a, b in zip(ours, theirs, strict=True))
+    return all(
+        a == pytest.approx(b, abs=within * max(map(abs, a))) for a, b in zip(ours, theirs, strict=True)
+    )
 
 
 def shared_out() -> None:
@@ -150,6 +158,22 @@ def _gradients(forward: Forward) -> list[list[float]]:
         for p in forward.roles.parameters_of("policy").values()
         if p.grad is not None
     ]
+
+
+def _logprobs(forward: Forward, rank: int) -> list[list[float]]:
+    """Numbers and gradients of rows that differ between the processes, twice, with a pass without a graph."""
+    pairs = [([5, 6, 7], [8, 9, 10]), ([11], [12, 13, 14, 15])] if rank == 0 else [([20, 21], [22])]
+    forward.roles.zero_grad()
+    prefix = forward.prefix(collate(pairs))
+    with torch.no_grad():
+        before, _, _ = forward.logprobs("policy", prefix, 1.0)
+    found = []
+    for weight in (1.0, -0.3):
+        logprobs, entropies, _ = forward.logprobs("policy", prefix, 0.7, entropy_gradient=True)
+        (weight * logprobs.sum() + entropies.sum()).backward()
+        found.append(logprobs.flatten().tolist())
+    gradients = [p.grad for p in forward.roles.parameters_of("policy").values() if p.grad is not None]
+    return [before.flatten().tolist(), *found, *(gradient.flatten().tolist() for gradient in gradients)]
 
 
 def labels_of_one(recipe: str) -> None:

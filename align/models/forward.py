@@ -4,17 +4,20 @@ where a response token is predicted, and never as a [B, T, V] tensor that stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from align.errors import UserError, ran_out_of_memory
 from align.models import fused_llama
 from align.models.batch import Batch, PrefixStates, response_positions
+from align.models.block_attention import BLOCK, block_mask, in_blocks
 from align.models.gradient_checkpointing import layers_checkpointed, layers_of
 from align.models.logits import probe
 from align.models.logprobs import token_logprobs
@@ -31,6 +34,7 @@ _SAVINGS = {  # what is said where one is off
     "split": "no layers are run once for all roles",
     "lean": "no lean passes",
     "share_prompt": "each response goes through the model behind a prompt of its own",
+    "blocks": "in packed rankings attention computes every pair of tokens",
 }
 # What is refused is further away: in half precision an expert more or less may be rounding too.
 _REFUSED, _REFUSED_COARSE = 1e-3, 0.2
@@ -42,9 +46,8 @@ class Forward:
     At the start a probe is run both ways; where the model cannot be split at the lowest adapted layer
     with the same result (it scales its embeddings, say), every pass goes through the whole model.
     `share_prompt` says whether rankings may come packed; `share_prompts` finds out. `fused` says whether
-    passes are those of `fused_llama`, which have to agree with the model's own on the probe; they go
-    around the layers' own forward, in which alone a sharded layer is whole. No response ends within its
-    first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
+    passes are those of `fused_llama`, which have to agree with the model's own on the probe. No response
+    ends within its first `min_response_tokens` tokens: there `eos_id` has no probability, as in sampling.
     logits: whether log probabilities will be read; raises UserError where the base's last step is not known.
     gradient_checkpointing: a role's layers keep their inputs alone, and run again in the backward pass;
     raises UserError where the base's layers are not found.
@@ -61,6 +64,7 @@ class Forward:
         self.roles = roles
         self.eos_id, self.min_response_tokens = eos_id, min_response_tokens
         self.share_prompt = False
+        self.blocks_from: int | None = None  # tokens of a packed row from which on attention goes by blocks
         check_padding(roles.base)
         self.split = roles.lowest_adapted_layer
         self._off: dict[str, str] = {}  # a saving that this base does not allow -> why
@@ -85,6 +89,12 @@ class Forward:
         if why is not None:
             self._off["share_prompt"] = why
 
+    def refuse_blocks(self, why: str | None, least: int) -> None:
+        """Packed rows of `least` tokens and more attend by blocks now, unless a reason is given."""
+        self.blocks_from = least if why is None else None
+        if why is not None:
+            self._off["blocks"] = why
+
     def remarks(self) -> list[str]:
         """What this base does not allow and so costs more than on others, each with its reason."""
         name = type(self.roles.base).__name__
@@ -93,11 +103,13 @@ class Forward:
     def savings(self) -> dict[str, float]:
         """1 for each way of saving work that is in use, 0 for one that is not, as metrics.
 
-        Of sharing prompts only where somebody has asked for it.
+        Of sharing prompts and of blocks only where somebody has asked for it.
         """
         on = {"lean": self.fused, "split": bool(self.split)}
         if self.share_prompt or "share_prompt" in self._off:
             on["share_prompt"] = self.share_prompt
+        if self.blocks_from is not None or "blocks" in self._off:
+            on["blocks"] = self.blocks_from is not None
         return {f"savings/{name}": float(used) for name, used in on.items()}
 
     @torch.no_grad()
@@ -191,16 +203,25 @@ class Forward:
         if isinstance(batch, Batch):
             return self._last(role, self.prefix(batch))
         base = self.roles.base
-        ids, inputs = batch.input_ids.to(base.device), batch.inputs(base.device, base.dtype)
-        with torch.no_grad():
+        within: Callable[[], AbstractContextManager[object]] = nullcontext
+        inputs: dict[str, Any]
+        if self.blocks_from is not None and batch.input_ids.shape[1] >= self.blocks_from:
+            batch = batch.padded(BLOCK)
+            inputs = {"position_ids": batch.positions.to(base.device)}
+            inputs["attention_mask"] = block_mask(batch.branch.to(base.device))
+            within = partial(in_blocks, self.roles.decoder.config)
+        else:
+            inputs = batch.inputs(base.device, base.dtype)
+        ids = batch.input_ids.to(base.device)
+        with torch.no_grad(), within():
             lower = self._lower(ids, **inputs)
-        hidden = self._upper(role, ids, lower, **inputs)
+        hidden = self._upper(role, ids, lower, within, **inputs)
         return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 
     def _last(self, role: str, prefix: PrefixStates) -> Tensor:
         return self.hidden(role, prefix, prefix.lengths[:, None] - 1)[:, 0]
 
-    def _lower(self, ids: Tensor, **inputs: Tensor) -> Tensor | None:
+    def _lower(self, ids: Tensor, **inputs: Any) -> Tensor | None:
         """The hidden states below the lowest adapter, where these layers can be run apart."""
         if not self.split:
             return None
@@ -211,11 +232,24 @@ class Forward:
         embedded: Tensor = self.roles.base.get_input_embeddings()(ids)
         return embedded
 
-    def _upper(self, role: str, ids: Tensor, lower: Tensor | None, **inputs: Tensor) -> Tensor:
+    def _upper(
+        self,
+        role: str,
+        ids: Tensor,
+        lower: Tensor | None,
+        within: Callable[[], AbstractContextManager[object]] = nullcontext,
+        **inputs: Any,
+    ) -> Tensor:
         """A role's last hidden states, from the lower ones or else from the ids."""
-        self.roles.activate(role)
-        # Backward may come when another role is active, and PEFT's layers are what the active one makes them.
-        with layers_checkpointed(self.checkpointed_layers, lambda: self.roles.activate(role)):
+
+        @contextmanager
+        def its() -> Iterator[None]:
+            # Backward may come when another role is active: PEFT's layers are what the active one makes them.
+            self.roles.activate(role)
+            with within():
+                yield
+
+        with its(), layers_checkpointed(self.checkpointed_layers, its):
             if lower is None:
                 return self._decode(input_ids=ids, **inputs)
             with _layers(self.roles.decoder, self.split, None):
@@ -241,10 +275,14 @@ class Forward:
 
     def _not_fused(self) -> str | None:
         """Why passes are the model's own; None: they are those of `fused_llama`."""
-        if self.roles.shard_group:
-            return "the base is sharded"
+        layers = layers_of(self.roles.decoder)
+        if self.roles.shard_group and not all(isinstance(layer, FSDPModule) for layer in layers):
+            return "the base is sharded by DeepSpeed, which puts weights together a matrix at a time"
         if not fused_llama.suits(self.roles.decoder):
-            return "they are for Llama, Mistral, Qwen2 and Qwen3 with base.attention sdpa and plain LoRA"
+            return (
+                "they are for Llama, Mistral, Qwen2 and Qwen3 with plain LoRA, and base.attention sdpa or "
+                "flash_attention_2"
+            )
         return None if self._fused_agrees() else "they give other numbers than its own passes"
 
     @torch.no_grad()

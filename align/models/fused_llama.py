@@ -8,18 +8,23 @@ padding is on the right and the attention causal. docs/performance.md says what 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from align.models.adapter_products import product_dtype
 from align.models.gradient_checkpointing import checkpointed
 
 _LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_KERNELS = ("sdpa", "flash_attention_2", "flash_attention_3")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -30,11 +35,16 @@ def suits(decoder: nn.Module) -> bool:
     if config is None or not isinstance(layers, nn.ModuleList):
         return False
     return (
-        getattr(config, "_attn_implementation", "") == "sdpa"
+        getattr(config, "_attn_implementation", "") in _KERNELS
         and getattr(config, "hidden_act", "") == "silu"
         and getattr(config, "sliding_window", None) is None
-        and all(type(layer).__name__ in _LAYERS and _plain(layer) for layer in layers)
+        and all(_kind(layer) in _LAYERS and _plain(layer) for layer in layers)
     )
+
+
+def _kind(layer: nn.Module) -> str:
+    """The name of the layer's class, which FSDP2 makes one of its own of."""
+    return type(layer).__name__.removeprefix("FSDP" if isinstance(layer, FSDPModule) else "")
 
 
 def decode(
@@ -56,7 +66,7 @@ def decode(
     cos, sin = decoder.rotary_emb(hidden, positions)
     run = partial(checkpointed, _layer) if checkpointing and torch.is_grad_enabled() else _layer
     for number, layer in enumerate(layers, 1):
-        hidden = run(layer, role, hidden, cos, sin, at if number == len(layers) else None)
+        hidden = _whole(layer, run, role, hidden, cos, sin, at if number == len(layers) else None)
     return hidden if at is None else _norm(decoder.norm, hidden)
 
 
@@ -64,6 +74,27 @@ def take(x: Tensor, at: Tensor) -> Tensor:
     """The [B, T, D] of x [B, L, D] at positions [B, T]."""
     rows = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
     return x.flatten(0, 1).index_select(0, (rows + at).flatten()).view(*at.shape, x.shape[-1])
+
+
+def _whole(layer: Any, run: Callable[..., Tensor], *args: Any) -> Tensor:
+    """What `run` makes of the layer, in the place of its own forward where that alone finds weights whole.
+
+    Hooks of a layer that FSDP2 shards put its weights together before its forward, and again before its
+    backward pass.
+    """
+    if not isinstance(layer, FSDPModule):
+        return run(layer, *args)
+    sharded: Any = layer
+    own = vars(sharded).get("forward")
+    sharded.forward = partial(run, sharded)
+    try:
+        found: Tensor = sharded(*args)
+    finally:
+        if own is None:
+            del sharded.forward
+        else:
+            sharded.forward = own
+    return found
 
 
 def _layer(layer: Any, role: str, hidden: Tensor, cos: Tensor, sin: Tensor, at: Tensor | None) -> Tensor:
@@ -87,11 +118,30 @@ def _layer(layer: Any, role: str, hidden: Tensor, cos: Tensor, sin: Tensor, at: 
         _Rotate.apply(heads[1], cos, sin).transpose(1, 2),
         heads[2].transpose(1, 2),
     )
+    attended = _attended(attention, query, key, value, mask)
+    (out,) = _linear(attended.flatten(2), role, attention.o_proj)
+    hidden = out.add_(hidden)
+    x = _norm(layer.post_attention_layernorm, hidden)
+    gated = _Gate.apply(*_linear(x, role, mlp.gate_proj, mlp.up_proj))
+    (out,) = _linear(gated, role, mlp.down_proj)
+    return out.add_(hidden)
+
+
+def _attended(attention: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, L, H, d] from query [B, H, L, d], key and value [B, G, L, d]: causal, or by the mask [B, 1, L, K].
+
+    Flash kernels take no mask, and need none here but where few positions are read: there sdpa attends.
+    """
+    kernel = attention.config._attn_implementation
+    if mask is None and kernel != "sdpa":
+        run = ALL_ATTENTION_FUNCTIONS[kernel]
+        found: Tensor = run(attention, query, key, value, None, dropout=0.0, scaling=attention.scaling)[0]
+        return found
     groups = query.shape[1] // key.shape[1]
     if mask is not None and groups > 1:
         # With a mask and fewer keys than queries only the slow kernel is left on a GPU.
         key, value, groups = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 1
-    attended = F.scaled_dot_product_attention(
+    return F.scaled_dot_product_attention(
         query,
         key,
         value,
@@ -99,13 +149,7 @@ def _layer(layer: Any, role: str, hidden: Tensor, cos: Tensor, sin: Tensor, at: 
         is_causal=mask is None,
         scale=attention.scaling,
         enable_gqa=groups > 1,
-    )
-    (out,) = _linear(attended.transpose(1, 2).flatten(2), role, attention.o_proj)
-    hidden = out.add_(hidden)
-    x = _norm(layer.post_attention_layernorm, hidden)
-    gated = _Gate.apply(*_linear(x, role, mlp.gate_proj, mlp.up_proj))
-    (out,) = _linear(gated, role, mlp.down_proj)
-    return out.add_(hidden)
+    ).transpose(1, 2)
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
@@ -123,7 +167,8 @@ def _linear(x: Tensor, role: str, *modules: nn.Module) -> tuple[Tensor, ...]:
             base = module.base_layer
             if role in module.lora_A:
                 a, b = module.lora_A[role], module.lora_B[role]
-                adapter = (a.weight, b.weight, module.scaling[role])
+                dtype = product_dtype(x, a.weight)
+                adapter = (a.weight.to(dtype), b.weight.to(dtype), module.scaling[role])
         parts += [base.weight, base.bias, *adapter]
     found: tuple[Tensor, ...] = _Linear.apply(x, *parts)
     return found

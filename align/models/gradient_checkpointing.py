@@ -7,7 +7,7 @@ same numbers again, because nothing here draws: dropout is off in the stages tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -28,8 +28,10 @@ def layers_of(decoder: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def layers_checkpointed(layers: Sequence[nn.Module], before: Callable[[], object]) -> Iterator[None]:
-    """Let each layer's forward be checkpointed inside; `before` is called when it starts, then and again.
+def layers_checkpointed(
+    layers: Sequence[nn.Module], within: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> Iterator[None]:
+    """Let each layer's forward be checkpointed inside; then and again it runs within what `within` gives.
 
     A layer's hooks are not run again: those of a sharded base have put its weights together by then.
     """
@@ -39,8 +41,8 @@ def layers_checkpointed(layers: Sequence[nn.Module], before: Callable[[], object
     own = [vars(layer).get("forward") for layer in layers]  # hooks of other libraries may have put one there
 
     def run(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        before()
-        return forward(*args, **kwargs)
+        with within():
+            return forward(*args, **kwargs)
 
     for layer in layers:
         layer.forward = partial(checkpointed, run, layer.forward)

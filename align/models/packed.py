@@ -8,10 +8,11 @@ K * P + sum(R_k).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from align.data.tokenize import Encoded
@@ -27,6 +28,12 @@ class Packed:
     branch: Tensor  # [B, L] int64: 0 in the prompt, 1 to K in the responses, -1 at padding
     rows: Tensor  # [N] int64: where each response's last token stands
     columns: Tensor  # [N] int64
+
+    def padded(self, multiple: int) -> Packed:
+        """The same with L a multiple of this."""
+        right = (0, -self.input_ids.shape[1] % multiple)
+        ids, positions = (F.pad(x, right) for x in (self.input_ids, self.positions))
+        return replace(self, input_ids=ids, positions=positions, branch=F.pad(self.branch, right, value=-1))
 
     def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """What the model takes beside the ids: the positions, and the mask [B, 1, L, L] that is added.

@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from align.errors import AlignError, UserError, ran_out_of_memory
+from align.models.adapter_products import multiply_in_input_dtype
 from align.models.adapters import apart, parameters_of, read_adapter
 from align.models.heads import ScalarHead
 from align.models.logits import LastStep, last_step
@@ -88,6 +89,7 @@ class Roles(nn.Module):
             if misfits := [*result.unexpected_keys, *own]:
                 raise AlignError(f"{source} does not fit this base: {', '.join(misfits[:3])}")
         mark(self.peft, adapter, self._saved_modules)
+        multiply_in_input_dtype(self.base)
         self._trains[role] = trains
         self._adapters[role] = parameters_of(self.base, adapter)
         self._lora_layers = [module for module in self.base.modules() if isinstance(module, LoraLayer)]

@@ -34,7 +34,7 @@ from align.models.forward import Forward
 from align.models.optimizer import apply, clip, learning_rate
 from align.models.packed import in_parts
 from align.models.passes import Layout, passes, rankings
-from align.models.probes import share_prompts
+from align.models.probes import attend_in_blocks, share_prompts
 from align.models.roles import Roles, tensors_of
 from align.models.scoring import ranking_scores, score_rankings
 from align.objectives.bradley_terry import batch_loss, has_pair, pair_accuracy
@@ -85,6 +85,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
         if cfg.share_prompt:
             share_prompts(forward, "reward", longest)
+            attend_in_blocks(forward, "reward", int(encoded[0].totals.max()))
         for remark in forward.remarks():
             stage.say(f"rm: {remark}")
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)

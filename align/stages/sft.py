@@ -24,6 +24,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from align.data.store import kept
 from align.data.tokenize import Encoded, Encodings, encode_demonstrations
 from align.errors import UserError
+from align.models.adapter_products import multiply_in_input_dtype
 from align.models.adapters import save_adapter
 from align.models.forward import check_padding
 from align.models.logits import check_trainer, last_step
@@ -181,6 +182,7 @@ def _trainer(
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+    multiply_in_input_dtype(trainer.model)
     let_train(trainer.model, "default", saved_paths(recipe.lora.modules_to_save or (), model))
     _check_logits(trainer.model)
     work = work_of(trainer.model.get_base_model(), "default")

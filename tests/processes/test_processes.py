@@ -190,9 +190,11 @@ def test_a_process_holds_its_part_of_a_sharded_base(group: Ranks, tiny_base: Pat
         assert one["held"] * 2 == one["whole"]
         assert one["bytes"][0] - one["bytes"][1] == 4 * one["held"]  # told where memory runs out
         assert one["adapters"] == ["Parameter"]  # no DTensor
-        assert one["lean"] == [True, False]  # which would go around a layer's own forward
+        # ZeRO-3 puts weights together a matrix at a time, where each is called.
+        assert one["lean"] == [True, kind == "shards"]
         assert one["same"]
         assert one["gradients"] and one["again"]  # also where its layers run again in the backward pass
+        assert one["logprobs"] == [True, True]
     assert found[0]["lengths"][0] == 3
     assert found[1]["lengths"] == [1]
 

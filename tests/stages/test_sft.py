@@ -25,6 +25,7 @@ from align.data.load import load
 from align.data.template import Template
 from align.data.tokenize import encode_demonstrations
 from align.errors import AlignError, UserError
+from align.models.adapter_products import product_dtype
 from align.models.lora import lora_config
 from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
@@ -291,6 +292,21 @@ def test_dropout_is_drawn(tiny_recipe: MakeRecipe, tmp_path: Path) -> None:
     """The test above would pass without it."""
     with_dropout = train(tiny_recipe(tmp_path / "a", lora={"dropout": 0.3}))
     assert difference(with_dropout, train(tiny_recipe(tmp_path / "b"))) > 1e-4
+
+
+def test_adapters_multiply_in_the_bases_precision_and_stay_float32(
+    tiny_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[torch.dtype, ...]] = set()
+
+    def spied(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
+        seen.add((x.dtype, weight.dtype, product_dtype(x, weight)))
+        return product_dtype(x, weight)
+
+    monkeypatch.setattr("align.models.adapter_products.product_dtype", spied)
+    folder = train(tiny_recipe(), "base.dtype=bfloat16", "sft.steps=1")
+    assert seen == {(torch.bfloat16, torch.float32, torch.bfloat16)}
+    assert {tensor.dtype for tensor in adapter(folder).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
