@@ -1,7 +1,9 @@
 // What all tasks share: drafts, undo, keys, skipping, submitting, the lease.
 
+import { toggleAllRaw, toggleRaw } from "./raw.js";
 import { clone, isOurs, opened, replaces, same, unheard } from "./drafts.js";
 import { post, random, reopenByButtons, Refused } from "./server.js";
+import { showMath } from "./math.js";
 import { steps } from "./steps.js";
 
 const SAVE_AFTER = 600; // ms without a change
@@ -263,7 +265,7 @@ export function start({ empty, show, keys, answer = (content) => content }) {
     setInterval(() => post(`/work/${task.item}/heartbeat`, {}, task.person).catch(() => {}), task.beat);
   }
   if (matchMedia("(max-width: 60rem)").matches) byId("guide").open = false;
-  foldLong();
+  showMath().then(foldLong);
   shown();
   if (draft.aside) say("A later version came from elsewhere: Undo brings back what was here");
   return { change, typed, say, content: () => draft.content, task };
