@@ -152,6 +152,13 @@ def _how(item: Item, person: int, settings: Labeling, secret: str) -> str:
     return PREFILLED if settings.suggestions == "prefilled" and item.kind == "rank" else AFTER
 
 
+def prefilled_ranks(session: Session, draft: Draft | None) -> list[int] | None:
+    """The ranks that a person's page began with, in the item's order; None where it began with none."""
+    if draft is None or draft.suggestion_id is None or draft.suggestion_shown != PREFILLED:
+        return None
+    return session.get_one(Suggestion, draft.suggestion_id).ranks
+
+
 def note_suggestion(session: Session, label: Label, draft: Draft) -> None:
     """Write on a new label what was suggested, how it was shown, and how far it was taken."""
     if draft.suggestion_id is None or (label.kind == "skip" and draft.suggestion_shown == AFTER):

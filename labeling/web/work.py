@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException
@@ -17,6 +18,7 @@ from labeling.answers import FLAGS, KINDS, SKIP_REASONS, Answer, drawn_order, ra
 from labeling.store import labels, queue
 from labeling.store.models import Draft, Item, Label, Suggestion
 from labeling.store.suggestions import AFTER, PREFILLED, SEEN, suggestion_for
+from labeling.web.keys import KEYS, keys_of
 from labeling.web.pages import page
 from labeling.web.security import SignedIn, SignedInRoute, Visitor
 
@@ -78,11 +80,16 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         "reopened": slot is not None and slot.state == "reopened",
         "quality": config.settings.quality if item.kind == "rank" and not adjudicates else "off",
         "adjudicates": adjudicates,
+        "unchanged": None,  # what stands there before the person comes, where anything does
         "next": "/review" if adjudicates else "/work",
         "beat": config.settings.lease * 60_000 / 3,
     }
     if prefilled is not None:
-        task["start"] = {"ranks": [prefilled.ranks[i] for i in order]}
+        task["start"] = task["unchanged"] = {"ranks": [prefilled.ranks[i] for i in order]}
+    if item.kind == "correct":
+        task["unchanged"] = {"text": item.responses[0].text}
+    keys = [key for key in keys_of(item.kind) if key.name != "affirm" or task["unchanged"]]
+    task["keys"] = {key.name: key.key for key in keys}
     return page(
         who,
         f"{item.kind}.html",
@@ -90,6 +97,7 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         shown=[item.responses[i].text for i in order],
         task=task,
         task_json=json.dumps(task),
+        keys=keys,
         title=KINDS[item.kind].title,
         guideline_text=text,
         prefilled=prefilled,
@@ -216,6 +224,12 @@ def guideline(who: SignedIn) -> Response:
         return page(who, "guideline.html", text=who.config.guideline())
     except UserError as error:
         raise HTTPException(500, str(error)) from error
+
+
+@router.get("/keys")
+def change_keys(who: SignedIn) -> Response:
+    """The keys of the work on tasks, to change them; the browser keeps them."""
+    return page(who, "keys.html", keys=KEYS, keys_json=json.dumps([asdict(key) for key in KEYS]))
 
 
 def _counts(session: Session, who: Visitor) -> dict[str, int]:

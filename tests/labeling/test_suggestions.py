@@ -147,7 +147,10 @@ def test_prefilled_starts_with_the_machines_ranks_and_notes_what_became_of_them(
     sent(bot, (first, newer), (second, newer), version=V2)  # a newer model comes while the task is open
     page = site.taken(ann)
     assert as_given(site, page) == RANKS, "what was shown stays"
-    assert "next" not in site.answer(ann, ranking(site, page, RANKS), task=page).json()
+    for affirmed, ranks in ((False, RANKS), (True, [1, 2, 3, 4])):  # untouched, or touched and called right
+        refused = site.answer(ann, ranking(site, page, ranks), task=page, affirmed=affirmed)
+        assert refused.status_code == 409 and "as it stands" in refused.json()["detail"]
+    assert "next" not in site.answer(ann, ranking(site, page, RANKS), task=page, affirmed=True).json()
     page = site.taken(ann)
     assert as_given(site, page) == [1, 2, 3, 4], "the newest"
     site.answer(ann, ranking(site, page, [1, 3, 2, None]), task=page)  # one pair of three turned round
@@ -161,7 +164,9 @@ def test_prefilled_starts_with_the_machines_ranks_and_notes_what_became_of_them(
         ("rank", "prefilled", False, 1.0),
         ("skip", "prefilled", None, None),
     ]
-    told = bot.get("/api/v1/labels").json()["labels"][0]["suggestion"]
+    labels = bot.get("/api/v1/labels").json()["labels"]
+    assert [label["affirmed"] for label in labels] == [True, False, False, False]
+    told = labels[0]["suggestion"]
     assert told == {"id": 1, "shown": "prefilled", "taken": True, "agreed": 1.0}
 
 
@@ -245,7 +250,8 @@ def test_a_share_of_tasks_hides_the_suggestion_and_says_so(make_site: Any) -> No
         page = site.taken(ann)
         assert site.taken(ann).get("start") == page.get("start"), "the same at every look"
         hidden += "start" not in page
-        site.answer(ann, ranking(site, page, RANKS if "start" in page else [1, 2, 3, 4]), task=page)
+        ranks = RANKS if "start" in page else [1, 2, 3, 4]
+        site.answer(ann, ranking(site, page, ranks), task=page, affirmed="start" in page)
     assert 3 <= hidden <= 19  # 10 of 40 are expected; further off once in a thousand secrets
     with site.config.store.read() as session:
         found = measured_effect(session)

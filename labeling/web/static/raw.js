@@ -3,11 +3,13 @@
 const boxes = [...document.querySelectorAll(".shown")];
 const all = document.getElementById("raw");
 
-const isRaw = (box) => !box.querySelector(".raw").hidden;
+const isRaw = (box) => box.querySelector(".prose").hidden;
 
 function set(box, raw) {
-  box.querySelector(".raw").hidden = !raw;
+  if (raw === isRaw(box)) return;
   box.querySelector(".prose").hidden = raw;
+  if (raw) box.append(Object.assign(document.createElement("pre"), { className: "raw", dir: "auto", textContent: box.dataset.source }));
+  else box.querySelector(".raw").remove();
   const button = box.parentElement.querySelector("[data-raw]");
   if (button) button.setAttribute("aria-pressed", raw);
   all.setAttribute("aria-pressed", boxes.every(isRaw));
