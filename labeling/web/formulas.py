@@ -19,7 +19,9 @@ from markdown_it.token import Token
 
 INLINE, DISPLAY = "inline", "display"  # in the text, or on lines of its own
 _MOST_LINES = 100  # of a formula: an opening without an end is looked for no further
-_ENVIRONMENT = r"\\begin\{((?:align|alignat|aligned|cases|equation|gather|multline|[pbBvV]?matrix|split)\*?)\}"
+_ENVIRONMENT = (
+    r"\\begin\{((?:align|alignat|aligned|cases|equation|gather|multline|[pbBvV]?matrix|split)\*?)\}"
+)
 # What follows a backslash belongs to it, and ends nothing.
 _BETWEEN = {
     r"\(": (re.compile(r"\\\((?:[^\\]|\\[^)])*+\\\)", re.DOTALL), INLINE),
@@ -28,7 +30,9 @@ _BETWEEN = {
 }
 # Nothing blank inside the dollars, no digit behind them; a letter may follow a whole formula (`$n$th`), but
 # `$HOME/$USER` is none.
-_DOLLARS = re.compile(r"\$(?![\s$])(?:\\.|[^\\$`])++(?<!\s)\$(?![\d$])(?:(?<=[\w)}\]']\$)|(?![A-Za-z]))", re.DOTALL)
+_DOLLARS = re.compile(
+    r"\$(?![\s$])(?:\\.|[^\\$`])++(?<!\s)\$(?![\d$])(?:(?<=[\w)}\]']\$)|(?![A-Za-z]))", re.DOTALL
+)
 _COMMAND = re.compile(r"\\[A-Za-z]+\s*(?:\{[^{}]*\})?")
 _WORD = re.compile(r"[\s(][A-Za-z]{2}")
 _MATHS = re.compile(r"[\\^_=+<>]")

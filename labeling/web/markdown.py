@@ -11,7 +11,23 @@ from markupsafe import Markup
 
 from labeling.web.formulas import with_formulas
 
-_TAGS = {"p", "span", "div", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a"}
+_TAGS = {
+    "p",
+    "span",
+    "div",
+    "br",
+    "hr",
+    "em",
+    "strong",
+    "s",
+    "code",
+    "pre",
+    "blockquote",
+    "ul",
+    "ol",
+    "li",
+    "a",
+}
 _TAGS |= {"h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
 _ATTRIBUTES = {
     "a": {"href", "title", "target"},

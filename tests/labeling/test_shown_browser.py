@@ -23,17 +23,24 @@ def test_formulas_are_rendered_and_their_source_is_one_key_away(site: Any, visit
     good = page.locator(".card", has=page.locator("text=or $10"))
     good.locator("[data-math=display] .katex-display").wait_for()
     assert good.locator("[data-math] .katex").count() == 3
-    assert "It is $5 or $10." in good.inner_text() and "a*b*c" not in good.locator(".katex-html").first.inner_text()
+    assert (
+        "It is $5 or $10." in good.inner_text()
+        and "a*b*c" not in good.locator(".katex-html").first.inner_text()
+    )
     assert page.locator(".prompt .katex").count() == 1
     bad = page.locator(".card", has_text="Look:")
     bad.locator(".broken").first.wait_for()
     assert bad.locator(".broken").all_inner_texts() == [r"\(\frac{1}\)", r"$\def\a{\a\a}\a$"]
     assert page.locator(".card a[href]").count() == 0, "no link comes out of LaTeX"
-    fonts = page.evaluate("document.fonts.ready.then(f => [...f].some(x => x.family.startsWith('KaTeX') && x.status == 'loaded'))")
+    fonts = page.evaluate(
+        "document.fonts.ready.then(f => [...f].some(x => x.family.startsWith('KaTeX') && x.status == 'loaded'))"
+    )
     assert fonts, "its fonts are the app's own"
     good.locator(".text").click()
     page.keyboard.press("r")
-    assert good.locator(".raw").inner_text().endswith(FORMULAS.split("\n\n")[-1]) and raws(page).count(True) == 1
+    assert (
+        good.locator(".raw").inner_text().endswith(FORMULAS.split("\n\n")[-1]) and raws(page).count(True) == 1
+    )
     assert FORMULAS in good.locator(".raw").text_content()
     assert good.get_by_role("button", name="as it was written").get_attribute("aria-pressed") == "true"
     page.keyboard.press("Shift+R")

@@ -80,7 +80,7 @@ def test_enter_on_a_checkbox_ticks_it(site: Any, visit: Any) -> None:
     assert page.locator("#all-bad").is_checked()
     page.get_by_text("None of these is acceptable").click()
     assert not page.locator("#all-bad").is_checked()
-    page.locator(".card .flags label").first.click()
+    page.locator(".flags[open] label").first.click()
     with page.expect_navigation():  # after the mouse Enter submits, as it does on the circles
         page.keyboard.press("Enter")
     (label,) = labels(site)
@@ -122,7 +122,9 @@ def test_what_is_missing_is_said_beside_submit_and_has_the_focus(make_site: Any,
     ],
     ids=["french", "czech", "russian"],
 )
-def test_digits_go_by_their_place_on_every_layout(site: Any, visit: Any, one: str, two: str, undo: Any) -> None:
+def test_digits_go_by_their_place_on_every_layout(
+    site: Any, visit: Any, one: str, two: str, undo: Any
+) -> None:
     site.add(THREE)
     page = visit(site, site.person("ann"))
     page.goto("/work")

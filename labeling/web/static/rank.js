@@ -169,11 +169,13 @@ function missing({ ranks, quality, edit }) {
 }
 
 list.addEventListener("click", (event) => {
+  // After a press of the mouse Enter submits: on the box it would take the tick away again.
+  if (event.detail && event.target.matches(".flags input")) mark(cards.indexOf(event.target.closest(".card")), false);
   const button = event.target.closest("[data-do]");
   if (!button) return;
   const place = cards.indexOf(button.closest(".card"));
   ACTIONS[button.dataset.do](place);
-  // After a press of the mouse Enter submits: on the circle it would take the rank away again.
+  // The same for the circle and the rank.
   if (event.detail && button.dataset.do !== "edit") mark(place, false);
 });
 list.addEventListener("focusin", (event) => {
@@ -194,6 +196,7 @@ list.addEventListener("change", (event) => {
 list.addEventListener("input", (event) => {
   if (event.target.matches(".rewrite textarea")) typed(event.target, (now) => (now.edit.text = event.target.value));
 });
+allBad.addEventListener("click", (event) => event.detail && mark(focused, false));
 allBad.addEventListener("change", () => change((now) => (now.all_bad = allBad.checked)));
 
 dragging(list, cards, divider, () => content().ranks, (ranks) => setRanks(() => ranks));

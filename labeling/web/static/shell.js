@@ -19,7 +19,7 @@ const byId = (id) => document.getElementById(id);
 // refused wants something.
 export function start({ empty, show, fixed, actions, missing, answer = (content) => content }) {
   const task = JSON.parse(byId("task").dataset.task);
-  const place = `align draft ${task.person} ${task.item}${task.adjudicates ? " decide" : ""}`;
+  const place = `align draft ${task.person} ${task.number}${task.adjudicates ? " decide" : ""}`;
   const note = byId("note");
   const keys = keysOf(task.person, task.keys);
   const draft = opened(task, place, { ...empty(task), ...task.start, note: "" });
@@ -62,7 +62,7 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
     keepHere();
     const from = draft.revision === null ? "" : `?revision=${draft.revision}`;
     try {
-      const { held, revision } = await post(`/work/${task.item}/draft${from}`, draft.sending, task.person);
+      const { held, revision } = await post(`/work/${task.number}/draft${from}`, draft.sending, task.person);
       Object.assign(draft, { known: draft.sending, revision, unheard: [] });
       say(held ? "Draft saved" : "Somebody else has this task now; your answer still counts");
     } catch (error) {
@@ -181,7 +181,7 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
     byId("submit").disabled = true;
     say("Saving …");
     try {
-      const { next } = await post(`/work/${task.item}/answer`, given, task.person);
+      const { next } = await post(`/work/${task.number}/answer`, given, task.person);
       if (same(before, draft.content)) return leave(next || task.next);
       draft.revision = null; // the app's draft went with the answer
       again("");
@@ -230,7 +230,7 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
     clearTimeout(timer);
     sent = true; // no draft is saved any more
     try {
-      await post(`/work/${task.item}/keep`, {}, task.person);
+      await post(`/work/${task.number}/keep`, {}, task.person);
       leave(task.next);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
@@ -294,7 +294,7 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
   note.addEventListener("input", () => typed(note, (content) => (content.note = note.value)));
   document.addEventListener("focusout", history.left);
   if (!task.adjudicates) {
-    setInterval(() => post(`/work/${task.item}/heartbeat`, {}, task.person).catch(() => {}), task.beat);
+    setInterval(() => post(`/work/${task.number}/heartbeat`, {}, task.person).catch(() => {}), task.beat);
   }
   if (matchMedia("(max-width: 60rem)").matches) byId("guide").open = false;
   showMath().then(foldLong);
