@@ -47,8 +47,8 @@ class Answer(BaseModel):
     """What a person hands in: `content` in the order shown, the guideline's hash, the seconds it took.
 
     `submission` names this content: the same one twice is one label. `instead_of` names submissions of the
-    same person that this one may replace, heard of or not. `affirmed`: they changed nothing, and said that what
-    they were shown is right as it stands.
+    same person that this one may replace, heard of or not. `affirmed`: they changed nothing, and said that
+    what they were shown is right as it stands.
     """
 
     model_config = ConfigDict(extra="forbid")

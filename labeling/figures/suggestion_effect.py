@@ -109,7 +109,7 @@ def _wilson(share: float, count: float) -> tuple[float, float]:
 
 
 def judgements(session: Session) -> list[SuggestedRanking]:
-    """People's standing rankings and comparisons that a suggestion goes with, shown or hidden; no gold ones."""
+    """People's standing answers that a suggestion goes with, shown or hidden; to no gold tasks."""
     columns = (Label.item_id, Label.suggestion_shown, Label.suggestion_agreed, Label.suggestion_taken)
     query = select(*columns).join(Item, Item.id == Label.item_id).where(standing(), Item.gold.is_(None))
     query = query.where(Label.suggestion_agreed.is_not(None))  # a machine's own have none

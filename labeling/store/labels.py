@@ -104,9 +104,9 @@ def submit(
 ) -> Label:
     """Add a label; a second call with the same `given.submission` and the same content adds nothing.
 
-    Raises UserError for an incomplete answer, and for one that is what the person was shown unless they affirm it,
-    NotYours where the task was never given to this person, and
-    Superseded where the submission is known with other content, or another answer stands that
+    Raises UserError for an incomplete answer, and for one that is what the person was shown, unless they
+    affirm it; NotYours where the task was never given to this person, and Superseded where the submission is
+    known with other content, or another answer stands that
     `given.instead_of` does not name.
     """
     known = _submitted(session, person, item, given)

@@ -104,8 +104,8 @@ def release(slot: Slot) -> None:
 def waiting(session: Session, person: Person, rules: Rules) -> int:
     """How many tasks there are for this person now, the one they hold included; MANY where there are more.
 
-    Gold ones that are still to come among them are counted too. So each task that is done or skipped takes one
-    away, whichever it is.
+    Gold ones that are still to come among them are counted too. So each task that is done or skipped takes
+    one away, whichever it is.
     """
     held = select(func.count()).select_from(Slot).where(Slot.person_id == person.id, Slot.state.in_(HELD))
     free = _available(person, rules).with_only_columns(Slot.item_id).distinct().limit(MANY).subquery()
@@ -132,7 +132,7 @@ def _met(session: Session, person: Person, gold: bool) -> int:
 
 
 def _due(rules: Rules, person: Person, number: int) -> int:
-    """After how many other tasks a person gets gold task `number` (from 0): drawn within each `gold_every`."""
+    """After how many other tasks a person gets gold task `number` (from 0): drawn in each `gold_every`."""
     drawn = random.Random(f"{rules.secret} gold {person.id} {number}").randrange(rules.gold_every)
     return number * rules.gold_every + 1 + drawn
 

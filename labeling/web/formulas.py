@@ -1,7 +1,7 @@
 """LaTeX in Markdown: found before Markdown's own marks are, and kept as it was written.
 
-It may stand in `\\(…\\)`, `\\[…\\]`, `$…$`, `$$…$$`, and in an environment such as `\\begin{align}`. A page's script
-shows it; without one its source stands there.
+It may stand in `\\(…\\)`, `\\[…\\]`, `$…$`, `$$…$$`, and in an environment such as `\\begin{align}`. A page's
+script shows it; without one its source stands there.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _TAGS = {
     "li",
     "a",
 }
-_TAGS |= {"h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
+_TAGS |= {"span", "div", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
 _ATTRIBUTES = {
     "a": {"href", "title", "target"},
     "ol": {"start"},

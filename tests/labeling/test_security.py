@@ -55,7 +55,8 @@ def test_markdown_has_no_script_in_any_payload() -> None:
             assert not any(f"<{tag} on" in low for tag in ("p", "a", "div"))
     assert 'href="https://example.com/"' in safe_html("[good](https://example.com/)")
     assert (
-        safe_html("# Title **b**\n\n1. x") == "<h3>Title <strong>b</strong></h3>\n<ol>\n<li>x</li>\n</ol>\n"
+        safe_html("# Title **b**\n\n1. x")
+        == '<h3 dir="auto">Title <strong>b</strong></h3>\n<ol dir="auto">\n<li>x</li>\n</ol>\n'
     )
 
 

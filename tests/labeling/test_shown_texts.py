@@ -1,4 +1,4 @@
-"""What is shown is what is trained: LaTeX, indented prose, prices and links in the texts that people judge."""
+"""What is shown is what is trained: LaTeX, indented prose, prices and links in what people judge."""
 
 from __future__ import annotations
 
