@@ -94,6 +94,7 @@ function edit(button) {
   });
   keep.addEventListener("click", async () => {
     if (!field.value.trim()) return problem("Write the response first.");
+    if (field.value.trim() === answer.text.trim()) return problem("You changed nothing: write what it should have said, or cancel.");
     keep.disabled = true;
     problem("");
     const seconds = (performance.now() - at) / 1000;
