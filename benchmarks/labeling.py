@@ -100,7 +100,7 @@ class Acknowledged:
     """An answer that the server said it has."""
 
     label: int
-    item: int
+    number: int
     person: int
     ranks: list[int | None]  # as shown
 
@@ -227,6 +227,7 @@ class Load:
         from labeling.answers import drawn_order
         from labeling.store.engine import Store
         from labeling.store.models import Item, Label, Slot
+        from labeling.web.numbers import item_of
 
         store = Store(self.database)
         secret = store.secret()
@@ -235,28 +236,27 @@ class Load:
             slots = session.scalars(select(Slot)).unique().all()
             overlaps = dict(session.execute(select(Item.id, Item.overlap)).all())
         store.close()
+        # Pages call tasks by numbers of their own.
+        last = {(item_of(secret, number), person): said for (number, person), said in self.seen.last.items()}
         lost = 0
         kept = {label.submission: label for label in labels}
         for submission, given in self.seen.labels.items():
             label = kept.get(submission)
+            item = item_of(secret, given.number)
             if label is None or (label.id, label.item_id, label.person_id) != (
                 given.label,
-                given.item,
+                item,
                 given.person,
             ):
                 lost += 1
                 continue
-            order = drawn_order(secret, given.item, given.person, RESPONSES)
+            order = drawn_order(secret, item, given.person, RESPONSES)
             lost += [label.content["ranks"][index] for index in order] != given.ranks
         replaced = {label.replaces for label in labels}
         standing = [label for label in labels if label.id not in replaced]
         people = Counter((label.item_id, label.person_id) for label in standing)
         doubled = sum(count - 1 for count in people.values()) + len(set(kept) - set(self.seen.labels))
-        stale = sum(
-            (label.item_id, label.person_id) not in self.seen.last
-            or self.seen.last[label.item_id, label.person_id] != label.submission
-            for label in standing
-        )
+        stale = sum(last.get((label.item_id, label.person_id)) != label.submission for label in standing)
         held = Counter((slot.item_id, slot.person_id) for slot in slots if slot.person_id is not None)
         answers = Counter(label.item_id for label in standing)
         done = Counter(slot.item_id for slot in slots if slot.state == "done")
@@ -327,7 +327,7 @@ class Labeler:
     async def two_tabs(self, task: dict[str, Any], first: dict[str, Any]) -> None:
         """The other tab has the task too, and a draft of it that the app must not take for the later one."""
         other = task_of(await self.asked("GET task", lambda: self.client.get("/work")))
-        if (other["item"], other["draft"]) != (task["item"], first["content"]):
+        if (other["number"], other["draft"]) != (task["number"], first["content"]):
             self.load.seen.wrong["the second tab began with another draft"] += 1
         second = said(task, self.ranks())
         await self.draft(task, second, other["revision"])
@@ -340,7 +340,7 @@ class Labeler:
     async def draft(
         self, task: dict[str, Any], given: dict[str, Any], revision: int, late: bool = False
     ) -> None:
-        path = f"/work/{task['item']}/draft?revision={revision}"
+        path = f"/work/{task['number']}/draft?revision={revision}"
         # 409 also where an earlier try was taken and the connection broke: the app then has this content.
         expected = (409,) if late else (200, 409)
         send = partial(self.client.post, path, json=given["content"], headers=JSON)
@@ -354,19 +354,19 @@ class Labeler:
 
         def send() -> Awaitable[httpx2.Response]:
             next(tries)
-            return self.client.post(f"/work/{task['item']}/answer", json=given, headers=JSON)
+            return self.client.post(f"/work/{task['number']}/answer", json=given, headers=JSON)
 
         reply = await self.asked("POST answer", send)
         seen.again += next(tries) > 1
         if reply.status_code == 200:
-            key, submission = (task["item"], task["person"]), given["submission"]
+            key, submission = (task["number"], task["person"]), given["submission"]
             seen.labels[submission] = Acknowledged(reply.json()["label"], *key, given["content"]["ranks"])
             if heard:
                 seen.last[key] = submission
 
     async def refused(self, task: dict[str, Any], given: dict[str, Any]) -> str:
         """Send an answer that must not take the place of the one that stands; which one that is."""
-        path = f"/work/{task['item']}/answer"
+        path = f"/work/{task['number']}/answer"
         send = partial(self.client.post, path, json=given, headers=JSON)
         reply = await self.asked("POST answer", send, (409,))
         return str(reply.json().get("standing", ""))

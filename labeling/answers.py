@@ -47,7 +47,8 @@ class Answer(BaseModel):
     """What a person hands in: `content` in the order shown, the guideline's hash, the seconds it took.
 
     `submission` names this content: the same one twice is one label. `instead_of` names submissions of the
-    same person that this one may replace, heard of or not.
+    same person that this one may replace, heard of or not. `affirmed`: they changed nothing, and said that
+    what they were shown is right as it stands.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -58,6 +59,7 @@ class Answer(BaseModel):
     skip: bool = False
     adjudicates: bool = False
     instead_of: list[str] = []
+    affirmed: bool = False
 
 
 class _Content(BaseModel):
@@ -178,6 +180,8 @@ _KINDS_AND_SKIP = KINDS | {"skip": TaskKind("Skipped", "Skip", (0, MAX_RESPONSES
 
 def checked(kind: str, content: Any, count: int, quality: str = "optional") -> dict[str, Any]:
     """A complete answer to a task of this kind with `count` responses; UserError says what is missing."""
+    if kind == "compare" and isinstance(content, dict) and content.get("choice") is None:
+        raise UserError("Say which response is better, or skip.")
     try:
         made = _KINDS_AND_SKIP[kind].content.model_validate(content)
     except ValidationError as error:

@@ -66,11 +66,21 @@ class Site:
         return self.taken_at(client, "/work")
 
     def taken_at(self, client: Any, path: str) -> dict[str, Any]:
+        """As `taken`, for any page of a task; `item` is its id."""
+        from labeling.web.numbers import item_of
+
         page = client.get(path, headers={"Accept": "text/html"})
         assert page.status_code == 200, page.text
         found = re.search(r'data-task="([^"]*)"', page.text)
         assert found
-        return dict(json.loads(html.unescape(found[1])))
+        task = dict(json.loads(html.unescape(found[1])))
+        return task | {"item": item_of(self.config.secret, task["number"])}
+
+    def number(self, item: int) -> int:
+        """What pages call a task."""
+        from labeling.web.numbers import number_of
+
+        return number_of(self.config.secret, item)
 
     def order(self, task: dict[str, Any]) -> list[int]:
         """The indices of a task's responses as its page shows them."""
@@ -83,7 +93,7 @@ class Site:
         task = more.pop("task", None) or self.taken(client)
         given = {"content": content, "submission": secrets.token_hex(16), "seconds": 1.0}
         given |= {"guideline": task["guideline"], **more}
-        return client.post(f"/work/{task['item']}/answer", json=given)
+        return client.post(f"/work/{task['number']}/answer", json=given)
 
     def add(self, *rows: dict[str, Any]) -> list[int]:
         from labeling.store.items import add_items

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from labeling.store.labels import standing
-from labeling.store.models import Label
+from labeling.store.models import Item, Label
 from labeling.store.suggestions import HIDDEN, SEEN
 
 _Z = 1.959964  # 95%
@@ -109,11 +109,10 @@ def _wilson(share: float, count: float) -> tuple[float, float]:
 
 
 def judgements(session: Session) -> list[SuggestedRanking]:
-    """People's standing rankings and comparisons that a suggestion goes with, shown or hidden."""
+    """People's standing answers that a suggestion goes with, shown or hidden; to no gold tasks."""
     columns = (Label.item_id, Label.suggestion_shown, Label.suggestion_agreed, Label.suggestion_taken)
-    query = select(*columns).where(
-        standing(), Label.suggestion_agreed.is_not(None)
-    )  # a machine's own have none
+    query = select(*columns).join(Item, Item.id == Label.item_id).where(standing(), Item.gold.is_(None))
+    query = query.where(Label.suggestion_agreed.is_not(None))  # a machine's own have none
     return [
         SuggestedRanking(item, how != HIDDEN, agreed or 0.0, bool(taken), how == SEEN)
         for item, how, agreed, taken in session.execute(query.order_by(Label.id))

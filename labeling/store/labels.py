@@ -14,11 +14,20 @@ from sqlalchemy.orm import Session
 from align.errors import UserError
 from align.records import Ranking
 from align.values import RecordError
-from labeling.answers import Answer, checked, drawn_order, in_item_order, in_shown_order, ranks_alone
+from labeling.answers import (
+    Answer,
+    checked,
+    drawn_order,
+    in_item_order,
+    in_shown_order,
+    ranks_alone,
+    ranks_of,
+    written_in,
+)
 from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, is_newest, now
 from labeling.store.people import add_person, good_name
 from labeling.store.queue import HELD, lock_item, own_slot, place_for, release, was_given
-from labeling.store.suggestions import note_suggestion
+from labeling.store.suggestions import note_suggestion, prefilled_ranks
 
 MAX_DRAFT = 400_000  # characters of JSON
 _TOGETHER = 1000  # rows asked for at once
@@ -30,6 +39,10 @@ _ANSWERED = (
     "You have answered this task already, in another tab or browser. Nothing here is lost: submit again to "
     "put this answer in the place of that one."
 )
+
+
+_UNTOUCHED = "You changed nothing: change it, or say that it is right as it stands."
+_TOUCHED = "You changed it, so it isn't right as it stands: submit your version."
 
 
 class NotYours(UserError):
@@ -91,8 +104,9 @@ def submit(
 ) -> Label:
     """Add a label; a second call with the same `given.submission` and the same content adds nothing.
 
-    Raises UserError for an incomplete answer, NotYours where the task was never given to this person, and
-    Superseded where the submission is known with other content, or another answer stands that
+    Raises UserError for an incomplete answer, and for one that is what the person was shown, unless they
+    affirm it; NotYours where the task was never given to this person, and Superseded where the submission is
+    known with other content, or another answer stands that
     `given.instead_of` does not name.
     """
     known = _submitted(session, person, item, given)
@@ -106,22 +120,27 @@ def submit(
     answer = checked(kind, given.content, count, "optional" if given.adjudicates else quality)
     if given.guideline is not None and session.get(Guideline, given.guideline) is None:
         raise UserError("This version of the guideline is not known: reload the page.")
+    in_order = in_item_order(kind, answer, order)
+    draft = session.get(Draft, (item.id, person.id))
+    untouched = not given.adjudicates and is_untouched(session, item, draft, kind, in_order)
+    if untouched != given.affirmed:
+        raise UserError(_UNTOUCHED if untouched else _TOUCHED)
     before = _before(session, person, item, given.adjudicates)
     label = Label(
         item_id=item.id,
         person_id=person.id,
         kind=kind,
-        content=in_item_order(kind, answer, order),
+        content=in_order,
         guideline=given.guideline,
         shown_order=order,
         seconds=given.seconds,
         adjudicates=given.adjudicates,
         replaces=before,
         submission=given.submission,
+        affirmed=given.affirmed,
     )
     if not given.adjudicates:
         _finish_place(session, person, label, given.instead_of)
-    draft = session.get(Draft, (item.id, person.id))
     if draft is not None:
         _put(draft, {})
         if not given.adjudicates:
@@ -130,6 +149,21 @@ def submit(
     session.add(label)  # whole: it can't be changed once it is written
     session.flush()
     return label
+
+
+def is_untouched(
+    session: Session, item: Item, draft: Draft | None, kind: str, content: dict[str, Any]
+) -> bool:
+    """Whether an answer, in the item's order, is what stood on the page before the person came."""
+    if kind == "correct":
+        text, _ = written_in(kind, content) or ("", None)
+        return _plain(text) == _plain(item.responses[0].text)
+    suggested = prefilled_ranks(session, draft)
+    return suggested is not None and ranks_of(kind, content) == suggested
+
+
+def _plain(text: str) -> str:
+    return text.replace("\r\n", "\n").strip()
 
 
 def _submitted(session: Session, person: Person, item: Item, given: Answer) -> Label | None:
@@ -152,7 +186,8 @@ def _same(known: Label, item: Item, given: Answer, kind: str, order: list[int]) 
         answer = checked(kind, given.content, len(item.responses))
     except UserError:
         return False
-    return known.guideline == given.guideline and known.content == in_item_order(kind, answer, order)
+    said = (known.guideline, known.affirmed)
+    return said == (given.guideline, given.affirmed) and known.content == in_item_order(kind, answer, order)
 
 
 def _submission(session: Session, label: int | None) -> str | None:

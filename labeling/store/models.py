@@ -185,6 +185,9 @@ class Label(Tables):
     replaces: Mapped[int | None] = mapped_column(ForeignKey("label.id"), unique=True)
     submission: Mapped[str] = mapped_column(String(40), unique=True)  # the browser's: a second try adds none
     created: Mapped[datetime] = mapped_column(default=now)
+    affirmed: Mapped[bool] = mapped_column(
+        default=False, server_default=text("false")
+    )  # "right as it stands"
     suggestion_id: Mapped[int | None] = mapped_column(ForeignKey("suggestion.id"))
     suggestion_shown: Mapped[str | None] = mapped_column(String(10))  # how: labeling.store.suggestions says
     suggestion_taken: Mapped[bool | None] = mapped_column()  # the order is exactly the suggested one

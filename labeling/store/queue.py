@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count, islice, takewhile
 
-from sqlalchemy import Select, and_, exists, func, or_, select
+from sqlalchemy import Select, and_, exists, func, or_, select, union
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -26,6 +28,7 @@ class Rules:
     lease: timedelta
     gold_every: int = 0
     audit: float | None = None  # share of the machine's tasks that people judge too; None: all are people's
+    secret: str = ""  # the database's: draws where gold tasks come
 
 
 def take(store: Store, person: Person, rules: Rules) -> Item | None:
@@ -99,11 +102,39 @@ def release(slot: Slot) -> None:
 
 
 def waiting(session: Session, person: Person, rules: Rules) -> int:
-    """How many tasks there are for this person now, the one they hold included; MANY where there are more."""
+    """How many tasks there are for this person now, the one they hold included; MANY where there are more.
+
+    Gold ones that are still to come among them are counted too. So each task that is done or skipped takes
+    one away, whichever it is.
+    """
     held = select(func.count()).select_from(Slot).where(Slot.person_id == person.id, Slot.state.in_(HELD))
     free = _available(person, rules).with_only_columns(Slot.item_id).distinct().limit(MANY).subquery()
-    found = (session.scalar(held) or 0) + (session.scalar(select(func.count()).select_from(free)) or 0)
-    return min(found, MANY)
+    ahead = session.scalar(select(func.count()).select_from(free)) or 0
+    gold = _gold_to_come(session, person, rules, ahead) if rules.gold_every else 0
+    return min((session.scalar(held) or 0) + ahead + gold, MANY)
+
+
+def _gold_to_come(session: Session, person: Person, rules: Rules, ahead: int) -> int:
+    """How many gold tasks this person gets until `ahead` more of the others are done."""
+    first, others = _met(session, person, gold=True), _met(session, person, gold=False) + ahead
+    left = (session.scalar(select(func.count()).where(Item.gold.is_not(None))) or 0) - first
+    due = takewhile(lambda number: _due(rules, person, number) <= others, count(first))
+    return sum(1 for _ in islice(due, max(0, min(left, MANY))))
+
+
+def _met(session: Session, person: Person, gold: bool) -> int:
+    """How many tasks this person was given, gold ones or others; those that they skipped too."""
+    given = select(Slot.item_id).where(Slot.person_id == person.id)
+    said = select(Label.item_id).where(Label.person_id == person.id, Label.adjudicates.is_(False))
+    met = union(given, said).subquery()
+    query = select(func.count()).select_from(met).join(Item, Item.id == met.c.item_id)
+    return session.scalar(query.where(Item.gold.is_not(None) if gold else Item.gold.is_(None))) or 0
+
+
+def _due(rules: Rules, person: Person, number: int) -> int:
+    """After how many other tasks a person gets gold task `number` (from 0): drawn in each `gold_every`."""
+    drawn = random.Random(f"{rules.secret} gold {person.id} {number}").randrange(rules.gold_every)
+    return number * rules.gold_every + 1 + drawn
 
 
 def _held(session: Session, person: Person) -> Slot | None:
@@ -145,10 +176,7 @@ def _gold(session: Session, person: Person, rules: Rules) -> Slot | None:
     """A slot of a gold item that this person has not met, when one is due."""
     if not rules.gold_every:
         return None
-    done = select(func.count()).select_from(Slot).join(Item).where(Slot.person_id == person.id)
-    gold = session.scalar(done.where(Item.gold.is_not(None))) or 0
-    plain = session.scalar(done.where(Item.gold.is_(None), Slot.state.in_(("done", "reopened")))) or 0
-    if gold >= plain // rules.gold_every:
+    if _met(session, person, gold=False) < _due(rules, person, _met(session, person, gold=True)):
         return None
     met = exists().where(Slot.item_id == Item.id, Slot.person_id == person.id)
     tried = exists().where(Label.item_id == Item.id, Label.person_id == person.id)

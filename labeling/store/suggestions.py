@@ -39,7 +39,7 @@ def by_people() -> ColumnElement[bool]:
 def unscored(version: str) -> ColumnElement[bool]:
     """The condition that a reward model of this version could still suggest something for an item."""
     known = exists().where(Suggestion.item_id == Item.id, Suggestion.version == version)
-    return Item.kind.in_(ORDERING) & Item.gold.is_(None) & ~known
+    return Item.kind.in_(ORDERING) & ~known
 
 
 def add_suggestions(
@@ -75,16 +75,16 @@ def add_suggestions(
     session.add_all(new)
     session.flush()
     if labels:
-        label_by_machine(session, [made for made in new if items[made.item_id].kind == "rank"])
+        ours = {id for id, item in items.items() if item.kind == "rank" and item.gold is None}
+        label_by_machine(session, [made for made in new if made.item_id in ours])
     return sent
 
 
 def _check(item: Item | None, task: int, place: str, count: int) -> None:
     if item is None:
         raise RecordError(f"{place}.task", f"there is no task {task}")
-    if item.kind not in ORDERING or item.gold is not None:
-        kind = "gold" if item.gold is not None else f"one to {item.kind}"
-        raise RecordError(f"{place}.task", f"task {task} is {kind}: nothing is suggested for it")
+    if item.kind not in ORDERING:
+        raise RecordError(f"{place}.task", f"task {task} is one to {item.kind}: nothing is suggested for it")
     if count != len(item.responses):
         raise RecordError(f"{place}.scores", f"has {count}: task {task} has {len(item.responses)} responses")
 
@@ -117,7 +117,8 @@ def label_the_rest(session: Session) -> None:
     newest = select(func.max(Suggestion.id)).group_by(Suggestion.item_id)
     labelled = exists().where(Label.suggestion_id == Suggestion.id, Label.suggestion_shown == MACHINE)
     query = select(Suggestion.item_id).where(Suggestion.id.in_(newest), ~labelled)
-    items = select(Item.id).where(Item.id.in_(query), Item.kind == "rank").order_by(Item.id)
+    items = select(Item.id).where(Item.id.in_(query), Item.kind == "rank", Item.gold.is_(None))
+    items = items.order_by(Item.id)
     locked = set(session.scalars(items.with_for_update(of=Item, key_share=True)))
     rest = select(Suggestion).where(Suggestion.id.in_(newest), ~labelled).order_by(Suggestion.id)
     label_by_machine(session, [made for made in session.scalars(rest) if made.item_id in locked])
@@ -128,13 +129,15 @@ def suggestion_for(
 ) -> Suggestion | None:
     """The suggestion that a person's answer to this task goes with: fixed when the task is first opened.
 
+    Gold tasks have theirs like others: without it they would be known by that.
+
     `draft.suggestion_shown` says how it is shown. None where there is none, or work had begun without it.
     """
     if settings.suggestions == "off" and draft.suggestion_shown == AFTER:
         draft.suggestion_id = draft.suggestion_shown = None  # it was not shown yet, and will not be
     if draft.suggestion_id is not None:
         return session.get_one(Suggestion, draft.suggestion_id)
-    if settings.suggestions == "off" or item.gold is not None or draft.content:
+    if settings.suggestions == "off" or draft.content:
         return None
     newest = select(Suggestion).where(Suggestion.item_id == item.id).order_by(Suggestion.id.desc())
     found = session.scalars(newest.limit(1)).first()
@@ -150,6 +153,13 @@ def _how(item: Item, person: int, settings: Labeling, secret: str) -> str:
         return HIDDEN
     # A blind comparison measures policies by what people say: nothing stands there before they said it.
     return PREFILLED if settings.suggestions == "prefilled" and item.kind == "rank" else AFTER
+
+
+def prefilled_ranks(session: Session, draft: Draft | None) -> list[int] | None:
+    """The ranks that a person's page began with, in the item's order; None where it began with none."""
+    if draft is None or draft.suggestion_id is None or draft.suggestion_shown != PREFILLED:
+        return None
+    return session.get_one(Suggestion, draft.suggestion_id).ranks
 
 
 def note_suggestion(session: Session, label: Label, draft: Draft) -> None:

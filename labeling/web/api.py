@@ -61,6 +61,7 @@ class LabelOut(BaseModel):
     guideline: str | None
     seconds: float | None
     adjudicates: bool
+    affirmed: bool  # what the person was shown is right as it stands: nothing was changed
     replaces: int | None
     suggestion: SuggestionUse | None
     created: datetime
@@ -235,6 +236,7 @@ def _label(label: Label, name: str) -> LabelOut:
         guideline=label.guideline,
         seconds=label.seconds,
         adjudicates=label.adjudicates,
+        affirmed=label.affirmed,
         replaces=label.replaces,
         suggestion=suggestion,
         created=label.created,

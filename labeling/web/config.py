@@ -32,7 +32,7 @@ class Config:
     def rules(self) -> Rules:
         """How the queue behaves."""
         audit = self.settings.audit if self.settings.suggestions == "machine" else None
-        return Rules(timedelta(minutes=self.settings.lease), self.settings.gold_every, audit)
+        return Rules(timedelta(minutes=self.settings.lease), self.settings.gold_every, audit, self.secret)
 
     def guideline(self) -> str:
         """The guideline's text as it is now; raises UserError where it can't be read."""

@@ -9,9 +9,35 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
-_TAGS = {"p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a"}
-_TAGS |= {"h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
-_ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}, "table": {"tabindex"}}
+from labeling.web.formulas import with_formulas
+
+_TAGS = {
+    "p",
+    "span",
+    "div",
+    "br",
+    "hr",
+    "em",
+    "strong",
+    "s",
+    "code",
+    "pre",
+    "blockquote",
+    "ul",
+    "ol",
+    "li",
+    "a",
+}
+_TAGS |= {"span", "div", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"}
+_ATTRIBUTES = {
+    "a": {"href", "title", "target"},
+    "ol": {"start"},
+    "table": {"tabindex"},
+    "span": {"data-math"},
+    "div": {"data-math"},
+    "*": {"dir"},
+}
+_OUTSIDE = ("https:", "http:", "mailto:")  # a link into the app would act for who follows it
 _NARROW = 4  # columns that a phone has room for
 # Below the page's own headings: a message's start at h3, the guideline's at h2.
 _LEVELS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -23,7 +49,9 @@ _SHIFTS = {
 
 def _renderer(breaks: bool) -> MarkdownIt:
     made = MarkdownIt("commonmark", {"html": False, "breaks": breaks}).enable(["table", "strikethrough"])
-    return made.disable("image")  # a picture on another server would tell it who reads the page
+    made.disable("image")  # a picture on another server would tell it who reads the page
+    made.disable("code")  # four spaces: more often prose that is set in than code
+    return with_formulas(made)
 
 
 _RENDERERS = {breaks: _renderer(breaks) for breaks in (True, False)}
@@ -37,9 +65,17 @@ def _columns(tokens: list[Token], table: int) -> int:
     return count
 
 
+def _lead_outside(link: Token) -> None:
+    """Let a link open a page of its own, or lead nowhere."""
+    if str(link.attrs.get("href", "")).lower().startswith(_OUTSIDE):
+        link.attrSet("target", "_blank")
+    else:
+        link.attrs.pop("href", None)
+
+
 @lru_cache(maxsize=512)
 def safe_html(text: str, breaks: bool = True) -> Markup:
-    """Markdown rendered, then cleaned of everything that isn't text, structure or an ordinary link.
+    """Markdown rendered, then cleaned of everything that isn't text, structure, LaTeX or an ordinary link.
 
     `breaks`: a line's end is one on the page too, as in what models and people write to each other; without
     it the text is a document of its own.
@@ -49,7 +85,12 @@ def safe_html(text: str, breaks: bool = True) -> Markup:
     for place, token in enumerate(tokens):
         if token.type == "table_open" and _columns(tokens, place) > _NARROW:
             token.attrSet("tabindex", "0")  # it may be wider than the page: keys must reach it to scroll
+        if token.level == 0 and token.nesting == 1:
+            token.attrSet("dir", "auto")
         token.tag = _SHIFTS[breaks].get(token.tag, token.tag)
+        for part in token.children or ():
+            if part.type == "link_open":
+                _lead_outside(part)
     clean = nh3.clean(
         markdown.renderer.render(tokens, markdown.options, {}),
         tags=_TAGS,

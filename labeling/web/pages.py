@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 from align import svg
 from align.messages import words_of
 from labeling.store.queue import MANY
+from labeling.web import keys
 from labeling.web.config import config_of
 from labeling.web.markdown import safe_html
 from labeling.web.security import Visitor
@@ -30,6 +31,7 @@ _TEMPLATES.filters["words"] = words_of
 _TEMPLATES.filters["many"] = lambda number: f"{number}{'+' if number >= MANY else ''}"
 _TEMPLATES.filters["letter"] = lambda number: "ABCDEFGHI"[number]
 _TEMPLATES.filters["chart"] = svg.chart
+_TEMPLATES.filters["key"] = keys.named
 
 
 def _date(moment: datetime | None) -> str:

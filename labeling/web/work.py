@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, Depends, HTTPException, Path
 from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -17,6 +18,8 @@ from labeling.answers import FLAGS, KINDS, SKIP_REASONS, Answer, drawn_order, ra
 from labeling.store import labels, queue
 from labeling.store.models import Draft, Item, Label, Suggestion
 from labeling.store.suggestions import AFTER, PREFILLED, SEEN, suggestion_for
+from labeling.web.keys import KEYS, keys_of
+from labeling.web.numbers import MOST, item_of, number_of
 from labeling.web.pages import page
 from labeling.web.security import SignedIn, SignedInRoute, Visitor
 
@@ -25,6 +28,17 @@ ItemId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 SubmissionId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Revision = Annotated[int | None, Field(ge=0, le=2**31 - 1)]
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+
+
+def _called(number: Annotated[int, Path(ge=0, le=MOST)], who: SignedIn) -> int:
+    """The id of the task that a page calls by a number."""
+    item = item_of(who.config.secret, number)
+    if not 1 <= item < 2**31:
+        raise labels.NotYours("This task was not given to you.")
+    return item
+
+
+Called = Annotated[int, Depends(_called)]
 
 
 class Submission(Answer):
@@ -68,7 +82,7 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         last = labels.last_own(session, who.person)
         counts = _counts(session, who)
     task = {
-        "item": item.id,
+        "number": number_of(config.secret, item.id),
         "person": who.person.id,
         "kind": item.kind,
         "count": len(item.responses),
@@ -78,11 +92,16 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         "reopened": slot is not None and slot.state == "reopened",
         "quality": config.settings.quality if item.kind == "rank" and not adjudicates else "off",
         "adjudicates": adjudicates,
+        "unchanged": None,  # what stands there before the person comes, where anything does
         "next": "/review" if adjudicates else "/work",
         "beat": config.settings.lease * 60_000 / 3,
     }
     if prefilled is not None:
-        task["start"] = {"ranks": [prefilled.ranks[i] for i in order]}
+        task["start"] = task["unchanged"] = {"ranks": [prefilled.ranks[i] for i in order]}
+    if item.kind == "correct":
+        task["unchanged"] = {"text": item.responses[0].text}
+    keys = [key for key in keys_of(item.kind) if key.name != "affirm" or task["unchanged"]]
+    task["keys"] = {key.name: key.key for key in keys}
     return page(
         who,
         f"{item.kind}.html",
@@ -90,6 +109,7 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         shown=[item.responses[i].text for i in order],
         task=task,
         task_json=json.dumps(task),
+        keys=keys,
         title=KINDS[item.kind].title,
         guideline_text=text,
         prefilled=prefilled,
@@ -101,8 +121,8 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
     )
 
 
-@router.post("/work/{item}/draft")
-def draft(item: ItemId, content: dict[str, Any], who: SignedIn, revision: Revision = None) -> Response:
+@router.post("/work/{number}/draft")
+def draft(item: Called, content: dict[str, Any], who: SignedIn, revision: Revision = None) -> Response:
     """Keep what the person has done so far, made from `revision`; whether they still hold the task.
 
     409 where another revision is kept, which is sent along: nothing is overwritten unseen.
@@ -123,15 +143,15 @@ def draft(item: ItemId, content: dict[str, Any], who: SignedIn, revision: Revisi
     return JSONResponse({"held": held, "revision": kept})
 
 
-@router.post("/work/{item}/heartbeat")
-def heartbeat(item: ItemId, who: SignedIn) -> dict[str, bool]:
+@router.post("/work/{number}/heartbeat")
+def heartbeat(item: Called, who: SignedIn) -> dict[str, bool]:
     """The page is still open; whether the person still holds the task."""
     with who.config.store.write() as session:
         return {"held": queue.heartbeat(session, who.person, item, who.config.rules)}
 
 
-@router.post("/work/{item}/answer")
-def answer(item: ItemId, given: Submission, who: SignedIn) -> Response:
+@router.post("/work/{number}/answer")
+def answer(item: Called, given: Submission, who: SignedIn) -> Response:
     """Add a label; the same submission twice is one label. `next`: the page to see before the next task.
 
     409 where another answer of this person stands; `standing`: its submission, to name under `instead_of`.
@@ -191,15 +211,15 @@ def reopen(label: ItemId, who: SignedIn) -> dict[str, int]:
     with who.config.store.write() as session:
         item = labels.reopen(session, who.person, label)
         queue.heartbeat(session, who.person, item.id, who.config.rules)
-        return {"item": item.id}
+        return {"number": number_of(who.config.secret, item.id)}
 
 
-@router.post("/work/{item}/keep")
-def keep(item: ItemId, who: SignedIn) -> dict[str, int]:
+@router.post("/work/{number}/keep")
+def keep(item: Called, who: SignedIn) -> dict[str, bool]:
     """End a reopening: the answer that stands stays."""
     with who.config.store.write() as session:
         labels.keep_answer(session, who.person, item)
-    return {"item": item}
+    return {"kept": True}
 
 
 @router.get("/history")
@@ -216,6 +236,12 @@ def guideline(who: SignedIn) -> Response:
         return page(who, "guideline.html", text=who.config.guideline())
     except UserError as error:
         raise HTTPException(500, str(error)) from error
+
+
+@router.get("/keys")
+def change_keys(who: SignedIn) -> Response:
+    """The keys of the work on tasks, to change them; the browser keeps them."""
+    return page(who, "keys.html", keys=KEYS, keys_json=json.dumps([asdict(key) for key in KEYS]))
 
 
 def _counts(session: Session, who: Visitor) -> dict[str, int]:

@@ -127,12 +127,12 @@ def test_a_conversation_is_nobody_elses_task(make_site: Any, database: str) -> N
             secret=site.config.secret,
             submission="a" * 32,
         ).id
-    item = mine.post(f"/reopen/{label}").json()["item"]
+    number = mine.post(f"/reopen/{label}").json()["number"]
     task = site.taken(mine)
-    assert task["item"] == item
+    assert task["number"] == number
     assert site.answer(mine, {"reason": "expertise"}, task=task, skip=True).status_code == 200
     task = site.taken(bob)
-    assert task["item"] != item and "a secret" not in bob.get("/work").text
+    assert task["number"] != number and "a secret" not in bob.get("/work").text
     site.answer(bob, {"reason": "expertise"}, task=task, skip=True)
     assert "a secret" not in bob.get("/work").text
 

@@ -145,7 +145,7 @@ def test_a_hundred_who_wait_are_in_nobodys_way(reached: tuple[Any, Client]) -> N
             took = []
             for _ in range(5):
                 begun = time.monotonic()
-                reply = await asyncio.to_thread(worker.post, f"/work/{task['item']}/draft", json={})
+                reply = await asyncio.to_thread(worker.post, f"/work/{task['number']}/draft", json={})
                 took.append(time.monotonic() - begun)
                 assert reply.status_code == 200
             assert site.answer(ann, PAIR, task=task).status_code == 200

@@ -57,7 +57,7 @@ def test_a_labeler_works_on_while_another_process_imports(
     longest, seen = 0.0, set()
     while importing.poll() is None:
         begun = time.monotonic()
-        assert ann.post(f"/work/{task['item']}/draft", json={"text": "x"}).status_code == 200
+        assert ann.post(f"/work/{task['number']}/draft", json={"text": "x"}).status_code == 200
         longest = max(longest, time.monotonic() - begun)
         seen.add(tasks_in(site))
         time.sleep(0.02)
@@ -186,7 +186,7 @@ def test_threads_of_the_app_take_turns_with_an_import(site: Any, tmp_path: Path)
     longest = 0.0
     while importing.is_alive():
         begun = time.monotonic()
-        assert ann.post(f"/work/{task['item']}/draft", json={"text": "x"}).status_code == 200
+        assert ann.post(f"/work/{task['number']}/draft", json={"text": "x"}).status_code == 200
         longest = max(longest, time.monotonic() - begun)
         time.sleep(0.02)
     assert longest < 2.0 and tasks_in(site) == 2001

@@ -91,7 +91,7 @@ def test_drafts_are_ordered_by_their_revision(team: Any) -> None:
     team.add(ROW)
     ann = team.signed_in()
     task = team.taken(ann)
-    path = f"/work/{task['item']}/draft"
+    path = f"/work/{task['number']}/draft"
     assert task["revision"] == 0
     first = ann.post(f"{path}?revision=0", json={"note": "one"})
     assert first.json() == {"held": True, "revision": 1}
@@ -119,9 +119,9 @@ def test_a_reopened_answer_stands_until_the_next_one_and_nobody_else_gets_the_ta
     again = team.taken(ann)
     assert (again["item"], again["reopened"]) == (task["item"], True)
     assert again["draft"]["ranks"] == [1, 2]
-    assert ann.post(f"/work/{task['item']}/heartbeat", json={}).json() == {"held": True}
+    assert ann.post(f"/work/{task['number']}/heartbeat", json={}).json() == {"held": True}
     changed = {**again["draft"], "ranks": [1, 1]}
-    ann.post(f"/work/{task['item']}/draft?revision={again['revision']}", json=changed)
+    ann.post(f"/work/{task['number']}/draft?revision={again['revision']}", json=changed)
     assert ann.post(f"/reopen/{label}").status_code == 200
     assert team.taken(ann)["draft"] == changed, "reopened already: the work on it is kept"
     assert team.answer(ann, ranks(2, 1), task=again).status_code == 200
@@ -141,9 +141,9 @@ def test_a_reopened_answer_can_be_left_as_it_is(team: Any) -> None:
     second = team.taken(ann)
     assert second["item"] != task["item"]
     ann.post(f"/reopen/{label}")
-    assert bob.post(f"/work/{task['item']}/keep", json={}).status_code == 404
-    assert ann.post(f"/work/{task['item']}/keep", json={}).status_code == 200
-    assert ann.post(f"/work/{task['item']}/keep", json={}).status_code == 404
+    assert bob.post(f"/work/{task['number']}/keep", json={}).status_code == 404
+    assert ann.post(f"/work/{task['number']}/keep", json={}).status_code == 200
+    assert ann.post(f"/work/{task['number']}/keep", json={}).status_code == 404
     assert team.taken(ann)["item"] == second["item"], "back to the task before"
     assert as_shown(team, task) == [[1, 2]]
 

@@ -13,7 +13,7 @@ WIDE = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 800}, "color_scheme": "dark"}
 KINDS = {
     "rank": {"responses": ["**a**\n\n```\ncode\n```", "| a | b |\n|---|---|\n| 1 | 2 |", "c"]},
-    "compare": {"responses": ["a", "b"]},
+    "compare": {"responses": [r"\(\frac{1}{2}\) and \(\frac{1}\)", "b"]},
     "correct": {"responses": ["a [link](https://example.com)"]},
     "demonstrate": {},
 }
@@ -53,6 +53,7 @@ def test_axe_finds_nothing_on_any_page(site: Any, visit: Any, look: dict[str, An
         "/",
         "/guideline",
         "/account",
+        "/keys",
         "/tasks",
         "/people",
         "/history",

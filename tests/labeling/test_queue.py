@@ -132,7 +132,7 @@ def test_gold_comes_to_everybody_in_its_turn_and_never_trains(make_site: Any, da
             item = queue.take(site.config.store, person, site.config.rules)
             seen.append(item.id)
             submit(site, person, item)
-        assert seen[2] == gold and seen.count(gold) == 1
+        assert gold in seen[1:3] and seen.count(gold) == 1, "after one or two others, as drawn"
     assert {row["prompt"] for row in site.records()} == {f"p{i}" for i in range(6)}
 
 

@@ -52,7 +52,7 @@ def test_an_answer_that_comes_twice_at_once_is_one_label_and_drafts_are_in_nobod
     for done in range(1, 5):
         task = team.taken(ann)
         submission = secrets.token_hex(16)
-        path = f"/work/{task['item']}/draft"
+        path = f"/work/{task['number']}/draft"
         answer = partial(team.answer, ann, PAIR, task=task, submission=submission)
         draft = partial(ann.post, f"{path}?revision={task['revision']}", json={"note": "x"})
         replies = at_once(answer, answer, draft, draft)

@@ -227,7 +227,10 @@ def test_corrections_are_rankings_where_they_are_asked_for(site: Any, tmp_path: 
     )
     client = site.signed_in()
     assert site.answer(client, {"text": "right"}).status_code == 200
-    assert site.answer(client, {"text": "fine "}).status_code == 200
+    assert site.answer(client, {"text": "fine "}).status_code == 409, (
+        "nothing was changed: that is to be said"
+    )
+    assert site.answer(client, {"text": "fine "}, affirmed=True).status_code == 200
     task = site.taken(client)
     order = site.order(task)
     edit = {"response": order.index(1), "text": "b, better"}

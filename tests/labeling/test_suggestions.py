@@ -87,9 +87,9 @@ def test_a_version_scores_a_task_once_and_is_asked_for_the_rest(make_site: Any, 
         page = bot.get("/api/v1/tasks", params={"unscored_by": version}).json()
         return [task["id"] for task in page["tasks"]]
 
-    assert rest(V1) == [four, two, blind]
+    assert rest(V1) == [four, two, blind, gold], "gold ones too: they look like others"
     assert sent(bot, (four, SCORES), (two, [1.0, 2.0])).json() == {"added": 2, "known": 0}
-    assert rest(V1) == [blind] and rest(V2) == [four, two, blind]
+    assert rest(V1) == [blind, gold] and rest(V2) == [four, two, blind, gold]
     assert sent(bot, (four, [9.0] * 4), (blind, [1.0, 2.0])).json() == {"added": 1, "known": 1}
     assert sent(bot, (four, SCORES), version=V2).json() == {"added": 1, "known": 0}
     with site.config.store.read() as session:
@@ -106,7 +106,6 @@ def test_a_version_scores_a_task_once_and_is_asked_for_the_rest(make_site: Any, 
         (99, SCORES, "suggestions[1].task there is no task 99"),
         (1, SCORES[:3], "has 3: task 1 has 4 responses"),
         (2, SCORES, "task 2 is one to demonstrate"),
-        (3, SCORES, "task 3 is gold"),
         (1, [1.0, 2.0, 3.0, "x"], "valid number"),
         (1, [1.0], "at least 2"),
     ],
@@ -147,7 +146,10 @@ def test_prefilled_starts_with_the_machines_ranks_and_notes_what_became_of_them(
     sent(bot, (first, newer), (second, newer), version=V2)  # a newer model comes while the task is open
     page = site.taken(ann)
     assert as_given(site, page) == RANKS, "what was shown stays"
-    assert "next" not in site.answer(ann, ranking(site, page, RANKS), task=page).json()
+    for affirmed, ranks in ((False, RANKS), (True, [1, 2, 3, 4])):  # untouched, or touched and called right
+        refused = site.answer(ann, ranking(site, page, ranks), task=page, affirmed=affirmed)
+        assert refused.status_code == 409 and "as it stands" in refused.json()["detail"]
+    assert "next" not in site.answer(ann, ranking(site, page, RANKS), task=page, affirmed=True).json()
     page = site.taken(ann)
     assert as_given(site, page) == [1, 2, 3, 4], "the newest"
     site.answer(ann, ranking(site, page, [1, 3, 2, None]), task=page)  # one pair of three turned round
@@ -161,7 +163,9 @@ def test_prefilled_starts_with_the_machines_ranks_and_notes_what_became_of_them(
         ("rank", "prefilled", False, 1.0),
         ("skip", "prefilled", None, None),
     ]
-    told = bot.get("/api/v1/labels").json()["labels"][0]["suggestion"]
+    labels = bot.get("/api/v1/labels").json()["labels"]
+    assert [label["affirmed"] for label in labels] == [True, False, False, False]
+    told = labels[0]["suggestion"]
     assert told == {"id": 1, "shown": "prefilled", "taken": True, "agreed": 1.0}
 
 
@@ -184,7 +188,7 @@ def test_work_that_had_begun_is_not_filled_over(make_site: Any) -> None:
     (task,) = site.add(FOUR)
     ann = site.signed_in()
     mine = ranking(site, site.taken(ann), [4, 3, 2, 1])
-    assert ann.post(f"/work/{task}/draft", json=mine).status_code == 200
+    assert ann.post(f"/work/{site.number(task)}/draft", json=mine).status_code == 200
     sent(machine(site), (task, SCORES))
     page = site.taken(ann)
     assert "start" not in page and page["draft"] == mine
@@ -245,7 +249,8 @@ def test_a_share_of_tasks_hides_the_suggestion_and_says_so(make_site: Any) -> No
         page = site.taken(ann)
         assert site.taken(ann).get("start") == page.get("start"), "the same at every look"
         hidden += "start" not in page
-        site.answer(ann, ranking(site, page, RANKS if "start" in page else [1, 2, 3, 4]), task=page)
+        ranks = RANKS if "start" in page else [1, 2, 3, 4]
+        site.answer(ann, ranking(site, page, ranks), task=page, affirmed="start" in page)
     assert 3 <= hidden <= 19  # 10 of 40 are expected; further off once in a thousand secrets
     with site.config.store.read() as session:
         found = measured_effect(session)

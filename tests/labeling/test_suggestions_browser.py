@@ -56,8 +56,12 @@ def test_prefilled_cards_stand_in_the_machines_order(make_site: Any, visit: Any)
     assert {text: int(rank) for text, rank in shown} == BY_TEXT
     assert wrong(page) == []
     page.keyboard.press("Enter")
+    page.get_by_text("You changed nothing.").wait_for()
+    assert last_label(site) is None and wrong(page) == []
+    page.keyboard.press("y")
     arrived(page.get_by_text("And here?"))
     assert (last_label(site).suggestion_shown, last_label(site).suggestion_taken) == ("prefilled", True)
+    assert last_label(site).affirmed
     page.locator(".card", has_text="beta").locator(".rank").click()  # takes its rank away
     page.locator(".card", has_text="delta").get_by_role("button", name="Move").first.click()
     with page.expect_response(lambda r: "/draft?" in r.url):
@@ -68,7 +72,7 @@ def test_prefilled_cards_stand_in_the_machines_order(make_site: Any, visit: Any)
     page.keyboard.press("Enter")
     page.wait_for_url("**/")
     label = last_label(site)
-    assert (label.suggestion_shown, label.suggestion_taken) == ("prefilled", False)
+    assert (label.suggestion_shown, label.suggestion_taken) == ("prefilled", False) and not label.affirmed
     (_, row) = site.records()
     assert dict(zip(row["responses"], row["ranks"], strict=True)) == {
         text: None if rank == "–" else int(rank) for text, rank in changed
@@ -122,7 +126,7 @@ def test_figures_show_how_far_people_are_swayed(make_site: Any, visit: Any, devi
         task = site.taken(ann)
         ranks = task["start"]["ranks"] if "start" in task else [1, 2, 3, 4]
         given = {"ranks": ranks, "quality": [None] * 4, "flags": [[]] * 4}
-        assert site.answer(ann, given, task=task).status_code == 200
+        assert site.answer(ann, given, task=task, affirmed="start" in task).status_code == 200
     page = visit(site, site.person("boss", "admin"), **device)
     page.goto("/figures")
     page.get_by_role("heading", name="Do suggestions sway people?").wait_for()

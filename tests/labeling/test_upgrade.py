@@ -54,7 +54,7 @@ def old_database(address: str, version: str) -> None:
     made.dispose()
 
 
-@pytest.mark.parametrize("version", ["0001", "0003"])
+@pytest.mark.parametrize("version", ["0001", "0003", "0004"])
 def test_labels_of_an_earlier_version_are_kept_and_stay_unchangeable(
     make_site: Any, database: str, version: str
 ) -> None:
@@ -68,6 +68,7 @@ def test_labels_of_an_earlier_version_are_kept_and_stay_unchangeable(
         assert compare_metadata(context, Tables.metadata) == [], "the tables are those of the models"
     with store.read() as session:
         assert session.execute(text("SELECT content, revision FROM draft")).all() in DRAFTS
+        assert not session.scalar(text("SELECT affirmed FROM label")), "nobody was asked"
     for change in ("UPDATE label SET suggestion_taken = true", "DELETE FROM label"):
         with pytest.raises(DBAPIError, match="only ever added to"), store.write() as session:
             session.execute(text(change))

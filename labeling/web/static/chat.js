@@ -25,7 +25,7 @@ function problem(text) {
 }
 
 function shown(role, content) {
-  const text = made("p", { className: "said", textContent: content });
+  const text = made("p", { className: "said", dir: "auto", textContent: content });
   const who = made("p", { className: "role", textContent: role === "user" ? "You" : "Policy" });
   const box = made("div", { className: `message ${role}` }, who, text);
   byId("talk").append(box);
@@ -75,7 +75,7 @@ function edit(button) {
   const { box, text, asked, answer, at } = last;
   let submission = random();
   let said = null; // what this submission was sent with: another text is another one
-  const field = made("textarea", { id: "right", rows: 6, maxLength: 100000, value: messages.at(-1).content });
+  const field = made("textarea", { id: "right", rows: 6, dir: "auto", maxLength: 100000, value: messages.at(-1).content });
   const label = made("label", { htmlFor: "right", textContent: "What it should have said" });
   const keep = made("button", { className: "primary", type: "button", textContent: "Keep" });
   const leave = made("button", { type: "button", textContent: "Cancel" });
@@ -94,6 +94,7 @@ function edit(button) {
   });
   keep.addEventListener("click", async () => {
     if (!field.value.trim()) return problem("Write the response first.");
+    if (field.value.trim() === answer.text.trim()) return problem("You changed nothing: write what it should have said, or cancel.");
     keep.disabled = true;
     problem("");
     const seconds = (performance.now() - at) / 1000;

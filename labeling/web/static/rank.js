@@ -1,6 +1,7 @@
 import { start } from "./shell.js";
 import { nextRank, onScreen, step, tieAbove } from "./order.js";
 import { dragging } from "./drag.js";
+import { toggleRaw } from "./raw.js";
 
 const list = document.getElementById("cards");
 const divider = document.getElementById("divider");
@@ -19,7 +20,9 @@ const { change, typed, say, content } = start({
     versions: {}, // rewritten responses that were put away, by place: they come back when they are edited again
   }),
   show,
-  keys,
+  fixed,
+  actions: () => BY_KEY,
+  missing,
   answer: ({ versions, ...given }) => given,
 });
 
@@ -109,55 +112,70 @@ const ACTIONS = {
   },
 };
 
-function keys(event) {
-  const place = focused;
-  const { key } = event;
-  const radio = event.target.matches("input[type=radio]");
-  const arrow = { ArrowDown: 1, ArrowUp: -1 }[key];
-  if (event.altKey && arrow) {
-    ACTIONS[arrow < 0 ? "up" : "down"](place);
-    mark(place);
-    return true;
-  }
-  if (event.altKey || (radio && key.startsWith("Arrow"))) return false;
-  if (key === "Escape" && event.target !== cards[place]) {
-    mark(place);
-    return true;
-  }
-  const by = arrow || { j: 1, k: -1 }[key];
-  if (by) {
-    const shown = onScreen(content().ranks);
-    mark(shown[Math.min(shown.length - 1, Math.max(0, shown.indexOf(place) + by))]);
-    return true;
-  }
-  if (/^[0-9]$/.test(key)) {
-    give(place, key === "0" ? null : Number(key));
-    mark(place);
-    return true;
-  }
-  const shifted = event.shiftKey && /^Digit([1-7])$/.exec(event.code);
-  if (shifted && cards[place].querySelector(".quality")) {
-    change((now) => (now.quality[place] = Number(shifted[1])));
-    return true;
-  }
-  const simple = {
-    t: () => ACTIONS.tie(place),
-    e: () => edit(place),
-    f: () => flags(place),
-    b: () => change((now) => (now.all_bad = !now.all_bad)),
-    q: () => (cards[place].querySelector(".quality input:checked, .quality input") || cards[place]).focus(),
-  };
-  if (!simple[key]) return false;
-  simple[key]();
+function go(by) {
+  const shown = onScreen(content().ranks);
+  mark(shown[Math.min(shown.length - 1, Math.max(0, shown.indexOf(focused) + by))]);
+}
+
+function rate(value) {
+  if (value < 1 || value > 7 || !cards[focused].querySelector(".quality")) return false;
+  change((now) => (now.quality[focused] = value));
   return true;
 }
 
+// A response keeps the mark when its key moves it.
+function onMarked(action) {
+  ACTIONS[action](focused);
+  mark(focused);
+}
+
+const BY_KEY = {
+  rank: (digit) => {
+    give(focused, digit || null);
+    mark(focused);
+  },
+  quality: rate,
+  next: () => go(1),
+  previous: () => go(-1),
+  up: () => onMarked("up"),
+  down: () => onMarked("down"),
+  tie: () => ACTIONS.tie(focused),
+  edit: () => edit(focused),
+  flags: () => flags(focused),
+  bad: () => change((now) => (now.all_bad = !now.all_bad)),
+  qualities: () => (cards[focused].querySelector(".quality input:checked, .quality input") || cards[focused]).focus(),
+  raw: () => toggleRaw(cards[focused]),
+};
+
+// The keys that nobody changes.
+function fixed({ key, altKey, target }) {
+  if (altKey) return false;
+  if (key === "Escape" && target !== cards[focused]) {
+    mark(focused);
+    return true;
+  }
+  const by = { ArrowDown: 1, ArrowUp: -1 }[key];
+  if (!by || target.matches("input[type=radio]")) return false;
+  go(by);
+  return true;
+}
+
+// Where something is missing in an answer that was refused.
+function missing({ ranks, quality, edit }) {
+  if (edit && !edit.text.trim()) return areaOf(edit.response);
+  const unrated = quality.indexOf(null);
+  const ranked = ranks.filter((rank) => rank !== null).length;
+  return cards[ranked > 1 && unrated >= 0 ? unrated : focused];
+}
+
 list.addEventListener("click", (event) => {
+  // After a press of the mouse Enter submits: on the box it would take the tick away again.
+  if (event.detail && event.target.matches(".flags input")) mark(cards.indexOf(event.target.closest(".card")), false);
   const button = event.target.closest("[data-do]");
   if (!button) return;
   const place = cards.indexOf(button.closest(".card"));
   ACTIONS[button.dataset.do](place);
-  // After a press of the mouse Enter submits: on the circle it would take the rank away again.
+  // The same for the circle and the rank.
   if (event.detail && button.dataset.do !== "edit") mark(place, false);
 });
 list.addEventListener("focusin", (event) => {
@@ -178,6 +196,7 @@ list.addEventListener("change", (event) => {
 list.addEventListener("input", (event) => {
   if (event.target.matches(".rewrite textarea")) typed(event.target, (now) => (now.edit.text = event.target.value));
 });
+allBad.addEventListener("click", (event) => event.detail && mark(focused, false));
 allBad.addEventListener("change", () => change((now) => (now.all_bad = allBad.checked)));
 
 dragging(list, cards, divider, () => content().ranks, (ranks) => setRanks(() => ranks));

@@ -2,6 +2,9 @@
 
 import { clone, isOurs, opened, replaces, same, unheard } from "./drafts.js";
 import { post, random, reopenByButtons, Refused } from "./server.js";
+import { asked, keysOf, named, write } from "./keys.js";
+import { showMath } from "./math.js";
+import { toggleAllRaw } from "./raw.js";
 import { steps } from "./steps.js";
 
 const SAVE_AFTER = 600; // ms without a change
@@ -11,11 +14,14 @@ const LONG = 420; // px; a longer text is folded
 
 const byId = (id) => document.getElementById(id);
 
-// `answer`: what of the content is sent as the answer.
-export function start({ empty, show, keys, answer = (content) => content }) {
+// `answer`: what of the content is sent as the answer; `actions`: what this page's keys do, by the names of
+// labeling/web/keys.py; `fixed`: takes a key that nobody changes; `missing`: the element where an answer that was
+// refused wants something.
+export function start({ empty, show, fixed, actions, missing, answer = (content) => content }) {
   const task = JSON.parse(byId("task").dataset.task);
-  const place = `align draft ${task.person} ${task.item}${task.adjudicates ? " decide" : ""}`;
+  const place = `align draft ${task.person} ${task.number}${task.adjudicates ? " decide" : ""}`;
   const note = byId("note");
+  const keys = keysOf(task.person, task.keys);
   const draft = opened(task, place, { ...empty(task), ...task.start, note: "" });
   const history = steps(draft.aside);
   let activeSince = document.hidden ? null : performance.now(); // no clock: those are set while people work
@@ -56,7 +62,7 @@ export function start({ empty, show, keys, answer = (content) => content }) {
     keepHere();
     const from = draft.revision === null ? "" : `?revision=${draft.revision}`;
     try {
-      const { held, revision } = await post(`/work/${task.item}/draft${from}`, draft.sending, task.person);
+      const { held, revision } = await post(`/work/${task.number}/draft${from}`, draft.sending, task.person);
       Object.assign(draft, { known: draft.sending, revision, unheard: [] });
       say(held ? "Draft saved" : "Somebody else has this task now; your answer still counts");
     } catch (error) {
@@ -129,9 +135,9 @@ export function start({ empty, show, keys, answer = (content) => content }) {
   const redo = () => step("forth", "Nothing to redo", "Redone");
 
   // A submission's id belongs to its content: what was changed is another one, instead of those before it.
-  function asSubmission(skip) {
+  function asSubmission(skip, affirmed) {
     const content = skip ? { reason: skip, note: draft.content.note } : answer(draft.content);
-    const said = JSON.stringify([content, Boolean(skip), task.guideline]);
+    const said = JSON.stringify([content, Boolean(skip), affirmed, task.guideline]);
     if (draft.attempt && draft.attempt.said !== said) {
       replaces(draft, draft.attempt.submission);
       draft.attempt = null;
@@ -146,21 +152,36 @@ export function start({ empty, show, keys, answer = (content) => content }) {
       seconds: draft.seconds,
       skip: Boolean(skip),
       adjudicates: task.adjudicates,
+      affirmed,
     };
   }
 
-  async function submit(skip) {
+  // Whether all still is as it was before anybody touched it.
+  function untouched() {
+    const alike = (one, other) => (typeof one === "string" ? one.trim() === other.trim() : same(one, other));
+    return task.unchanged !== null && Object.entries(task.unchanged).every(([key, was]) => alike(draft.content[key], was));
+  }
+
+  function affirm() {
+    if (untouched()) submit(undefined, true);
+    else problem("You changed it: Submit sends your version.");
+  }
+
+  async function submit(skip, affirmed = false) {
     if (sent) return;
+    if (!skip && !affirmed && untouched()) {
+      return problem(`You changed nothing. Is it right as it stands? Then say so: ${named(keys.affirm)}, or the button beside Submit.`);
+    }
     sent = true;
     clearTimeout(timer);
     clearTimeout(retry);
     unsure = false;
-    const given = asSubmission(skip);
+    const given = asSubmission(skip, affirmed);
     const before = clone(draft.content);
     byId("submit").disabled = true;
     say("Saving …");
     try {
-      const { next } = await post(`/work/${task.item}/answer`, given, task.person);
+      const { next } = await post(`/work/${task.number}/answer`, given, task.person);
       if (same(before, draft.content)) return leave(next || task.next);
       draft.revision = null; // the app's draft went with the answer
       again("");
@@ -168,7 +189,7 @@ export function start({ empty, show, keys, answer = (content) => content }) {
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       again("");
-      refused(error, skip, before);
+      refused(error, skip, affirmed, before);
     }
   }
 
@@ -184,13 +205,13 @@ export function start({ empty, show, keys, answer = (content) => content }) {
     say(text);
   }
 
-  function refused(error, skip, before) {
+  function refused(error, skip, affirmed, before) {
     unsure = error.status === 0;
     if (unsure && !same(before, draft.content)) {
       problem(CHANGED);
     } else if (unsure) {
       problem("The app isn't responding. Your work is kept here; trying again …");
-      retry = setTimeout(() => submit(skip), RETRY_AFTER);
+      retry = setTimeout(() => submit(skip, affirmed), RETRY_AFTER);
     } else if (error.status === 401) {
       problem("You are signed out. Sign in in another tab, come back and submit again: your work is kept here.");
     } else {
@@ -198,6 +219,8 @@ export function start({ empty, show, keys, answer = (content) => content }) {
         replaces(draft, draft.attempt.submission, error.more.standing);
         draft.attempt = null; // the next press of Submit is a decision of its own
         keepHere();
+      } else if (!skip && missing) {
+        missing(draft.content)?.focus();
       }
       problem(error.message);
     }
@@ -207,7 +230,7 @@ export function start({ empty, show, keys, answer = (content) => content }) {
     clearTimeout(timer);
     sent = true; // no draft is saved any more
     try {
-      await post(`/work/${task.item}/keep`, {}, task.person);
+      await post(`/work/${task.number}/keep`, {}, task.person);
       leave(task.next);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
@@ -236,20 +259,31 @@ export function start({ empty, show, keys, answer = (content) => content }) {
       return;
     }
     if (event.ctrlKey || event.metaKey) return;
-    const own = keys && keys(event, { change, task });
-    if (own) return event.preventDefault();
-    if (event.altKey) return;
-    const common = { u: undo, U: redo, s: task.adjudicates ? null : skip, "?": () => byId("help-dialog").showModal() };
-    if (event.key === "Enter" && !target.closest("button, a, summary")) common.Enter = () => submit();
-    if (common[event.key]) {
+    if (event.key === "Enter" && target.matches("button, a, summary")) return;
+    if (event.key === "Enter" && target.matches("[type=checkbox]")) {
       event.preventDefault();
-      common[event.key]();
+      return target.click();
     }
+    if (fixed && fixed(event)) return event.preventDefault();
+    const found = asked(event, keys);
+    const act = found && { ...common, ...actions() }[found.action];
+    if (act && act(found.digit) !== false) event.preventDefault();
   }
 
+  const common = {
+    submit: () => submit(),
+    affirm,
+    undo,
+    redo,
+    skip: () => !task.adjudicates && skip(),
+    raw: toggleAllRaw,
+    raw_all: toggleAllRaw,
+    help: () => byId("help-dialog").showModal(),
+  };
   document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", measure);
   byId("submit").addEventListener("click", () => submit());
+  if (byId("affirm")) byId("affirm").addEventListener("click", affirm);
   byId("undo").addEventListener("click", undo);
   byId("redo").addEventListener("click", redo);
   if (byId("keep")) byId("keep").addEventListener("click", keepOld);
@@ -260,10 +294,11 @@ export function start({ empty, show, keys, answer = (content) => content }) {
   note.addEventListener("input", () => typed(note, (content) => (content.note = note.value)));
   document.addEventListener("focusout", history.left);
   if (!task.adjudicates) {
-    setInterval(() => post(`/work/${task.item}/heartbeat`, {}, task.person).catch(() => {}), task.beat);
+    setInterval(() => post(`/work/${task.number}/heartbeat`, {}, task.person).catch(() => {}), task.beat);
   }
   if (matchMedia("(max-width: 60rem)").matches) byId("guide").open = false;
-  foldLong();
+  showMath().then(foldLong);
+  write(keys);
   shown();
   if (draft.aside) say("A later version came from elsewhere: Undo brings back what was here");
   return { change, typed, say, content: () => draft.content, task };

@@ -7,11 +7,8 @@ const { typed } = start({
   show: (content) => {
     if (text.value !== content.text) text.value = content.text;
   },
-  keys: (event) => {
-    if (event.key !== "e" || event.altKey) return false;
-    text.focus();
-    return true;
-  },
+  actions: () => ({ write: () => text.focus() }),
+  missing: (content) => (content.text.trim() ? null : text),
 });
 
 text.addEventListener("input", () => typed(text, (content) => (content.text = text.value)));

@@ -1,0 +1,3 @@
+import { showMath } from "./math.js";
+
+showMath();

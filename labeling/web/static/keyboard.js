@@ -1,0 +1,81 @@
+// The page on which people change their keys.
+
+import { chord, general, keep, keysOf, named, write } from "./keys.js";
+
+const table = document.getElementById("keys");
+const person = Number(table.dataset.person);
+const all = JSON.parse(table.dataset.keys); // [{ name, key, does, kinds }]
+const usual = Object.fromEntries(all.map((one) => [one.name, one.key]));
+const RESERVED = /^(Alt\+)?(Shift\+)?(Tab|Escape| |F5|F11|F12|Arrow(Left|Right)|Page(Up|Down)|Home|End)$|^(Shift\+)?Arrow/;
+let keys = keysOf(person, usual);
+let waiting = null; // the button whose key is to be pressed
+
+const said = document.getElementById("said");
+
+function say(text, wrong = false) {
+  said.textContent = text;
+  said.className = wrong ? "error" : "hint";
+}
+
+function others(name, key) {
+  const mine = all.find((one) => one.name === name).kinds;
+  return all.filter((one) => one.name !== name && keys[one.name] === key && one.kinds.some((kind) => mine.includes(kind)));
+}
+
+// What a pressed key would be for an action, or why it can't be.
+function proposed(name, pressed) {
+  const digits = usual[name].endsWith("#");
+  const key = /[0-9]$/.test(pressed) ? general(pressed) : pressed;
+  if (digits !== key.endsWith("#")) return { wrong: digits ? "This one needs digits: press one, with Shift or Alt if you like." : "Digits give ranks and qualities: choose another key." };
+  if (RESERVED.test(key)) return { wrong: `${named(key)} has its use in the browser or between responses: choose another key.` };
+  const [taken] = others(name, key);
+  if (taken) return { wrong: `${named(key)} is the key to ${taken.does}. Change that one first.` };
+  return { key };
+}
+
+function listen(button) {
+  stop();
+  waiting = button;
+  button.setAttribute("aria-pressed", "true");
+  say(`Press the key to ${button.dataset.does}. Esc leaves it as it is.`);
+}
+
+function stop() {
+  if (waiting) waiting.setAttribute("aria-pressed", "false");
+  waiting = null;
+}
+
+table.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-change]");
+  if (button) listen(button);
+});
+
+document.addEventListener("keydown", (event) => {
+  if (!waiting || ["Shift", "Alt", "Control", "Meta", "AltGraph", "CapsLock"].includes(event.key)) return;
+  if (event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  const name = waiting.dataset.change;
+  if (event.key === "Escape") {
+    stop();
+    return say("");
+  }
+  const { key, wrong } = proposed(name, chord(event));
+  if (wrong) return say(wrong, true);
+  keys[name] = key;
+  keep(person, keys, usual);
+  write(keys);
+  say(`${named(key)}: ${waiting.dataset.does}`);
+  stop();
+});
+// Enter and Space press a focused button when they are let go.
+document.addEventListener("keyup", (event) => waiting && event.preventDefault());
+
+document.getElementById("usual").addEventListener("click", () => {
+  stop();
+  keys = { ...usual };
+  keep(person, keys, usual);
+  write(keys);
+  say("All keys are the usual ones.");
+});
+
+write(keys);

@@ -1,0 +1,51 @@
+// Which key does what. A key is written as "u", "Shift+u", "Alt+ArrowUp", "?" or, for a digit with what is held
+// beside it, "#" and "Shift+#". Digits are told by their place on the keyboard, since on many layouts they take Shift;
+// letters by what stands on the key, or by its place where that is no Latin letter.
+
+const place = (person) => `align keys ${person}`;
+
+export function chord(event) {
+  const digit = /^(Digit|Numpad)([0-9])$/.exec(event.code);
+  const letter = /^Key([A-Z])$/.exec(event.code);
+  let key = event.key;
+  if (digit && (digit[1] === "Digit" || /^[0-9]$/.test(key))) key = digit[2];
+  else if (letter && (event.altKey || !/^[ -~]$/.test(key))) key = letter[1];
+  if (key.length === 1) key = key.toLowerCase();
+  const shift = event.shiftKey && (key.length > 1 || /[a-z0-9]/.test(key));
+  return (event.altKey ? "Alt+" : "") + (shift ? "Shift+" : "") + key;
+}
+
+export const general = (key) => key.replace(/[0-9]$/, "#");
+
+// As people read it; labeling/web/keys.py has the same.
+export const named = (key) => key.replace("Arrow", "").replace("Up", "↑").replace("Down", "↓").replace("#", "1–9");
+
+// A page's keys with this person's changes. `usual`: { action: key }.
+export function keysOf(person, usual) {
+  let own = {};
+  try {
+    own = JSON.parse(localStorage.getItem(place(person))) || {};
+  } catch {
+    // not readable: the usual keys
+  }
+  return Object.fromEntries(Object.entries(usual).map(([action, key]) => [action, typeof own[action] === "string" ? own[action] : key]));
+}
+
+export function keep(person, keys, usual) {
+  const own = Object.fromEntries(Object.entries(keys).filter(([action, key]) => key !== usual[action]));
+  if (Object.keys(own).length) localStorage.setItem(place(person), JSON.stringify(own));
+  else localStorage.removeItem(place(person));
+}
+
+// The action that a key press asks for, and the digit that was pressed.
+export function asked(event, keys) {
+  const pressed = chord(event);
+  const found = Object.keys(keys).find((action) => keys[action] === pressed || keys[action] === general(pressed));
+  return found ? { action: found, digit: /[0-9]$/.test(pressed) ? Number(pressed.at(-1)) : null } : null;
+}
+
+export function write(keys) {
+  for (const place of document.querySelectorAll("[data-key]")) {
+    if (keys[place.dataset.key]) place.textContent = named(keys[place.dataset.key]);
+  }
+}

@@ -1,0 +1,58 @@
+// LaTeX as KaTeX shows it. The server left its source in elements with `data-math`; what can't be shown stays so.
+
+const MARKS = [["\\(", "\\)"], ["\\[", "\\]"], ["$$", "$$"], ["$", "$"]];
+const LONGEST = 5000; // characters of one formula
+const AT_ONCE = 50; // ms; then keys and clicks have their turn
+const ALL = 3000; // ms for a page
+// A definition can be as long as the formula each time it is used: hours for a short source.
+const DEFINES = /\\([gex]?def|let|futurelet|(re)?newcommand|providecommand)(?![a-z])/i;
+const OPTIONS = { throwOnError: true, strict: "ignore", trust: false, maxSize: 20, maxExpand: 300 };
+
+export async function showMath() {
+  const formulas = document.querySelectorAll("[data-math]");
+  if (!formulas.length) return;
+  try {
+    await load();
+  } catch {
+    return; // the source stays
+  }
+  let spent = 0;
+  let since = performance.now();
+  for (const formula of formulas) {
+    if (spent < ALL) show(formula);
+    const now = performance.now();
+    if (now - since < AT_ONCE) continue;
+    spent += now - since;
+    await new Promise((go) => setTimeout(go));
+    since = performance.now();
+  }
+}
+
+async function load() {
+  const sheet = Object.assign(document.createElement("link"), { rel: "stylesheet", href: "/static/katex/katex.min.css" });
+  const styled = new Promise((done, failed) => Object.assign(sheet, { onload: done, onerror: failed }));
+  document.head.append(sheet);
+  await Promise.all([styled, import("./katex/katex.min.js")]);
+}
+
+function show(formula) {
+  const source = formula.textContent;
+  const made = document.createElement("span");
+  try {
+    if (source.length > LONGEST) throw new Error(`it has over ${LONGEST} characters`);
+    if (DEFINES.test(source)) throw new Error("it defines commands");
+    katex.render(inside(source), made, { ...OPTIONS, displayMode: formula.dataset.math === "display" });
+  } catch (error) {
+    formula.classList.add("broken");
+    formula.title = `Shown as it was written: ${error.message}`;
+    return;
+  }
+  formula.replaceChildren(...made.childNodes);
+}
+
+// Without its marks; a full stop behind them stays, as a part of the line.
+function inside(source) {
+  const [opens, closes] = MARKS.find(([begin]) => source.startsWith(begin)) || ["", ""];
+  const end = source.lastIndexOf(closes);
+  return source.slice(opens.length, end) + source.slice(end + closes.length);
+}
