@@ -99,7 +99,12 @@ def test_capped_scores_of_pairs_are_those_of_eager_attention(on_cpu: None) -> No
 
 @pytest.mark.parametrize(
     ("lengths", "needed", "of_causal"),
-    [((512, 1536, 4), 0.190, 0.373), ((512, 682, 9), 0.147, 0.288), ((256, 400, 4), 0.293, 0.550)],
+    [
+        ((512, 1536, 4), 0.190, 0.373),
+        ((512, 682, 9), 0.147, 0.288),
+        ((256, 400, 4), 0.293, 0.550),
+        ((3328, 416, 8), 0.407, 0.799),
+    ],
 )
 def test_what_is_left_out(lengths: tuple[int, int, int], needed: float, of_causal: float) -> None:
     """Of all pairs of blocks, and of those that causal attention needs; counted once."""
