@@ -115,6 +115,10 @@ def _tell(error: BaseException, context: CommandContext) -> int:
         if _speaks(main):
             say(f"the package {error.name} is not installed; `align doctor` says what is missing")
         return 2
+    if ran_out_of_memory(error) and "RANK" in os.environ:
+        who = f"process {rank}: "
+    if _launched() and not _speaks(main):
+        return 1  # most often because the one that has told why is gone
     known = _machine_failure(error, context)
     if known:
         say(who + known)
@@ -138,8 +142,11 @@ def _machine_failure(error: BaseException, context: CommandContext) -> str | Non
         return f"{context.folder} is gone; bring it back (is its disk mounted?){again}"
     if ran_out_of_memory(error):
         free, others = STAGES[context.stage].smaller if context.stage else ("the microbatch's size", "")
-        held = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-        return f"memory ran out; lower {free} (the result stays the same){others}{again}{held}"
+        gpu = type(error).__name__ == "OutOfMemoryError"
+        notes = [*([text.split(". Of the allocated")[0]] if gpu else []), *getattr(error, "__notes__", ())]
+        held = "".join(f"\n{note}" for note in notes)
+        what = "the GPU's memory" if gpu else "memory"
+        return f"{what} ran out; lower {free} (the result stays the same){others}{again}{held}"
     if _NOT_DETERMINISTIC in text:
         operation = text.split(_NOT_DETERMINISTIC)[0].strip()
         return (
@@ -193,7 +200,9 @@ def _launched() -> bool:
 
 
 def _speaks(main: bool) -> bool:
-    """Whether this process tells of an error that all processes may meet: the first to meet it does.
+    """Whether this process tells why the run ends: the first that knows does.
+
+    Others may have met the same error, or lost the one that has.
 
     The launcher ends the others as soon as one has failed, so the main process may never come to speak.
     """

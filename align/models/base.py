@@ -24,6 +24,7 @@ from align.data.template import Template, response_end
 from align.errors import UserError
 from align.models.folder import base_folder, positions_of
 from align.models.probe_ids import keep_text
+from align.models.slices import Cut, before_reading
 from align.models.text_part import auto_class, name_decoder
 from align.recipe.sections import Base as BaseSpec
 from align.recipe.sections import Data
@@ -46,26 +47,32 @@ class BaseCheckpoint:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
 
-    def load_model(self, device: torch.device) -> PreTrainedModel:
+    def load_model(self, device: torch.device, cut: Cut | None = None) -> PreTrainedModel:
         """The causal language model, frozen, in eval mode (dropout off), on the device.
+
+        Each tensor goes from its file to the device: no copy of the model lies in the machine's memory.
+        cut: called with the model before its weights are read, of which this process then reads its part.
 
         Raises UserError where transformers cannot load it, or would initialise weights that it lacks.
         """
         dtype = _dtype(self.spec.dtype, device)
-        quantized = {} if self.spec.quantize is None else _in_four_bits(dtype, device)
+        quantized = {} if self.spec.quantize is None else _in_four_bits(dtype)
         try:
             model: PreTrainedModel
-            model, found = auto_class(self.config).from_pretrained(
-                self.folder,
-                config=self.config,
-                dtype=dtype,
-                attn_implementation=self.spec.attention,
-                trust_remote_code=self.spec.trust_remote_code,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                **quantized,
-            )
+            with before_reading(cut) as parts:
+                model, found = auto_class(self.config).from_pretrained(
+                    self.folder,
+                    config=self.config,
+                    dtype=dtype,
+                    device_map={"": device},
+                    attn_implementation=self.spec.attention,
+                    trust_remote_code=self.spec.trust_remote_code,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    **quantized,
+                    **parts,
+                )
         except _BROKEN as error:
             raise UserError(f"base {self.spec.name} cannot be loaded: {first_line(error)}") from error
         except RuntimeError as error:
@@ -80,7 +87,6 @@ class BaseCheckpoint:
                 f"base {self.spec.name} is not complete: {len(missing)} of its model's weights, such as "
                 f"{missing[0]}, are in none of its files. Copy or download it again"
             )
-        model.to(device)
         model.requires_grad_(False)
         keep_text(model, self.tokenizer)
         return name_decoder(model).eval()
@@ -184,7 +190,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def _in_four_bits(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def _in_four_bits(dtype: torch.dtype) -> dict[str, Any]:
     """What from_pretrained needs to quantize while it loads, as QLoRA does (2305.14314)."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
@@ -196,4 +202,4 @@ def _in_four_bits(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return {"quantization_config": config, "device_map": {"": device}}
+    return {"quantization_config": config}

@@ -11,8 +11,13 @@ as a module of the base is: RWKV has `value`s, which PEFT would leave out when i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -29,11 +34,25 @@ from align.models.heads import ScalarHead
 from align.models.logits import LastStep, last_step
 from align.models.saved_modules import mark, same, take_over
 from align.models.text_part import output_width, text_decoder
-from align.processes.distributed import more_elsewhere
+from align.processes import sharding
+from align.processes.distributed import highest, more_elsewhere
 from align.run.checkpoint import load_into, read_tensors
 from align.run.hub import first_line
 from align.run.manifest import HEAD
-from align.run.memory import Held
+from align.run.memory import Held, size
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that a base takes whole with what is beside it, at most, and those of the smallest device."""
+
+    needed: int
+    memory: int
+
+    @property
+    def enough(self) -> bool:
+        """A quarter stays free, for the cache of keys and values and for logits."""
+        return self.needed <= self.memory * 3 // 4
 
 
 class Roles(nn.Module):
@@ -54,6 +73,7 @@ class Roles(nn.Module):
         self._adapters: dict[str, dict[str, nn.Parameter]] = {}
         self._lora_layers: list[LoraLayer] = []
         self._active: str | None = None
+        self._gathered = False  # whether a sharded base is whole at the moment
         self._last_step: LastStep | None = None
         self._saved_modules: list[str] = []  # modules of the base that are as sft trained them
 
@@ -176,12 +196,49 @@ class Roles(nn.Module):
         With a sharded base a pass of one process waits for all, so who has fewer must idle; else it is 0.
         A sharded base must have run once, as Forward lets it.
         """
-        if self.shard_group is None:
+        if self.sharers is None:
             return 0
         for module in self.base.modules():
             if isinstance(module, FSDPModule):
                 module.reset_iter_state()  # it counts passes until a backward pass, and there may be none
-        return more_elsewhere(passes, self.shard_group)
+        return more_elsewhere(passes, self.sharers)
+
+    @property
+    def sharers(self) -> Accelerator | None:
+        """The processes whose passes are one; None where this one's wait for nobody."""
+        return None if self._gathered else self.shard_group
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Inside, a sharded base is whole on every process, where it fits: passes wait for nobody then.
+
+        All processes of the shard group enter it together.
+        """
+        if self.sharers is None or not self.room.enough:
+            yield
+            return
+        with sharding.gathered(self._layers):
+            self._gathered = True
+            try:
+                yield
+            finally:
+                self._gathered = False
+
+    @cached_property
+    def room(self) -> Room:
+        """Whether a sharded base fits into each process's memory whole, beside its parts and the roles.
+
+        The processes of the shard group find it out together, from sizes that do not change.
+        """
+        assert self.shard_group is not None
+        held = size(chain(self.base.parameters(), self.heads.parameters()))
+        needed = highest(sharding.whole_size(self._layers) + held, self.shard_group)
+        return Room(needed, -highest(-sharding.device_memory(self.shard_group), self.shard_group))
+
+    @property
+    def _layers(self) -> list[nn.Module]:
+        layers: Any = self.decoder.layers
+        return list(layers)
 
     @torch.no_grad()
     def idle(self) -> None:

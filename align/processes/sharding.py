@@ -9,7 +9,8 @@ their gradients stay whole on every process, so files are the same whoever wrote
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -19,12 +20,14 @@ import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.utils import broadcast, is_deepspeed_available
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
 
 from align.errors import UserError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_GATHERED = "gathered"  # beside DeepSpeed's numbers of modules
 
 
 @dataclass(frozen=True)
@@ -132,21 +135,101 @@ def told(accel: Accelerator) -> str | None:
     return f"{what} are shared out among {accel.num_processes} processes"
 
 
-def shard(layers: Iterable[nn.Module], accel: Accelerator) -> None:
-    """Leave each process its part of every layer's weights; a layer is whole only while it runs.
+def cut(layers: Iterable[nn.Module], accel: Accelerator) -> None:
+    """Leave each process its part of every layer's weights, along their first dimension.
 
-    To be called before adapters are added: these stay whole on every process.
+    To be called before adapters are added: these stay whole on every process. Layers that have no numbers yet
+    (on the meta device) are cut too: a process has to read its part only. `assemble` comes after that.
     """
     wish = sharding()
     assert wish is not None
-    cut = _fsdp2_cut(accel, wish.reshard) if wish.layers == "FSDP2" else _zero3_cut(accel)
-    for layer in layers:
-        cut(layer)
-
-
-def _fsdp2_cut(accel: Accelerator, reshard: bool) -> Callable[[nn.Module], object]:
     mesh = init_device_mesh(accel.device.type, (accel.num_processes,))
-    return lambda layer: fully_shard(layer, mesh=mesh, reshard_after_forward=reshard)
+    for layer in layers:
+        if wish.layers == "FSDP2":  # a layer is whole only while it runs
+            fully_shard(layer, mesh=mesh, reshard_after_forward=wish.reshard)
+        else:
+            _replace(layer, lambda weight: _part(weight, mesh))
+
+
+def assemble(layers: Iterable[nn.Module], accel: Accelerator) -> None:
+    """Give DeepSpeed, if it shards them, a layer at a time, which it takes only whole."""
+    wish = sharding()
+    assert wish is not None
+    if wish.layers == "FSDP2":
+        return
+    partition = _zero3_cut(accel)
+    for layer in layers:
+        _replace(layer, lambda weight: weight.full_tensor())
+        partition(layer)
+
+
+@contextmanager
+def gathered(layers: Sequence[Any]) -> Iterator[None]:
+    """Every layer whole on every process inside, so that no pass of one waits for another.
+
+    All processes enter it together, and put each layer together once.
+    """
+    wish = sharding()
+    assert wish is not None
+    if wish.layers != "FSDP2":
+        with _zero3_gathered(layers):
+            yield
+        return
+    try:
+        for layer in layers:
+            layer.set_reshard_after_forward(False)
+            layer.unshard()
+        yield
+    finally:
+        for layer in layers:
+            layer.set_reshard_after_forward(wish.reshard)
+            layer.reset_iter_state()  # it counts passes until a backward pass, and there was none
+            layer.reshard()
+
+
+@contextmanager
+def _zero3_gathered(layers: Sequence[Any]) -> Iterator[None]:
+    import deepspeed
+
+    with ExitStack() as stack:
+        for layer in layers:
+            parameters = [p for p in layer.parameters() if hasattr(p, "ds_id")]  # adapters have none
+            stack.enter_context(deepspeed.zero.GatheredParameters(parameters))
+            for parameter in parameters:  # in use, for the hooks that would let go of them after a pass
+                parameter.ds_active_sub_modules.add(_GATHERED)
+                stack.callback(parameter.ds_active_sub_modules.discard, _GATHERED)
+        yield
+
+
+def whole_size(layers: Iterable[nn.Module]) -> int:
+    """The bytes of all layers put together."""
+    weights = [p for layer in layers for p in layer.parameters()]
+    return sum(getattr(p, "ds_numel", p.numel()) * p.element_size() for p in weights)
+
+
+def device_memory(accel: Accelerator) -> int:
+    """The bytes of this process's device, or its share of the machine's memory."""
+    if accel.device.type == "cuda":
+        return int(torch.cuda.get_device_properties(accel.device).total_memory)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", accel.num_processes))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // here
+
+
+def _replace(layer: nn.Module, change: Callable[[Any], Tensor]) -> None:
+    """Put other tensors, frozen, in the place of a layer's weights."""
+    for module in layer.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(change(weight.detach()), requires_grad=False))
+
+
+def _part(weight: Tensor, mesh: DeviceMesh) -> DTensor:
+    """This process's rows of a weight, in memory of their own."""
+    rows = weight.chunk(mesh.size())
+    rank = mesh.get_local_rank()
+    own = rows[rank].clone() if rank < len(rows) else weight.new_empty(0, *weight.shape[1:])
+    return DTensor.from_local(
+        own, mesh, [Shard(0)], run_check=False, shape=weight.shape, stride=weight.stride()
+    )
 
 
 def _zero3_cut(accel: Accelerator) -> Callable[[nn.Module], object]:

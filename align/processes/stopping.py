@@ -2,7 +2,8 @@
 
 A first signal is noted. Where nothing changes that a checkpoint holds it is acted on at once, elsewhere
 between two steps. A thread receives the signals too, because Python's handlers wait for the main thread, and
-that may hang in a collective: it ends the process when the time is over, and at a second signal.
+that may hang in a collective: it ends the process when the time is over, at a second signal, and at the first
+where another process has failed.
 """
 
 from __future__ import annotations
@@ -117,8 +118,18 @@ def _watch(signals: socket.socket, grace: float, speaks: bool) -> None:
             continue
         if not number:
             number, first = int(read[0]), time.monotonic()
+            if _another_failed():
+                os._exit(
+                    128 + number
+                )  # no step can be finished without it, and the main thread may wait for it
         elif not launched or time.monotonic() > first + _ECHO:
             _end(number, "a second signal came", speaks)
+
+
+def _another_failed() -> bool:
+    """Whether a process of this run has told why the run ends (see align.cli.failures)."""
+    path = os.environ.get("ALIGN_EXIT_FILE")
+    return path is not None and os.path.exists(path + ".told")
 
 
 def _end(number: int, why: str, speaks: bool) -> NoReturn:

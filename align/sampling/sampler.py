@@ -50,6 +50,17 @@ class Hf:
         that follow each other with the same prompt share its pass. Finished rows leave the batch. Each of
         these as far as the ways allow it.
         """
+        with self.roles.gathered():
+            return self._sample(prompts, draws, params, role, heard)
+
+    def _sample(
+        self,
+        prompts: list[list[int]],
+        draws: Draws,
+        params: SamplingParams,
+        role: str,
+        heard: Callable[[int], object] | None,
+    ) -> list[Sampled]:
         roles, ways = self.roles, self.ways
         roles.activate(role)
         roles.prove_logits()
@@ -72,7 +83,19 @@ class Hf:
 
     def remarks(self) -> list[str]:
         """What is slower on this base than on others."""
-        return self.ways.remarks(type(self.roles.base).__name__)
+        slow = self.ways.remarks(type(self.roles.base).__name__)
+        if self.roles.shard_group is None:
+            return slow
+        room = self.roles.room
+        needed, memory = (f"{count / 2**30:,.1f}" for count in (room.needed, room.memory))
+        if room.enough:
+            return [*slow, f"the sharded base is put together to sample ({needed} of {memory} GiB)"]
+        return [
+            *slow,
+            f"the sharded base does not fit on a device whole ({needed} of {memory} GiB), so its layers are "
+            "put together for each token that is sampled. A vLLM server samples much faster: "
+            "`ppo: {engine: vllm, engine_url: URL}`",
+        ]
 
     def close(self) -> None:
         """Nothing is held."""
@@ -155,7 +178,7 @@ def _outlast(roles: Roles) -> None:
 
 def _any(samples: bool, roles: Roles) -> bool:
     """Whether a process that shares the base has one more token to sample; every process asks after each."""
-    return bool(highest(int(samples), roles.shard_group)) if roles.shard_group else samples
+    return bool(highest(int(samples), roles.sharers)) if roles.sharers else samples
 
 
 @lenient()

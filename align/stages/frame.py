@@ -28,7 +28,8 @@ from align.data.template import Template
 from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.base import BaseCheckpoint, find_base
-from align.models.text_part import text_decoder
+from align.models.slices import NotInSlices, check_slices
+from align.models.text_part import name_decoder, text_decoder
 from align.processes import distributed, sharding
 from align.processes.determinism import choose_kernels
 from align.recipe.sections import Entry, Recipe, Source
@@ -70,15 +71,43 @@ class Setup:
                 "base.quantize: a base in four bits is not sharded: give each process a copy "
                 "(distributed_type MULTI_GPU), or take quantize out"
             )
-        model = self.base.load_model(torch.device("cpu"))
-        layers = getattr(text_decoder(model), "layers", None)
-        if not isinstance(layers, nn.ModuleList):
-            raise UserError(
-                f"base: {type(model).__name__} has no list of layers that could be sharded: use "
-                "distributed_type MULTI_GPU, or another base"
+        try:
+            model = self.base.load_model(self.accel.device, self._cut)
+        except NotInSlices:
+            model = self._load_in_turns()
+        sharding.assemble(_layers(model), self.accel)
+        return model
+
+    def _cut(self, model: PreTrainedModel) -> None:
+        layers = _layers(model)
+        check_slices(model, layers, self.accel.num_processes)
+        sharding.cut(layers, self.accel)
+
+    def _load_in_turns(self) -> PreTrainedModel:
+        """Each process reads the whole base and keeps its part, before the next one does."""
+        if self.accel.is_main_process:
+            print(
+                "base: its layers lie in its files in another form than the model's, so each process in turn "
+                "reads all of it into the machine's memory"
             )
-        sharding.shard(layers, self.accel)
-        return model.to(self.accel.device)
+        for turn in range(self.accel.num_processes):
+            if turn == self.accel.process_index:
+                model = self.base.load_model(torch.device("cpu"))
+                sharding.cut(_layers(model), self.accel)
+                model.to(self.accel.device)
+            self.accel.wait_for_everyone()
+        return model
+
+
+def _layers(model: PreTrainedModel) -> nn.ModuleList:
+    """What is sharded of a base; raises UserError where it has no such list."""
+    layers = getattr(text_decoder(name_decoder(model)), "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise UserError(
+            f"base: {type(model).__name__} has no list of layers that could be sharded: use "
+            "distributed_type MULTI_GPU, or another base"
+        )
+    return layers
 
 
 def set_up(recipe: Recipe) -> Setup:
