@@ -44,6 +44,17 @@ def unusable(root: Path = Path("/"), torch: Any = torch) -> str | None:
     )
 
 
+def total_memory(device: torch.device) -> int:
+    """Bytes of the device's memory; of a CPU's, this process's share of the machine's. 0: not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return 0
+    return whole // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def _driver(root: Path) -> str | None:
     """The kernel driver's version, as /proc/driver/nvidia/version has it."""
     try:

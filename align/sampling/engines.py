@@ -54,7 +54,9 @@ def open_engine(name: EngineName, url: str | None, roles: Roles, folder: Path) -
                     f"engine vllm takes plain LoRA alone, and this run has lora.{key}: use engine hf"
                 )
         return Vllm(roles, str(url), folder)
-    from align.sampling.cache import find_ways
+    from align.sampling.cache import Ways, find_ways
+    from align.sampling.lean import find_lean
     from align.sampling.sampler import Hf
 
-    return Hf(roles, find_ways(roles))
+    lean = find_lean(roles)
+    return Hf(roles, find_ways(roles) if lean is None else Ways(), lean)
