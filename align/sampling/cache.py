@@ -17,11 +17,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
 from align.models.forward import agree, noise
 from align.models.probe_ids import probe_ids
 from align.models.roles import Roles
+from align.sampling.growing import growing_cache
 
 Select = Literal["batch_select_indices", "reorder_cache", "index"]
 
@@ -90,7 +90,7 @@ class Reading:
         self._positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
         # Else the decoder makes its own.
         made_here = ways.cache == "past_key_values"
-        self._cache: Any = DynamicCache(config=roles.base.config) if made_here else None
+        self._cache: Any = growing_cache(roles.base.config) if made_here else None
 
     def read(self) -> Tensor:
         """The last hidden state [B, D] of each row."""

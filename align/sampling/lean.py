@@ -6,14 +6,16 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from align.errors import ran_out_of_memory
+from align.models.forward import agree
 from align.models.lean_decoder import LeanDecoder, copied_bytes, suits
+from align.models.probe_ids import probe_ids
 from align.models.roles import Roles
 from align.processes.hardware import total_memory
 from align.run.hub import first_line
@@ -33,11 +35,16 @@ class Lean:
     """How a base's lean decoder is used.
 
     merge: adapters are folded into a copy of the weights. capture: makes a CUDA graph of a step; None: no
-    graphs.
+    graphs, and why not where a GPU could have them.
     """
 
     merge: bool
     capture: Capture | None = None
+    why_not: str | None = None
+
+    def remarks(self) -> list[str]:
+        """What is slower than it should be, and why."""
+        return [f"sampling runs without CUDA graphs: {self.why_not}"] if self.why_not else []
 
     @contextmanager
     def decoder(self, roles: Roles) -> Iterator[LeanDecoder]:
@@ -55,6 +62,7 @@ class LeanReading:
         self, decoder: LeanDecoder, capture: Capture | None, rows: list[list[int]], pad_id: int, room: int
     ) -> None:
         self._decoder, self._capture = decoder, capture
+        self.refused: str | None = None  # why a step could not be captured
         width = max(map(len, rows))
         device = decoder.device
         self._ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows], device=device)
@@ -120,8 +128,8 @@ class LeanReading:
             except RuntimeError as error:
                 if ran_out_of_memory(error):
                     raise
-                warnings.warn(f"sampling goes on without CUDA graphs: {first_line(error)}", stacklevel=2)
-                self._capture = None
+                self._capture, self.refused = None, first_line(error)
+                warnings.warn(f"sampling goes on without CUDA graphs: {self.refused}", stacklevel=2)
                 return step()
         assert self._graph[1] is not None
         return self._graph[1]()
@@ -145,13 +153,32 @@ def find_lean(roles: Roles) -> Lean | None:
     """How to read this base with a lean decoder; None where a probe has other numbers than its own passes."""
     if roles.shard_group or not suits(roles.decoder):
         return None
-    lean = Lean(merges(roles), captured if roles.base.device.type == "cuda" else None)
+    lean = Lean(merges(roles))
 
     def begin(rows: list[list[int]]) -> LeanReading:
         return LeanReading(decoder, None, rows, 0, room=4)
 
     with lean.decoder(roles) as decoder:
-        return lean if right(roles, begin) else None
+        if not right(roles, begin):
+            return None
+        return with_graphs(lean, roles, decoder, captured) if roles.base.device.type == "cuda" else lean
+
+
+def with_graphs(lean: Lean, roles: Roles, decoder: LeanDecoder, capture: Capture) -> Lean:
+    """Let steps be captured, if a probe shows that captured ones have the same numbers."""
+    first, second, *tokens = probe_ids(roles.base, 14).split([5, 3, 2, 2, 2])
+    found = []
+    for capturing in (None, capture):
+        reading = LeanReading(decoder, capturing, [first.tolist(), second.tolist()], 0, room=4)
+        states = [reading.read().clone()]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the reason becomes a remark
+            for token in tokens:
+                reading.append(token)
+                states.append(reading.read().clone())
+        found.append(torch.stack(states))
+    why = reading.refused or (None if agree(found[1], found[0]) else "captured steps give other numbers")
+    return replace(lean, why_not=why) if why else replace(lean, capture=capture)
 
 
 def merges(roles: Roles) -> bool:

@@ -97,7 +97,8 @@ class Hf:
 
     def remarks(self) -> list[str]:
         """What is slower on this base than on others."""
-        return self.ways.remarks(type(self.roles.base).__name__)
+        more = self.lean.remarks() if self.lean else []
+        return [*self.ways.remarks(type(self.roles.base).__name__), *more]
 
     def close(self) -> None:
         """Nothing is held."""

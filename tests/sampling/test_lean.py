@@ -25,7 +25,7 @@ from align.recipe.ppo import PPO
 from align.sampling import lean as lean_sampling
 from align.sampling.cache import Ways
 from align.sampling.engines import open_engine
-from align.sampling.lean import Lean, find_lean
+from align.sampling.lean import Lean, find_lean, with_graphs
 from align.sampling.params import Draws, Sampled, SamplingParams
 from align.sampling.sampler import Hf
 
@@ -172,13 +172,33 @@ def test_a_step_can_be_replayed_on_the_same_addresses(merge: bool, monkeypatch: 
 
 
 def test_where_no_graph_can_be_made_sampling_goes_on_and_says_so() -> None:
-    def refuse(step: Any) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
-
     roles = _roles()
-    with pytest.warns(UserWarning, match="without CUDA graphs: operation not permitted when"):
-        found = _sample(Hf(roles, lean=Lean(True, refuse), every=4))
+    with pytest.warns(UserWarning, match="without CUDA graphs: operation not permitted"):
+        found = _sample(Hf(roles, lean=Lean(True, _refused), every=4))
     _same(found, _sample(Hf(roles)))
+
+
+def test_graphs_are_used_where_a_probe_shows_the_same_numbers() -> None:
+    roles = _roles()
+    captures: list[int] = []
+    kinds: dict[str, Any] = {"good": _taped(captures), "stale": _stale, "refused": _refused}
+    with Lean(True).decoder(roles) as decoder:
+        found = {name: with_graphs(Lean(True), roles, decoder, capture) for name, capture in kinds.items()}
+    assert found["good"] == Lean(True, kinds["good"]) and captures == [2]
+    assert found["stale"].capture is None is found["refused"].capture
+    remark = "sampling runs without CUDA graphs: "
+    assert Hf(roles, lean=found["stale"]).remarks() == [remark + "captured steps give other numbers"]
+    assert Hf(roles, lean=found["refused"]).remarks() == [remark + "operation not permitted"]
+    assert Hf(roles, lean=found["good"]).remarks() == []
+
+
+def _stale(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    found = torch.zeros_like(step())
+    return lambda: found
+
+
+def _refused(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    raise RuntimeError("operation not permitted\nand more")
 
 
 def test_it_is_used_where_a_probe_shows_the_same_numbers(
