@@ -44,15 +44,9 @@ def unusable(root: Path = Path("/"), torch: Any = torch) -> str | None:
     )
 
 
-def total_memory(device: torch.device) -> int:
-    """Bytes of the device's memory; of a CPU's, this process's share of the machine's. 0: not known."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on every system
-        return 0
-    return whole // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+def gpu_memory(device: torch.device) -> int:
+    """Bytes that a GPU has in all, whether free or not; 0 for a CPU."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 0
 
 
 def _driver(root: Path) -> str | None:

@@ -10,7 +10,7 @@ from align.data.template import response_end
 from align.errors import UserError
 from align.models.base import BaseCheckpoint
 from align.models.roles import Roles
-from align.processes.hardware import total_memory
+from align.processes.hardware import gpu_memory
 from align.recipe import EngineName
 from align.recipe.ppo import PPO
 from align.run.installed import check_engine
@@ -28,9 +28,9 @@ def batch_tokens(cfg: PPO, base: BaseCheckpoint, device: torch.device) -> int:
     """
     if cfg.sampling_tokens is not None:
         return cfg.sampling_tokens
-    bytes_each = base.cache_bytes(device)
-    cached = total_memory(device) // _CACHE_SHARE // bytes_each if bytes_each else 0
-    return max(4 * cfg.microbatch_tokens, cached if device.type == "cuda" and cfg.engine == "hf" else 0)
+    bytes_each = base.cache_bytes(device) if cfg.engine == "hf" else None
+    cached = gpu_memory(device) // _CACHE_SHARE // bytes_each if bytes_each else 0
+    return max(4 * cfg.microbatch_tokens, cached)
 
 
 def sampling_params(cfg: PPO, base: BaseCheckpoint) -> SamplingParams:

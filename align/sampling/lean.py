@@ -17,7 +17,7 @@ from align.models.forward import agree
 from align.models.lean_decoder import LeanDecoder, copied_bytes, suits
 from align.models.probe_ids import probe_ids
 from align.models.roles import Roles
-from align.processes.hardware import total_memory
+from align.processes.hardware import gpu_memory
 from align.run.hub import first_line
 from align.run.memory import size
 from align.sampling.cache import right
@@ -27,7 +27,7 @@ Capture = Callable[[Step], Step]
 
 _COLUMNS = 32  # by so many grows what a step reads of the cache
 _CAPTURED_COLUMNS = 256  # the same where each width costs a capture
-_SHARE = 2  # base and merged copy together are this part of the memory at most
+_SHARE = 2  # base and merged copy together are this part of a GPU's memory at most
 
 
 @dataclass(frozen=True)
@@ -184,9 +184,7 @@ def with_graphs(lean: Lean, roles: Roles, decoder: LeanDecoder, capture: Capture
 def merges(roles: Roles) -> bool:
     """Whether adapters are merged: a function of base and machine, so that a resumed run draws the same.
 
-    Not on a CPU, where their products cost next to nothing beside the base's.
+    Not on a CPU, where adapters cost little beside the base's own products.
     """
-    if roles.base.device.type == "cpu":
-        return False
     whole = size(roles.base.parameters()) + copied_bytes(roles.decoder)
-    return whole * _SHARE <= total_memory(roles.base.device)
+    return whole * _SHARE <= gpu_memory(roles.base.device)

@@ -192,6 +192,18 @@ def test_graphs_are_used_where_a_probe_shows_the_same_numbers() -> None:
     assert Hf(roles, lean=found["good"]).remarks() == []
 
 
+def test_adapters_are_merged_where_base_and_copy_fit_into_half_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    roles = _roles("qwen2")
+    base = sum(p.nbytes for p in roles.base.parameters())
+    copy = sum(p.nbytes for n, p in roles.base.named_parameters() if n.endswith("_proj.base_layer.weight"))
+    for memory, merged in ((2 * (base + copy), True), (2 * (base + copy) - 1, False)):
+        monkeypatch.setattr(lean_sampling, "gpu_memory", lambda device, memory=memory: memory)
+        found = find_lean(roles)
+        assert found is not None and found.merge is merged
+
+
 def _stale(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     found = torch.zeros_like(step())
     return lambda: found

@@ -26,6 +26,10 @@ def _base(config: Any, dtype: str = "bfloat16") -> BaseCheckpoint:
     return base
 
 
+def _eighty_gib(device: torch.device) -> int:
+    return 80 * 2**30 if device.type == "cuda" else 0
+
+
 def test_a_tokens_keys_and_values_are_counted() -> None:
     assert _base(LLAMA_8B).cache_bytes(CPU) == 128 * 1024  # as the literature has it for Llama 3 8B
     assert _base(LLAMA_8B, "float32").cache_bytes(CPU) == 256 * 1024
@@ -46,12 +50,12 @@ def test_a_tokens_keys_and_values_are_counted() -> None:
 def test_a_batch_is_what_memory_holds_unless_the_recipe_says_it(
     fields: dict[str, Any], device: torch.device, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "total_memory", lambda device: 80 * 2**30)
+    monkeypatch.setattr(engines, "gpu_memory", _eighty_gib)
     assert engines.batch_tokens(PPO(**fields), _base(LLAMA_8B), device) == expected
 
 
 def test_a_base_that_does_not_say_what_it_keeps_has_four_microbatches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines, "total_memory", lambda device: 80 * 2**30)
+    monkeypatch.setattr(engines, "gpu_memory", _eighty_gib)
     assert engines.batch_tokens(PPO(), _base(MambaConfig()), GPU) == 4 * 8192
