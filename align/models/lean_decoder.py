@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from align.models import fused_llama
+from align.models.adapter_products import product_dtype
 from align.processes.determinism import distinct
 
 _PROMPT_TOKENS = 2**15  # of prompts that are read at a time, padding included, so that their states fit
@@ -232,7 +233,8 @@ def _matrix(adapter: str, merge: bool, *modules: Any) -> Matrix:
     b_all = adapted[0][2].new_zeros(ranks[-1], ends[-1])
     for (i, _, b, scale), rank in zip(adapted, ranks, strict=False):
         b_all[rank : rank + b.shape[1], ends[i] : ends[i + 1]] = scale * b.t()
-    return Matrix(parts, torch.cat([a for _, a, _, _ in adapted]).detach(), b_all)
+    kind = product_dtype(parts[0][0], b_all)
+    return Matrix(parts, torch.cat([a for _, a, _, _ in adapted]).detach().to(kind), b_all.to(kind))
 
 
 def _joined(parts: list[tuple[Tensor, Tensor | None]]) -> list[tuple[Tensor, Tensor | None]]:
