@@ -55,7 +55,8 @@ STAGES: dict[Stage, About] = {
         has_head=False,
         smaller=(
             "ppo.microbatch_tokens",
-            ", set ppo.gradient_checkpointing, or lower ppo.rollout_batch_size or ppo.max_response_tokens",
+            ", set ppo.sampling_tokens or ppo.gradient_checkpointing, or lower ppo.rollout_batch_size or "
+            "ppo.max_response_tokens",
         ),
     ),
 }

@@ -14,13 +14,19 @@ from align.plan.base import plan_base
 from align.plan.machine import this_machine
 from align.plan.stage import plans
 from conftest import ROOT, align, make_recipe
+from peft import LoraConfig
 from ranks import Ranks
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+from align.models.roles import Roles
 from align.ppo import train as ppo
 from align.processes.determinism import choose_kernels
 from align.recipe.load import load_recipe
 from align.run.files import sha256
+from align.sampling.lean import find_lean
+from align.sampling.params import Draws, SamplingParams
+from align.sampling.sampler import Hf
 from align.stages import rm, sft
 
 pytestmark = [
@@ -57,6 +63,24 @@ def test_the_engine_agrees_closely_in_float32(tiny_recipe: Callable[..., Path]) 
     recipe = tiny_recipe(base={"dtype": "float32"})
     train(recipe)
     assert max(row.get("engine/logprob_gap", 0.0) for row in rows(recipe, "ppo")) < 1e-3
+
+
+def test_decoding_runs_as_graphs_and_draws_the_tokens_of_the_models_own_passes(tiny_base: Path) -> None:
+    choose_kernels(True)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    roles = Roles(model.cuda().requires_grad_(False).eval())
+    roles.add("policy", LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False), trains=True)
+    lean = find_lean(roles)
+    assert lean is not None and lean.merge and lean.capture and not lean.remarks()
+    params = SamplingParams(1.0, 1, 0, max_tokens=40, batch_tokens=10_000, min_tokens=3)
+    prompts = [[5, 6, 7], [8] * 9, [8] * 9, [10, 11]] * 4
+    draws = Draws(0, "test", 0, range(len(prompts)))
+    expected = Hf(roles, every=1).sample(prompts, draws, params)
+    found = Hf(roles, lean=lean).sample(prompts, draws, params)
+    assert [one.response for one in found] == [one.response for one in expected]
+    assert len({len(one.response) for one in found}) > 1
+    for one, other in zip(found, expected, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
 
 
 def test_two_runs_have_the_same_bits(tiny_recipe: Callable[..., Path]) -> None:

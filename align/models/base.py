@@ -91,6 +91,17 @@ class BaseCheckpoint:
         keep_text(model, self.tokenizer)
         return name_decoder(model).eval()
 
+    def cache_bytes(self, device: torch.device) -> int | None:
+        """Of keys and values that attention keeps of a token; None where the config does not say it."""
+        config = self.config.get_text_config()
+        heads = getattr(config, "num_attention_heads", None)
+        layers, width = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
+        if not (heads and layers and width):
+            return None
+        head = getattr(config, "head_dim", None) or width // heads
+        shared = getattr(config, "num_key_value_heads", None) or heads
+        return int(2 * layers * shared * head * _dtype(self.spec.dtype, device).itemsize)
+
     @property
     def positions(self) -> int | None:
         """How many tokens it can read, as its config says it; None where it does not."""

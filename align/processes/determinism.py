@@ -32,11 +32,26 @@ def lenient() -> Iterator[None]:
     There the order of a few additions is left to chance, so a token whose number falls on the edge of two
     may be the other one in another run; everything that trains is strict.
     """
+    with _restored():
+        torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled(), warn_only=True)
+        yield
+
+
+@contextmanager
+def distinct() -> Iterator[None]:
+    """For writes to places that are all different: their order cannot matter, and torch's kernel that keeps
+    it would sort the places first."""
+    with _restored():
+        torch.use_deterministic_algorithms(False)
+        yield
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
     strict, warned = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    torch.use_deterministic_algorithms(strict, warn_only=True)
     try:
         yield
     finally:

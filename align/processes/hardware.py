@@ -44,6 +44,11 @@ def unusable(root: Path = Path("/"), torch: Any = torch) -> str | None:
     )
 
 
+def gpu_memory(device: torch.device) -> int:
+    """Bytes that a GPU has in all, whether free or not; 0 for a CPU."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 0
+
+
 def _driver(root: Path) -> str | None:
     """The kernel driver's version, as /proc/driver/nvidia/version has it."""
     try:

@@ -123,6 +123,11 @@ class PPO(Training):
     microbatch_tokens: Annotated[PositiveInt, MayChange()] = Field(
         8192, description="tokens in one forward pass of one process, padding included"
     )
+    sampling_tokens: Annotated[PositiveInt | None, MayChange()] = Field(
+        None,
+        description="tokens in one decoding batch of one process; null: four times microbatch_tokens, or "
+        "what an eighth of a GPU's memory caches, if that is more",
+    )
     gradient_checkpointing: Annotated[bool, MayChange()] = Field(
         False, description="save memory by computing activations twice"
     )

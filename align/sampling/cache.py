@@ -9,18 +9,19 @@ where there is no cache, each token reads its row again. The same tokens come ou
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
 from align.models.forward import agree, noise
 from align.models.probe_ids import probe_ids
 from align.models.roles import Roles
+from align.sampling.growing import growing_cache
 
 Select = Literal["batch_select_indices", "reorder_cache", "index"]
 
@@ -89,7 +90,7 @@ class Reading:
         self._positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
         # Else the decoder makes its own.
         made_here = ways.cache == "past_key_values"
-        self._cache: Any = DynamicCache(config=roles.base.config) if made_here else None
+        self._cache: Any = growing_cache(roles.base.config) if made_here else None
 
     def read(self) -> Tensor:
         """The last hidden state [B, D] of each row."""
@@ -105,6 +106,10 @@ class Reading:
             self._cache = getattr(output, self._ways.cache, self._cache)
         hidden: Tensor = output.last_hidden_state[:, -1]
         return hidden
+
+    def worth(self, left: int) -> bool:
+        """Whether it pays to go on with so many rows alone."""
+        return self._ways.chooses and left < len(self._ids)
 
     def choose(self, rows: Tensor) -> None:
         """Go on with these rows [N] alone; one that stands there twice is two from now on."""
@@ -146,6 +151,28 @@ def find_ways(roles: Roles) -> Ways:
 
 
 def _right(roles: Roles, ways: Ways) -> bool:
+    return right(roles, lambda rows: Reading(roles, ways, rows, 0), ways.chooses, ways.pads)
+
+
+class Rows(Protocol):
+    """Rows that are read token after token, as `Reading` reads them."""
+
+    def read(self) -> Tensor:
+        """The last hidden state [B, D] of each row."""
+
+    def worth(self, left: int) -> bool:
+        """Whether it pays to go on with so many rows alone."""
+
+    def choose(self, rows: Tensor) -> None:
+        """Go on with these rows [N] alone."""
+
+    def append(self, tokens: Tensor) -> None:
+        """Each row's next token [B], to be read."""
+
+
+def right(
+    roles: Roles, begin: Callable[[list[list[int]]], Rows], chooses: bool = True, pads: bool = True
+) -> bool:
     """Whether rows that are read together have the hidden states of whole rows, each read alone.
 
     Two prompts, the second padded where the ways say that it may be, and read once for two responses where
@@ -153,14 +180,14 @@ def _right(roles: Roles, ways: Ways) -> bool:
     that keeps its state itself takes for the next one of an earlier batch.
     """
     cases = []
-    for lengths in ((5, 3 if ways.pads else 5), (1, 1)):
+    for lengths in ((5, 3 if pads else 5), (1, 1)):
         first, second, *responses = (
             part.tolist() for part in probe_ids(roles.base, sum(lengths) + 6).split([*lengths, 1, 2, 3])
         )
         cases.append(([first, second, second], responses))
     try:
         truth = [_whole(roles, *case) for case in cases]
-        found = [_together(roles, ways, *case) for case in cases]  # with no other pass between them
+        found = [_together(roles, begin, chooses, *case) for case in cases]  # with no other pass between them
     except REFUSALS:
         return False
     return all(
@@ -197,19 +224,25 @@ def _whole(roles: Roles, prompts: list[list[int]], responses: list[list[int]]) -
     return taken([last(input_ids=row[None])[0] for row in rows]), taken(list(padded))
 
 
-def _together(roles: Roles, ways: Ways, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
+def _together(
+    roles: Roles,
+    begin: Callable[[list[list[int]]], Rows],
+    chooses: bool,
+    prompts: list[list[int]],
+    responses: list[list[int]],
+) -> Tensor:
     """The same hidden states from rows that are read token after token; the last two prompts are the same."""
     device = roles.base.device
-    reading = Reading(roles, ways, prompts[:2] if ways.chooses else prompts, 0)
+    reading = begin(prompts[:2] if chooses else prompts)
     hidden, alive = reading.read(), [0, 1, 2]
-    if ways.chooses:
+    if chooses:
         source = torch.tensor([0, 1, 1], device=device)
         reading.choose(source)
         hidden = hidden[source]
     found = [hidden]
     for step in range(max(map(len, responses))):
         going = [row for row in alive if step < len(responses[row])]
-        if ways.chooses and going != alive:
+        if chooses and going != alive:
             reading.choose(torch.tensor([alive.index(row) for row in going], device=device))
             alive = going
         tokens = [responses[row][step] if row in going else 0 for row in alive]

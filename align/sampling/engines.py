@@ -4,24 +4,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from align.data.template import response_end
 from align.errors import UserError
 from align.models.base import BaseCheckpoint
 from align.models.roles import Roles
+from align.processes.hardware import gpu_memory
 from align.recipe import EngineName
 from align.recipe.ppo import PPO
 from align.run.installed import check_engine
 from align.sampling.params import Engine, SamplingParams
 
+_CPU = torch.device("cpu")
+_CACHE_SHARE = 8  # keys and values of a decoding batch may take this part of a GPU's memory
+
+
+def batch_tokens(cfg: PPO, base: BaseCheckpoint, device: torch.device) -> int:
+    """How many tokens are decoded together: what the recipe says, or four microbatches, as a pass that keeps
+    no activations holds; on a GPU, where every step reads all weights, as many as it has memory for.
+
+    The whole memory counts, never what is free just now: a run that goes on has the same batches.
+    """
+    if cfg.sampling_tokens is not None:
+        return cfg.sampling_tokens
+    bytes_each = base.cache_bytes(device) if cfg.engine == "hf" else None
+    cached = gpu_memory(device) // _CACHE_SHARE // bytes_each if bytes_each else 0
+    return max(4 * cfg.microbatch_tokens, cached)
+
 
 def sampling_params(cfg: PPO, base: BaseCheckpoint) -> SamplingParams:
-    """What a recipe says of sampling. A pass that keeps no activations holds four times the tokens."""
+    """What a recipe says of sampling."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else _CPU
     return SamplingParams(
         temperature=cfg.temperature,
         eos_id=response_end(base.tokenizer),
         pad_id=base.pad_id,
         max_tokens=cfg.max_response_tokens,
-        batch_tokens=cfg.microbatch_tokens * 4,
+        batch_tokens=batch_tokens(cfg, base, device),
         min_tokens=cfg.min_response_tokens,
     )
 
@@ -54,7 +74,9 @@ def open_engine(name: EngineName, url: str | None, roles: Roles, folder: Path) -
                     f"engine vllm takes plain LoRA alone, and this run has lora.{key}: use engine hf"
                 )
         return Vllm(roles, str(url), folder)
-    from align.sampling.cache import find_ways
+    from align.sampling.cache import Ways, find_ways
+    from align.sampling.lean import find_lean
     from align.sampling.sampler import Hf
 
-    return Hf(roles, find_ways(roles))
+    lean = find_lean(roles)
+    return Hf(roles, find_ways(roles) if lean is None else Ways(), lean)

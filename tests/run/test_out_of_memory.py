@@ -47,8 +47,8 @@ def test_sizes_are_counted_from_the_tensors() -> None:
         ),
         (
             "ppo",
-            "ppo.microbatch_tokens (the result stays the same), set ppo.gradient_checkpointing, or lower "
-            "ppo.rollout_batch_size or ppo.max_response_tokens",
+            "ppo.microbatch_tokens (the result stays the same), set ppo.sampling_tokens or "
+            "ppo.gradient_checkpointing, or lower ppo.rollout_batch_size or ppo.max_response_tokens",
             ["policy", "reference", "reward", "value"],
         ),
     ],
