@@ -38,7 +38,7 @@ class Drawing:
     seed: int | None = None
     max_tokens: int | None = None
     engine: EngineName = "hf"
-    engine_url: str | None = None
+    engine_url: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def open_policy(recipe: Recipe, stage: PolicyStage, drawing: Drawing, run: Path 
         params = replace(params, max_tokens=drawing.max_tokens, min_tokens=0)
     seed = recipe.run.seed if drawing.seed is None else drawing.seed
     folder = recipe.run.path / f"engine-{uuid.uuid4().hex[:8]}"
-    engine = open_engine(drawing.engine, drawing.engine_url, roles, folder)
+    engine = open_engine(drawing.engine, roles, setup.accel, urls=drawing.engine_url or (), folder=folder)
     return OpenPolicy(origin_of(name, stage, digest), setup, roles, engine, params, seed)
 
 

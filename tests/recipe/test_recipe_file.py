@@ -284,6 +284,12 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
             "temperature is 2.5, and vLLM samples at 2 at most",
         ),
         ("ppo: {engine_url: http://localhost:8000}", "engine_url is for engine vllm, and the engine is hf"),
+        ("ppo: {engine_sleep: true}", "engine_sleep is for engine vllm, and the engine is hf"),
+        ("ppo: {engine: vllm, engine_url: [http://a:1, b:1]}", "set engine_url to where it listens"),
+        (
+            "ppo: {engine: vllm, engine_url: [http://a:1, http://a:1/v1/]}",
+            "engine_url names http://a:1 twice",
+        ),
         ("ppo: {minibatch_size: 48}", "rollout_batch_size (128) must be a multiple of minibatch_size (48)"),
     ],
 )
