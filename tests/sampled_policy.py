@@ -26,12 +26,12 @@ def draws(step: int, rows: Sequence[int] = ROWS) -> Draws:
     return Draws(3, "test", step, rows)
 
 
-def policy_on(base: Path, rank: int = 4) -> Roles:
-    """A policy that has moved, and the reference that it started from, on the upper layers."""
+def policy_on(base: Path, rank: int = 4, layers: int | None = 2) -> Roles:
+    """A policy that has moved, and the reference that it started from, on the upper layers or on all."""
     model = AutoModelForCausalLM.from_pretrained(base).requires_grad_(False).eval()
     roles = Roles(model)
     for role in ("policy", "reference"):
-        lora = lora_config(Lora(rank=rank, alpha=8, targets=["q_proj", "v_proj"], layers=2), model)
+        lora = lora_config(Lora(rank=rank, alpha=8, targets=["q_proj", "v_proj"], layers=layers), model)
         roles.add(role, lora, trains=role == "policy")
     move(roles)
     return roles

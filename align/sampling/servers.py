@@ -19,7 +19,7 @@ from align.errors import AlignError, UserError
 from align.run.hub import first_line
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
-WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # seconds between looks for a server, where none is left
+WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0)  # seconds between looks for a server, where none is left
 KEPT = "What is done is kept, and the same command goes on from it"
 _SECONDS = 600.0  # that a request may take; the server queues what it cannot run at once
 _GREETING = 15.0  # that a question may take which needs no model
@@ -245,7 +245,7 @@ class Servers:
         """An answer to each row, in their order. Neighbours, which often share a prompt, share a server.
 
         first: which server the first row goes to, so that processes begin with different ones. Rows of a
-        server that is gone go to the others; where there is no other, servers are looked for, about a minute
+        server that is gone go to the others; where there is no other, servers are looked for, three minutes
         long. Raises AlignError after that.
         """
         found: dict[int, Answer] = {}
@@ -316,12 +316,12 @@ class Servers:
         with self._lock:  # many requests fail at once, and it is told once
             known, server.lost = server.lost, str(why)
         if known is None:
-            others = "the others go on" if self.present else "it is asked again for about a minute"
+            others = "the others go on" if self.present else "it is looked for three minutes long"
             self._tell(f"warning: engine vllm: {server.url} is gone ({why}); {others}")
 
     def _none_left(self) -> AlignError:
         why = "; ".join(f"{url} ({said})" for url, said in self.lost.items())
         return AlignError(
-            f"engine vllm: no server answers any more, and none came back within a minute: {why}. Start one "
-            f"with the same base and options (docs/vllm.md). {KEPT}"
+            f"engine vllm: no server answers any more, and none came back within three minutes: {why}. Start "
+            f"one with the same base and options (docs/vllm.md). {KEPT}"
         )

@@ -589,7 +589,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     for name, option in recipe_schema()["properties"].items():
         raw[name] = draw(section((name,), recipe_schema()["$defs"][option["$ref"].rsplit("/", 1)[1]]))
     together = ("rollout_batch_size", "responses_per_prompt", "min_response_tokens", "kl_target", "keep")
-    for key in (*together, "advantage", "value_init", "value_model", "engine", "engine_url"):
+    for key in (*together, "advantage", "value_init", "value_model", "engine", "engine_url", "engine_sleep"):
         raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
     if raw["data"].get("template") == "plain":
         for key in ("template_name", "chat_template_kwargs"):

@@ -24,6 +24,7 @@ from align.models.roles import Roles
 from align.recipe.ppo import PPO
 from align.sampling import lean as lean_sampling
 from align.sampling.cache import Ways
+from align.processes.distributed import accelerator
 from align.sampling.engines import open_engine
 from align.sampling.lean import Lean, find_lean, with_graphs
 from align.sampling.params import Draws, Sampled, SamplingParams
@@ -213,12 +214,10 @@ def _refused(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     raise RuntimeError("operation not permitted\nand more")
 
 
-def test_it_is_used_where_a_probe_shows_the_same_numbers(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_it_is_used_where_a_probe_shows_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in KINDS:
         assert find_lean(_roles(kind)) == Lean(False)  # on a CPU
-    engine = open_engine("hf", None, _roles(), tmp_path)
+    engine = open_engine("hf", _roles(), accelerator(60))
     assert isinstance(engine, Hf) and engine.lean == Lean(False) and engine.ways == Ways()
     others: list[Any] = [
         "gpt2",

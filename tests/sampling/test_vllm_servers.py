@@ -138,7 +138,7 @@ def test_a_server_that_is_killed_in_the_middle_and_comes_back_costs_no_row(
     thread.start()
     assert engine.sample(PROMPTS, draws(0), PARAMS) == expected
     thread.join()
-    assert "it is asked again for about a minute" in told[0] and told[1].endswith("is back")
+    assert "it is looked for three minutes long" in told[0] and told[1].endswith("is back")
     assert fakes[0].loaded[-1] == fakes[0].loaded[-2]  # by its name of before
 
 
