@@ -21,10 +21,10 @@ from align.models import lean_decoder
 from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.roles import Roles
+from align.processes.distributed import accelerator
 from align.recipe.ppo import PPO
 from align.sampling import lean as lean_sampling
 from align.sampling.cache import Ways
-from align.processes.distributed import accelerator
 from align.sampling.engines import open_engine
 from align.sampling.lean import Lean, find_lean, with_graphs
 from align.sampling.params import Draws, Sampled, SamplingParams
