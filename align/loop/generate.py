@@ -17,11 +17,10 @@ from rich.console import Console
 
 from align.data.load import load
 from align.data.tokenize import encode_prompts
-from align.errors import AlignError, UserError
-from align.loop.policy import Drawing, OpenPolicy, PolicyStage, engine_gap, open_policy
+from align.errors import UserError
+from align.loop.policy import Drawing, OpenPolicy, PolicyStage, check_drawing, check_gap, open_policy
 from align.loop.priorities import RewardModels, open_reward_models
 from align.loop.queues import Queue, open_queue
-from align.recipe.ppo import PPO
 from align.recipe.sections import Recipe
 from align.records import Demonstration, Prompt, prompt_key
 from align.run.progress import ProgressBar, say
@@ -112,7 +111,7 @@ def _fill(
     if not goal:
         return done
     if wanted.drawing.engine == "vllm":
-        _compare(policy, todo[0].ids, recipe.ppo, console)
+        check_gap(policy, todo[0].ids, recipe.ppo, console)
     with ProgressBar(console, "generate", goal) as bar:
         while todo and done.added < goal:
             size = min(_CHUNK, goal - done.added)
@@ -124,20 +123,6 @@ def _fill(
             for _ in rows:
                 bar.advance()
     return done
-
-
-def _compare(policy: OpenPolicy, prompt: list[int], cfg: PPO, console: Console) -> None:
-    """Warn where the server's probabilities are not the policy's; AlignError beyond ppo.engine_gap_stop."""
-    gap = engine_gap(policy, prompt)
-    said = (
-        f"the server's log probabilities are {gap:.3g} nats a token from those of this policy: another base "
-        "or precision, another --logprobs-mode, or an adapter that is left out"
-    )
-    if gap > cfg.engine_gap_stop:
-        limit = f"ppo.engine_gap_stop ({cfg.engine_gap_stop:g})"
-        raise AlignError(f"--engine vllm: {said}. That is over {limit}, so nothing was sampled")
-    if gap > cfg.engine_gap_warn:
-        say(console, f"warning: {said}")
 
 
 def asked_of(recipe: Recipe, setup: Setup, room: int, seed: int) -> list[_Asked]:
@@ -211,14 +196,7 @@ def _is_response(text: str) -> bool:
 
 def check(wanted: Wanted) -> None:
     """Raises UserError where the options don't go together."""
-    engine, url = wanted.drawing.engine, wanted.drawing.engine_url
-    if engine == "vllm" and url is None:
-        raise UserError(
-            "--engine vllm samples on a server: say with --engine-url where it listens, such as "
-            "http://localhost:8000"
-        )
-    if engine != "vllm" and url is not None:
-        raise UserError(f"--engine-url is for --engine vllm, and the engine is {engine}")
+    check_drawing(wanted.drawing)
     if wanted.reward_models and wanted.priority == "none":
         raise UserError("--reward-model is for --priority margin or disagreement")
     if wanted.priority == "disagreement" and len(wanted.reward_models) < 2:

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from rich.console import Console
 
-from align.errors import UserError
+from align.errors import AlignError, UserError
 from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe import EngineName
+from align.recipe.ppo import PPO, check_urls
 from align.recipe.sections import Recipe
 from align.records import Prompt
 from align.run.lineage import as_trained, parent
+from align.run.progress import say
 from align.sampling.engines import open_engine, sampling_params
 from align.sampling.params import Draws, Engine, SamplingParams
 from align.stages.frame import Setup, set_up
@@ -38,7 +41,7 @@ class Drawing:
     seed: int | None = None
     max_tokens: int | None = None
     engine: EngineName = "hf"
-    engine_url: str | None = None
+    engine_url: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,37 @@ class OpenPolicy:
     def text(self, response: list[int]) -> str:
         """A response's token ids as text, without special tokens."""
         return self.setup.template.text(response)
+
+
+def check_drawing(drawing: Drawing) -> None:
+    """Raises UserError where engine and address don't go together."""
+    if drawing.engine != "vllm" and drawing.engine_url:
+        raise UserError(f"--engine-url is for --engine vllm, and the engine is {drawing.engine}")
+    if drawing.engine != "vllm":
+        return
+    if not drawing.engine_url:
+        raise UserError(
+            "--engine vllm samples on a server: say with --engine-url where it listens, such as "
+            "http://localhost:8000"
+        )
+    try:
+        check_urls(drawing.engine_url, "--engine-url")
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def check_gap(policy: OpenPolicy, prompt: list[int], cfg: PPO, console: Console) -> None:
+    """Warn where a server's probabilities are not the policy's; AlignError beyond ppo.engine_gap_stop."""
+    gap = engine_gap(policy, prompt)
+    said = (
+        f"the server's log probabilities are {gap:.3g} nats a token from those of this policy: another base "
+        "or precision, another --logprobs-mode, or an adapter that is left out"
+    )
+    if gap > cfg.engine_gap_stop:
+        limit = f"ppo.engine_gap_stop ({cfg.engine_gap_stop:g})"
+        raise AlignError(f"--engine vllm: {said}. That is over {limit}, so nothing was sampled")
+    if gap > cfg.engine_gap_warn:
+        say(console, f"warning: {said}")
 
 
 @torch.no_grad()
@@ -97,7 +131,7 @@ def open_policy(recipe: Recipe, stage: PolicyStage, drawing: Drawing, run: Path 
         params = replace(params, max_tokens=drawing.max_tokens, min_tokens=0)
     seed = recipe.run.seed if drawing.seed is None else drawing.seed
     folder = recipe.run.path / f"engine-{uuid.uuid4().hex[:8]}"
-    engine = open_engine(drawing.engine, drawing.engine_url, roles, folder)
+    engine = open_engine(drawing.engine, roles, setup.accel, urls=drawing.engine_url or (), folder=folder)
     return OpenPolicy(origin_of(name, stage, digest), setup, roles, engine, params, seed)
 
 
@@ -179,4 +213,12 @@ def open_partner(
     place = run.absolute()  # a run that was moved keeps its labels where it lies now
     here = recipe.run.model_copy(update={"folder": str(place.parent), "name": place.name})
     recipe = recipe.model_copy(update={"run": here})
-    return Partner(open_policy(recipe, stage, drawing, run), recipe)
+    policy = open_policy(recipe, stage, drawing, run)
+    if drawing.engine == "vllm":
+        hello = Prompt.from_dict({"prompt": "Hello"}).prompt
+        try:
+            check_gap(policy, policy.setup.template.prompt_ids(hello), recipe.ppo, Console(stderr=True))
+        except AlignError:
+            policy.engine.close()
+            raise
+    return Partner(policy, recipe)

@@ -108,7 +108,6 @@ def prepare(
         )
         for role in (("policy", "value") if recipe.ppo.has_value_model else ("policy",))
     }
-    folder = recipe.run.path / "ppo" / "engine" / str(setup.accel.process_index)
     return Context(
         recipe.ppo,
         recipe.run.seed,
@@ -123,7 +122,14 @@ def prepare(
         found,
         score_std,
         TrainingState(recipe.ppo.kl_coef),
-        open_engine(recipe.ppo.engine, recipe.ppo.engine_url, roles, folder),
+        open_engine(
+            recipe.ppo.engine,
+            roles,
+            setup.accel,
+            urls=recipe.ppo.engine_url or (),
+            folder=recipe.run.path / "ppo" / "engine",
+            sleep=recipe.ppo.engine_sleep,
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -85,6 +86,17 @@ _OF_VALUE_MODEL = (
     "value_warmup",
     "gae_lambda",
 )
+
+
+def check_urls(urls: Sequence[str] | None, key: str) -> None:
+    """Raises ValueError unless these can be the addresses of vLLM servers; `key`: what messages call them."""
+    if not urls or not all(re.match(r"https?://[^/\s]", url) for url in urls):
+        raise ValueError(
+            f"engine vllm is a server: set {key} to where it listens, such as http://localhost:8000"
+        )
+    plain = [url.rstrip("/").removesuffix("/v1") for url in urls]
+    if double := [url for i, url in enumerate(plain) if url in plain[:i]]:
+        raise ValueError(f"{key} names {double[0]} twice: each server once")
 
 
 class PPO(Training):
@@ -209,8 +221,13 @@ class PPO(Training):
     engine: EngineName = Field(
         "hf", description="what samples: transformers' forward pass, its continuous batching, a vLLM server"
     )
-    engine_url: Annotated[str | None, MayChange()] = Field(
-        None, min_length=1, description="where the server of engine `vllm` listens: http://host:8000"
+    engine_url: Annotated[list[str] | None, OneOrMore(), MayChange()] = Field(
+        None,
+        min_length=1,
+        description="where the servers of engine `vllm` listen: http://host:8000, or a list that shares rows",
+    )
+    engine_sleep: Annotated[bool, MayChange()] = Field(
+        False, description="servers of engine `vllm` give their card's memory back while the stage trains"
     )
     engine_gap_warn: Annotated[PositiveFloat, MayChange()] = Field(
         0.1, description="nats a token between sampling and training forward, above which a run warns"
@@ -244,12 +261,11 @@ class PPO(Training):
 
     @model_validator(mode="after")
     def _engine(self) -> PPO:
-        if self.engine == "vllm" and not re.match(r"https?://[^/\s]", self.engine_url or ""):
-            raise ValueError(
-                "engine vllm is a server: set engine_url to where it listens, such as http://localhost:8000"
-            )
-        if self.engine != "vllm" and self.engine_url:
-            raise ValueError(f"engine_url is for engine vllm, and the engine is {self.engine}")
+        if self.engine == "vllm":
+            check_urls(self.engine_url, "engine_url")
+        for key in ("engine_url", "engine_sleep"):
+            if self.engine != "vllm" and getattr(self, key):
+                raise ValueError(f"{key} is for engine vllm, and the engine is {self.engine}")
         if self.engine == "vllm" and self.temperature > 2:
             raise ValueError(f"temperature is {self.temperature}, and vLLM samples at 2 at most")
         return self

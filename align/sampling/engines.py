@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from rich.console import Console
 
 from align.data.template import response_end
 from align.errors import UserError
@@ -14,6 +17,7 @@ from align.processes.hardware import gpu_memory
 from align.recipe import EngineName
 from align.recipe.ppo import PPO
 from align.run.installed import check_engine
+from align.run.progress import say
 from align.sampling.params import Engine, SamplingParams
 
 _CPU = torch.device("cpu")
@@ -46,11 +50,19 @@ def sampling_params(cfg: PPO, base: BaseCheckpoint) -> SamplingParams:
     )
 
 
-def open_engine(name: EngineName, url: str | None, roles: Roles, folder: Path) -> Engine:
-    """The engine of this name, which samples from `roles`.
+def open_engine(
+    name: EngineName,
+    roles: Roles,
+    accel: Accelerator,
+    *,
+    urls: Sequence[str] = (),
+    folder: Path | None = None,
+    sleep: bool = False,
+) -> Engine:
+    """The engine of this name, which samples from `roles`; all processes open it together.
 
-    url: where a vLLM server listens. folder: where this process alone writes adapters for that server.
-    Raises UserError where the engine cannot be used.
+    urls: where vLLM servers listen. folder: where adapters are written for them. sleep: whether they sleep
+    between calls. Raises UserError where the engine cannot be used.
     """
     check_engine(name)
     if name == "paged":
@@ -73,7 +85,9 @@ def open_engine(name: EngineName, url: str | None, roles: Roles, folder: Path) -
                 raise UserError(
                     f"engine vllm takes plain LoRA alone, and this run has lora.{key}: use engine hf"
                 )
-        return Vllm(roles, str(url), folder)
+        assert folder is not None
+        console = Console(stderr=True)
+        return Vllm(roles, urls, folder, accel, lambda text: say(console, text), sleep)
     from align.sampling.cache import Ways, find_ways
     from align.sampling.lean import find_lean
     from align.sampling.sampler import Hf

@@ -1,66 +1,64 @@
-"""Sampling by a vLLM server: prompts go as token ids, tokens and their log probabilities come back.
+"""Sampling by vLLM servers: prompts go as token ids, tokens and their log probabilities come back.
 
-A role's adapter is handed over as a LoRA request, by a folder that both machines see. vLLM stands in
-an environment of its own, because it pins transformers below what this package needs. Written against
-the server of vLLM 0.33.0; not yet seen on a GPU.
+A role's adapter is handed over as a LoRA request, by a folder that all machines see: the main process writes
+it and loads it into every server, and all processes sample with it. Not yet seen on a GPU.
 """
 
 from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx2
+import torch
+from accelerate import Accelerator
 
 from align.errors import AlignError, UserError
 from align.models.adapters import save_adapter
 from align.models.roles import Roles
-from align.run.hub import first_line
+from align.run.folder import share_object
 from align.sampling.params import Draws, Sampled, SamplingParams
-
-_SECONDS = 600.0  # that a request may take; the server queues what it cannot run at once
-_REQUESTS = 256  # under way at a time, from one process
-_IDLE = 2.0  # seconds that a connection is kept unused: the server closes it after 5
-_GOOD = "What is done is kept, and the same command goes on from it"
+from align.sampling.servers import KEPT, Adapter, Server, Servers
 
 
 class Vllm:
-    """A vLLM server, which knows each role as an adapter, the policy by a new name after each update.
+    """vLLM servers, which know each role as an adapter, the policy by a new name after each update.
 
-    The adapters lie in `folder`, which is this process's own. Raises UserError where no server answers.
+    folder: where the main process keeps the adapters. sleep: the servers give their card's memory back
+    between calls. Raises UserError where a server does not answer, or cannot sleep.
     """
 
-    def __init__(self, roles: Roles, url: str, folder: Path) -> None:
-        self._roles, self._folder = roles, folder
-        self._url = url.rstrip("/").removesuffix("/v1")
-        self._names: dict[str, str] = {}  # what the server calls a role's adapter
-        limits = httpx2.Limits(
-            max_connections=_REQUESTS, max_keepalive_connections=_REQUESTS, keepalive_expiry=_IDLE
-        )
-        try:
-            self._http = httpx2.Client(base_url=self._url, timeout=_SECONDS, limits=limits)
-            self._http.get("/health", timeout=30).raise_for_status()
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise UserError(
-                f"engine vllm: no vLLM server answers at {self._url} ({first_line(error)}). Start one in an "
-                "environment of its own; docs/ppo.md, “Engines”, has the command"
-            ) from error
-        for left in sorted(folder.glob("align-*")):  # of a run that was killed
-            self._forget(left.name)
-        shutil.rmtree(folder, ignore_errors=True)
+    def __init__(
+        self,
+        roles: Roles,
+        urls: Sequence[str],
+        folder: Path,
+        accel: Accelerator,
+        tell: Callable[[str], None],
+        sleep: bool = False,
+    ) -> None:
+        self._roles, self._folder, self._accel = roles, folder, accel
+        self._main = accel.is_main_process
+        self._sleep, self._awake = sleep, True
+        self._servers = Servers(urls, tell if self._main else lambda _: None)
+        if sleep:
+            self._servers.each(Server.check_sleep)
+        if self._main:
+            for left in sorted(folder.glob("align-*")):  # of a run that was killed
+                self._forget(left.name)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def update(self) -> None:
         """Hand over the policy. A new name, so that nothing cached of an older one is used."""
-        before = self._names.get("policy")
-        self._load("policy")
-        if before:
-            self._forget(before)
+        self._accel.wait_for_everyone()  # nobody samples any more with the one before
+        self._wake()
+        before = self._servers.adapters.get("policy")
+        self._hand_over("policy")
+        if before and self._main:
+            self._forget(before.name)
 
     def sample(
         self,
@@ -73,14 +71,16 @@ class Vllm:
         """As the protocol says; `heard` is told the tokens when the response is there.
 
         Another role than the policy is handed over when it samples for the first time. Raises AlignError
-        where the server refuses, or answers what cannot be trained on.
+        where a server refuses, or answers what cannot be trained on, and where none is left.
         """
-        if not prompts:
-            return []
+        self._wake()
+        if self._has_adapter(role) and role not in self._servers.adapters:
+            self._hand_over(role)
         seeds = [own.initial_seed() for own in draws.generators()]
-        respond = partial(self._respond, self._model(role), params)
-        with ThreadPoolExecutor(min(len(prompts), _REQUESTS)) as pool:
-            sampled = list(pool.map(respond, prompts, seeds))
+        respond = partial(_respond, role, self._servers.adapters, params)
+        rows = list(zip(prompts, seeds, strict=True))
+        sampled = self._servers.answers(rows, respond, self._accel.process_index) if rows else []
+        self._rest()
         if heard is not None:
             for token in sampled[0].response:
                 heard(token)
@@ -91,97 +91,122 @@ class Vllm:
         return []
 
     def close(self) -> None:
-        """Let the server forget the adapters, and remove them from the disk."""
-        for name in self._names.values():
-            self._forget(name)
-        self._names.clear()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._http.close()
+        """Let the servers forget the adapters, and remove them from the disk. Sleeping servers sleep on."""
+        if self._main:
+            for adapter in self._servers.adapters.values():
+                self._forget(adapter.name)
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._servers.adapters.clear()
+        self._servers.close()
 
-    def _model(self, role: str) -> str:
-        """What the server calls a role: its adapter, or the base where the role has none."""
-        if self._roles.peft is None or self._roles.adapter_of(role) not in self._roles.peft.peft_config:
-            return self._base()
-        return self._names.get(role) or self._load(role)
+    def _has_adapter(self, role: str) -> bool:
+        """Without one it is the base that answers."""
+        return self._roles.peft is not None and self._roles.adapter_of(role) in self._roles.peft.peft_config
 
-    def _base(self) -> str:
-        """What the server calls the model that it was started with."""
-        answer = self._ask("GET", "/v1/models")
-        try:
-            return str(next(model["id"] for model in answer.json()["data"] if not model.get("parent")))
-        except (ValueError, TypeError, KeyError, StopIteration) as error:
-            raise AlignError(f"engine vllm: {self._url}/v1/models names no base ({error!r})") from error
+    def _hand_over(self, role: str) -> None:
+        """The role's adapter as it is now, by the main process, for all of them."""
+        failure = self._load(role) if self._main else None
+        told = (failure, self._servers.adapters.get(role), self._servers.lost)
+        failure, adapter, self._servers.lost = share_object(told, self._accel)
+        if failure is not None:
+            raise failure
+        self._servers.adapters[role] = adapter
 
-    def _load(self, role: str) -> str:
-        """Hand over a role's adapter as it is now; its new name."""
+    def _load(self, role: str) -> AlignError | None:
+        """Write a role's adapter and load it into every server; why not, where one refuses it."""
         assert self._roles.peft is not None
         name = f"align-{uuid.uuid4().hex[:12]}"
-        path = (self._folder / name).resolve()
-        save_adapter(self._roles.peft, self._roles.adapter_of(role), path)
+        adapter, path = self._roles.adapter_of(role), (self._folder / name).resolve()
+        save_adapter(self._roles.peft, adapter, path)
+        before = self._servers.adapters.get(role)
+        self._servers.adapters[role] = told = Adapter(
+            name, str(path), self._roles.peft.peft_config[adapter].r
+        )
         try:
-            self._ask("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
-        except AlignError:
-            shutil.rmtree(path, ignore_errors=True)
-            raise
-        self._names[role] = name
-        return name
+            self._servers.look_again()
+            self._servers.each(lambda server: server.load(told))
+        except AlignError as error:
+            self._forget(name)
+            self._servers.adapters.pop(role)
+            if before:
+                self._servers.adapters[role] = before
+            return error
+        return None
 
     def _forget(self, name: str) -> None:
-        with suppress(AlignError):  # the server may have been started anew, or be gone
-            self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+        for server in self._servers.present:
+            server.unload(name)
         shutil.rmtree(self._folder / name, ignore_errors=True)
 
-    def _respond(self, model: str, params: SamplingParams, prompt: list[int], seed: int) -> Sampled:
-        """Every field is named: what is not, a server takes from the model's generation_config.json."""
-        asked = {
-            "model": model,
-            "prompt": prompt,
-            "seed": seed,
-            "max_tokens": params.max_tokens,
-            "min_tokens": params.min_tokens,
-            "temperature": params.temperature,
-            "top_p": 1.0 if params.top_p is None else params.top_p,
-            "top_k": params.top_k or 0,  # 0: all tokens
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "ignore_eos": True,  # the tokenizer's and generation_config's; ours is the one stop token
-            "stop_token_ids": [params.eos_id],
-            "logprobs": 0,  # of the token that was drawn, and of no others
-            "return_token_ids": True,
-        }
-        answer = self._ask("POST", "/v1/completions", asked)
-        try:
-            (choice,) = answer.json()["choices"]
-            ids = [int(token) for token in choice["token_ids"]]
-            logprobs = [float(value) for value in choice["logprobs"]["token_logprobs"]]
-        except (ValueError, TypeError, KeyError) as error:
-            raise AlignError(
-                f"engine vllm: {self._url} answered without token ids or log probabilities ({error!r}): is "
-                f"it vLLM 0.33 or newer? {_GOOD}"
-            ) from error
-        if len(ids) != len(logprobs) or not (ids[-1:] == [params.eos_id] or len(ids) == params.max_tokens):
-            raise AlignError(
-                f"engine vllm: {self._url} gave {len(ids)} tokens with {len(logprobs)} log probabilities "
-                f"({choice.get('finish_reason')}) that end neither with EOS nor after {params.max_tokens} "
-                f"tokens: its --max-model-len may be too small. {_GOOD}"
-            )
-        return Sampled(prompt, ids, logprobs)
+    def _wake(self) -> None:
+        """Before anything is asked of servers that sleep while others use their cards."""
+        if self._sleep and not self._awake:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # what this process keeps for later is what a server needs now
+            self._all_do(Server.wake)
+        self._awake = True
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx2.Response:
-        """The server's answer; AlignError with what it said where it is not a good one."""
-        try:
-            answer = self._http.request(method, path, json=body)
-        except httpx2.HTTPError as error:
-            why = first_line(error)
-            raise AlignError(f"engine vllm: {self._url}{path} failed: {why}. {_GOOD}") from error
-        if answer.is_success:
-            return answer
-        hint = ""
-        if path.endswith("lora_adapter") and answer.status_code == 404:
-            hint = " Was it started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and --enable-lora?"
-        said = " ".join(answer.text.split())[:300]
+    def _rest(self) -> None:
+        """When all processes have sampled."""
+        if self._sleep:
+            self._all_do(Server.sleep)
+            self._awake = False
+
+    def _all_do(self, what: Callable[[Server], None]) -> None:
+        """By the main process, when all have come here; the others wait until it is done."""
+        self._accel.wait_for_everyone()
+        failure: AlignError | None = None
+        if self._main:
+            try:
+                self._servers.each(what)
+            except AlignError as error:
+                failure = error
+        failure, self._servers.lost = share_object((failure, self._servers.lost), self._accel)
+        if failure is not None:
+            raise failure
+
+
+def _respond(
+    role: str,
+    adapters: dict[str, Adapter],
+    params: SamplingParams,
+    server: Server,
+    row: tuple[list[int], int],
+) -> Sampled:
+    """Every field is named: what is not, a server takes from the model's generation_config.json."""
+    prompt, seed = row
+    asked = {
+        "model": adapters[role].name if role in adapters else server.base,
+        "prompt": prompt,
+        "seed": seed,
+        "max_tokens": params.max_tokens,
+        "min_tokens": params.min_tokens,
+        "temperature": params.temperature,
+        "top_p": 1.0 if params.top_p is None else params.top_p,
+        "top_k": params.top_k or 0,  # 0: all tokens
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "ignore_eos": True,  # the tokenizer's and generation_config's; ours is the one stop token
+        "stop_token_ids": [params.eos_id],
+        "logprobs": 0,  # of the token that was drawn, and of no others
+        "return_token_ids": True,
+    }
+    answer: Any = server.complete(asked)
+    try:
+        (choice,) = answer["choices"]
+        ids = [int(token) for token in choice["token_ids"]]
+        logprobs = [float(value) for value in choice["logprobs"]["token_logprobs"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"engine vllm: {server.url} answered without token ids or log probabilities ({error!r}): is "
+            f"it vLLM 0.32 or newer? {KEPT}"
+        ) from error
+    if len(ids) != len(logprobs) or not (ids[-1:] == [params.eos_id] or len(ids) == params.max_tokens):
         raise AlignError(
-            f"engine vllm: {self._url}{path} answered {answer.status_code}: {said}.{hint} {_GOOD}"
+            f"engine vllm: {server.url} gave {len(ids)} tokens with {len(logprobs)} log probabilities "
+            f"({choice.get('finish_reason')}) that end neither with EOS nor after {params.max_tokens} "
+            f"tokens: its --max-model-len may be too small. {KEPT}"
         )
+    return Sampled(prompt, ids, logprobs)

@@ -209,7 +209,7 @@ def _own(run: Trained, pairs: list[Pair]) -> tuple[Tensor, list[Sampled]]:
     prompts = [prompt for prompt, _ in pairs[:_ANSWERS]]
     params = replace(sampling_params(run.recipe.ppo, base), max_tokens=_ANSWER_TOKENS, min_tokens=0)
     draws = Draws(run.recipe.run.seed, "export", 0, list(range(len(prompts))))
-    engine = open_engine("hf", None, roles, run.final)
+    engine = open_engine("hf", roles, run.setup.accel)
     return _in_order(found), engine.sample(prompts, draws, params)
 
 

@@ -198,7 +198,7 @@ def test_other_engines_sample_the_same_policy(
     fake = Fake(tiny_base)
     with serving(fake) as url:
         for engine in engines:
-            drawing = Drawing(top_k=1, engine=engine, engine_url=url if engine == "vllm" else None)
+            drawing = Drawing(top_k=1, engine=engine, engine_url=[url] if engine == "vllm" else None)
             policy = open_policy(recipe, stage, drawing)
             ids = [policy.setup.template.prompt_ids(text) for text in ("the film is", "the plot was")]
             draws = Draws(policy.seed, "generate", policy.origin, [("a", 0), ("b", 0)])
@@ -211,7 +211,7 @@ def test_other_engines_sample_the_same_policy(
 def test_tasks_are_sampled_on_a_vllm_server(recipe: Recipe, tiny_base: Path, tmp_path: Path) -> None:
     fake, path = Fake(tiny_base), tmp_path / "t.jsonl"
     with serving(fake) as url:
-        drawing = Drawing(0.8, 50, 0.9, engine="vllm", engine_url=url)
+        drawing = Drawing(0.8, 50, 0.9, engine="vllm", engine_url=[url])
         done = run(recipe, path, k=3, count=4, drawing=drawing, priority="margin")
         again = run(recipe, path, k=3, count=5, drawing=drawing, priority="margin")
     assert (done.added, again.added, again.known) == (4, 1, 4)
@@ -228,7 +228,7 @@ def test_a_server_with_another_base_samples_nothing(finished_run: Path, tmp_path
     make_tiny_base(tmp_path / "other", seed=1)
     said = "nats a token from those of this policy: another base"
     with serving(Fake(tmp_path / "other")) as url, pytest.raises(AlignError, match=said):
-        run(recipe, tmp_path / "t.jsonl", drawing=Drawing(engine="vllm", engine_url=url))
+        run(recipe, tmp_path / "t.jsonl", drawing=Drawing(engine="vllm", engine_url=[url]))
     assert not (tmp_path / "t.jsonl").exists() and not list(recipe.run.path.glob("engine-*"))
 
 

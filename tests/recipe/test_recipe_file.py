@@ -284,6 +284,12 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
             "temperature is 2.5, and vLLM samples at 2 at most",
         ),
         ("ppo: {engine_url: http://localhost:8000}", "engine_url is for engine vllm, and the engine is hf"),
+        ("ppo: {engine_sleep: true}", "engine_sleep is for engine vllm, and the engine is hf"),
+        ("ppo: {engine: vllm, engine_url: [http://a:1, b:1]}", "set engine_url to where it listens"),
+        (
+            "ppo: {engine: vllm, engine_url: [http://a:1, http://a:1/v1/]}",
+            "engine_url names http://a:1 twice",
+        ),
         ("ppo: {minibatch_size: 48}", "rollout_batch_size (128) must be a multiple of minibatch_size (48)"),
     ],
 )
@@ -583,7 +589,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     for name, option in recipe_schema()["properties"].items():
         raw[name] = draw(section((name,), recipe_schema()["$defs"][option["$ref"].rsplit("/", 1)[1]]))
     together = ("rollout_batch_size", "responses_per_prompt", "min_response_tokens", "kl_target", "keep")
-    for key in (*together, "advantage", "value_init", "value_model", "engine", "engine_url"):
+    for key in (*together, "advantage", "value_init", "value_model", "engine", "engine_url", "engine_sleep"):
         raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
     if raw["data"].get("template") == "plain":
         for key in ("template_name", "chat_template_kwargs"):

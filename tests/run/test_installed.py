@@ -60,4 +60,4 @@ def test_check_and_ppo_say_it_and_nothing_is_written(
 def test_no_command_opens_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     has_transformers(monkeypatch, "5.17.0")
     with pytest.raises(UserError, match="engine paged needs transformers"):
-        open_engine("paged", None, None, tmp_path)  # type: ignore[arg-type]
+        open_engine("paged", None, None)  # type: ignore[arg-type]

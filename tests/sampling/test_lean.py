@@ -21,6 +21,7 @@ from align.models import lean_decoder
 from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.roles import Roles
+from align.processes.distributed import accelerator
 from align.recipe.ppo import PPO
 from align.sampling import lean as lean_sampling
 from align.sampling.cache import Ways
@@ -213,12 +214,10 @@ def _refused(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
     raise RuntimeError("operation not permitted\nand more")
 
 
-def test_it_is_used_where_a_probe_shows_the_same_numbers(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
-) -> None:
+def test_it_is_used_where_a_probe_shows_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in KINDS:
         assert find_lean(_roles(kind)) == Lean(False)  # on a CPU
-    engine = open_engine("hf", None, _roles(), tmp_path)
+    engine = open_engine("hf", _roles(), accelerator(60))
     assert isinstance(engine, Hf) and engine.lean == Lean(False) and engine.ways == Ways()
     others: list[Any] = [
         "gpt2",

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
+from sampled_policy import PARAMS, PROMPTS, draws, gap, move, policy_on, vllm
 from vllm_server import Fake, Refusal, serving
 
 from align.errors import AlignError, UserError
-from align.models.batch import collate
-from align.models.forward import Forward
-from align.models.lora import lora_config
 from align.models.roles import Roles
-from align.recipe.sections import Lora
-from align.sampling.params import Draws, Sampled, SamplingParams
+from align.sampling.params import Draws
 from align.sampling.sampler import Hf
-from align.sampling.vllm import Vllm
 from align.seeds import generator
-
-PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [5, 6, 7]]
-ROWS = [4, 5, 6, 7]
-PARAMS = SamplingParams(temperature=0.8, eos_id=1, pad_id=0, max_tokens=8, batch_tokens=1000, min_tokens=3)
-
-
-def draws(step: int, rows: Sequence[int] = ROWS) -> Draws:
-    return Draws(3, "test", step, rows)
 
 
 @pytest.fixture
@@ -45,38 +31,14 @@ def url(fake: Fake) -> Iterator[str]:
 
 @pytest.fixture
 def roles(tiny_base: Path) -> Roles:
-    model = AutoModelForCausalLM.from_pretrained(tiny_base).requires_grad_(False).eval()
-    roles = Roles(model)
-    for role in ("policy", "reference"):
-        lora = lora_config(Lora(rank=4, alpha=8, targets=["q_proj", "v_proj"], layers=2), model)
-        roles.add(role, lora, trains=role == "policy")
-    move(roles)
-    return roles
-
-
-def move(roles: Roles) -> None:
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in roles.parameters_of("policy").values():
-            parameter.add_(torch.randn_like(parameter) / 3)
-
-
-def gap(roles: Roles, sampled: list[Sampled], params: SamplingParams = PARAMS, role: str = "policy") -> float:
-    """The largest difference to the trainer's log probabilities."""
-    forward = Forward(roles, params.eos_id, params.min_tokens)
-    batch = collate([(s.prompt, s.response) for s in sampled], pad_id=0)
-    logprobs, _, _ = forward.logprobs(role, forward.prefix(batch), params.temperature)
-    pairs = [
-        (x, y) for i, s in enumerate(sampled) for x, y in zip(logprobs[i].tolist(), s.logprobs, strict=False)
-    ]
-    return max(abs(x - y) for x, y in pairs)
+    return policy_on(tiny_base)
 
 
 def test_the_server_samples_with_the_policy_of_now(
     roles: Roles, fake: Fake, url: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "engine"
-    engine = Vllm(roles, f"{url}/v1/", folder)
+    engine = vllm(roles, folder, f"{url}/v1/")
     for iteration in (0, 1):
         engine.update()
         assert gap(roles, engine.sample(PROMPTS, draws(iteration), PARAMS)) < 1e-5
@@ -93,7 +55,7 @@ def test_the_server_samples_with_the_policy_of_now(
 def test_a_row_is_a_function_of_seed_iteration_and_row(
     roles: Roles, fake: Fake, url: str, tmp_path: Path
 ) -> None:
-    engine = Vllm(roles, url, tmp_path / "engine")
+    engine = vllm(roles, tmp_path / "engine", url)
     engine.update()
     sampled = engine.sample(PROMPTS, draws(0), PARAMS)
     assert [s.prompt for s in sampled] == PROMPTS
@@ -112,7 +74,7 @@ def test_a_row_is_a_function_of_seed_iteration_and_row(
 def test_responses_end_with_our_eos_and_not_too_early(
     roles: Roles, fake: Fake, url: str, tmp_path: Path
 ) -> None:
-    first = Vllm(roles, url, tmp_path / "engine")
+    first = vllm(roles, tmp_path / "engine", url)
     first.update()
     eos = first.sample(PROMPTS, draws(0), PARAMS)[0].response[4]
     params = replace(PARAMS, eos_id=eos)
@@ -128,7 +90,7 @@ def test_a_frozen_role_is_handed_over_once_and_the_base_never(
     roles: Roles, fake: Fake, url: str, tmp_path: Path
 ) -> None:
     roles.share("plain", "base", trains=False)
-    engine = Vllm(roles, url, tmp_path / "engine")
+    engine = vllm(roles, tmp_path / "engine", url)
     for iteration in range(2):
         engine.update()
         for role in ("reference", "plain", "policy"):
@@ -141,7 +103,7 @@ def test_a_frozen_role_is_handed_over_once_and_the_base_never(
 
 
 def test_top_k_and_top_p_and_what_is_heard(roles: Roles, fake: Fake, url: str, tmp_path: Path) -> None:
-    engine = Vllm(roles, url, tmp_path / "engine")
+    engine = vllm(roles, tmp_path / "engine", url)
     greedy = replace(PARAMS, top_k=1)
     expected = Hf(roles).sample(PROMPTS, draws(0), greedy)
     assert [one.response for one in engine.sample(PROMPTS, draws(0), greedy)] == [
@@ -154,7 +116,7 @@ def test_top_k_and_top_p_and_what_is_heard(roles: Roles, fake: Fake, url: str, t
 
 
 def test_connections_are_used_again(roles: Roles, fake: Fake, url: str, tmp_path: Path) -> None:
-    engine = Vllm(roles, url, tmp_path / "engine")
+    engine = vllm(roles, tmp_path / "engine", url)
     engine.update()
     for iteration in range(3):
         engine.sample(PROMPTS, draws(iteration), PARAMS)
@@ -162,10 +124,10 @@ def test_connections_are_used_again(roles: Roles, fake: Fake, url: str, tmp_path
 
 
 def test_what_a_killed_run_left_is_taken_away(roles: Roles, fake: Fake, url: str, tmp_path: Path) -> None:
-    killed = Vllm(roles, url, tmp_path / "engine")
+    killed = vllm(roles, tmp_path / "engine", url)
     killed.update()
     assert len(fake.adapters) == 1
-    again = Vllm(roles, url, tmp_path / "engine")
+    again = vllm(roles, tmp_path / "engine", url)
     assert not fake.adapters and not (tmp_path / "engine").exists()
     again.update()
     fake.adapters.clear()  # the server was started anew
@@ -173,8 +135,8 @@ def test_what_a_killed_run_left_is_taken_away(roles: Roles, fake: Fake, url: str
 
 
 def test_no_server_is_told_at_once(roles: Roles, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no vLLM server answers at http://127\.0\.0\.1:9 .*docs/ppo\.md"):
-        Vllm(roles, "http://127.0.0.1:9", tmp_path)
+    with pytest.raises(UserError, match=r"no vLLM server answers at http://127\.0\.0\.1:9 .*docs/vllm\.md"):
+        vllm(roles, tmp_path, "http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +158,7 @@ def test_an_answer_that_cannot_be_trained_on_is_refused(
     answer: dict[str, Any],
     said: str,
 ) -> None:
-    engine = Vllm(roles, url, tmp_path / "engine")
+    engine = vllm(roles, tmp_path / "engine", url)
     engine.update()
     monkeypatch.setattr(fake, "_complete", lambda _: answer)
     with pytest.raises(AlignError, match=said):
@@ -206,16 +168,12 @@ def test_an_answer_that_cannot_be_trained_on_is_refused(
 def test_what_the_server_says_reaches_the_person(
     roles: Roles, fake: Fake, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Vllm(roles, url, tmp_path / "engine")
+    engine = vllm(roles, tmp_path / "engine", url)
     engine.update()
-    fake.adapters.clear()
-    with pytest.raises(AlignError, match=r"completions answered 404: .*The model `align-\w+` does not exist"):
+
+    def refuse(_: Any) -> None:
+        raise Refusal(400, "This model's maximum context length is 4 tokens.")
+
+    monkeypatch.setattr(fake, "_complete", refuse)
+    with pytest.raises(AlignError, match="completions answered 400: .*maximum context length is 4 tokens"):
         engine.sample(PROMPTS, draws(0), PARAMS)
-
-    def refuse(**_: str) -> None:
-        raise Refusal(404, "Not Found")
-
-    monkeypatch.setattr(fake, "_load", refuse)
-    with pytest.raises(AlignError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
-        engine.update()
-    assert len(list((tmp_path / "engine").iterdir())) == 1

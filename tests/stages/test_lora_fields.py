@@ -223,7 +223,7 @@ def test_a_token_without_a_row_is_found_at_the_start_with_what_to_do(
 
 def test_a_vllm_server_is_not_asked_by_the_command_line_either(run: Recipe) -> None:
     with pytest.raises(UserError, match="engine vllm takes plain LoRA alone, and this run has lora"):
-        open_partner(run.run.path, "sft", Drawing(engine="vllm", engine_url="http://localhost:1"))
+        open_partner(run.run.path, "sft", Drawing(engine="vllm", engine_url=["http://localhost:1"]))
 
 
 @pytest.mark.parametrize("key", ["use_dora", "modules_to_save"])

@@ -1,0 +1,327 @@
+"""vLLM servers: what one is asked, and which of several is asked next where one is gone.
+
+Routes, fields and refusals are those of vLLM 0.32 and 0.33.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, TypeVar
+
+import httpx2
+
+from align.errors import AlignError, UserError
+from align.run.hub import first_line
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
+WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0)  # seconds between looks for a server, where none is left
+KEPT = "What is done is kept, and the same command goes on from it"
+_SECONDS = 600.0  # that a request may take; the server queues what it cannot run at once
+_GREETING = 15.0  # that a question may take which needs no model
+_REQUESTS = 256  # under way at a time, from one process to one server
+_IDLE = 2.0  # seconds that a connection is kept unused: the server closes it after 5
+
+Row = TypeVar("Row")
+Answer = TypeVar("Answer")
+
+
+class Gone(Exception):
+    """A server does not answer, or is broken: another one may be asked the same."""
+
+    def __init__(self, why: str, code: int | None = None) -> None:
+        super().__init__(why)
+        self.code = code  # of an answer, if there was one
+
+
+class Refused(AlignError):
+    """A server understood, and said no: another one would too."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What a server is told of an adapter."""
+
+    name: str
+    path: str  # of its folder, the same for the server as here
+    rank: int
+
+
+class Server:
+    """One vLLM server. Its methods raise Gone where it does not answer, AlignError where it refuses."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1")
+        self.base = ""  # what it calls the model that it was started with
+        self.lost: str | None = None  # why it is not asked at present
+        limits = httpx2.Limits(
+            max_connections=_REQUESTS, max_keepalive_connections=_REQUESTS, keepalive_expiry=_IDLE
+        )
+        try:
+            self._http = httpx2.Client(base_url=self.url, timeout=_SECONDS, limits=limits)
+        except httpx2.InvalidURL as error:
+            raise UserError(f"engine vllm: {url} is no address ({first_line(error)})") from error
+
+    def meet(self) -> None:
+        """Whether it is there, awake, and has the base of before; UserError where that is another one."""
+        self._ask("GET", "/health", seconds=_GREETING)
+        base = self._model()
+        if self.base and base != self.base:
+            raise UserError(
+                f"engine vllm: {self.url} was started anew with another base: it has {base}, and before it "
+                f"had {self.base}. Start it with that one. {KEPT}"
+            )
+        self.base = base
+        if self.asleep():
+            self.wake()
+
+    def load(self, adapter: Adapter) -> None:
+        """Hand an adapter over; nothing happens where it is there already."""
+        try:
+            self._ask("POST", "/v1/load_lora_adapter", {"lora_name": adapter.name, "lora_path": adapter.path})
+        except Refused as error:
+            if "already been loaded" not in str(error):
+                raise self._why_not(adapter, str(error), error.code) from error
+        except Gone as error:
+            if error.code is None:
+                raise
+            self._ask("GET", "/health", seconds=_GREETING)  # a server that lives says no by a 500 too
+            raise self._why_not(adapter, f"engine vllm: {self.url}{error}", error.code) from error
+
+    def unload(self, name: str) -> None:
+        """Take an adapter away; a server that does not know it, or is gone, is no worse."""
+        with suppress(AlignError, Gone):
+            self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name}, _GREETING)
+
+    def complete(self, body: dict[str, Any]) -> Any:
+        """What it answers to a request for tokens, as JSON."""
+        try:
+            answer = self._ask("POST", "/v1/completions", body)
+        except Refused as error:
+            if error.code == 404:  # started anew, and nobody has handed the adapter over again
+                raise Gone(
+                    f"it does not know {body['model']}: it was started anew, or spreads requests over "
+                    "several HTTP processes, which takes --api-server-count 1"
+                ) from error
+            raise
+        try:
+            return answer.json()
+        except ValueError:
+            return None
+
+    def asleep(self) -> bool | None:
+        """None where it cannot say, which is where it cannot be put to sleep."""
+        try:
+            return bool(self._ask("GET", "/is_sleeping", seconds=_GREETING).json()["is_sleeping"])
+        except (Refused, ValueError, TypeError, KeyError):
+            return None
+
+    def check_sleep(self) -> None:
+        """Raises UserError where it was not started so that it can sleep."""
+        how = "start it with VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode, or take ppo.engine_sleep out"
+        if self.asleep() is None:
+            raise UserError(f"engine vllm: {self.url} has no /sleep and /wake_up: {how}")
+        try:
+            told = self._ask("GET", "/server_info?config_format=json", seconds=_GREETING).json()
+            able = told["vllm_config"]["model_config"]["enable_sleep_mode"]
+        except (Refused, ValueError, TypeError, KeyError):
+            return  # of a version that tells it elsewhere
+        if able is False:
+            raise UserError(f"engine vllm: {self.url} would keep its memory while it sleeps: {how}")
+
+    def sleep(self) -> None:
+        """Give the card's memory back: the weights wait in the machine's memory, the cache is dropped."""
+        self._ask("POST", "/sleep?level=1")
+
+    def wake(self) -> None:
+        """Take the memory again."""
+        self._ask("POST", "/wake_up")
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _model(self) -> str:
+        answer = self._ask("GET", "/v1/models", seconds=_GREETING)
+        try:
+            return str(next(model["id"] for model in answer.json()["data"] if not model.get("parent")))
+        except (ValueError, TypeError, KeyError, StopIteration) as error:
+            raise AlignError(f"engine vllm: {self.url}/v1/models names no base ({error!r})") from error
+
+    def _why_not(self, adapter: Adapter, said: str, code: int) -> AlignError:
+        """Why an adapter was not taken, and what to do."""
+        if "max_lora_rank" in said:
+            fit = next((rank for rank in RANKS if rank >= adapter.rank), RANKS[-1])
+            return UserError(
+                f"engine vllm: {self.url} takes adapters of a lower rank than lora.rank ({adapter.rank}): "
+                f"start it with --max-lora-rank {fit}. {KEPT}"
+            )
+        if "No adapter found" in said:
+            return UserError(
+                f"engine vllm: {self.url} does not see {adapter.path}: server and trainer need the run "
+                f"folder under one path, on a disk that both have. {KEPT}"
+            )
+        if code == 404:
+            return UserError(
+                f"engine vllm: {self.url} takes no adapters: start it with --enable-lora and with "
+                f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment. {KEPT}"
+            )
+        return AlignError(said)
+
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float = _SECONDS
+    ) -> httpx2.Response:
+        """A good answer."""
+        try:
+            answer = self._http.request(method, path, json=body, timeout=seconds)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise Gone(first_line(error)) from error
+        if answer.is_success:
+            return answer
+        said = f"{path} answered {answer.status_code}: {' '.join(answer.text.split())[:300]}"
+        if answer.status_code >= 500:
+            raise Gone(said, answer.status_code)
+        raise Refused(f"engine vllm: {self.url}{said}. {KEPT}", answer.status_code)
+
+
+class Servers:
+    """Servers that have the same base: any of them may answer a row, as its seed is its own.
+
+    One that is gone is left out, and gets all adapters again when it is back. `tell` is told of both.
+    """
+
+    def __init__(self, urls: Sequence[str], tell: Callable[[str], None]) -> None:
+        self.all = [Server(url) for url in urls]
+        self.adapters: dict[str, Adapter] = {}  # in use, by role
+        self._tell, self._lock = tell, Lock()
+        for server in self.all:
+            try:
+                server.meet()
+            except Gone as error:
+                raise UserError(
+                    f"engine vllm: no vLLM server answers at {server.url} ({error}). Start one in an "
+                    "environment of its own; docs/vllm.md has the command"
+                ) from error
+
+    @property
+    def present(self) -> list[Server]:
+        """Those that answer, as far as is known."""
+        return [server for server in self.all if server.lost is None]
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Why those that are gone are, by their addresses; another process's view can be taken over."""
+        return {server.url: server.lost for server in self.all if server.lost is not None}
+
+    @lost.setter
+    def lost(self, why: dict[str, str]) -> None:
+        for server in self.all:
+            server.lost = why.get(server.url)
+
+    def each(self, do: Callable[[Server], object]) -> None:
+        """Do something with each that is present. Raises AlignError where none is left, as `answers` does."""
+        for wait in (0.0, *WAITS):
+            self._need_one(wait)
+            for server in self.present:
+                try:
+                    do(server)
+                except Gone as error:
+                    self._lose(server, error)
+            if self.present:
+                return
+        raise self._none_left()
+
+    def answers(
+        self, rows: Sequence[Row], answer: Callable[[Server, Row], Answer], first: int = 0
+    ) -> list[Answer]:
+        """An answer to each row, in their order. Neighbours, which often share a prompt, share a server.
+
+        first: which server the first row goes to, so that processes begin with different ones. Rows of a
+        server that is gone go to the others; where there is no other, servers are looked for, three minutes
+        long. Raises AlignError after that.
+        """
+        found: dict[int, Answer] = {}
+        for wait in (0.0, *WAITS):
+            self._need_one(wait)
+            todo = [i for i in range(len(rows)) if i not in found]
+            if self.present:
+                found |= self._round(todo, rows, answer, first)
+            if len(found) == len(rows):
+                return [found[i] for i in range(len(rows))]
+        raise self._none_left()
+
+    def look_again(self) -> None:
+        """Greet those that were gone; one that is back gets the adapters in use.
+
+        One that came back as another server stays out. Where there is no other one, its AlignError is raised.
+        """
+        for server in self.all:
+            if server.lost is None:
+                continue
+            try:
+                server.meet()
+                for adapter in self.adapters.values():
+                    server.load(adapter)
+            except Gone as error:
+                server.lost = str(error)
+            except AlignError as error:
+                if not self.present:
+                    raise
+                if server.lost != str(error):
+                    self._tell(f"warning: {error}")
+                server.lost = str(error)
+            else:
+                server.lost = None
+                self._tell(f"engine vllm: {server.url} is back")
+
+    def close(self) -> None:
+        """Close the connections."""
+        for server in self.all:
+            server.close()
+
+    def _round(
+        self, todo: list[int], rows: Sequence[Row], answer: Callable[[Server, Row], Answer], first: int
+    ) -> dict[int, Answer]:
+        """Answers of the servers that are present; rows of one that goes are left out."""
+        present = self.present
+
+        def one(place: int) -> tuple[int, Answer] | None:
+            server = present[(place * len(present) // len(todo) + first) % len(present)]
+            if server.lost is not None:
+                return None
+            try:
+                return todo[place], answer(server, rows[todo[place]])
+            except Gone as error:
+                self._lose(server, error)
+                return None
+
+        with ThreadPoolExecutor(min(len(todo), _REQUESTS * len(present))) as pool:
+            return dict(pair for pair in pool.map(one, range(len(todo))) if pair is not None)
+
+    def _need_one(self, wait: float) -> None:
+        """Where no server is present, wait so many seconds and look for one."""
+        if not self.present:
+            time.sleep(wait)
+            self.look_again()
+
+    def _lose(self, server: Server, why: Gone) -> None:
+        with self._lock:  # many requests fail at once, and it is told once
+            known, server.lost = server.lost, str(why)
+        if known is None:
+            others = "the others go on" if self.present else "it is looked for three minutes long"
+            self._tell(f"warning: engine vllm: {server.url} is gone ({why}); {others}")
+
+    def _none_left(self) -> AlignError:
+        why = "; ".join(f"{url} ({said})" for url, said in self.lost.items())
+        return AlignError(
+            f"engine vllm: no server answers any more, and none came back within three minutes: {why}. Start "
+            f"one with the same base and options (docs/vllm.md). {KEPT}"
+        )
