@@ -9,7 +9,7 @@ nothing of it reaches training.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from align.data.split import side
 from align.data.table import Records
@@ -18,28 +18,29 @@ from align.records import Ranking, prompt_key
 from align.stats.reliability import Answer
 from align.text import key
 
+Read = Callable[[Entry], bytes]  # what align.data.labels.read_evidence does
+
 
 def evidence(
-    source: Source,
-    train: Records[Ranking],
-    held_out: Records[Ranking],
-    read: Callable[[Entry], bytes],
+    source: Source, train: Records[Ranking], held_out: Records[Ranking], read: Read
 ) -> Iterator[Answer]:
-    """All answers by which the labelers of `source` are judged; read: see align.data.labels.read_evidence.
+    """All answers by which the labelers of `source` are judged; raises as `read` does.
 
-    A ranking that trains and is evidence too comes twice, which `votes` counts once.
+    A ranking that trains and is in a database's evidence comes twice, which `votes` counts once.
     """
     once, _ = train.distinct()
     yield from (answer(ranking) for ranking in once if ranking.labeler is not None)
-    apart = set(held_out.prompts.tolist())
+    yield from of_databases(source, set(held_out.prompts.tolist()), read)
+
+
+def of_databases(source: Source, held_out: Container[int], read: Read) -> Iterator[Answer]:
+    """The part that labeling databases give; held_out: the first 64 bits of each held-out prompt's hash."""
     share = source.held_out if isinstance(source.held_out, float) else 0.0
     for entry in source.train:
-        if entry.format != LABELS:
-            continue
-        for line in read(entry).splitlines():
+        for line in read(entry).splitlines() if entry.format == LABELS else ():
             ranking = Ranking.from_dict(json.loads(line))
             where = prompt_key(ranking.prompt)
-            if int(where[:16], 16) not in apart and side(where, share) == "train":
+            if int(where[:16], 16) not in held_out and side(where, share) == "train":
                 yield answer(ranking)
 
 

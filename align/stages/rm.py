@@ -52,7 +52,7 @@ from align.run.memory import itemised
 from align.seeds import generator, step_rows
 from align.stages.centring import centred, centring_rows
 from align.stages.frame import Inputs, Setup, source
-from align.stages.labeler_weights import labeler_weights
+from align.stages.labeler_weights import labeler_weights, write_weights
 from align.stages.ranking_rows import EncodedRows, RankingRow, RankingRows, columns
 from align.stats.rankings import fit_length_model, length_wins
 
@@ -78,7 +78,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
         encoded = inputs.encode(stage, Ranking, encode_rankings, cfg.max_length)
         train, held_out = map(EncodedRows, encoded)
         if weights is not None:
-            weights.write(stage)
+            write_weights(weights, stage)
             train = EncodedRows(encoded[0], weights.of)
         if not any(has_pair(row.ranks, cfg.ties) for row in train):
             raise UserError(

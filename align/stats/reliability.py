@@ -15,6 +15,7 @@ scores; with two to five people a task these scores stand on too little, and a l
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -77,6 +78,8 @@ class Votes:
 def votes(answers: Iterable[Answer]) -> Votes:
     """Lay answers out pair by pair; labelers are in the order of their names."""
     found = list(answers)
+    several = Counter(answer.prompt for answer in found)
+    found = [answer for answer in found if several[answer.prompt] > 1]
     names = tuple(sorted({answer.labeler for answer in found if answer.labeler is not None}))
     number: dict[str | None, int] = {name: i for i, name in enumerate(names)}
     pairs: dict[tuple[int, int, int], int] = {}
@@ -136,9 +139,11 @@ class LabelerReliability:
 
     @property
     def at_chance(self) -> bool:
-        """Whether they may be guessing, and are not far above it."""
-        value, low = self.accuracy.value, self.accuracy.low
-        return value is not None and low is not None and low <= 0.5 and value < 0.6 and not self.reversed
+        """Whether they may be guessing, and are not far above it; not where too little is known."""
+        value, low, high = self.accuracy.value, self.accuracy.low, self.accuracy.high
+        if value is None or low is None or high is None or self.reversed:
+            return False
+        return low <= 0.5 and value < 0.6 and high < 0.75
 
     @property
     def reversed(self) -> bool:

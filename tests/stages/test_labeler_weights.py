@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import words, write_jsonl
 
+from align.data.labeler_weights import weights_by
 from align.errors import UserError
 from align.objectives.bradley_terry import batch_loss, ranking_loss
 from align.recipe.load import load_recipe
 from align.stages import rm, sft
-from align.stages.labeler_weights import weights_by
 from align.stats.estimate import Estimate
 from align.stats.reliability import LabelerReliability, Reliability
 
