@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=800)
     parser.add_argument("--k", type=int, default=4)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=5e-3)
+    parser.add_argument("--rate", type=float, default=1e-2)
     arguments = parser.parse_args()
     rows = []
     for seed in range(arguments.first, arguments.first + arguments.seeds):
@@ -135,7 +135,7 @@ def trained(arguments: argparse.Namespace, seed: int, folder: Path, arm: str) ->
             "microbatch_tokens": 4096,
             "learning_rate": arguments.rate,
             "checkpoint_every": arguments.steps,
-            "warmup": 0.05,
+            "schedule": "cosine",
         },
     )
     since = time.process_time()

@@ -215,8 +215,8 @@ def _facts(report: Report, written: str, width: int | None) -> Iterator[Cells]:
             text = f"{share} of one pair by two people ({number(agreement.judged_twice, 'pair')})"
             facts.append((f"agreement, {_side(agreement.side)}", text))
     known = [(one.name, one.accuracy.value) for one in report.reliability.labelers]
-    if right := [f"{name} {100 * value:.0f}%" for name, value in known if value is not None]:
-        named = ", ".join(right[:_NAMED]) + (", …" if len(right) > _NAMED else "")
+    if shares := [f"{name} {100 * value:.0f}%" for name, value in known if value is not None]:
+        named = ", ".join(shares[:_NAMED]) + (", …" if len(shares) > _NAMED else "")
         pairs = number(report.reliability.pairs, "pair")
         facts.append(("ordered right", f"{named}, by {pairs} that several judged"))
     bias = report.length_bias

@@ -41,8 +41,8 @@ class LabelerWeights:
     def lines(self) -> Iterator[str]:
         """What a stage says of them."""
         yield (
-            f"data.rankings: {len(self.rankings.keys() - {None})} labelers; a ranking weighs by how far its "
-            "labeler's reliability a is above guessing, 2 a - 1, and 1 in the mean over rankings"
+            f"data.rankings: {len(self.rankings.keys() - {None})} labelers; a ranking weighs by its "
+            "labeler's reliability a, the share of comparisons ordered right: log(a / (1 - a)), and 1 in the mean"
         )
         people = {one.name: one for one in self.found.labelers}
         names = sorted(self.rankings, key=lambda name: (-self.rankings[name], name or ""))

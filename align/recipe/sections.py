@@ -180,8 +180,8 @@ class Source(Section):
     )
     weight_by: Literal["reliability"] | None = Field(
         None,
-        description="rankings: reliability: each trains rm by how far its labeler is right, where several "
-        "judge the same; null: all alike",
+        description="rankings, for rm: reliability weighs each by how often its labeler is right, as far as "
+        "several people judged the same; null: all alike",
     )
     on_bad_record: Literal["fail", "skip"] = Field(
         "fail", description="skip: leave out wrong and too long records, and list them in the run folder"

@@ -15,6 +15,7 @@ scores; with two to five people a task these scores stand on too little, and a l
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ PRIOR = 2.0  # comparisons that each labeler is taken to have judged as all of t
 _START = 0.75  # any number above one half: people are taken to be right more often than wrong
 _SURE = 1e-9  # how near to 0 and 1 a probability comes
 _ROUNDS = 2000
+_BEST = 0.99
 _AT_ONCE = 2**23  # numbers in an array of several draws
 
 
@@ -330,11 +332,11 @@ def majority_right(accuracy: Sequence[float] | Numbers) -> float:
 
 
 def weight_of(accuracy: float) -> float:
-    """A label's weight in training: 2 a - 1, and 0 below one half.
+    """A label's weight in training: log(a / (1 - a)), and 0 below one half.
 
-    Somebody who is right with probability a orders pairs like one who knows 2 a - 1 of them and guesses the
-    others: the weight is the share that is known (for two classes 1 - the spammer score of Raykar and Yu,
-    JMLR 13, 2012). The expected slope of the loss is 2 a - 1 times that of right labels, where scores are
-    equal. It is at most 1, so that nobody counts for everybody else by agreeing always.
+    With this weight a vote counts in (E), and no other way of adding up independent votes is right more
+    often (Nitzan and Paroush, International Economic Review 23, 1982). From _BEST on it grows no further: so
+    good an accuracy is not known so well, and nobody is to count for all others by agreeing always.
     """
-    return max(0.0, 2 * accuracy - 1)
+    a = min(max(accuracy, 0.5), _BEST)
+    return math.log(a / (1 - a))

@@ -68,7 +68,7 @@ class LabelerFigures(BaseModel):
     """How far a person's orders can be trusted, and which way their mistakes go: see align.stats.habits.
 
     `reliability` is the share of comparisons ordered right, `weight` what it makes of a label in training,
-    2 a - 1; both are null where nothing says it.
+    its log odds; both are null where nothing says it.
     """
 
     name: str

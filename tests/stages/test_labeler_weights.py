@@ -64,7 +64,7 @@ def test_each_labelers_weight_is_told_written_and_part_of_what_the_stage_is(
     weights = json.loads(manifest(recipe)["data"]["labeler_weights"])
     assert weights["dan"] < 0.35 and weights["eve"] == 0
     assert all(weights[name] > 1.2 for name in ("ann", "bob", "cyd"))
-    assert "5 labelers; a ranking weighs by how far its labeler's reliability a is above guessing" in said
+    assert "5 labelers; a ranking weighs by its labeler's reliability a" in said
     assert f"ann: weight {weights['ann']:g}" in said
     assert "eve: weight 0 " in said and "left out, not turned round" in said
     assert said.index("ann: weight") < said.index("rm is finished")
@@ -143,12 +143,11 @@ def known(**accuracy: float | None) -> Reliability:
     )
 
 
-def test_weights_are_two_a_minus_one_with_mean_one() -> None:
-    found = weights_by(
-        known(ann=0.9, bob=0.5, cyd=0.3, new=None), {"ann": 10, "bob": 10, "cyd": 10, "new": 10}
-    )
-    # 0.8, 0, 0 and their mean over comparisons, 0.8/3, for who is not known; over 40 rankings 0.2667.
-    assert found.by_name == {"ann": 3.0, "bob": 0.0, "cyd": 0.0} and found.other == 1.0
+def test_weights_are_log_odds_with_mean_one() -> None:
+    people = ("ann", "bob", "cyd", "dan", "new")
+    found = weights_by(known(ann=0.9, bob=0.75, cyd=0.5, dan=0.3, new=None), dict.fromkeys(people, 10))
+    # ln 9, half of it, 0, 0, and for who is not known their mean over comparisons, 3/8 ln 9, the mean of all.
+    assert found.by_name == {"ann": 2.667, "bob": 1.333, "cyd": 0.0, "dan": 0.0} and found.other == 1.0
     with pytest.raises(UserError, match="nobody orders responses better than guessing"):
         weights_by(known(ann=0.5, bob=0.2), {"ann": 1, "bob": 1})
 
