@@ -42,7 +42,8 @@ class LabelerWeights:
         """What a stage says of them."""
         yield (
             f"data.rankings: {len(self.rankings.keys() - {None})} labelers; a ranking weighs by its "
-            "labeler's reliability a, the share of comparisons ordered right: log(a / (1 - a)), and 1 in the mean"
+            "labeler's reliability a, the share of comparisons ordered right: log(a / (1 - a)), scaled to a "
+            "mean of 1"
         )
         people = {one.name: one for one in self.found.labelers}
         names = sorted(self.rankings, key=lambda name: (-self.rankings[name], name or ""))

@@ -212,7 +212,7 @@ WIDTH, PEOPLE = 30, [f"p{i}" for i in range(10)]  # of whom p0 and p1 order at r
 def linear_team(
     random: np.random.Generator, tasks: int = 120
 ) -> tuple[np.ndarray, np.ndarray, list[Answer], list[Answer]]:
-    """A direction, responses [tasks, 4, WIDTH], three rankings of each, and these with two people at random."""
+    """A direction, responses [tasks, 4, WIDTH], three rankings each, and these with two people at random."""
     direction, responses = random.normal(size=WIDTH), random.normal(size=(tasks, 4, WIDTH))
     clean, noisy = [], []
     for task in range(tasks):
