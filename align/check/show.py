@@ -29,7 +29,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _NAMED = 14  # of what stands beside a name
 _ANSWERS = 3  # of a record that are shown
 _INDENT = 22  # of what stands beside a fact's name
-_NAMED = 6  # labelers in a line
+_LABELERS = 6  # in a line
 _ONE_LINE = 85  # characters of places that may stand side by side
 Cell = tuple[str, str]  # text and style
 Cells = Sequence[Cell]
@@ -216,7 +216,7 @@ def _facts(report: Report, written: str, width: int | None) -> Iterator[Cells]:
             facts.append((f"agreement, {_side(agreement.side)}", text))
     known = [(one.name, one.accuracy.value) for one in report.reliability.labelers]
     if shares := [f"{name} {100 * value:.0f}%" for name, value in known if value is not None]:
-        named = ", ".join(shares[:_NAMED]) + (", …" if len(shares) > _NAMED else "")
+        named = ", ".join(shares[:_LABELERS]) + (", …" if len(shares) > _LABELERS else "")
         pairs = number(report.reliability.pairs, "pair")
         facts.append(("ordered right", f"{named}, by {pairs} that several judged"))
     bias = report.length_bias
