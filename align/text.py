@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import unicodedata
@@ -10,6 +11,11 @@ from typing import Any
 
 _OVERRIDES = "\u202d\u202e"  # they turn the text that follows around
 _LIMIT = 4000  # characters of one text that a page shows
+
+
+def key(text: str) -> int:
+    """64 bits of a hash, to compare texts that need not stay in memory; the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def clean(value: Any, limit: int = _LIMIT) -> Any:

@@ -19,7 +19,6 @@ from align.check.texts import (
     foreign_markup,
     is_list_as_text,
     is_no_cell,
-    key,
     normal_prompt,
     placeholders,
     says_nothing,
@@ -37,6 +36,7 @@ from align.messages import words_of
 from align.recipe.sections import Source
 from align.records import RECORDS, Ranking, RecordKind
 from align.run.progress import ProgressBar
+from align.text import key
 from align.values import RecordError
 
 EXAMPLES_READ = 2  # records that show how files were read

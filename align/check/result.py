@@ -11,6 +11,7 @@ from align.data.problems import Tally
 from align.data.reading import Reading
 from align.data.scan import Problem
 from align.stats.rankings import LengthBias
+from align.stats.reliability import Reliability
 
 Severity = Literal["error", "warning", "note"]
 Side = Literal["train", "held_out"]
@@ -212,6 +213,7 @@ class Report:
     sets: list[Set]
     length_bias: LengthBias | None
     agreement: list[LabelerAgreement]
+    reliability: Reliability  # of the labelers of training rankings, by what several of them judged
     leaks: list[Leak]
     wrong_records: list[WrongRecords]
     findings: list[Finding]

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from align import __version__
-from align.check import findings, summary, template
+from align.check import findings, labelers, summary, template
 from align.check.gather import Gathered, TextMeasure, gather
 from align.check.oddities import of_texts
 from align.check.result import SEVERITIES, Finding, LabelerAgreement, Report, Set
@@ -24,6 +24,7 @@ from align.records import RECORDS
 from align.run.files import to_json, write_text
 from align.run.lineage import as_trained
 from align.stats.rankings import LengthBias
+from align.stats.reliability import Reliability
 
 FILE = "check.json"
 
@@ -70,7 +71,7 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
         both = [summary.summarise(gathered, side, limits, unit) for side in summary.SIDES]
         sets += both
         found += _of_records(recipe, gathered, both)
-    bias, agreement = _of_rankings(everything, unit, found)
+    bias, agreement, trusted = _of_rankings(everything, unit, found)
     leaks = list(summary.leaks(everything))
     found += findings.of_leaks(leaks, recipe)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
@@ -85,6 +86,7 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
         sets=sets,
         length_bias=bias,
         agreement=agreement,
+        reliability=trusted,
         leaks=leaks,
         wrong_records=[gathered.wrong for gathered in everything if gathered.wrong.count],
         findings=found,
@@ -189,11 +191,11 @@ def _of_records(recipe: Recipe, gathered: Gathered, both: Sequence[Set]) -> Iter
 
 def _of_rankings(
     everything: Sequence[Gathered], unit: str, found: list[Finding]
-) -> tuple[LengthBias | None, list[LabelerAgreement]]:
-    """Length bias and agreement, where there are rankings; adds what they mean to the findings."""
+) -> tuple[LengthBias | None, list[LabelerAgreement], Reliability]:
+    """Length bias, agreement and reliability of rankings; adds what they mean to the findings."""
     rankings = next((gathered for gathered in everything if gathered.kind == "rankings"), None)
     if rankings is None:
-        return None, []
+        return None, [], Reliability()
     bias = summary.bias(rankings, unit)
     found += findings.of_length(bias)
     agreement = []
@@ -202,4 +204,6 @@ def _of_rankings(
         consistent = summary.consistency_of(rows)
         found += findings.of_conflicts(side, consistent, {row.prompt: row.opening for row in rows})
         agreement.append(summary.agreement(side, consistent))
-    return bias, agreement
+    trusted = labelers.reliability_of(rankings)
+    found += labelers.of_reliability(rankings, trusted)
+    return bias, agreement, trusted

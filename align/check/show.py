@@ -29,6 +29,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _NAMED = 14  # of what stands beside a name
 _ANSWERS = 3  # of a record that are shown
 _INDENT = 22  # of what stands beside a fact's name
+_LABELERS = 6  # in a line
 _ONE_LINE = 85  # characters of places that may stand side by side
 Cell = tuple[str, str]  # text and style
 Cells = Sequence[Cell]
@@ -213,6 +214,11 @@ def _facts(report: Report, written: str, width: int | None) -> Iterator[Cells]:
             share = f"{100 * agreement.agreement:.1f}% of {number(agreement.judgements, 'judgement')}"
             text = f"{share} of one pair by two people ({number(agreement.judged_twice, 'pair')})"
             facts.append((f"agreement, {_side(agreement.side)}", text))
+    known = [(one.name, one.accuracy.value) for one in report.reliability.labelers]
+    if shares := [f"{name} {100 * value:.0f}%" for name, value in known if value is not None]:
+        named = ", ".join(shares[:_LABELERS]) + (", …" if len(shares) > _LABELERS else "")
+        pairs = number(report.reliability.pairs, "pair")
+        facts.append(("ordered right", f"{named}, by {pairs} that several judged"))
     bias = report.length_bias
     if bias and bias.accuracy is not None:
         side, wins = ("training", bias.train) if bias.train.comparisons else ("held-out", bias.held_out)

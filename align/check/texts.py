@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -57,11 +56,6 @@ def normal_prompt(prompt: str | Messages) -> str:
     if isinstance(prompt, str):
         return f"user:{normal(prompt)}"
     return "\n".join(f"{message['role']}:{normal(words_of(message))}" for message in prompt)
-
-
-def key(text: str) -> int:
-    """64 bits of a hash, to compare texts that need not stay in memory; the same in every process."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def says_nothing(text: str) -> bool:

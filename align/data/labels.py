@@ -1,7 +1,8 @@
 """A labeling database as a source of records: read whole once, then a file like any other.
 
 Who can read one says so by the entry point `labels` of the group align.label_sources: a function that takes a
-database's address, a kind of records and filters, and gives rows in align's own form.
+database's address, a kind of records and filters, and gives rows in align's own form. The kind `evidence` are
+rankings that say how people judge, and need not train (see align.data.evidence).
 
 What was read is kept in the cache under its content's hash. A stage keeps it too (align.stages.frame), and
 trains to its end on the labels that there were when it started.
@@ -26,6 +27,7 @@ from align.records import RecordType
 from align.run.files import write_bytes
 
 GROUP = "align.label_sources"
+EVIDENCE = "evidence"
 LabelReader = Callable[[RecordType, Entry], bytes]  # a database's records, in our own form, as JSON Lines
 LabelSource = Callable[[str, str, Mapping[str, Any]], Sequence[Mapping[str, Any]]]
 
@@ -36,6 +38,15 @@ def read_labels(record: RecordType, entry: Entry) -> bytes:
     if not rows:
         asked = ", of those asked for" if entry.label_filters else ""
         raise FileError("", f"has no {record.kind} yet{asked}")
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def read_evidence(entry: Entry) -> bytes:
+    """All that people of a database ranked, and the orders that are known, as they are now.
+
+    Raises FileError or UserError.
+    """
+    rows = _source()(entry.path, EVIDENCE, entry.label_filters)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 

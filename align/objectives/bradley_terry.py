@@ -72,6 +72,7 @@ def batch_loss(
     centering_coef: float = 0.0,
     margins: Sequence[float] | None = None,
     count: int | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Tensor:
     """Give the mean of `ranking_loss` over the rankings that have a pair, a scalar.
 
@@ -79,16 +80,23 @@ def batch_loss(
     count: the divisor, for a part of a larger batch: how many rankings of the whole batch, over all
     microbatches and processes, `has_pair`; then the parts' losses add up to the whole's. Without it
     the rankings given here are counted.
+    weights: what each ranking's loss is multiplied by, 1 without them. They don't change the divisor: where
+    they are 1 in the mean over all rankings, so is the size of a step.
 
-    Raises ValueError if there is no ranking, or not as many scores or margins as ranks.
+    Raises ValueError if there is no ranking, or not as many scores, margins or weights as ranks.
     """
     margins = [0.0] * len(ranks) if margins is None else margins
-    if not scores or not len(scores) == len(ranks) == len(margins):
-        raise ValueError(f"{len(scores)} score tensors and {len(margins)} margins for {len(ranks)} rankings")
+    weights = [1.0] * len(ranks) if weights is None else weights
+    if not scores or not len(scores) == len(ranks) == len(margins) == len(weights):
+        raise ValueError(
+            f"{len(scores)} score tensors, {len(margins)} margins and {len(weights)} weights for "
+            f"{len(ranks)} rankings"
+        )
     if count is None:
         count = sum(has_pair(r, ties) for r in ranks)
     losses = [
-        ranking_loss(s, r, ties, centering_coef, m) for s, r, m in zip(scores, ranks, margins, strict=True)
+        weight * ranking_loss(s, r, ties, centering_coef, m)
+        for s, r, m, weight in zip(scores, ranks, margins, weights, strict=True)
     ]
     return torch.stack(losses).sum() / max(count, 1)
 

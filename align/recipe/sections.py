@@ -178,6 +178,11 @@ class Source(Section):
     split_key: str | None = Field(
         None, description="a column: rows with the same value stay on one side; null: the prompt"
     )
+    weight_by: Literal["reliability"] | None = Field(
+        None,
+        description="rankings, for rm: reliability weighs each by how often its labeler is right, as far as "
+        "several people judged the same; null: all alike",
+    )
     on_bad_record: Literal["fail", "skip"] = Field(
         "fail", description="skip: leave out wrong and too long records, and list them in the run folder"
     )
@@ -232,10 +237,14 @@ class Data(Section):
     )
 
     @model_validator(mode="after")
-    def _corrections_rank(self) -> Data:
+    def _only_rankings_have(self) -> Data:
         for source in (self.demonstrations, self.prompts):
             if source is not None and any(entry.corrections for entry in source.entries):
                 raise ValueError("corrections makes rankings of corrections: it belongs under data.rankings")
+            if source is not None and source.weight_by is not None:
+                raise ValueError(
+                    "weight_by weighs rankings by their labelers: it belongs under data.rankings"
+                )
         return self
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from align.data.formats.base import T
-from align.data.labels import read_labels
+from align.data.labels import EVIDENCE, read_evidence, read_labels
 from align.data.load import Split, load
 from align.data.reading import by_understanding, shown_names
 from align.data.rows import FileError
@@ -147,6 +147,7 @@ class Inputs:
         self.parents: list[manifest.ParentRef] = []
         self._splits: dict[RecordType, Split[Any]] = {}
         self._labels: dict[str, bytes] = {}  # what was read of labeling databases, by entry of the recipe
+        self._also: dict[str, str] = {}  # what else decides the result, beside the records
 
     def parent(self, kind: manifest.Kind, stage: Stage, run: str | None) -> Path:
         """The final/ of a finished stage that this one starts from; raises as `lineage.parent` does."""
@@ -194,7 +195,7 @@ class Inputs:
             self.stage,
             self.setup.accel,
             lineage=self.setup.lineage,
-            data={record.kind: split.fingerprint for record, split in self._splits.items()},
+            data={record.kind: split.fingerprint for record, split in self._splits.items()} | self._also,
             parents=list(dict.fromkeys(self.parents)),
             labels=self._labels,
             restart=self.restart,
@@ -215,22 +216,33 @@ class Inputs:
         """What a stage that has begun had read of labeling databases."""
         return {} if self.restart else lineage.kept_labels(self.recipe.run.path / self.stage)
 
+    def also(self, name: str, value: str) -> None:
+        """Note what decides the stage's result as its records do: with another value it does not go on."""
+        self._also[name] = value
+
+    def read_evidence(self, entry: Entry) -> bytes:
+        """What a labeling database says of its labelers; raises as `read_evidence` does, on every process."""
+        return self._read(EVIDENCE, entry, lambda: read_evidence(entry))
+
     def _read_labels(self, record: RecordType, entry: Entry) -> bytes:
         """Records as JSON Lines; raises FileError, on every process, where the database gives none."""
-        key = f"{record.__name__} {json_digest(entry.model_dump(exclude_defaults=True, exclude={'weight'}))}"
+        return self._read(record.__name__, entry, lambda: read_labels(record, entry))
+
+    def _read(self, what: str, entry: Entry, read: Callable[[], bytes]) -> bytes:
+        key = f"{what} {json_digest(entry.model_dump(exclude_defaults=True, exclude={'weight'}))}"
         if key not in self._labels:
             accel = self.setup.accel
-            read = self._content(key, record, entry) if accel.is_main_process else None
-            content, place, wrong = share_object(read, accel)
+            found = self._content(key, read) if accel.is_main_process else None
+            content, place, wrong = share_object(found, accel)
             if wrong:
                 raise FileError(place, wrong)
             self._labels[key] = content
         return self._labels[key]
 
-    def _content(self, key: str, record: RecordType, entry: Entry) -> tuple[bytes, str, str]:
+    def _content(self, key: str, read: Callable[[], bytes]) -> tuple[bytes, str, str]:
         """What there is, or where and what is wrong."""
         try:
-            return self._kept[key] if key in self._kept else read_labels(record, entry), "", ""
+            return self._kept[key] if key in self._kept else read(), "", ""
         except FileError as error:
             return b"", error.place, error.message
         except UserError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from align.data.tokenize import Encoded, Encodings
@@ -16,6 +16,7 @@ class RankingRow(NamedTuple):
     encoded: Encoded
     ranks: Ranks
     strength: float = 0.0
+    weight: float = 1.0  # of its loss
 
 
 RankingRows = Sequence[RankingRow]
@@ -24,8 +25,10 @@ RankingRows = Sequence[RankingRow]
 class EncodedRows(Sequence[RankingRow]):
     """Encoded rankings as rows, each made when it is asked for: they may be more than memory holds."""
 
-    def __init__(self, encoded: Encodings[Encoded]) -> None:
-        self._encoded = encoded
+    def __init__(
+        self, encoded: Encodings[Encoded], weight: Callable[[Ranking], float] = lambda ranking: 1.0
+    ) -> None:
+        self._encoded, self._weight = encoded, weight
 
     def __len__(self) -> int:
         return len(self._encoded)
@@ -35,7 +38,8 @@ class EncodedRows(Sequence[RankingRow]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         ranking: Ranking = self._encoded.records[index]
-        return RankingRow(self._encoded[index], ranking.ranks, ranking.strength or 0.0)
+        strength, weight = ranking.strength or 0.0, self._weight(ranking)
+        return RankingRow(self._encoded[index], ranking.ranks, strength, weight)
 
 
 def columns(rows: RankingRows) -> tuple[list[Encoded], list[Ranks]]:

@@ -51,7 +51,8 @@ from align.run.folder import StageRun
 from align.run.memory import itemised
 from align.seeds import generator, step_rows
 from align.stages.centring import centred, centring_rows
-from align.stages.frame import Inputs, Setup
+from align.stages.frame import Inputs, Setup, source
+from align.stages.labeler_weights import labeler_weights, write_weights
 from align.stages.ranking_rows import EncodedRows, RankingRow, RankingRows, columns
 from align.stats.rankings import fit_length_model, length_wins
 
@@ -68,7 +69,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
     cfg, inputs = recipe.rm, Inputs(recipe, "rm", restart)
     setup, accel = inputs.setup, inputs.setup.accel
     sft = inputs.parent("sft", "sft", cfg.sft)
-    inputs.read(Ranking)
+    weights = labeler_weights(inputs, source(recipe, "rankings", "rm"), inputs.read(Ranking))
     demonstrations = inputs.read(Demonstration).train if recipe.data.demonstrations else None
     distributed.check_divisible(cfg.batch_size, "rm.batch_size", accel)
     with inputs.open() as stage:
@@ -76,6 +77,9 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             return
         encoded = inputs.encode(stage, Ranking, encode_rankings, cfg.max_length)
         train, held_out = map(EncodedRows, encoded)
+        if weights is not None:
+            write_weights(weights, stage)
+            train = EncodedRows(encoded[0], weights.of)
         if not any(has_pair(row.ranks, cfg.ties) for row in train):
             raise UserError(
                 "data.rankings: no training ranking decides any comparison; all responses are tied"
@@ -208,7 +212,8 @@ def _backward(scores: list[Tensor], rows: RankingRows, cfg: RM, count: int) -> T
     """
     ranks = [row.ranks for row in rows]
     margins = [cfg.margin * row.strength for row in rows]
-    loss = batch_loss(scores, ranks, cfg.ties, cfg.centering_coef, margins, count)
+    weights = [row.weight for row in rows]
+    loss = batch_loss(scores, ranks, cfg.ties, cfg.centering_coef, margins, count, weights)
     loss.backward()
     counted = [pair_accuracy(s.detach(), r) for s, r in zip(scores, ranks, strict=True)]
     return torch.tensor([float(loss.detach()), sum(c for c, _ in counted), sum(n for _, n in counted)])

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from align.stats.estimate import Estimate
 from align.svg import Bars, Columns, Dots, Mark
 from labeling.answers import KINDS
-from labeling.figures.shapes import Figures, OwnFigures, PersonFigures, Spread
+from labeling.figures.shapes import (
+    Figures,
+    LabelerFigures,
+    OwnFigures,
+    PersonFigures,
+    Spread,
+    TeamReliability,
+)
 
 INSTRUCTGPT = (0.726, 0.711, 0.741)  # Ouyang et al. 2022, section 3.4: 72.6 ± 1.5%
 _KINDS = {kind: about.name for kind, about in KINDS.items()}
@@ -62,6 +69,7 @@ def sections(figures: Figures) -> list[CardSection]:
         CardSection("Progress", [_queue(figures), _days([(f"{d.day}", d.answers) for d in figures.days])]),
         CardSection("People", [_answers(people), *_seconds(people, figures.seconds), _gold(people)]),
         CardSection("Agreement", [_pairs(figures), _coefficients(figures), _with_others(people)]),
+        CardSection("Reliability", _reliability(figures.reliability)),
         CardSection("Blind comparisons", [_win_rates(figures), _ratings(figures)]),
     ]
 
@@ -199,6 +207,74 @@ def _with_others(people: Sequence[PersonFigures]) -> Card:
     )
 
 
+def _reliability(found: TeamReliability) -> list[Card]:
+    people = [one for one in found.labelers if one.reliability.count]
+    note = (
+        "The share of comparisons that a person orders right, as the answers of all who did the same tasks "
+        "and gold tasks say together. 50 % is guessing. The weight is a label's with weight_by: reliability."
+    )
+    missing = (
+        "Nothing says yet who is right. It takes three people who share tasks with each other, or gold tasks."
+    )
+    head = ("Name", "Right", "95 % interval", "Comparisons", "Prompts", "Weight", "")
+    rows = [
+        (
+            one.name,
+            *_cells(one.reliability, percent),
+            f"{one.reliability.count:,}",
+            f"{one.reliability.prompts:,}",
+            "–" if one.weight is None else two(one.weight),
+            "against the others" if one.reversed else "may be guessing" if one.at_chance else "",
+        )
+        for one in people
+    ]
+    marks = [(one.name, one.reliability) for one in people]
+    span = (int(_least(0.5, marks) * 10 + 1e-9) / 10, 1.0)
+    guessing = (0.5, None, None, "guessing 50 %")
+    card = _dots("Who orders responses right", note, head, rows, marks, percent, missing, guessing, span)
+    return [card, _together(found), _leanings(people)]
+
+
+def _together(found: TeamReliability) -> Card:
+    title = "Answers put together"
+    ways = [("One answer", found.one), ("The majority", found.majority), ("By reliability", found.weighted)]
+    rows = [(name, percent(value)) for name, value in ways if value is not None]
+    if not rows:
+        return Card(title, "It is not known yet whose answers are right.")
+    note = f"How often each is expected to be right, over {found.pairs:,} pairs that several people ordered."
+    return Card(title, note, ("", "Right"), rows)
+
+
+def _leanings(people: Sequence[LabelerFigures]) -> Card:
+    title = "What mistakes have in common"
+    rows = [
+        (
+            one.name,
+            *(_leaning(found) for found in (one.first_shown, one.longer, one.ties)),
+            *("–" if found.value is None else percent(found.value) for found in (one.next_to, one.apart)),
+        )
+        for one in people
+        if one.reliability.value is not None
+    ]
+    if not rows:
+        return Card(title, "It is not known yet whose answers are right.")
+    note = (
+        "In points of 100: how much more often than expected somebody prefers the response shown first, or "
+        "the longer one, and how much more often than the others they tie a pair; * where the interval "
+        "leaves out 0. Then the share ordered right where their ranks differ by one, and by more."
+    )
+    head = ("Name", "First shown", "Longer", "Ties", "Right, next ranks", "Right, further apart")
+    return Card(title, note, head, rows)
+
+
+def _leaning(found: Estimate) -> str:
+    """A difference of shares in points, with a star where its interval leaves out 0."""
+    if found.value is None:
+        return "–"
+    clear = found.low is not None and found.high is not None and not found.low <= 0 <= found.high
+    return points(100 * found.value) + ("*" if clear else "")
+
+
 def _win_rates(figures: Figures) -> Card:
     found = figures.policies
     unnamed = (
@@ -323,5 +399,5 @@ def two(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A rating as a whole number with its sign."""
+    """A rating, or points of 100, as a whole number with its sign."""
     return f"{value:+.0f}".replace("-", "−").replace("+0", "0") if round(value) else "0"

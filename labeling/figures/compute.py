@@ -22,6 +22,7 @@ from labeling.figures.rankings import (
     alpha_of_ranks,
     couples,
 )
+from labeling.figures.reliability import team_reliability
 from labeling.figures.shapes import (
     Agreement,
     Day,
@@ -53,6 +54,7 @@ def figures(session: Session) -> Figures:
         people=_people(material, estimates),
         seconds=_seconds(given),
         agreement=_agreement(material, given, rankings, estimates),
+        reliability=team_reliability(material, given),
         policies=_policies(material, given),
         sway=measured if (measured := measured_effect(session)).met else None,
     )

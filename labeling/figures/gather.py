@@ -19,16 +19,20 @@ _ROWS = 1000  # read at a time
 
 @dataclass(frozen=True)
 class AnsweredItem:
-    """An item with answers; `prompt` numbers the prompts, `origins` are the policies of a comparison."""
+    """An item with answers; `prompt` numbers the prompts, `origins` are the policies of a comparison.
+
+    `lengths` are its responses', in characters.
+    """
 
     kind: str
     gold: list[int | None] | None
     prompt: int
     origins: tuple[str | None, ...]
+    lengths: tuple[int, ...]
 
 
 class StandingAnswer(NamedTuple):
-    """A label that stands; `ranks`, `quality` and `choice` where its kind has them."""
+    """A label that stands; `ranks`, `quality`, `choice` and `shown` (an order) where its kind has them."""
 
     task: int
     person: int
@@ -39,6 +43,7 @@ class StandingAnswer(NamedTuple):
     ranks: tuple[int | None, ...] | None = None
     quality: tuple[int | None, ...] = ()
     choice: str | None = None
+    shown: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ def standing_answers(session: Session, person: int | None = None) -> list[Standi
     """The answers that stand; of one person, where `person` says whose, without what they say."""
     content = case((Label.kind.in_(ORDERING), Label.content), else_=None)
     columns = (Label.item_id, Label.person_id, Label.kind, Label.seconds, Label.adjudicates, Label.created)
-    query = select(*columns, *([content] if person is None else [])).where(standing()).order_by(Label.id)
+    said = [content, Label.shown_order] if person is None else []
+    query = select(*columns, *said).where(standing()).order_by(Label.id)
     if person is not None:
         query = query.where(Label.person_id == person)
     return [_answer(*row) for row in session.execute(query.execution_options(yield_per=_ROWS))]
@@ -105,6 +111,7 @@ def _answer(
     adjudicates: bool,
     created: datetime,
     content: dict[str, Any] | None = None,
+    shown: list[int] | None = None,
 ) -> StandingAnswer:
     """Keeps of the content only what is counted: labels come by the thousand."""
     plain = StandingAnswer(task, person, kind, seconds, adjudicates, created.date())
@@ -115,23 +122,28 @@ def _answer(
         ranks=tuple(ranks) if ranks is not None else None,
         quality=tuple(content.get("quality", ())),
         choice=content.get("choice"),
+        shown=tuple(shown) if shown else None,
     )
 
 
 def _tasks(session: Session) -> tuple[dict[int, AnsweredItem], int]:
     """All items that somebody answered, and how many prompts they have."""
-    named = select(Response.item_id, Response.origin).join(Item, Item.id == Response.item_id)
-    named = named.where(Item.kind == "compare").order_by(Response.item_id, Response.position)
+    answered = select(Label.item_id)
+    responses = select(Response.item_id, Response.origin, func.length(Response.text))
+    responses = responses.where(Response.item_id.in_(answered))
     origins: dict[int, list[str | None]] = {}
-    for item, origin in session.execute(named):
+    lengths: dict[int, list[int]] = {}
+    for item, origin, length in session.execute(responses.order_by(Response.item_id, Response.position)):
         origins.setdefault(item, []).append(origin)
+        lengths.setdefault(item, []).append(length)
     query = select(Item.id, Item.kind, Item.gold, cast(Item.prompt, Text))
-    query = query.where(Item.id.in_(select(Label.item_id))).order_by(Item.id)
+    query = query.where(Item.id.in_(answered)).order_by(Item.id)
     tasks: dict[int, AnsweredItem] = {}
     prompts: dict[str, int] = {}
     for item, kind, gold, prompt in session.execute(query):
         number = prompts.setdefault(prompt, len(prompts))
-        tasks[item] = AnsweredItem(kind, gold, number, tuple(origins.get(item, ())))
+        named = origins.get(item, ()) if kind == "compare" else ()
+        tasks[item] = AnsweredItem(kind, gold, number, tuple(named), tuple(lengths.get(item, ())))
     return tasks, len(prompts)
 
 

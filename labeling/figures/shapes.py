@@ -64,6 +64,40 @@ class Agreement(BaseModel):
     partial: int
 
 
+class LabelerFigures(BaseModel):
+    """How far a person's orders can be trusted, and which way their mistakes go: see align.stats.habits.
+
+    `reliability` is the share of comparisons ordered right, `weight` what it makes of a label in training,
+    its log odds; both are null where nothing says it.
+    """
+
+    name: str
+    reliability: Estimate
+    weight: float | None
+    at_chance: bool
+    reversed: bool
+    first_shown: Estimate
+    longer: Estimate
+    ties: Estimate
+    next_to: Estimate
+    apart: Estimate
+
+
+class TeamReliability(BaseModel):
+    """Of everybody who ordered responses that others ordered too, or whose order is known.
+
+    `one`, `majority` and `weighted` are how often one vote, most votes, and votes by their reliability are
+    expected to be right, over the `pairs` that several decided. `known`: pairs of gold tasks.
+    """
+
+    labelers: list[LabelerFigures]
+    one: float | None
+    majority: float | None
+    weighted: float | None
+    pairs: int
+    known: int
+
+
 class Policy(BaseModel):
     """A policy in blind comparisons; its rating is on a scale with mean 0."""
 
@@ -104,6 +138,7 @@ class Figures(BaseModel):
     people: list[PersonFigures]
     seconds: dict[str, Spread]
     agreement: Agreement
+    reliability: TeamReliability
     policies: Policies
     sway: SuggestionEffect | None  # of suggestions; None where nobody has met one
 

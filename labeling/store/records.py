@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
@@ -50,8 +50,10 @@ def records(session: Session, kind: RecordKind, filters: Filters = ALL) -> Itera
     return (row for _, row in labelled(session, kind, filters))
 
 
-def read_records(address: str, kind: RecordKind, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The training records of a database: what align finds under the entry point `labels`.
+def read_records(
+    address: str, kind: RecordKind | Literal["evidence"], filters: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The training records of a database, or `evidence`: what align finds under the entry point `labels`.
 
     filters: the fields of `Filters`. Raises UserError where the database or a labeler is not there.
     """
@@ -62,7 +64,7 @@ def read_records(address: str, kind: RecordKind, filters: Mapping[str, Any]) -> 
         unknown = sorted(set(chosen.labelers) - set(session.scalars(select(Person.name))))
         if unknown:
             raise UserError(f"labelers: nobody is called {', '.join(unknown)}")
-        return list(records(session, kind, chosen))
+        return list(evidence(session, chosen) if kind == "evidence" else records(session, kind, chosen))
 
 
 def labelled(
@@ -96,6 +98,29 @@ def labelled(
             if filters.corrections:
                 rows = chain(rows, _correction(label, item, name))
         yield from ((item, row) for row in rows)
+
+
+def evidence(session: Session, filters: Filters = ALL) -> Iterator[dict[str, Any]]:
+    """Rankings by which labelers are judged: all that stand, whatever came of them, under this guideline.
+
+    Also of gold tasks, of disputed ones and of those that a reviewer decided, and whoever is chosen to train.
+    For each gold task there is a row more, without a labeler: the order that is known.
+    """
+    stands = [standing(filters.until), Label.kind.in_(ORDERING)]
+    if filters.until is not None:
+        stands.append(Label.id <= filters.until)
+    if filters.guideline is not None:
+        stands.append(Label.guideline.startswith(filters.guideline, autoescape=True))
+    query = select(Label, Item, Person.name).join(Item, Item.id == Label.item_id)
+    gold: set[int] = set()
+    for label, item, name in session.execute(
+        query.join(Person, Person.id == Label.person_id).where(*stands).order_by(Label.id)
+    ):
+        yield from _ranking(label, item, name)
+        if item.gold is not None and item.id not in gold:
+            gold.add(item.id)
+            texts = [response.text for response in item.responses]
+            yield {"prompt": prompt_of(item), "responses": texts, "ranks": item.gold}
 
 
 def share_apart(rankings: Iterable[Ranks]) -> float | None:

@@ -17,13 +17,13 @@ from align.check.texts import (
     is_list_as_text,
     is_no_cell,
     jaccard,
-    key,
     normal,
     normal_prompt,
     repeats,
     says_nothing,
     word_triples,
 )
+from align.text import key
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ SHORT = Encoded([20, 21], [[22, 23, 1], [24, 1]])
 TIED = Encoded([40], [[41, 42, 43, 44, 45, 46, 47, 1], [33, 34, 35, 36, 1], [37, 1]])
 ROWS = [
     RankingRow(SHORT, (1, 2), 1.0),
-    RankingRow(LONG, (2, 1, 3, 3, None, 4), 2.0),
+    RankingRow(LONG, (2, 1, 3, 3, None, 4), 2.0, 1.5),
     RankingRow(TIED, (1, 1, 1), 0.5),
     RankingRow(SHORT, (2, 1)),
 ]
