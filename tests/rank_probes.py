@@ -21,7 +21,8 @@ from align.models.forward import Forward
 from align.models.passes import PAIRS
 from align.models.roles import Roles
 from align.processes import distributed, sharding
-from align.recipe.sections import Base, Entry
+from align.recipe.data import Entry
+from align.recipe.sections import Base
 from align.run.checkpoint import load_optimizer, optimizer_tensors
 from align.run.memory import size
 from align.sampling.params import Draws, SamplingParams

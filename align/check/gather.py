@@ -33,7 +33,7 @@ from align.data.table import Records
 from align.data.template import Template
 from align.data.tokenize import opening, responses_of, token_counts
 from align.messages import words_of
-from align.recipe.sections import Source
+from align.recipe.data import Source
 from align.records import RECORDS, Ranking, RecordKind
 from align.run.progress import ProgressBar
 from align.text import key

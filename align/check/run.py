@@ -19,7 +19,8 @@ from align.data.formats import built_in
 from align.data.template import Template
 from align.errors import AlignError, UserError
 from align.models.tokenizer import BaseTokenizer, find_tokenizer
-from align.recipe.sections import LABELS, Recipe
+from align.recipe.data import LABELS
+from align.recipe.sections import Recipe
 from align.records import RECORDS
 from align.run.files import to_json, write_text
 from align.run.lineage import as_trained

@@ -12,7 +12,7 @@ from align.data.formats import Format
 from align.data.formats.llamafactory import described
 from align.data.rows import FileError
 from align.errors import UserError
-from align.recipe.sections import Entry
+from align.recipe.data import Entry
 
 NAME = "dataset_info.json"
 HUBS = {

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterator
 
 from align.data.split import side
 from align.data.table import Records
-from align.recipe.sections import LABELS, Entry, Source
+from align.recipe.data import LABELS, Entry, Source
 from align.records import Ranking, prompt_key
 from align.stats.reliability import Answer
 from align.text import key

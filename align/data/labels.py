@@ -22,7 +22,7 @@ from align.data.rows import FileError
 from align.data.sources import File
 from align.data.store import in_cache
 from align.errors import UserError
-from align.recipe.sections import LABELS, Entry
+from align.recipe.data import LABELS, Entry
 from align.records import RecordType
 from align.run.files import write_bytes
 

@@ -26,7 +26,7 @@ from align.data.split import check_share, divide
 from align.data.store import RowNumbers, code_of, content_key, kept
 from align.data.table import SCHEMA, Part, Records, Table, reading_row, row_of
 from align.errors import UserError
-from align.recipe.sections import Entry, Source
+from align.recipe.data import Entry, Source
 from align.run.files import sha256
 
 SHOWN = 20  # kinds of problems that are printed; the others are counted

@@ -32,7 +32,7 @@ from align.data.reading import BY_COLUMNS, Reading, Seen
 from align.data.rows import EMPTY_ROW, FileError, read_rows
 from align.data.sources import File, files_of
 from align.errors import UserError
-from align.recipe.sections import LABELS, Entry
+from align.recipe.data import LABELS, Entry
 from align.records import Ranking, prompt_key
 from align.values import RecordError
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from align.data.rows import KINDS, PACKED, WORKBOOK, WORKBOOKS, FileError, kind_of
 from align.data.store import in_cache
-from align.recipe.sections import Entry
+from align.recipe.data import Entry
 from align.run.files import read_json, to_json, write_text
 from align.run.hub import refused
 

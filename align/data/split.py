@@ -12,7 +12,7 @@ from align.data.scan import Problem
 from align.data.store import RowNumbers
 from align.data.table import Table
 from align.errors import UserError
-from align.recipe.sections import Source
+from align.recipe.data import Source
 
 _UNIT = 2.0**-52  # the upper 52 bits of a hash, exact in a float
 

@@ -20,7 +20,7 @@ from align.messages import Messages
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from align.recipe.sections import Data
+    from align.recipe.data import Data
 
 _MORE_ROWS = (
     "A base gets rows for its tokens by transformers' resize_token_embeddings; saved with its tokenizer, it "

@@ -26,8 +26,9 @@ from align.errors import UserError
 from align.loop.generate import Priority, Wanted, generate, in_drawn_order
 from align.loop.policy import Drawing, PolicyStage, origin_of
 from align.loop.queues import labeling_package
+from align.recipe.data import LABELS, Entry, Source
 from align.recipe.load import dump, load_recipe
-from align.recipe.sections import LABELS, Entry, Recipe, Source
+from align.recipe.sections import Recipe
 from align.records import Prompt, RecordKind, prompt_key
 from align.run.files import write_text
 from align.run.manifest import ADAPTER, Manifest, read_manifest

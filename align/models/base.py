@@ -26,8 +26,8 @@ from align.models.folder import base_folder, positions_of
 from align.models.probe_ids import keep_text
 from align.models.slices import Cut, before_reading
 from align.models.text_part import auto_class, name_decoder
+from align.recipe.data import Data
 from align.recipe.sections import Base as BaseSpec
-from align.recipe.sections import Data
 from align.run.files import read_json
 from align.run.hub import first_line
 

@@ -16,8 +16,8 @@ from packaging.specifiers import SpecifierSet
 
 from align.data.template import Template
 from align.models.folder import base_folder, positions_of
+from align.recipe.data import Data
 from align.recipe.sections import Base as BaseSpec
-from align.recipe.sections import Data
 from align.run.files import read_json
 
 if TYPE_CHECKING:

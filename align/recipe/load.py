@@ -18,9 +18,10 @@ from ruamel.yaml import YAML
 
 from align.errors import UserError
 from align.recipe.columns import Columns
+from align.recipe.data import LABEL_KEYS, LABELS, Data, Entry, Source
 from align.recipe.mistakes import mistakes, recipe_schema
 from align.recipe.parts import Keys, OneOrMore, Section, Short, by_new_names, marked, section_in
-from align.recipe.sections import LABEL_KEYS, LABELS, SECTIONS, Data, Entry, Recipe, Source
+from align.recipe.sections import SECTIONS, Recipe
 from align.recipe.yaml_text import Document, Mistake, Place, read
 from align.stage_table import STAGES, Stage
 

@@ -17,10 +17,11 @@ from pydantic import ValidationError
 
 from align import __version__
 from align.errors import MissingStage, UserError
+from align.recipe.data import Data
 from align.recipe.load import load_recipe
 from align.recipe.parts import MayChange, by_new_names, marked, may_change
 from align.recipe.ppo import Reward
-from align.recipe.sections import SECTIONS, Base, Data, Lora, Recipe
+from align.recipe.sections import SECTIONS, Base, Lora, Recipe
 from align.run.files import sha256, write_bytes
 from align.run.manifest import (
     ADAPTER,

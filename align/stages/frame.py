@@ -32,7 +32,8 @@ from align.models.slices import NotInSlices, check_slices
 from align.models.text_part import name_decoder, text_decoder
 from align.processes import distributed, sharding
 from align.processes.determinism import choose_kernels
-from align.recipe.sections import Entry, Recipe, Source
+from align.recipe.data import Entry, Source
+from align.recipe.sections import Recipe
 from align.records import RecordKind, RecordType
 from align.report.page import refresh
 from align.run import lineage, manifest

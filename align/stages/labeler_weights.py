@@ -10,7 +10,7 @@ from align.data.load import Split
 from align.data.rows import FileError
 from align.data.table import Records
 from align.errors import UserError
-from align.recipe.sections import Source
+from align.recipe.data import Source
 from align.records import Ranking
 from align.run.files import to_json, write_text
 from align.run.folder import StageRun

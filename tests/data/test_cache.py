@@ -23,7 +23,7 @@ from align.data.table import SCHEMA
 from align.data.template import Template
 from align.data.tokenize import encode_demonstrations, encode_prompts
 from align.errors import UserError
-from align.recipe.sections import Source
+from align.recipe.data import Source
 from align.records import Demonstration, Prompt
 
 
@@ -257,7 +257,7 @@ def test_two_processes_that_start_together_write_one_file(tmp_path: Path) -> Non
     path, cache = write(tmp_path / "a.jsonl", *range(3000)), tmp_path / "cache"
     code = (
         "import sys\nfrom pathlib import Path\nfrom align.data.load import load\n"
-        "from align.recipe.sections import Source\nfrom align.records import Demonstration\n"
+        "from align.recipe.data import Source\nfrom align.records import Demonstration\n"
         "split = load(Demonstration, Source(train=[sys.argv[1]]), 'd', Path(sys.argv[2]))\n"
         "print(len(split.train), split.fingerprint)\n"
     )

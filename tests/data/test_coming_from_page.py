@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from align.data.formats import FORMATS, detect
 from align.data.load import load
-from align.recipe.sections import Data
+from align.recipe.data import Data
 from align.records import Demonstration, Ranking
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "coming-from.md").read_text(encoding="utf-8")

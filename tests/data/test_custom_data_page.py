@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from align.data.formats import FORMATS
 from align.data.load import load
 from align.errors import UserError
-from align.recipe.sections import Data, Source
+from align.recipe.data import Data, Source
 from align.records import Demonstration, Prompt, Ranking
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -8,7 +8,7 @@ import pytest
 
 from align.data.load import load
 from align.errors import UserError
-from align.recipe.sections import Source
+from align.recipe.data import Source
 from align.records import Demonstration, Ranking
 
 TURNS = [

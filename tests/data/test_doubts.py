@@ -12,7 +12,7 @@ from conftest import write_jsonl
 
 from align.data.load import load
 from align.errors import UserError
-from align.recipe.sections import Source
+from align.recipe.data import Source
 from align.records import Demonstration, Ranking
 
 Read = Callable[..., list[dict[str, Any]]]

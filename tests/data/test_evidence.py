@@ -6,7 +6,7 @@ import json
 
 from align.data.evidence import answer, of_databases
 from align.data.split import side
-from align.recipe.sections import Entry, Source
+from align.recipe.data import Entry, Source
 from align.records import Ranking, prompt_key
 
 

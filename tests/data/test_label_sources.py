@@ -13,7 +13,7 @@ import pytest
 from align.data import labels
 from align.data.labels import GROUP, read_labels
 from align.errors import UserError
-from align.recipe.sections import Entry
+from align.recipe.data import Entry
 from align.records import Demonstration
 
 ENTRY = Entry.model_validate({"labels": "here.db", "guideline": "3fa"})

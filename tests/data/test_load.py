@@ -19,7 +19,7 @@ from align.data.load import Split, load
 from align.data.scan import Located, scan
 from align.data.split import side
 from align.errors import UserError
-from align.recipe.sections import Source
+from align.recipe.data import Source
 from align.records import Demonstration, Prompt, Ranking, prompt_key
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"

@@ -14,7 +14,7 @@ from align.data.formats.registry import FORMATS
 from align.data.load import Split, load
 from align.data.reading import Reading, by_understanding
 from align.errors import UserError
-from align.recipe.sections import Source
+from align.recipe.data import Source
 from align.records import Ranking
 from align.values import RecordError
 

@@ -16,7 +16,7 @@ from align.data.load import load
 from align.data.rows import FileError, read_rows
 from align.data.sources import files_of
 from align.errors import UserError
-from align.recipe.sections import Entry, Source
+from align.recipe.data import Entry, Source
 from align.records import Prompt
 
 
@@ -243,7 +243,7 @@ def test_a_hub_that_hangs_up_is_asked_once(tmp_path: Path) -> None:
     """With the hub's own library, in a process of its own: it reads its environment when it is imported."""
     code = (
         "import sys\nfrom align.data.load import load\nfrom align.errors import UserError\n"
-        "from align.recipe.sections import Source\nfrom align.records import Prompt\n"
+        "from align.recipe.data import Source\nfrom align.records import Prompt\n"
         "try:\n    load(Prompt, Source(train=['nobody/nothing']), 'prompts')\n"
         "except UserError as error:\n    print(error)\n"
     )

@@ -13,7 +13,7 @@ from labeling_app import arrived  # noqa: E402
 from sqlalchemy import select  # noqa: E402
 
 from align.data.load import load  # noqa: E402
-from align.recipe.sections import Source  # noqa: E402
+from align.recipe.data import Source  # noqa: E402
 from align.records import Ranking
 from labeling.store.models import Label  # noqa: E402
 

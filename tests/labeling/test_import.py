@@ -16,7 +16,7 @@ from sqlalchemy import func, select  # noqa: E402
 
 from align.cli.app import app  # noqa: E402
 from align.data.load import load  # noqa: E402
-from align.recipe.sections import Source  # noqa: E402
+from align.recipe.data import Source  # noqa: E402
 from align.records import Ranking
 from labeling.store.models import Item, Person, Slot  # noqa: E402
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from align.data.load import load
 from align.errors import UserError
-from align.recipe.sections import Data, Source
+from align.recipe.data import Data, Source
 from align.records import Demonstration, Prompt, Ranking
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")

@@ -26,7 +26,7 @@ from align.data.load import load
 from align.loop.chat import Chat, _harmless, serve_lines
 from align.loop.policy import Drawing, Partner, Pieces, open_partner
 from align.loop.queues import open_keeper
-from align.recipe.sections import Source
+from align.recipe.data import Source
 from align.records import Demonstration, Ranking
 
 

@@ -17,8 +17,8 @@ from align.errors import UserError
 from align.models import tokenizer as module
 from align.models.base import find_base
 from align.models.tokenizer import KNOWN, KNOWN_VERSIONS, find_tokenizer
+from align.recipe.data import Data
 from align.recipe.sections import Base as BaseSpec
-from align.recipe.sections import Data
 
 TRANSFORMERS = version("transformers")
 torch_is_spared = pytest.mark.skipif(

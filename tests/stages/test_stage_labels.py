@@ -13,8 +13,8 @@ from ranks import Ranks
 
 from align.data.labels import RecordType
 from align.errors import UserError
+from align.recipe.data import Entry
 from align.recipe.load import load_recipe
-from align.recipe.sections import Entry
 from align.run.files import read_json
 from align.run.folder import StageRun
 from align.stages import frame, sft

@@ -14,8 +14,8 @@ from align.data.load import load
 from align.data.scan import gathered
 from align.data.table import Records
 from align.errors import UserError
+from align.recipe.data import Source
 from align.recipe.load import read_columns
-from align.recipe.sections import Source
 from align.records import Ranking
 from align.values import RecordError
 

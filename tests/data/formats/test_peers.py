@@ -11,7 +11,7 @@ import pytest
 from align.data.formats import FORMATS, UNUSED, Judged, LeftOut, Record, as_kind, detect
 from align.data.load import load
 from align.errors import UserError
-from align.recipe.sections import Source
+from align.recipe.data import Source
 from align.records import Demonstration, Prompt, Ranking
 from align.values import RecordError
 

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from align.data.load import load
 from align.errors import UserError
-from align.recipe.sections import Source
+from align.recipe.data import Source
 from align.records import Ranking
 
 Read = Callable[..., list[dict[str, Any]]]

@@ -11,7 +11,7 @@ import pytest
 from align.data.formats import FORMATS, Format, LeftOut, chosen, detect
 from align.data.load import load
 from align.errors import UserError
-from align.recipe.sections import Entry, Source
+from align.recipe.data import Entry, Source
 from align.records import Ranking
 from align.values import RecordError
 
