@@ -148,6 +148,32 @@ def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
 
 @app.command(rich_help_panel="Look")
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str | None,
+        option(
+            "--gpu",
+            "A card, as h100-80, or its numbers: mem=48,tflops=181,bandwidth=864. Without it: this machine.",
+            "NAME",
+        ),
+    ] = None,
+    gpus: Annotated[
+        int | None, option("--gpus", "How many of it, a process each; else one.", "N", min=1)
+    ] = None,
+    accelerate_config: AccelerateConfig = None,
+    as_json: Annotated[bool, option("--json", "Print it as JSON, sizes in bytes.")] = False,
+) -> None:
+    """Print the memory and the time that each stage of a recipe needs; nothing is loaded, nothing trains."""
+    with reported():
+        loaded = load(recipe, overrides)
+        from align.plan.run import main as run_plan
+
+        run_plan(loaded, gpu, gpus, accelerate_config, as_json)
+
+
+@app.command(rich_help_panel="Look")
 def report(run: RunFolder) -> None:
     """Write a run's page, report.html: what it is, what came out, what to look at; the stages do it too."""
     with reported():
