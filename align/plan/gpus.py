@@ -58,8 +58,8 @@ def find_gpu(text: str) -> Gpu:
     if found is None:
         raise UserError(
             f"--gpu {text}: known are {', '.join(GPUS)}. For another card give its numbers: "
-            "--gpu mem=48,tflops=181,bandwidth=864 (GiB; dense bfloat16 operations in 1e12 a second; GB that are "
-            "read from memory a second)"
+            "--gpu mem=48,tflops=181,bandwidth=864 (memory in GiB, 1e12 dense bfloat16 operations "
+            "a second, GB of memory read a second)"
         )
     return found
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from align.data.tokenize import Encoded, Encodings
 from align.recipe.sections import Recipe
 
 _RESPONSES, _MOST = 4, 16  # of a ranking, where the data are not known: in the mean, and of a large one
@@ -60,3 +64,30 @@ def limits(recipe: Recipe) -> Lengths:
     return Lengths(
         SftRows(sft, float(sft)), responses, PpoRows(ppo.max_prompt_tokens, ppo.max_response_tokens)
     )
+
+
+def lengths_of_demonstrations(recipe: Recipe, lengths: NDArray[np.int64]) -> Lengths:
+    """The same, but for sft as its demonstrations are: tokens of each [N]."""
+    if not len(lengths):
+        return limits(recipe)
+    rows = SftRows(int(lengths.max()), float(lengths.mean()), len(lengths))
+    return replace(limits(recipe), sft=rows, known=True)
+
+
+def lengths_of_rankings(recipe: Recipe, rankings: Encodings[Encoded]) -> Lengths:
+    """The same, but for rm as its rankings are: by the largest one, and the mean."""
+    if not len(rankings):
+        return limits(recipe)
+    largest = rankings[int(rankings.totals.argmax())]
+    count, total = len(largest.responses), int(rankings.totals.max())
+    response = -(-(total - len(largest.prompt)) // count)
+    rows = RmRows(len(largest.prompt), response, count, float(rankings.totals.mean()), len(rankings))
+    return replace(limits(recipe), rm=rows, known=True)
+
+
+def lengths_of_prompts(recipe: Recipe, lengths: NDArray[np.int64]) -> Lengths:
+    """The same, but for ppo as its prompts are: tokens of each [N]; responses may be as long as they can."""
+    if not len(lengths):
+        return limits(recipe)
+    rows = PpoRows(int(lengths.max()), recipe.ppo.max_response_tokens)
+    return replace(limits(recipe), ppo=rows, known=True)

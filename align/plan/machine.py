@@ -10,8 +10,10 @@ from typing import Literal
 
 import torch
 
+from align.errors import UserError
 from align.plan.gpus import Gpu, like
 
+Sharded = Literal["layers", "states"] | None  # of base and optimizers, among the processes
 # Shares of the sheet's rates that are expected, not measured here. Passes of LoRA on frozen weights reach
 # less than training in full does (PaLM's table of MFU, arXiv 2204.02311: 21% to 46%).
 _PASSES, _READING = 0.35, 0.5
@@ -35,7 +37,7 @@ class Machine:
     read_share: float  # of `bandwidth` that decoding is expected to reach
     source: str  # of the rates
     processes: int = 1
-    sharded: Literal["layers", "states"] | None = None  # what an accelerate configuration shares out
+    sharded: Sharded = None  # what an accelerate configuration shares out
 
     @property
     def fixed(self) -> int:
@@ -48,7 +50,7 @@ class Machine:
         return _LAUNCH if self.device == "gpu" else _CPU_LAUNCH
 
 
-def of_gpu(gpu: Gpu, processes: int = 1, sharded: Literal["layers", "states"] | None = None) -> Machine:
+def of_gpu(gpu: Gpu, processes: int = 1, sharded: Sharded = None) -> Machine:
     """So many of one card."""
     return Machine(
         gpu.name,
@@ -64,7 +66,7 @@ def of_gpu(gpu: Gpu, processes: int = 1, sharded: Literal["layers", "states"] | 
     )
 
 
-def this_machine(processes: int = 1, sharded: Literal["layers", "states"] | None = None) -> Machine:
+def this_machine(processes: int = 1, sharded: Sharded = None) -> Machine:
     """The GPUs that torch sees, by the smallest, or this CPU, whose rates are measured in a moment."""
     if torch.cuda.is_available():
         sizes = [torch.cuda.mem_get_info(i)[1] for i in range(torch.cuda.device_count())]
@@ -122,3 +124,24 @@ def _fields(path: Path) -> Mapping[str, int]:
     except OSError:
         return {}
     return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+
+
+def accelerate_config(path: Path) -> tuple[int, Sharded]:
+    """How many processes an accelerate configuration starts, and what it shares out among them."""
+    from accelerate.commands.config import load_config_from_file
+
+    if not path.is_file():
+        raise UserError(f"--accelerate-config {path}: there is no such file")
+    try:
+        config = load_config_from_file(str(path))
+        kind = config.distributed_type.value
+    except Exception as error:  # accelerate checks little, so it may be of any kind
+        said = " ".join(str(error).split())
+        raise UserError(f"--accelerate-config {path} is not an accelerate configuration: {said}") from error
+    stage = str((config.deepspeed_config or {}).get("zero_stage", ""))
+    sharded: Sharded = None
+    if kind == "FSDP" or (kind == "DEEPSPEED" and stage == "3"):
+        sharded = "layers"
+    elif kind == "DEEPSPEED":
+        sharded = "states"
+    return int(config.num_processes or 1), sharded

@@ -49,7 +49,7 @@ def checkpointing_of(recipe: Recipe, stage: Stage) -> bool | None:
 
 
 def stage_plan(asked: Question, stage: Stage) -> StagePlan:
-    """The plan of one stage; gradient checkpointing that is left to it is on where it does not fit without."""
+    """The plan of one stage; gradient checkpointing on auto is on where the stage does not fit without."""
     said = checkpointing_of(asked.recipe, stage)
     found = stage_memory(asked, stage, bool(said))
     if said is None and found.peak > asked.machine.memory:

@@ -1,4 +1,4 @@
-"""Single steps of decoding, for those who count what they need (align.plan): reading rows and drawing a token."""
+"""Single steps of decoding, for those who count what they need: reading rows and drawing a token."""
 
 from __future__ import annotations
 
