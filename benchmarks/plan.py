@@ -24,8 +24,6 @@ from transformers import (
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
 )
 
 from align.plan.base import plan_base
@@ -39,7 +37,7 @@ from align.stage_table import Stage
 CPU = Machine("this CPU", "cpu", 2**40, 1e11, 1e10, 0.6, 0.5, "said")
 
 
-def llama(kind: type[Any] = LlamaConfig, **more: Any) -> PreTrainedConfig:
+def llama(**more: Any) -> PreTrainedConfig:
     sizes: dict[str, Any] = {
         "hidden_size": 128,
         "intermediate_size": 352,
@@ -48,7 +46,7 @@ def llama(kind: type[Any] = LlamaConfig, **more: Any) -> PreTrainedConfig:
         "num_key_value_heads": 8,
         "vocab_size": 1000,
     }
-    config: PreTrainedConfig = kind(**sizes | {"max_position_embeddings": 2048} | more)
+    config: PreTrainedConfig = LlamaConfig(**sizes | {"max_position_embeddings": 2048} | more)
     return config
 
 
@@ -60,10 +58,9 @@ BASES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama, 50,000 words, tied": lambda: llama(
         vocab_size=50000, tie_word_embeddings=True, num_hidden_layers=4
     ),
-    "qwen2, odd widths": lambda: llama(
-        Qwen2Config, hidden_size=120, intermediate_size=333, num_attention_heads=5, num_key_value_heads=1
+    "llama, odd widths": lambda: llama(
+        hidden_size=120, intermediate_size=333, num_attention_heads=5, num_key_value_heads=1
     ),
-    "qwen3, wide heads": lambda: llama(Qwen3Config, head_dim=48, num_key_value_heads=2),
     "gpt2": lambda: GPT2Config(n_embd=128, n_layer=6, n_head=4, vocab_size=1000, n_positions=2048),
     "gpt-neox": lambda: GPTNeoXConfig(
         hidden_size=128,

@@ -168,12 +168,12 @@ def plan(
     accelerate_config: AccelerateConfig = None,
     as_json: Annotated[bool, option("--json", "Print it as JSON, sizes in bytes.")] = False,
 ) -> None:
-    """Print the memory and the time that each stage of a recipe needs; nothing is loaded, nothing trains."""
+    """Print the memory and the time that each stage needs, and what to change where it does not fit."""
     with reported():
         loaded = load(recipe, overrides)
         from align.plan.run import main as run_plan
 
-        run_plan(loaded, gpu, gpus, accelerate_config, as_json)
+        raise typer.Exit(run_plan(loaded, gpu, gpus, accelerate_config, as_json))
 
 
 @app.command(rich_help_panel="Look")

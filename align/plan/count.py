@@ -107,16 +107,20 @@ class _Attention(torch.autograd.Function):
 
 
 @contextmanager
-def _stand_ins() -> Iterator[None]:
+def _stand_ins(drops: bool) -> Iterator[None]:
     """What the meta device lacks: a kernel for attention, as torch would take the one that keeps all pairs of
-    tokens, and an answer to whether it casts, at which torch raises. No stage casts anywhere."""
+    tokens, and an answer to whether it casts, at which torch raises. No stage casts anywhere.
+
+    drops: whether the device has a kernel with dropout. A CPU has not, and keeps the pairs.
+    """
     functional: Any = torch.nn.functional
     attention, casts = functional.scaled_dot_product_attention, torch.is_autocast_enabled
 
     def attend(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *more: Any, **named: Any
     ) -> Any:
-        if not query.is_meta:
+        dropout = more[0] if more else named.get("dropout_p", 0.0)
+        if not query.is_meta or (dropout and not drops):
             return attention(query, key, value, attn_mask, *more, **named)
         return _Attention.apply(query, key, value, attn_mask)
 
@@ -129,7 +133,7 @@ def _stand_ins() -> Iterator[None]:
 
 
 @contextmanager
-def counted(held: Iterable[Tensor], number: int = 0) -> Iterator[LiveBytes]:
-    """Counts what is alive inside, beside what was held before."""
-    with _stand_ins(), LiveBytes(held, number) as live:
+def counted(held: Iterable[Tensor], number: int = 0, drops: bool = True) -> Iterator[LiveBytes]:
+    """Counts what is alive inside, beside what was held before; `drops` as on a GPU."""
+    with _stand_ins(drops), LiveBytes(held, number) as live:
         yield live

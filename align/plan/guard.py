@@ -196,7 +196,7 @@ def bound(asked: Question, stage: Stage) -> float:
         adapters += 2 * words * width
     each = layers * (32 * width + 24 * inner + 16 * spread + 4 * recipe.lora.rank * 7)
     pairs = (layers if asked.base.spec.attention == "eager" else 2) * heads * 4 * longest
-    logits = 12 * min(2**25 + 2**15 * 8192, tokens * words)
+    logits = 12 * min(2**25 + 2**15 * 8192, tokens * max(words, 2**15))
     kept = recipe.ppo.rollout_batch_size * longest * (width + 30) if stage == "ppo" else 0
     return 4.0 * (2 * matrices + 20 * adapters + tokens * (each + pairs) + logits + kept)
 

@@ -152,7 +152,7 @@ def _sft(asked: Question, model: Model, checkpointing: bool) -> Numbers:
     found[f"{_HELD}policy: trained"] = size(own)
     shown = f"{count} x {rows.longest:,} tokens"
     found[f"{_PASS}training: {shown}"] = passes.sft_pass(
-        adapted, count, rows.longest, cfg.packing, checkpointing
+        adapted, count, rows.longest, cfg.packing, checkpointing, drops=asked.machine.device == "gpu"
     )
     return found
 

@@ -100,9 +100,9 @@ def held_by(module: nn.Module) -> list[Tensor]:
     return [*parameters, *(p.grad for p in parameters if p.grad is not None), *module.buffers()]
 
 
-def peak(module: nn.Module, run: Callable[[], Any], number: int = 0) -> int:
+def peak(module: nn.Module, run: Callable[[], Any], number: int = 0, drops: bool = True) -> int:
     """The most bytes that are alive while `run` goes on, beside what the module holds."""
-    with counted(held_by(module), number) as live:
+    with counted(held_by(module), number, drops) as live:
         run()
     return live.peak
 
@@ -124,8 +124,10 @@ def sft_model(model: Model) -> Any:
     return adapted.train()
 
 
-def sft_pass(adapted: Any, rows: int, length: int, packing: bool, checkpointing: bool) -> int:
-    """A microbatch of the trainer, forward and backward."""
+def sft_pass(
+    adapted: Any, rows: int, length: int, packing: bool, checkpointing: bool, drops: bool = True
+) -> int:
+    """A microbatch of the trainer, forward and backward, dropout included; `drops`: see `counted`."""
     base = adapted.get_base_model()
     if checkpointing:
         if not base.supports_gradient_checkpointing:
@@ -141,7 +143,7 @@ def sft_pass(adapted: Any, rows: int, length: int, packing: bool, checkpointing:
         found = adapted(input_ids=ids, labels=torch.zeros_like(ids), fused_lm_head=True, **inputs)
         (-found.log_probs.sum() / found.label_mask.sum()).backward()
 
-    return peak(adapted, run)
+    return peak(adapted, run, drops=drops)
 
 
 # rm
@@ -205,7 +207,7 @@ def update_pass(forward: Forward, rows: Rows, role: str, entropy: bool, shared: 
     before += [] if prefix.hidden is None else [prefix.hidden]  # the rollout's, which is held
 
     def run() -> None:
-        part = _stacked(prefix)
+        part = stacked(prefix)
         if shared:
             logprobs, entropies, _, values = forward.logprobs_and_values(
                 "policy", "value", part, 1.0, entropy
@@ -223,7 +225,7 @@ def update_pass(forward: Forward, rows: Rows, role: str, entropy: bool, shared: 
     return live.peak
 
 
-def _stacked(prefix: PrefixStates) -> PrefixStates:
+def stacked(prefix: PrefixStates) -> PrefixStates:
     """A copy of the rows, as `stack` makes it of a rollout's, whose lengths are numbers."""
     hidden = None if prefix.hidden is None else prefix.hidden.clone()
     ids, mask = prefix.input_ids.clone(), prefix.attention_mask.clone()

@@ -18,8 +18,11 @@ from align.recipe.load import stages_of
 from align.recipe.sections import Recipe
 
 
-def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None, as_json: bool) -> None:
-    """Prints the plan. Raises UserError for a card that is not known, or a base that cannot be planned."""
+def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None, as_json: bool) -> int:
+    """Prints the plan; gives the exit code, 2 where a stage does not fit.
+
+    Raises UserError for a card that is not known, or a base that cannot be planned.
+    """
     machine = _machine(gpu, gpus, config)
     base = plan_base(recipe.base)
     if not stages_of(recipe):
@@ -31,6 +34,7 @@ def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None,
         print(json.dumps(document(base, machine, found, advices), indent=2))
     else:
         print(text(base, machine, found, advices))
+    return 2 if advices else 0
 
 
 def _machine(gpu: str | None, gpus: int | None, config: Path | None) -> Machine:
