@@ -28,9 +28,17 @@ Change = tuple[str, str, Question]  # what is changed, what it costs, and what i
 
 
 def advise(asked: Question, found: StagePlan) -> list[Advice]:
-    """Changes that together let the stage fit; all that there are, where it does not fit with them either."""
+    """Changes that together let the stage fit; all that there are, where it does not fit with them either.
+
+    What leaves the result as it is comes first, but for passes that no size would help: where what is held
+    alone is too much.
+    """
     advice: list[Advice] = []
-    for next_change in (_microbatch, _checkpointing, _quantized, _spread, _layers, _lengths):
+    passes, base = [_microbatch, _checkpointing], [_quantized, _spread]
+    if asked.machine.processes > 1:  # the cards are there, and sharding changes no number
+        base.reverse()
+    too_much = found.memory.static + asked.machine.fixed > found.room
+    for next_change in [*(base + passes if too_much else passes + base), _layers, _lengths]:
         for change, costs, then in next_change(asked, found):
             try:
                 after = stage_plan(then, found.stage)

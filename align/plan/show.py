@@ -21,7 +21,10 @@ _ROLE = 12  # columns
 
 def gib(size: float) -> str:
     """A size that people can read."""
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
+    for step, unit in ((2**30, "GiB"), (2**20, "MiB")):
+        if abs(size) >= step:
+            return f"{size / step:,.1f} {unit}"
+    return f"{size / 2**10:,.1f} KiB"
 
 
 def text(base: PlannedBase, machine: Machine, plans: Plans, advices: Advices) -> str:

@@ -15,9 +15,11 @@ from align.cli.app import app
 from align.errors import UserError
 from align.models.base import BaseCheckpoint
 from align.plan import guard, machine
+from align.plan.advice import advise
 from align.plan.gpus import GPUS, find_gpu, like
 from align.plan.machine import available, of_gpu
 from align.plan.memory import Question, stage_memory
+from align.plan.stage import stage_plan
 from align.recipe.load import load_recipe
 from align.stages import sft
 
@@ -108,9 +110,23 @@ def test_json_says_the_same_in_bytes_and_what_to_change(base: str, tmp_path: Pat
         assert found["fits"] == (found["peak"] <= found["memory"])
         assert bool(found["advice"]) != found["fits"]
     changes = [one["change"] for one in stages["sft"]["advice"]]
-    assert changes[0] == ("sft.microbatch_size: 1" if base != "qwen3-8b" else "sft.microbatch_size: 4")
-    if base == "llama-70b":
-        assert changes[1:3] == ["sft.gradient_checkpointing: true", "base.quantize: 4bit"]
+    first = {"qwen3-8b": "sft.microbatch_size: 4", "qwen3-32b": "sft.microbatch_size: 1"}
+    assert changes[0] == first.get(base, "base.quantize: 4bit")
+    if base != "qwen3-8b":
+        assert "sft.gradient_checkpointing: true" in changes
+
+
+def test_cards_that_are_there_share_the_base_before_it_is_rounded(tmp_path: Path) -> None:
+    path = recipe_on(tmp_path, "llama-70b")
+    asked = load_recipe(path, ["sft.microbatch_size=1"])
+    question = Question(
+        asked, guard.plan_base(asked.base), guard.limits(asked), of_gpu(find_gpu("h100-80"), 8)
+    )
+    found = stage_plan(question, "sft")
+    (advice,) = advise(question, found)
+    assert advice.change == "--gpus 8 --accelerate-config recipes/accelerate/fsdp2.yaml"
+    assert advice.fits and advice.saves == found.memory.peak - advice.peak
+    assert found.memory.checkpointing  # auto
 
 
 def test_a_card_that_is_not_known_is_an_error_that_lists_the_known_ones(tmp_path: Path) -> None:
