@@ -90,7 +90,7 @@ def _checkpointing(asked: Question, found: StagePlan) -> Iterator[Change]:
 
 def _quantized(asked: Question, found: StagePlan) -> Iterator[Change]:
     spec = asked.base.spec
-    if asked.machine.device != "gpu" or spec.quantize or asked.machine.sharded == "layers":
+    if asked.machine.device != "gpu" or spec.quantize or asked.machine.shards:
         return
     smaller = spec.model_copy(update={"quantize": "4bit"})
     base = replace(asked.base, spec=smaller)
@@ -108,14 +108,14 @@ def _spread(asked: Question, found: StagePlan) -> Iterator[Change]:
     if machine.device != "gpu" or asked.base.spec.quantize:
         return
     counts = [machine.processes] if machine.processes > 1 else []
-    if machine.sharded == "layers":
+    if machine.shards:
         counts = [n for n in _GPUS if n > machine.processes]
     for count in counts or _GPUS:
-        then = with_machine(asked, processes=count, sharded="layers")
+        then = with_machine(asked, processes=count, sharded="fsdp2")
         parts = stage_plan(then, found.stage)
         if parts.fits or count == (counts or _GPUS)[-1]:
             change = f"--gpus {count} --accelerate-config recipes/accelerate/fsdp2.yaml"
-            yield change, "layers are sent to all cards for each pass, which are the base's own", then
+            yield change, "layers are sent to all cards for each pass; the same result", then
             return
 
 

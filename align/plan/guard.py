@@ -40,10 +40,11 @@ class Here:
     total: int
 
 
-def here(device: torch.device, processes: int, sharded: bool) -> Here:
+def here(device: torch.device, processes: int) -> Here:
     """This process's device."""
     kind = sharding.sharding() if processes > 1 else None
-    shared: Sharded = None if kind is None else "layers" if sharded else "states"
+    by: dict[str | None, Sharded] = {None: "states", "FSDP2": "fsdp2"}
+    shared = None if kind is None else by.get(kind.layers, "zero3")
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         free += torch.cuda.memory_reserved(device)
@@ -77,7 +78,7 @@ def settled(
     cannot fit, unless `anyway`.
     """
     said = checkpointing_of(recipe, stage)
-    found = here(accel.device, accel.num_processes, sharding.shard_group(accel) is not None)
+    found = here(accel.device, accel.num_processes)
     asked = Question(recipe, PlannedBase(recipe.base, config), lengths, found.machine)
     on = bool(said)
     if not obvious(asked, stage):

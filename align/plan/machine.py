@@ -13,7 +13,8 @@ import torch
 from align.errors import UserError
 from align.plan.gpus import Gpu, like
 
-Sharded = Literal["layers", "states"] | None  # of base and optimizers, among the processes
+# What processes share out: the base's layers and the optimizers' states (by FSDP2 or ZeRO-3), or these alone.
+Sharded = Literal["fsdp2", "zero3", "states"] | None
 # Shares of the sheet's rates that are expected, not measured here. Passes of LoRA on frozen weights reach
 # less than training in full does (PaLM's table of MFU, arXiv 2204.02311: 21% to 46%).
 _PASSES, _READING = 0.35, 0.5
@@ -38,6 +39,11 @@ class Machine:
     source: str  # of the rates
     processes: int = 1
     sharded: Sharded = None  # what an accelerate configuration shares out
+
+    @property
+    def shards(self) -> bool:
+        """Whether a process has a part of the base's layers alone."""
+        return self.sharded in ("fsdp2", "zero3") and self.processes > 1
 
     @property
     def fixed(self) -> int:
@@ -140,8 +146,10 @@ def accelerate_config(path: Path) -> tuple[int, Sharded]:
         raise UserError(f"--accelerate-config {path} is not an accelerate configuration: {said}") from error
     stage = str((config.deepspeed_config or {}).get("zero_stage", ""))
     sharded: Sharded = None
-    if kind == "FSDP" or (kind == "DEEPSPEED" and stage == "3"):
-        sharded = "layers"
+    if kind == "FSDP":
+        sharded = "fsdp2"
+    elif kind == "DEEPSPEED" and stage == "3":
+        sharded = "zero3"
     elif kind == "DEEPSPEED":
         sharded = "states"
     return int(config.num_processes or 1), sharded

@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel
 
 from align.data.tokenize import Encoded
+from align.models.logprobs import LOGIT_BYTES
 from align.models.roles import Roles
 from align.plan import passes
 from align.plan.base import PlannedBase, precision
@@ -83,8 +84,15 @@ class Question:
 
     @property
     def plain(self) -> bool:
-        """Whether the base will be sharded, whose passes are its own."""
-        return self.machine.sharded == "layers" and self.machine.processes > 1
+        """Whether passes are the base's own, as under DeepSpeed, which puts matrices together one by one."""
+        return self.machine.shards and self.machine.sharded == "zero3"
+
+    @property
+    def logits(self) -> int:
+        """Bytes that log probabilities take on a GPU beyond what is counted, as chunks are larger there."""
+        counted = LOGIT_BYTES * 2**25
+        share = self.machine.memory // 32
+        return max(0, share - counted) if self.machine.device == "gpu" else 0
 
     def share(self, count: int) -> int:
         """This process's part of a global batch."""
@@ -102,6 +110,9 @@ def stage_memory(asked: Question, stage: Stage, checkpointing: bool) -> StageMem
     if asked.base.spec.quantize:  # a matrix is put together before it multiplies
         matrix = asked.base.weights(asked.dtype).matrix
         largest = [replace(part, size=part.size + matrix) for part in largest]
+    if stage == "ppo":
+        reads = ("scoring", "update")
+        largest = [replace(p, size=p.size + asked.logits * (p.who in reads)) for p in largest]
     counted = sum(part.size for part in held) + max(part.size for part in largest)
     margin = asked.machine.fixed + round(FRAGMENTS * counted)
     work = Work(**{name: round(found[_WORK + name]) for name in Work.__dataclass_fields__})
@@ -253,7 +264,7 @@ def _base_parts(asked: Question, found: Numbers) -> list[Part]:
     moved = found.get(f"{_HELD}policy: embeddings that train", 0.0) * asked.dtype.itemsize / 4
     rest = weights.rest - round(moved)
     kind = "in four bits" if asked.base.spec.quantize else str(asked.dtype).removeprefix("torch.")
-    if not asked.plain:
+    if not machine.shards:
         return [Part("base", f"weights, {kind}", weights.layers + rest)]
     return [
         Part("base", f"layers, a part of {machine.processes}, {kind}", weights.layers // machine.processes),

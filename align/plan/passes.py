@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from align.data.tokenize import Encoded
 from align.errors import UserError
+from align.models.adapter_products import multiply_in_input_dtype
 from align.models.batch import PrefixStates, collate
 from align.models.forward import Forward
 from align.models.lora import lora_config
@@ -41,7 +42,7 @@ class Depth:
 
 @dataclass(frozen=True)
 class Model:
-    """A base of some depth, with adapters for it, in a precision; plain passes where it will be sharded."""
+    """A base of some depth, with adapters for it, in a precision; plain: without lean passes."""
 
     base: PlannedBase
     lora: Lora
@@ -118,6 +119,7 @@ def sft_model(model: Model) -> Any:
         warnings.simplefilter("ignore")
         base = model.base.model(model.dtype, model.depth.layers)
         adapted: Any = get_peft_model(base, lora_config(model.adapters(), base))
+        multiply_in_input_dtype(adapted)
         let_train(adapted, "default", saved_paths(model.lora.modules_to_save or (), base))
     add_fused_lm_head(adapted.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
     _with_gradients(adapted)

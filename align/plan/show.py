@@ -30,10 +30,10 @@ def gib(size: float) -> str:
 def text(base: PlannedBase, machine: Machine, plans: Plans, advices: Advices) -> str:
     """The plan as lines."""
     count = f"{machine.processes} x " if machine.processes > 1 else ""
-    spread = {"layers": ", the base's layers shared out", "states": ", optimizer states shared out", None: ""}
+    spread = ", the base's layers shared out" if machine.shards else ""
     lines = [
         f"base     {base.spec.name}: {base.layers} layers",
-        f"machine  {count}{machine.name}{spread[machine.sharded]}: {gib(machine.memory)} for each process",
+        f"machine  {count}{machine.name}{spread}: {gib(machine.memory)} for each process",
         f"rates    {shown_rates(machine)}",
         "rows     the longest that the recipe allows",
     ]

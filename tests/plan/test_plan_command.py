@@ -173,6 +173,15 @@ def test_a_base_without_a_configuration_is_an_error(tmp_path: Path) -> None:
     assert done.exit_code == 2 and "config.json" in done.stderr
 
 
+@pytest.mark.parametrize(("value", "more"), [("maybe", ""), ("yes", "; write true")])
+def test_a_field_that_may_be_auto_says_so(value: str, more: str, tmp_path: Path) -> None:
+    path = recipe_on(tmp_path, "llama-8b", rm={"gradient_checkpointing": value})
+    done = run("recipe", "show", path)
+    assert done.exit_code == 2
+    said = f'rm.gradient_checkpointing: expected true or false or auto; got the text "{value}"{more}'
+    assert said in done.stderr.replace("\n", " ")
+
+
 # Stages
 
 
@@ -257,7 +266,7 @@ def test_checkpointing_is_on_by_itself_where_it_has_to_be(
 
     assert settle(2**40) is False and not told
     with_it = stage_memory(
-        Question(recipe, guard.plan_base(recipe.base), lengths, guard.here(accel.device, 1, False).machine),
+        Question(recipe, guard.plan_base(recipe.base), lengths, guard.here(accel.device, 1).machine),
         "sft",
         True,
     ).peak
@@ -286,6 +295,7 @@ def test_memory_of_a_control_group_is_the_limit(tmp_path: Path) -> None:
 def test_accelerate_configurations_say_what_is_shared_out() -> None:
     folder = ROOT / "recipes" / "accelerate"
     found = {path.stem: machine.accelerate_config(path) for path in folder.glob("*.yaml")}
-    assert found["fsdp2"] == (8, "layers") == found["zero3"]
+    assert found["fsdp2"] == (8, "fsdp2")
+    assert found["zero3"] == (8, "zero3")
     assert found["zero2"] == (8, "states")
     assert found["ddp"] == (8, None)
