@@ -29,7 +29,7 @@ from align.recipe.sections import Recipe
 from align.stage_table import Stage
 
 _SURE = 0.85  # of a counted pass: plans were within 15% of what was measured
-_OBVIOUS = 0.5  # of the memory: below it nothing is counted
+_OBVIOUS = 0.8  # of the memory: a bound below it needs no count
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,9 @@ def bound(asked: Question, stage: Stage) -> float:
     if recipe.lora.modules_to_save:
         adapters += 2 * words * width
     each = layers * (32 * width + 24 * inner + 16 * spread + 4 * recipe.lora.rank * 7)
-    pairs = (layers if asked.base.spec.attention == "eager" else 2) * heads * 4 * longest
+    dropout = any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop"))
+    every = dropout or asked.base.spec.attention == "eager"  # else pairs of tokens are in masks alone
+    pairs = (layers * heads * 6 if every else 16) * longest
     logits = 12 * min(2**25 + 2**15 * 8192, tokens * max(words, 2**15))
     kept = recipe.ppo.rollout_batch_size * longest * (width + 30) if stage == "ppo" else 0
     return 4.0 * (2 * matrices + 20 * adapters + tokens * (each + pairs) + logits + kept)

@@ -247,10 +247,19 @@ shapes = st.fixed_dictionaries(
 
 
 @settings(max_examples=8, deadline=None)
-@given(shapes, st.sampled_from(["sft", "rm", "ppo"]), st.integers(1, 9), st.sampled_from([16, 200]))
-def test_the_bound_is_above_every_plan(shape: dict[str, int], stage: Any, rows: int, length: int) -> None:
+@given(
+    shapes,
+    st.sampled_from(["sft", "rm", "ppo"]),
+    st.integers(1, 9),
+    st.sampled_from([16, 200]),
+    st.sampled_from([None, "eager"]),
+)
+def test_the_bound_is_above_every_plan(
+    shape: dict[str, int], stage: Any, rows: int, length: int, attention: str | None
+) -> None:
     asked = question(
         LlamaConfig(**shape),
+        base={"name": "b", "attention": attention},
         sft={"batch_size": rows, "max_length": length},
         rm={"max_length": length, "microbatch_tokens": rows * length},
         ppo={"max_prompt_tokens": length, "max_response_tokens": length, "microbatch_tokens": rows * length},
