@@ -111,8 +111,7 @@ def stage_memory(asked: Question, stage: Stage, checkpointing: bool) -> StageMem
         matrix = asked.base.weights(asked.dtype).matrix
         largest = [replace(part, size=part.size + matrix) for part in largest]
     if stage == "ppo":
-        reads = ("scoring", "update")
-        largest = [replace(p, size=p.size + asked.logits * (p.who in reads)) for p in largest]
+        largest = [replace(p, size=p.size + asked.logits * _reads_logits(p)) for p in largest]
     counted = sum(part.size for part in held) + max(part.size for part in largest)
     margin = asked.machine.fixed + round(FRAGMENTS * counted)
     work = Work(**{name: round(found[_WORK + name]) for name in Work.__dataclass_fields__})
@@ -123,6 +122,11 @@ def found_parts(found: Numbers, kind: str) -> list[Part]:
     """The numbers of a kind as parts; their names are `kind who: what`."""
     named = [(name.removeprefix(kind), value) for name, value in found.items() if name.startswith(kind)]
     return [Part(who, what, round(value)) for name, value in named for who, what in [name.split(": ", 1)]]
+
+
+def _reads_logits(part: Part) -> bool:
+    """Whether a pass of ppo has log probabilities of the policy's tokens."""
+    return part.who == "scoring" or part.what.startswith("policy")
 
 
 def _whole(asked: Question, count: Callable[[Model], Numbers]) -> Numbers:
