@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from align.plan.flops import Work, again, pairs_of, pass_flops
 from align.plan.machine import Machine
-from align.plan.memory import Question, StageMemory
+from align.plan.memory import Question, StageMemory, sampling_tokens
 from align.stage_table import Stage
 
 
@@ -108,7 +108,7 @@ def _ppo(asked: Question, found: StageMemory) -> StageTime:
     value = _trained(work, length, pairs, 0, found.checkpointing, lower=False)
     update = policy + (value if cfg.has_value_model and not shared else 0)
     flops = mine * (whole + scoring + cfg.ppo_epochs * update)
-    batch = max(1, min(4 * cfg.microbatch_tokens // length, mine))
+    batch = max(1, min(sampling_tokens(asked) // length, mine))
     batches = -(-mine // batch) if cfg.engine != "vllm" else 0
     return _made(asked, found, cfg.iterations, flops, batches * response)
 

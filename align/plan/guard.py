@@ -21,7 +21,7 @@ from align.plan.advice import advise
 from align.plan.base import PlannedBase, plan_base
 from align.plan.lengths import Lengths, limits
 from align.plan.machine import Machine, Sharded, accelerate_config, available
-from align.plan.memory import Question, StageMemory, least_rows, stage_memory
+from align.plan.memory import Question, StageMemory, least_rows, sampling_tokens, stage_memory
 from align.plan.show import gib
 from align.plan.stage import StagePlan, checkpointing_of, set_in, stage_plan
 from align.processes import distributed, sharding
@@ -216,4 +216,4 @@ def _tokens(asked: Question, stage: Stage) -> tuple[int, int]:
         most = max(one, min(recipe.rm.microbatch_tokens, recipe.rm.batch_size * lengths.rm.ranking))
         return most, most
     one = lengths.ppo.prompt + lengths.ppo.response
-    return max(one, min(4 * recipe.ppo.microbatch_tokens, recipe.ppo.rollout_batch_size * one)), one
+    return max(one, min(sampling_tokens(asked), recipe.ppo.rollout_batch_size * one)), one

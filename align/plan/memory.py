@@ -219,7 +219,7 @@ def _ppo(asked: Question, model: Model, checkpointing: bool) -> Numbers:
         return Rows(count, lengths.prompt, lengths.response)
 
     if cfg.engine != "vllm":
-        sampled = rows(4 * cfg.microbatch_tokens, cfg.rollout_batch_size)
+        sampled = rows(sampling_tokens(asked), cfg.rollout_batch_size)
         prompts = max(1, sampled.count // cfg.responses_per_prompt)
         first, last = passes.sampling_passes(roles, prompts, sampled)
         found[f"{_PASS}sampling: {prompts} prompts of {lengths.prompt:,} tokens"] = first
@@ -232,6 +232,21 @@ def _ppo(asked: Question, model: Model, checkpointing: bool) -> Numbers:
             forward, updated, role, bool(cfg.entropy_coef), shared
         )
     return found
+
+
+def sampling_tokens(asked: Question) -> int:
+    """How many tokens are decoded together, as `batch_tokens` of align.sampling.engines says it."""
+    cfg, config = asked.recipe.ppo, asked.base.config.get_text_config()
+    if cfg.sampling_tokens is not None:
+        return cfg.sampling_tokens
+    cached = 0
+    if asked.machine.device == "gpu" and cfg.engine == "hf":
+        heads = int(getattr(config, "num_attention_heads", 0) or 0)
+        head = int(getattr(config, "head_dim", 0) or (config.hidden_size // heads if heads else 0))
+        shared = int(getattr(config, "num_key_value_heads", 0) or heads)
+        each = 2 * asked.base.layers * shared * head * asked.dtype.itemsize
+        cached = asked.machine.memory // 8 // each if each else 0
+    return max(4 * cfg.microbatch_tokens, cached)
 
 
 def _shown(rows: Rows) -> str:
