@@ -66,6 +66,7 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Look at a recipe without running it (show, schema).", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Look")
 
+Anyway = Annotated[bool, option("--anyway", "Start also where the plan says that memory will not do.")]
 Restart = Annotated[bool, option("--restart", "Start anew; what is there is set aside, not deleted.")]
 AcceptChanged = Annotated[
     Accepted | None,
@@ -92,20 +93,22 @@ def _training(stages: list[Stage] | None) -> Callable[..., None]:
         overrides: Overrides = None,
         restart: Restart = False,
         accept_changed: AcceptChanged = None,
+        anyway: Anyway = False,
         num_processes: Processes = None,
         accelerate_config: AccelerateConfig = None,
     ) -> None:
         accepted = [accept_changed] if accept_changed else []
-        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config, accepted)
+        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config, accepted, anyway)
 
     def command(
         recipe: RecipeFile,
         overrides: Overrides = None,
         restart: Restart = False,
+        anyway: Anyway = False,
         num_processes: Processes = None,
         accelerate_config: AccelerateConfig = None,
     ) -> None:
-        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config)
+        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config, anyway=anyway)
 
     return with_rewards if stages is None or "ppo" in stages else command
 
@@ -145,6 +148,32 @@ def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
         from align.check.run import main as run_check
 
         raise typer.Exit(run_check(loaded, str(recipe)))
+
+
+@app.command(rich_help_panel="Look")
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str | None,
+        option(
+            "--gpu",
+            "A card, as h100-80, or its numbers: mem=48,tflops=181,bandwidth=864. Without it: this machine.",
+            "NAME",
+        ),
+    ] = None,
+    gpus: Annotated[
+        int | None, option("--gpus", "How many of it, a process each; else one.", "N", min=1)
+    ] = None,
+    accelerate_config: AccelerateConfig = None,
+    as_json: Annotated[bool, option("--json", "Print it as JSON, sizes in bytes.")] = False,
+) -> None:
+    """Print the memory and the time that each stage needs, and what to change where it does not fit."""
+    with reported():
+        loaded = load(recipe, overrides)
+        from align.plan.run import main as run_plan
+
+        raise typer.Exit(run_plan(loaded, gpu, gpus, accelerate_config, as_json))
 
 
 @app.command(rich_help_panel="Look")

@@ -100,10 +100,11 @@ def run_stages(
     num_processes: int | None,
     accelerate_config: Path | None,
     accepted: Sequence[Accepted] = (),
+    anyway: bool = False,
 ) -> None:
     """Runs these stages of a recipe, or all of them, here or in processes that are started for each.
 
-    accepted: what may have changed since ppo began.
+    accepted: what may have changed since ppo began. anyway: also where the plan says that memory will not do.
     """
     with reported() as context:
         recipe = load(path, overrides)
@@ -111,16 +112,23 @@ def run_stages(
         from align.recipe.load import stages_of
 
         elsewhere = launch.needed(num_processes, accelerate_config)
-        for stage in stages_of(recipe) if stages is None else stages:
+        chosen = stages_of(recipe) if stages is None else stages
+        if len(chosen) > 1 and not anyway:
+            from align.plan.guard import check_all
+
+            check_all(recipe, chosen, num_processes, accelerate_config)
+        for stage in chosen:
             context.stage, context.folder = stage, recipe.run.path / stage
             if not elsewhere:
                 module = importlib.import_module(STAGES[stage].module)
                 quiet_bars()
-                more = {"accepted": accepted} if stage == "ppo" and accepted else {}
+                more: dict[str, Any] = {"accepted": accepted} if stage == "ppo" and accepted else {}
+                more |= {"anyway": True} if anyway else {}
                 module.run(recipe, restart=restart, **more)
                 continue
             arguments = [stage, str(path), *(part for o in overrides or () for part in ("--set", o))]
             arguments += ["--restart"] if restart else []
+            arguments += ["--anyway"] if anyway else []
             if stage == "ppo":
                 arguments += [part for what in accepted for part in ("--accept-changed", what)]
             code = launch.start(stage, arguments, num_processes, accelerate_config, recipe.run.grace)

@@ -51,6 +51,8 @@ class Forward:
     logits: whether log probabilities will be read; raises UserError where the base's last step is not known.
     gradient_checkpointing: a role's layers keep their inputs alone, and run again in the backward pass;
     raises UserError where the base's layers are not found.
+    proof: without it no probe runs, and what a base of this kind allows is taken for granted: for one that
+    has no weights (meta tensors), whose passes are only counted.
     """
 
     def __init__(
@@ -60,18 +62,20 @@ class Forward:
         min_response_tokens: int = 0,
         logits: bool = True,
         gradient_checkpointing: bool = False,
+        proof: bool = True,
     ) -> None:
         self.roles = roles
         self.eos_id, self.min_response_tokens = eos_id, min_response_tokens
         self.share_prompt = False
         self.blocks_from: int | None = None  # tokens of a packed row from which on attention goes by blocks
-        check_padding(roles.base)
+        if proof:
+            check_padding(roles.base)
         self.split = roles.lowest_adapted_layer
         self._off: dict[str, str] = {}  # a saving that this base does not allow -> why
-        if self.split and not (_splittable(roles.decoder) and self._split_agrees()):
+        if self.split and not (_splittable(roles.decoder) and (not proof or self._split_agrees())):
             self.split = 0
             self._off["split"] = "its lower layers, which have no adapter, cannot be run apart"
-        if why := self._not_fused():
+        if why := self._not_fused(proof):
             self._off["lean"] = why
         self.fused = not why
         self.checkpointed_layers = layers_of(roles.decoder) if gradient_checkpointing else []
@@ -81,7 +85,7 @@ class Forward:
                 "run again one by one: take it out, and lower microbatch_tokens"
             )
         if logits:
-            roles.prove_logits()
+            roles.prove_logits(proof)
 
     def refuse_sharing(self, why: str | None) -> None:
         """Rankings come packed from now on, unless there is a reason against it."""
@@ -273,7 +277,7 @@ class Forward:
             return False
         return bool(torch.equal(whole[mask], upper[mask]))
 
-    def _not_fused(self) -> str | None:
+    def _not_fused(self, proof: bool) -> str | None:
         """Why passes are the model's own; None: they are those of `fused_llama`."""
         layers = layers_of(self.roles.decoder)
         if self.roles.shard_group and not all(isinstance(layer, FSDPModule) for layer in layers):
@@ -283,7 +287,7 @@ class Forward:
                 "they are for Llama, Mistral, Qwen2 and Qwen3 with plain LoRA, and base.attention sdpa or "
                 "flash_attention_2"
             )
-        return None if self._fused_agrees() else "they give other numbers than its own passes"
+        return None if not proof or self._fused_agrees() else "they give other numbers than its own passes"
 
     @torch.no_grad()
     def _fused_agrees(self) -> bool:

@@ -31,7 +31,7 @@ from align.errors import AlignError, UserError, ran_out_of_memory
 from align.models.adapter_products import multiply_in_input_dtype
 from align.models.adapters import apart, parameters_of, read_adapter
 from align.models.heads import ScalarHead
-from align.models.logits import LastStep, last_step
+from align.models.logits import LastStep, last_step, said_step
 from align.models.saved_modules import mark, same, take_over
 from align.models.text_part import output_width, text_decoder
 from align.processes import sharding
@@ -186,6 +186,11 @@ class Roles(nn.Module):
         return [base, *(Held(role, p, optimizers.get(role)) for role, p in own.items())]
 
     @property
+    def names(self) -> list[str]:
+        """Of all roles."""
+        return list(self._trains)
+
+    @property
     def active(self) -> str | None:
         """The active role."""
         return self._active
@@ -245,11 +250,12 @@ class Roles(nn.Module):
         """A pass through all layers, its result unused, because another process makes one."""
         self.decoder(input_ids=torch.ones(1, 1, dtype=torch.int64, device=self.base.device), use_cache=False)
 
-    def prove_logits(self) -> None:
+    def prove_logits(self, proof: bool = True) -> None:
         """Learn what the base does with its logits at last, by passes that every process of a shard group
-        makes; raises UserError where it is not known."""
+        makes; raises UserError where it is not known. Without proof, what its configuration says is taken."""
         if self._last_step is None:
-            self._last_step = last_step(self.base, self.decoder)
+            config = self.base.config.get_text_config()
+            self._last_step = last_step(self.base, self.decoder) if proof else said_step(config)
 
     @property
     def last_step(self) -> LastStep:

@@ -65,7 +65,15 @@ def skeleton(base: BaseCheckpoint) -> PreTrainedModel:
 
     Raises UserError where it is no language model whose decoder can be read apart from its output layer.
     """
-    name, config = f"base {base.spec.name}", copy.deepcopy(base.config)
+    return built(f"base {base.spec.name}", base.config, base.spec.trust_remote_code)
+
+
+def built(name: str, config: PreTrainedConfig, trusted: bool = False, **more: Any) -> PreTrainedModel:
+    """The same of a configuration.
+
+    name: what messages call it. more: what transformers' from_config takes.
+    """
+    config = copy.deepcopy(config)
     if config.is_encoder_decoder:
         raise UserError(
             f"{name} is an encoder-decoder ({config.model_type}): it writes an answer with another part than "
@@ -74,9 +82,7 @@ def skeleton(base: BaseCheckpoint) -> PreTrainedModel:
         )
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = auto_class(config).from_config(
-                config, trust_remote_code=base.spec.trust_remote_code
-            )
+            model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=trusted, **more)
     except _UNFIT as error:
         raise UserError(
             f"{name}: transformers cannot build a language model of its config.json: {first_line(error)}. "

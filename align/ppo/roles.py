@@ -115,7 +115,7 @@ def prepare(
             roles,
             setup.template.eos_id,
             recipe.ppo.min_response_tokens,
-            gradient_checkpointing=recipe.ppo.gradient_checkpointing,
+            gradient_checkpointing=recipe.ppo.gradient_checkpointing is True,
         ),
         optimizers,
         setup,

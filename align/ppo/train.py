@@ -24,6 +24,7 @@ from align.models.adapters import save_adapter, save_head
 from align.objectives.kl import reverse_k3
 from align.objectives.masked import masked_sum, mean_and_var, moments
 from align.plan.flops import work_of
+from align.plan.lengths import lengths_of_prompts
 from align.plan.speed import Computed, of_scoring, of_updates, peak_memory, speed
 from align.ppo.advantages import AdvantageEstimate, estimate
 from align.ppo.monitor import (
@@ -58,11 +59,13 @@ from align.stage_table import Accepted
 from align.stages.frame import Inputs
 
 
-def run(recipe: Recipe, restart: bool = False, accepted: Sequence[Accepted] = ()) -> None:
+def run(
+    recipe: Recipe, restart: bool = False, accepted: Sequence[Accepted] = (), anyway: bool = False
+) -> None:
     """Train the policy that the recipe describes, or go on from its newest checkpoint.
 
-    accepted: what may have changed since it began. Raises MissingStage where an earlier stage has not
-    finished, UserError where something must be changed.
+    accepted: what may have changed since it began. anyway: also where memory will not do. Raises MissingStage
+    where an earlier stage has not finished, UserError where something must be changed.
     """
     cfg, inputs = recipe.ppo, Inputs(recipe, "ppo", restart, accepted)
     sft = inputs.parent("sft", "sft", cfg.sft)
@@ -84,6 +87,7 @@ def run(recipe: Recipe, restart: bool = False, accepted: Sequence[Accepted] = ()
             raise UserError(
                 "ppo.keep: best needs held-out prompts to compare iterations: data.prompts.held_out"
             )
+        recipe = inputs.settled(stage, lengths_of_prompts(recipe, prompts.lengths), anyway)
         context = prepare(recipe, inputs.setup, sft, sources, guard)
         held.callback(context.engine.close)
         for remark in [*context.forward.remarks(), *context.engine.remarks()]:

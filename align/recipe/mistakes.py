@@ -150,7 +150,7 @@ def leaves(keys: Keys = ()) -> Iterator[Keys]:
 def expected(schema: dict[str, Any]) -> str:
     """What a value may be: "a whole number above 0 or null"."""
     if "anyOf" in schema:
-        kinds = {option.get("type") for option in schema["anyOf"]}
+        kinds = {option.get("type") for option in schema["anyOf"] if "const" not in option}
         if {"string", "boolean"} <= kinds:
             return "a value or a list of them" + (" or null" if "null" in kinds else "")
         words = list(dict.fromkeys(expected(option) for option in schema["anyOf"]))

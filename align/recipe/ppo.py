@@ -140,8 +140,8 @@ class PPO(Training):
         description="tokens in one decoding batch of one process; null: four times microbatch_tokens, or "
         "what an eighth of a GPU's memory caches, if that is more",
     )
-    gradient_checkpointing: Annotated[bool, MayChange()] = Field(
-        False, description="save memory by computing activations twice"
+    gradient_checkpointing: Annotated[bool | Literal["auto"], MayChange()] = Field(
+        "auto", description="save memory by computing activations twice; auto: where it would not fit without"
     )
     ppo_epochs: PositiveInt = Field(2, description="passes over one rollout")
     max_prompt_tokens: PositiveInt = Field(512, description="a longer prompt is a bad record")

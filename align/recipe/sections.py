@@ -121,8 +121,8 @@ class SFT(Supervised):
     packing: bool = Field(
         False, description="lay a forward pass's demonstrations end to end, without padding"
     )
-    gradient_checkpointing: Annotated[bool, MayChange()] = Field(
-        False, description="save memory by computing activations twice"
+    gradient_checkpointing: Annotated[bool | Literal["auto"], MayChange()] = Field(
+        "auto", description="save memory by computing activations twice; auto: where it would not fit without"
     )
 
 
@@ -135,8 +135,8 @@ class RM(Supervised):
     microbatch_tokens: Annotated[PositiveInt, MayChange()] = Field(
         4096, description="tokens in one forward pass of one process, padding included"
     )
-    gradient_checkpointing: Annotated[bool, MayChange()] = Field(
-        False, description="save memory by computing activations twice"
+    gradient_checkpointing: Annotated[bool | Literal["auto"], MayChange()] = Field(
+        "auto", description="save memory by computing activations twice; auto: where it would not fit without"
     )
     share_prompt: Annotated[bool, MayChange()] = Field(
         True, description="encode a prompt once for all its responses; false: a row a response"

@@ -30,6 +30,8 @@ from align.errors import UserError
 from align.models.base import BaseCheckpoint, find_base
 from align.models.slices import NotInSlices, check_slices
 from align.models.text_part import name_decoder, text_decoder
+from align.plan.guard import settled
+from align.plan.lengths import Lengths
 from align.processes import distributed, sharding
 from align.processes.determinism import choose_kernels
 from align.recipe.data import Entry, Source
@@ -187,6 +189,12 @@ class Inputs:
             write_text(path, "".join(json_line(problem.to_dict()) for problem in found))
             stage.say(f"{len(found)} records are left out; {path} lists them with what is wrong")
         return train, held_out
+
+    def settled(self, stage: StageRun, lengths: Lengths, anyway: bool) -> Recipe:
+        """The recipe as the stage will run, see `align.plan.guard.settled`; UserError where it cannot fit."""
+        return settled(
+            self.recipe, self.stage, self.setup.base.config, self.setup.accel, lengths, stage.say, anyway
+        )
 
     @contextmanager
     def open(self) -> Iterator[StageRun]:

@@ -39,6 +39,7 @@ from align.models.roles import Roles, tensors_of
 from align.models.scoring import ranking_scores, score_rankings
 from align.objectives.bradley_terry import batch_loss, has_pair, pair_accuracy
 from align.plan.flops import work_of
+from align.plan.lengths import lengths_of_rankings
 from align.plan.speed import of_rankings, peak_memory, speed
 from align.processes import distributed
 from align.processes.sharding import shared_out
@@ -61,10 +62,11 @@ _PROBES = 16  # rankings scored before saving and after loading
 _RELOAD_TOLERANCE = 1e-5  # relative; the same numbers up to the batch's padding
 
 
-def run(recipe: Recipe, restart: bool = False) -> None:
+def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
     """Train the reward model that the recipe describes, or go on from its newest checkpoint.
 
-    Raises MissingStage where sft has not finished, UserError where something must be changed first.
+    anyway: also where memory will not do. Raises MissingStage where sft has not finished, UserError where
+    something must be changed first.
     """
     cfg, inputs = recipe.rm, Inputs(recipe, "rm", restart)
     setup, accel = inputs.setup, inputs.setup.accel
@@ -85,7 +87,9 @@ def run(recipe: Recipe, restart: bool = False) -> None:
                 "data.rankings: no training ranking decides any comparison; all responses are tied"
             )
         zero = centring_rows(demonstrations, train, recipe, setup)
-        forward = _model(setup, sft, recipe.run.seed, cfg.head_std, cfg.gradient_checkpointing)
+        recipe = inputs.settled(stage, lengths_of_rankings(recipe, encoded[0]), anyway)
+        checkpointing = recipe.rm.gradient_checkpointing is True
+        forward = _model(setup, sft, recipe.run.seed, cfg.head_std, checkpointing)
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
         if cfg.share_prompt:
             share_prompts(forward, "reward", longest)

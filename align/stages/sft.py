@@ -33,6 +33,7 @@ from align.models.saved_modules import let_train, saved_paths
 from align.models.suitable import check_base
 from align.models.text_part import text_decoder
 from align.plan.flops import work_of
+from align.plan.lengths import lengths_of_demonstrations
 from align.plan.speed import Computed, of_demonstrations
 from align.processes.distributed import check_divisible, more_elsewhere, share, total
 from align.recipe.sections import SFT, Recipe
@@ -55,10 +56,11 @@ _METRICS = {
 }
 
 
-def run(recipe: Recipe, restart: bool = False) -> None:
+def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
     """Train the SFT adapter that the recipe describes, or go on from its newest checkpoint.
 
-    Raises UserError where the recipe, the base or the data must be changed first.
+    anyway: also where memory will not do. Raises UserError where the recipe, the base or the data must be
+    changed first.
     """
     cfg, inputs = recipe.sft, Inputs(recipe, "sft", restart)
     check_base(inputs.setup.base, recipe.lora)
@@ -69,6 +71,7 @@ def run(recipe: Recipe, restart: bool = False) -> None:
             return
         train, held_out = inputs.encode(stage, Demonstration, encode_demonstrations, cfg.max_length)
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
+        recipe = inputs.settled(stage, lengths_of_demonstrations(recipe, train.lengths), anyway)
         trainer = _trainer(recipe, inputs.setup, stage, train, _rows(held_out), steps)
         _tell(trainer, recipe, stage)
         trainer.go()
@@ -272,7 +275,7 @@ def _arguments(
         warmup_steps=math.ceil(cfg.warmup * steps),
         weight_decay=cfg.weight_decay,
         max_grad_norm=cfg.max_grad_norm,
-        gradient_checkpointing=cfg.gradient_checkpointing,
+        gradient_checkpointing=cfg.gradient_checkpointing is True,
         router_aux_loss_coef=balancing,
         save_steps=cfg.checkpoint_every,
         # The rows are tokenised, labelled and in order; packed, a microbatch is one row without padding.

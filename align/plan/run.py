@@ -1,0 +1,46 @@
+"""`align plan`: what a recipe needs on a machine, printed; nothing is loaded, and nothing trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from align.errors import UserError
+from align.plan.advice import advise
+from align.plan.base import plan_base
+from align.plan.gpus import find_gpu
+from align.plan.lengths import limits
+from align.plan.machine import Machine, Sharded, accelerate_config, of_gpu, this_machine
+from align.plan.memory import Question
+from align.plan.show import document, text
+from align.plan.stage import plans
+from align.recipe.load import stages_of
+from align.recipe.sections import Recipe
+
+
+def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None, as_json: bool) -> int:
+    """Prints the plan; gives the exit code, 2 where a stage does not fit.
+
+    Raises UserError for a card that is not known, or a base that cannot be planned.
+    """
+    machine = _machine(gpu, gpus, config)
+    base = plan_base(recipe.base)
+    if not stages_of(recipe):
+        raise UserError("the recipe has no stage whose memory could be planned")
+    found = plans(recipe, base, machine)
+    asked = Question(recipe, base, limits(recipe), machine)
+    advices = {stage: advise(asked, plan) for stage, plan in found.items() if not plan.fits}
+    if as_json:
+        print(json.dumps(document(base, machine, found, advices), indent=2))
+    else:
+        print(text(base, machine, found, advices))
+    return 2 if advices else 0
+
+
+def _machine(gpu: str | None, gpus: int | None, config: Path | None) -> Machine:
+    count = gpus or 1
+    sharded: Sharded = None
+    if config is not None:
+        processes, sharded = accelerate_config(config)
+        count = gpus or processes
+    return this_machine(count, sharded) if gpu is None else of_gpu(find_gpu(gpu), count, sharded)
