@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import and_, exists, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
 from align.records import Ranking
@@ -24,10 +24,11 @@ from labeling.answers import (
     ranks_of,
     written_in,
 )
-from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, is_newest, now
+from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, Verdict, is_newest, now, standing
 from labeling.store.people import add_person, good_name
 from labeling.store.queue import HELD, lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion, prefilled_ranks
+from labeling.store.summary import summarise
 
 MAX_DRAFT = 400_000  # characters of JSON
 _TOGETHER = 1000  # rows asked for at once
@@ -39,6 +40,11 @@ _ANSWERED = (
     "You have answered this task already, in another tab or browser. Nothing here is lost: submit again to "
     "put this answer in the place of that one."
 )
+_DECIDED = (
+    "{name} has decided this task already. Nothing was changed: look at that decision, or submit again to "
+    "put yours in its place."
+)
+REJECTED = "rejected"  # the kind of a label that takes one back which a reviewer rejected
 
 
 _UNTOUCHED = "You changed nothing: change it, or say that it is right as it stands."
@@ -63,11 +69,6 @@ class NewerDraft(UserError):
     def __init__(self, content: dict[str, Any], revision: int) -> None:
         super().__init__("This task was worked on elsewhere meanwhile.")
         self.content, self.revision = content, revision
-
-
-def standing(until: int | None = None) -> ColumnElement[bool]:
-    """The condition that a label stands: nothing (up to label `until`) replaces it, it takes nothing back."""
-    return and_(is_newest(until), Label.kind != "withdrawn")
 
 
 def keep_guideline(session: Session, text: str) -> str:
@@ -126,6 +127,7 @@ def submit(
     if untouched != given.affirmed:
         raise UserError(_UNTOUCHED if untouched else _TOUCHED)
     before = _before(session, person, item, given.adjudicates)
+    _check_before(session, person, item, before, given)
     label = Label(
         item_id=item.id,
         person_id=person.id,
@@ -148,6 +150,7 @@ def submit(
     session.flush()  # the rest first: in PostgreSQL other people's labels wait from the label on
     session.add(label)  # whole: it can't be changed once it is written
     session.flush()
+    summarise(session, [item.id])
     return label
 
 
@@ -164,6 +167,23 @@ def is_untouched(
 
 def _plain(text: str) -> str:
     return text.replace("\r\n", "\n").strip()
+
+
+def _check_before(session: Session, person: Person, item: Item, before: int | None, given: Answer) -> None:
+    """A decision replaces another reviewer's only knowingly; what was rejected is not given again."""
+    found = session.get(Label, before) if before is not None else None
+    if found is None:
+        return
+    if given.adjudicates:
+        if (
+            found.person_id != person.id
+            and found.kind != REJECTED
+            and found.submission not in given.instead_of
+        ):
+            name = session.get_one(Person, found.person_id).name
+            raise Superseded(_DECIDED.format(name=name), found.submission)
+    elif found.kind == REJECTED and own_slot(session, person.id, item.id) is None:
+        raise UserError("A reviewer rejected your earlier answer to this task, which went to somebody else.")
 
 
 def _submitted(session: Session, person: Person, item: Item, given: Answer) -> Label | None:
@@ -261,6 +281,7 @@ def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
             people[name].disabled = now()
         if people[name].role != "machine":  # its labels come from here, exported: no person said so
             kept += _keep_ranking(session, item, people[name], ranking)
+    summarise(session, {number for number, _ in said})
     return kept
 
 
@@ -323,11 +344,15 @@ def last_own(session: Session, person: Person, item: int | None = None) -> Label
     return session.scalars(mine.order_by(Label.id.desc()).limit(1)).first()
 
 
-def history(session: Session, person: Person, limit: int = 200) -> list[tuple[Label, Item]]:
-    """A person's own labels that stand, newest first."""
-    query = select(Label, Item).join(Item, Item.id == Label.item_id)
-    query = query.where(Label.person_id == person.id, standing())
-    return [(label, item) for label, item in session.execute(query.order_by(Label.id.desc()).limit(limit))]
+def history(session: Session, person: Person, limit: int = 200) -> list[tuple[Label, Item, Verdict | None]]:
+    """A person's own labels that stand or were rejected, newest first, with what a reviewer said."""
+    said = or_(Verdict.label_id == Label.id, and_(Label.kind == REJECTED, Verdict.label_id == Label.replaces))
+    later = aliased(Verdict)
+    said = and_(said, ~exists().where(later.replaces == Verdict.id))
+    query = select(Label, Item, Verdict).join(Item, Item.id == Label.item_id).outerjoin(Verdict, said)
+    query = query.where(Label.person_id == person.id, is_newest(), Label.kind != "withdrawn")
+    found = session.execute(query.order_by(Label.id.desc()).limit(limit))
+    return [(label, item, verdict) for label, item, verdict in found]
 
 
 def _before(session: Session, person: Person, item: Item, adjudicates: bool) -> int | None:

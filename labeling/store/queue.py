@@ -152,7 +152,10 @@ def _available(person: Person, rules: Rules) -> Select[Slot]:
     # No index for it: items are read by priority, up to the first free one.
     state = func.coalesce(Slot.state, "")
     skipped = exists().where(
-        Label.item_id == Slot.item_id, Label.person_id == person.id, Label.kind == "skip", is_newest()
+        Label.item_id == Slot.item_id,
+        Label.person_id == person.id,
+        Label.kind.in_(("skip", "rejected")),
+        is_newest(),
     )
     machines = exists().where(
         Item.kind == "rank", Suggestion.item_id == Slot.item_id, Suggestion.draw >= (rules.audit or 0.0)

@@ -17,8 +17,8 @@ from align.recipe.labeling import MAX_RESPONSES
 from align.records import RecordKind
 from labeling.client import Added, Task
 from labeling.figures.shapes import Figures
-from labeling.store.labels import standing as that_stands
 from labeling.store.models import Item, Label, Person
+from labeling.store.models import standing as that_stands
 from labeling.store.records import Filters, prompt_of, records
 from labeling.store.suggestions import AddedSuggestions, add_suggestions, unscored
 from labeling.web.config import Config

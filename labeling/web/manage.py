@@ -10,8 +10,7 @@ from sqlalchemy import func, select
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
-from labeling.store.labels import standing
-from labeling.store.models import Item, Label, Person, Slot
+from labeling.store.models import Item, Label, Person, Slot, standing
 from labeling.store.people import ROLES, add_person, disable, new_token
 from labeling.web.pages import page
 from labeling.web.security import Admin, Form, SignedInRoute, Visitor

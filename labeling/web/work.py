@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from align.errors import UserError
 from align.stats.rankings import disagreement
 from labeling.answers import FLAGS, KINDS, SKIP_REASONS, Answer, drawn_order, ranks_of
-from labeling.store import labels, queue
-from labeling.store.models import Draft, Item, Label, Suggestion
+from labeling.store import labels, queue, review
+from labeling.store.models import Draft, Item, Label, Suggestion, standing
 from labeling.store.suggestions import AFTER, PREFILLED, SEEN, suggestion_for
 from labeling.web.keys import KEYS, keys_of
 from labeling.web.numbers import MOST, item_of, number_of
@@ -81,6 +81,9 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         prefilled = suggested if draft and draft.suggestion_shown == PREFILLED else None
         last = labels.last_own(session, who.person)
         counts = _counts(session, who)
+        returned = (
+            review.remark_on(session, who.person, item.id) if slot and slot.state == "reopened" else None
+        )
     task = {
         "number": number_of(config.secret, item.id),
         "person": who.person.id,
@@ -118,6 +121,8 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         last=last.id if last else None,
         counts=counts,
         others=others,
+        returned=returned,
+        gold=[item.gold[i] for i in order] if adjudicates and item.gold else None,
     )
 
 
@@ -246,6 +251,6 @@ def change_keys(who: SignedIn) -> Response:
 
 def _counts(session: Session, who: Visitor) -> dict[str, int]:
     """How many tasks the person has done, and how many wait for them."""
-    query = select(func.count()).select_from(Label).where(labels.standing(), Label.person_id == who.person.id)
+    query = select(func.count()).select_from(Label).where(standing(), Label.person_id == who.person.id)
     done = session.scalar(query.where(Label.kind != "skip")) or 0
     return {"done": done, "waiting": queue.waiting(session, who.person, who.config.rules)}
