@@ -20,10 +20,11 @@ from align.messages import TOOLS
 from align.records import Demonstration, Prompt, Ranking
 from align.values import RecordError
 from labeling.answers import KINDS, ORDERING, UNSTORABLE, storable
+from labeling.store.assignment import NEEDS, name_people, needs_of
 from labeling.store.models import Item, Person, Response, Slot, in_turn
 
-_KEYS = ("prompt", TOOLS, "responses", "kind", "priority", "overlap", "gold", "meta")
-_LISTS = ("responses", "gold", "meta")  # a table has them as text
+_KEYS = ("prompt", TOOLS, "responses", "kind", "priority", "overlap", "gold", "meta", *NEEDS)
+_LISTS = ("responses", "gold", "meta", "people", "skills")  # a table has them as text
 _RESPONSE_KEYS = ("text", "origin", "author")
 _TOGETHER = 400  # rows written at once
 
@@ -80,6 +81,7 @@ def made_of(
             if author is not None and author not in names:
                 raise RecordError("author", f"nobody is called {author[:40]!r}")
             response.author_id = names.get(author) if author else None
+        name_people(item.needs, names)
         yield item, ranking
 
 
@@ -162,6 +164,7 @@ def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
     if not storable(meta):
         raise RecordError("meta", UNSTORABLE)
     item.meta = dict(meta)
+    item.needs = needs_of(row)
     if row.get("gold") is not None:
         gold = {"prompt": row["prompt"], "responses": [r.text for r in responses], "ranks": row["gold"]}
         if item.kind not in ORDERING:

@@ -268,7 +268,7 @@ def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
     A person without an account gets one that is closed. Later rankings of a person replace earlier ones.
     """
     kept, said = 0, list(said)
-    _lock(session, {number for number, _ in said})
+    lock_all(session, {number for number, _ in said})
     people = {person.name: person for person in session.scalars(select(Person))}
     for number, ranking in said:
         item = session.get_one(Item, number)
@@ -322,7 +322,7 @@ def _keep_ranking(session: Session, item: Item, person: Person, ranking: Ranking
     return True
 
 
-def _lock(session: Session, items: set[int]) -> None:
+def lock_all(session: Session, items: set[int]) -> None:
     """Take what others hold while they wait to write a label: the tasks, then their places.
 
     To be called before the first of several labels in a transaction, so that it waits for nobody after that.

@@ -104,7 +104,27 @@ class Item(Tables):
     meta: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created: Mapped[datetime] = mapped_column(default=now)
     created_by: Mapped[int | None] = mapped_column(ForeignKey("person.id"))
+    hidden: Mapped[datetime | None] = mapped_column()  # given to nobody any more
+    needs: Mapped[list[Need]] = relationship(order_by="Need.kind, Need.value", cascade="all, delete-orphan")
     responses: Mapped[list[Response]] = relationship(order_by="Response.position", lazy="selectin")
+
+
+class Need(Tables):
+    """What a person must have to be given a task: to be one of the people, a skill, a language."""
+
+    __tablename__ = "need"
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(10), primary_key=True)  # person, skill, language
+    value: Mapped[str] = mapped_column(String(80), primary_key=True)  # of a person the number
+
+
+class Ability(Tables):
+    """A skill or a language of a person."""
+
+    __tablename__ = "ability"
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(10), primary_key=True)  # skill, language
+    value: Mapped[str] = mapped_column(String(80), primary_key=True)
 
 
 Index("item_queue", Item.priority.desc(), Item.id)  # the queue's order

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
+from labeling.store.assignment import fits
 from labeling.store.engine import Store
 from labeling.store.models import Draft, Item, Label, Person, Response, Slot, Suggestion, is_newest, now
 
@@ -166,6 +167,8 @@ def _available(person: Person, rules: Rules) -> Select[Slot]:
         .where(
             or_(state == "free", and_(state == "leased", Slot.leased_until < now())),
             Item.gold.is_(None),
+            Item.hidden.is_(None),
+            fits(person.id),
             or_(Item.created_by == person.id, Item.meta[PRIVATE].as_string().is_(None)),
             ~exists().where(mine.item_id == Slot.item_id, mine.person_id == person.id),
             ~exists().where(Response.item_id == Slot.item_id, Response.author_id == person.id),
@@ -183,7 +186,7 @@ def _gold(session: Session, person: Person, rules: Rules) -> Slot | None:
         return None
     met = exists().where(Slot.item_id == Item.id, Slot.person_id == person.id)
     tried = exists().where(Label.item_id == Item.id, Label.person_id == person.id)
-    query = select(Item).where(Item.gold.is_not(None), ~met, ~tried)
+    query = select(Item).where(Item.gold.is_not(None), Item.hidden.is_(None), fits(person.id), ~met, ~tried)
     item = session.scalars(query.order_by(Item.priority.desc(), Item.id).limit(1)).first()
     if item is None:
         return None
