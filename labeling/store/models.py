@@ -297,3 +297,15 @@ class Audit(Tables):
     about_id: Mapped[int | None] = mapped_column(Integer)
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created: Mapped[datetime] = mapped_column(default=now)
+
+
+class Calibration(Tables):
+    """What became of a labeler's first gold tasks; the newest row of a person counts."""
+
+    __tablename__ = "calibration"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
+    said: Mapped[str] = mapped_column(String(10))  # passed, failed, again, waived
+    share: Mapped[float | None] = mapped_column(Float)  # of the known pairs
+    last_label: Mapped[int] = mapped_column(Integer)  # the newest label then, of anybody
+    created: Mapped[datetime] = mapped_column(default=now)

@@ -12,7 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
+from labeling.store import calibration
 from labeling.store.assignment import fits
+from labeling.store.calibration import Standard
 from labeling.store.engine import Store
 from labeling.store.models import Draft, Item, Label, Person, Response, Slot, Suggestion, is_newest, now
 
@@ -30,6 +32,7 @@ class Rules:
     gold_every: int = 0
     audit: float | None = None  # share of the machine's tasks that people judge too; None: all are people's
     secret: str = ""  # the database's: draws where gold tasks come
+    calibration: Standard = Standard()
 
 
 def take(store: Store, person: Person, rules: Rules) -> Item | None:
@@ -37,9 +40,12 @@ def take(store: Store, person: Person, rules: Rules) -> Item | None:
     for _ in range(_TRIES):
         try:
             with store.write() as session:
-                slot = _held(session, person) or _gold(session, person, rules)
-                slot = slot or _next(session, person, rules)
+                slot = _held(session, person) or _to_calibrate(session, person, rules)
+                stage = calibration.stage(session, person, rules.calibration)
+                if slot is None and (stage is None or stage.working or not stage.done and stage.said is None):
+                    slot = _gold(session, person, rules) or _next(session, person, rules)
                 if slot is None:
+                    session.commit()
                     return None
                 if slot.person_id != person.id or slot.state not in HELD:
                     slot.taken = now()
@@ -178,6 +184,26 @@ def _available(person: Person, rules: Rules) -> Select[Slot]:
     )
 
 
+def _to_calibrate(session: Session, person: Person, rules: Rules) -> Slot | None:
+    """A slot of a gold item for who has to pass first; where there is none left, what was done decides."""
+    found = calibration.stage(session, person, rules.calibration)
+    if found is None or found.said is not None:
+        return None
+    if found.done < rules.calibration.tasks:
+        query = calibration.unmet(person).order_by(Item.priority.desc(), Item.id).limit(1)
+        item = session.scalars(query).first()
+        if item is not None:
+            return _one_more(session, item)
+    calibration.conclude(session, person, rules.calibration, none_left=True)
+    return None
+
+
+def _one_more(session: Session, item: Item) -> Slot:
+    slot = Slot(item_id=item.id, number=_next_number(session, item.id), item=item)
+    session.add(slot)
+    return slot
+
+
 def _gold(session: Session, person: Person, rules: Rules) -> Slot | None:
     """A slot of a gold item that this person has not met, when one is due."""
     if not rules.gold_every:
@@ -190,9 +216,7 @@ def _gold(session: Session, person: Person, rules: Rules) -> Slot | None:
     item = session.scalars(query.order_by(Item.priority.desc(), Item.id).limit(1)).first()
     if item is None:
         return None
-    slot = Slot(item_id=item.id, number=_next_number(session, item.id), item=item)
-    session.add(slot)
-    return slot
+    return _one_more(session, item)
 
 
 def _next_number(session: Session, item: int) -> int:

@@ -11,6 +11,7 @@ from fastapi import Request
 from align.recipe.labeling import Labeling
 from labeling.companion import Companion
 from labeling.guideline import read_guideline
+from labeling.store.calibration import Standard
 from labeling.store.engine import Store
 from labeling.store.queue import Rules
 
@@ -32,7 +33,10 @@ class Config:
     def rules(self) -> Rules:
         """How the queue behaves."""
         audit = self.settings.audit if self.settings.suggestions == "machine" else None
-        return Rules(timedelta(minutes=self.settings.lease), self.settings.gold_every, audit, self.secret)
+        first = Standard(self.settings.calibration, self.settings.pass_mark)
+        return Rules(
+            timedelta(minutes=self.settings.lease), self.settings.gold_every, audit, self.secret, first
+        )
 
     def guideline(self) -> str:
         """The guideline's text as it is now; raises UserError where it can't be read."""

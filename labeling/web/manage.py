@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
+from labeling.store import calibration
 from labeling.store.assignment import abilities as all_abilities
 from labeling.store.assignment import set_abilities
 from labeling.store.audit import note
@@ -89,6 +90,17 @@ def abilities(person: ItemId, given: Form, who: Admin) -> Response:
     return RedirectResponse(f"/people/{person}", 303)
 
 
+@router.post("/people/{person}/calibration")
+def calibrate(person: ItemId, given: Form, who: Admin) -> Response:
+    """Let a person try again, or work without passing."""
+    try:
+        with who.config.store.write() as session:
+            calibration.decide(session, who.person, _known(session, person), given.get("said", ""))
+    except UserError as error:
+        return _person(who, person, 409, error=str(error))
+    return RedirectResponse(f"/people/{person}", 303)
+
+
 def _known(session: Session, person: int) -> Person:
     found = session.get(Person, person)
     if found is None:
@@ -100,6 +112,8 @@ def _person(who: Visitor, person: int, status: int = 200, **shown: Any) -> Respo
     with who.config.store.read() as session:
         found = _known(session, person)
         can = all_abilities(session).get(person, {})
+        stage = calibration.stage(session, found, who.config.rules.calibration)
+        shown = {"stage": stage, "standard": who.config.rules.calibration, **shown}
     return page(who, "person.html", status, person=found, can=can, **{"error": None, **shown})
 
 
@@ -109,4 +123,6 @@ def _people(who: Visitor, **shown: Any) -> Response:
         answers = dict(session.execute(counts).all())
         found = session.scalars(select(Person).order_by(Person.id))
         rows = [(person, answers.get(person.id, 0)) for person in found]
+        calibrated = calibration.results(session)
+    shown["calibrated"] = calibrated if who.config.settings.calibration else None
     return page(who, "people.html", rows=rows, **{"link": None, "token": None, "role": None, **shown})

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from align.errors import UserError
 from align.stats.rankings import disagreement
 from labeling.answers import FLAGS, KINDS, SKIP_REASONS, Answer, drawn_order, ranks_of
-from labeling.store import labels, queue, review
+from labeling.store import calibration, labels, queue, review
 from labeling.store.models import Draft, Item, Label, Suggestion, standing
 from labeling.store.suggestions import AFTER, PREFILLED, SEEN, suggestion_for
 from labeling.web.keys import KEYS, keys_of
@@ -55,7 +55,9 @@ class Submission(Answer):
 def home(who: SignedIn) -> Response:
     """The first page: how much is done, and how much waits."""
     with who.config.store.read() as session:
-        return page(who, "home.html", **_counts(session, who))
+        standard = who.config.rules.calibration
+        stage = calibration.stage(session, who.person, standard)
+        return page(who, "home.html", **_counts(session, who), stage=stage, standard=standard)
 
 
 @router.get("/work")
@@ -169,11 +171,32 @@ def answer(item: Called, given: Submission, who: SignedIn) -> Response:
             found = session.get(Item, item)
             if found is None:
                 raise labels.NotYours("This task was not given to you.")
+            _check_final(session, who, found, given)
             label = labels.submit(session, who.person, found, given, config.secret, config.settings.quality)
+            after = _after(session, who, found, label)
     except labels.Superseded as error:
         return JSONResponse({"detail": str(error), "standing": error.standing}, 409)
-    after = {"next": f"/answered/{label.id}"} if label.suggestion_shown == AFTER else {}
     return JSONResponse({"label": label.id, **after})
+
+
+def _check_final(session: Session, who: Visitor, item: Item, given: Submission) -> None:
+    """An answer after which the known order was shown stays as it is; the same one again is answered."""
+    if given.adjudicates or not calibration.was_shown(
+        session, who.person, item, who.config.rules.calibration
+    ):
+        return
+    if session.scalar(select(Label.id).where(Label.submission == given.submission)) is None:
+        raise UserError("The known order of this task was shown to you: your answer stays as it is.")
+
+
+def _after(session: Session, who: Visitor, item: Item, label: Label) -> dict[str, str]:
+    """The page to see before the next task."""
+    standard = who.config.rules.calibration
+    to_learn = item.gold is not None and not label.adjudicates
+    if to_learn and calibration.is_feedback(session, who.person, label, standard):
+        calibration.conclude(session, who.person, standard)
+        return {"next": f"/calibration/{label.id}"}
+    return {"next": f"/answered/{label.id}"} if label.suggestion_shown == AFTER else {}
 
 
 @router.get("/answered/{label}")
@@ -215,6 +238,8 @@ def reopen(label: ItemId, who: SignedIn) -> dict[str, int]:
     """Get the task of an own answer again, with it as a draft; it stands until there is another one."""
     with who.config.store.write() as session:
         item = labels.reopen(session, who.person, label)
+        if calibration.was_shown(session, who.person, item, who.config.rules.calibration):
+            raise UserError("The known order of this task was shown to you: your answer stays as it is.")
         queue.heartbeat(session, who.person, item.id, who.config.rules)
         return {"number": number_of(who.config.secret, item.id)}
 
