@@ -109,25 +109,25 @@ def persons_labels(
     session: Session, person: int, kind: str | None = None, state: str | None = None, number: int = 1
 ) -> Page[SeenLabel]:
     """One person's answers, newest first, earlier and rejected ones too."""
-    query = _seen().where(Label.person_id == person)
+    query = seen_labels().where(Label.person_id == person)
     if kind is not None:
         query = query.where(Label.kind == kind)
     if state is not None:
         query = query.where(_in_state(state))
     page = paged(session, query, number, LABELS_A_PAGE, (Label.id.desc(),))
-    return Page([_seen_label(row) for row in page.rows], page.number, page.pages, page.total)
+    return Page([seen_label(row) for row in page.rows], page.number, page.pages, page.total)
 
 
 def labels_of(session: Session, item: int) -> list[SeenLabel]:
     """Everything that was answered to a task, oldest first."""
-    query = _seen().where(Label.item_id == item).order_by(Label.id)
-    return [_seen_label(tuple(row)) for row in session.execute(query)]
+    query = seen_labels().where(Label.item_id == item).order_by(Label.id)
+    return [seen_label(tuple(row)) for row in session.execute(query)]
 
 
 def seen(session: Session, label: int) -> SeenLabel | None:
     """One label."""
-    row = session.execute(_seen().where(Label.id == label)).first()
-    return _seen_label(tuple(row)) if row is not None else None
+    row = session.execute(seen_labels().where(Label.id == label)).first()
+    return seen_label(tuple(row)) if row is not None else None
 
 
 def verdicts(session: Session, label: int) -> list[tuple[Verdict, str]]:
@@ -250,7 +250,7 @@ def _is_last(verdict: Any) -> ColumnElement[bool]:
     return ~exists().where(later.replaces == verdict.id)
 
 
-def _seen() -> Select[*tuple[Any, ...]]:
+def seen_labels() -> Select[*tuple[Any, ...]]:
     reviewer = aliased(Person)
     query = select(Label, Item, Person.name, is_newest(), Verdict, reviewer.name)
     query = query.join(Item, Item.id == Label.item_id).join(Person, Person.id == Label.person_id)
@@ -259,7 +259,7 @@ def _seen() -> Select[*tuple[Any, ...]]:
     return query.where(Label.kind.not_in(TAKEN_BACK))
 
 
-def _seen_label(row: tuple[Any, ...]) -> SeenLabel:
+def seen_label(row: tuple[Any, ...]) -> SeenLabel:
     label, item, name, newest, verdict, reviewer = row
     return SeenLabel(label, item, name, not newest, verdict, reviewer)
 
