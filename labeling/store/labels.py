@@ -25,7 +25,8 @@ from labeling.answers import (
     written_in,
 )
 from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, Verdict, is_newest, now, standing
-from labeling.store.people import add_person, good_name
+from labeling.store.names import good_name
+from labeling.store.people import past_person
 from labeling.store.queue import HELD, lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion, prefilled_ranks
 from labeling.store.summary import summarise
@@ -275,12 +276,11 @@ def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
         ordered = sum(rank is not None for rank in ranking.ranks) > 1
         if item.gold is not None or not ordered or ranking.labeler is None:
             continue
-        name = " ".join(ranking.labeler.split())
+        name = good_name(ranking.labeler)
         if name not in people:
-            people[name] = add_person(session, name, "labeler")
-            people[name].disabled = now()
+            people[name] = past_person(session, name) or _closed_account(session, name)
         if people[name].role != "machine":  # its labels come from here, exported: no person said so
-            kept += _keep_ranking(session, item, people[name], ranking)
+            kept += _keep_ranking(session, item, people[name], ranking, name)
     summarise(session, {number for number, _ in said})
     return kept
 
@@ -298,9 +298,17 @@ def check_ranking(item: Item, ranking: Ranking) -> None:
         raise RecordError(key, str(error)) from error
 
 
-def _keep_ranking(session: Session, item: Item, person: Person, ranking: Ranking) -> bool:
-    """Whether it is new."""
-    same = hashlib.sha256(json.dumps([item.key, person.name, ranking.ranks]).encode()).hexdigest()[:32]
+def _closed_account(session: Session, name: str) -> Person:
+    """For who ranked elsewhere and does not work here: as the file calls them, whomever that looks like."""
+    person = Person(name=name, role="labeler", disabled=now())
+    session.add(person)
+    session.flush()
+    return person
+
+
+def _keep_ranking(session: Session, item: Item, person: Person, ranking: Ranking, name: str) -> bool:
+    """Whether it is new; `name`: what the file calls the person."""
+    same = hashlib.sha256(json.dumps([item.key, name, ranking.ranks]).encode()).hexdigest()[:32]
     if session.scalar(select(Label.id).where(Label.submission == same)) is not None:
         return False
     count, guideline = len(ranking.ranks), ranking.guideline

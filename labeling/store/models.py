@@ -74,12 +74,20 @@ class Person(Tables):
     disabled: Mapped[datetime | None] = mapped_column()
 
 
+class PastName(Tables):
+    """A name that an account had before: nobody else gets it; its labels in files are theirs."""
+
+    __tablename__ = "past_name"
+    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
+
+
 class Token(Tables):
     """A secret that opens something; only its sha256 is kept."""
 
     __tablename__ = "token"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(10))  # signin, first, invite, session, api
+    kind: Mapped[str] = mapped_column(String(10))  # signin, reset, first, invite, session, api
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     person_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"))  # an invite makes one
     role: Mapped[str | None] = mapped_column(String(20))

@@ -38,14 +38,11 @@ class Week:
 
 
 def weeks(session: Session, per_second: float, since: datetime | None = None) -> list[Week]:
-    """Everybody's weeks (from Monday, UTC), newest first, with answers that were changed or rejected later."""
+    """Everybody's weeks (from Monday, UTC), newest first; answers that were changed later count too."""
     since = since or now() - timedelta(weeks=WEEKS)
     answer = (Label.kind, Label.created, Label.seconds, _to_read(), _written())
-    query = (
-        select(Label.person_id, Person.name, *answer)
-        .join(Person, Person.id == Label.person_id)
-        .join(Item, Item.id == Label.item_id)
-    )
+    query = select(Label.person_id, Person.name, *answer).join(Person, Person.id == Label.person_id)
+    query = query.join(Item, Item.id == Label.item_id)
     query = query.where(Label.created >= since, Label.kind.not_in(TAKEN_BACK), by_people())
     found: dict[tuple[date, int], Week] = {}
     for person, name, kind, created, seconds, to_read, written in session.execute(

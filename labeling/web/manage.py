@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
-from labeling.store import calibration
+from labeling.store import accounts, calibration
 from labeling.store.assignment import abilities as all_abilities
 from labeling.store.assignment import set_abilities
 from labeling.store.audit import note
 from labeling.store.models import Label, Person, standing
+from labeling.store.names import tidy
 from labeling.store.people import ROLES, add_person, disable, new_token
 from labeling.web.pages import page
 from labeling.web.security import Admin, Form, SignedInRoute, Visitor
@@ -41,9 +42,11 @@ def invite(given: Form, who: Admin) -> Response:
         if role == "machine":
             machine = add_person(session, given.get("name", ""), role)
             shown = {"token": new_token(session, "api", person=machine)}
+            note(session, who.person, "made a machine's account", "person", machine.id)
         else:
             secret = new_token(session, "invite", role=role, lasts=INVITE_LASTS)
             shown = {"link": f"{who.config.address}/join/{secret}", "role": role}
+            note(session, who.person, "invited somebody", "person", role=role)
     return _people(who, **shown)
 
 
@@ -57,6 +60,7 @@ def close(person: ItemId, who: Admin) -> Response:
         if found is None:
             raise HTTPException(404, "There is no such person.")
         disable(session, found)
+        note(session, who.person, "closed an account", "person", person)
     return RedirectResponse("/people", 303)
 
 
@@ -71,6 +75,7 @@ def change_role(person: ItemId, given: Form, who: Admin) -> Response:
         if found is None or found.role == "machine":
             raise HTTPException(404, "There is no such person.")
         found.role = role
+        note(session, who.person, "changed a role", "person", person, role=role)
     return RedirectResponse("/people", 303)
 
 
@@ -88,6 +93,32 @@ def abilities(person: ItemId, given: Form, who: Admin) -> Response:
         set_abilities(session, person, given.get("skills", ""), given.get("languages", ""))
         note(session, who.person, "changed skills and languages", "person", person)
     return RedirectResponse(f"/people/{person}", 303)
+
+
+@router.post("/people/{person}/account")
+def account(person: ItemId, given: Form, who: Admin) -> Response:
+    """Open again, rename, make a link to reset the password, make a new token, or erase."""
+    shown: dict[str, Any] = {}
+    try:
+        with who.config.store.write() as session:
+            found, what = _known(session, person), given.get("what", "")
+            if what == "reopen":
+                accounts.reopen_account(session, who.person, found)
+            elif what == "rename":
+                accounts.rename(session, who.person, found, given.get("name", ""))
+            elif what == "reset" and person != who.person.id:
+                shown["link"] = f"{who.config.address}/signin/{accounts.reset(session, who.person, found)}"
+            elif what == "token":
+                shown["token"] = accounts.renew_token(session, who.person, found)
+            elif what == "erase":
+                if tidy(given.get("name", "")) != found.name:
+                    raise UserError("To erase a person, write the name as it stands above.")
+                accounts.erase(session, who.person, found)
+            else:
+                raise UserError("Your own password is set under your name, above.")
+    except UserError as error:
+        return _person(who, person, 409, error=str(error))
+    return _person(who, person, **shown) if shown else RedirectResponse(f"/people/{person}", 303)
 
 
 @router.post("/people/{person}/calibration")
@@ -113,8 +144,9 @@ def _person(who: Visitor, person: int, status: int = 200, **shown: Any) -> Respo
         found = _known(session, person)
         can = all_abilities(session).get(person, {})
         stage = calibration.stage(session, found, who.config.rules.calibration)
-        shown = {"stage": stage, "standard": who.config.rules.calibration, **shown}
-    return page(who, "person.html", status, person=found, can=can, **{"error": None, **shown})
+    shown = {"error": None, "link": None, "token": None, **shown}
+    shown |= {"can": can, "stage": stage, "standard": who.config.rules.calibration}
+    return page(who, "person.html", status, person=found, erased=accounts.is_erased(found), **shown)
 
 
 def _people(who: Visitor, **shown: Any) -> Response:

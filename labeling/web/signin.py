@@ -39,6 +39,7 @@ from labeling.web.throttle import Door, Throttle
 router = APIRouter(include_in_schema=False)
 own = APIRouter(include_in_schema=False, route_class=SignedInRoute)  # for those who are signed in
 _JOIN = ("invite", "first")
+_SIGNIN = ("signin", "reset")
 _OLD_LINK = "This link has been used or has expired. Ask for a new one."
 
 
@@ -82,7 +83,7 @@ def _checked(config: Config, name: str, password: str) -> Response | None:
 @router.get("/signin/{secret}")
 def link_page(request: Request, secret: str) -> Response:
     """A button, not a sign-in: programs that preview links must not use them up."""
-    _open_link(request, ("signin",), secret)
+    _open_link(request, _SIGNIN, secret)
     return open_page(request, "link.html", secret=secret)
 
 
@@ -90,9 +91,9 @@ def link_page(request: Request, secret: str) -> Response:
 def link(request: Request, secret: str) -> Response:
     """Sign in by a link, which is used up."""
     config = config_of(request)
-    _open_link(request, ("signin",), secret)
+    kind = _open_link(request, _SIGNIN, secret).kind
     with config.store.write() as session:
-        token = find_token(session, "signin", secret)
+        token = find_token(session, kind, secret)
         if token is None or token.person is None or not use_up(session, token):
             raise HTTPException(410, _OLD_LINK)
         return start_session(config, session, token.person)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -21,5 +23,5 @@ def time(who: Admin, number: Number = 1) -> Response:
         weeks = store.weeks(session, per_second)
         found = store.too_fast(session, per_second, number)
         lengths = store.lengths(session, [seen.item.id for seen in found.rows])
-    shown = {"per_second": per_second, "number_of": store.WEEKS}
+    shown: dict[str, Any] = {"per_second": per_second, "number_of": store.WEEKS}
     return page(who, "time.html", weeks=weeks, found=found, lengths=lengths, **shown)
