@@ -45,7 +45,10 @@ def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool 
     """Open the database; raises UserError where it or the guideline can't be read."""
     store = Store(database_of(recipe))
     config = Config(store, recipe.labeling, store.secret(), recipe.run.name, secure=secure, hosts=hosts)
-    config.guideline()
+    if (
+        problem := config.guideline_problem()
+    ):  # told at the start; while the app serves, the last version holds
+        raise UserError(problem)
     if recipe.labeling.suggestions == "machine":
         with store.write() as session:
             label_the_rest(session)

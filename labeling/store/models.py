@@ -198,6 +198,17 @@ class Guideline(Tables):
     created: Mapped[datetime] = mapped_column(default=now)
 
 
+class GuidelineVersion(Tables):
+    """When a text became the guideline; the newest row is the one that holds."""
+
+    __tablename__ = "guideline_version"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    hash: Mapped[str] = mapped_column(ForeignKey("guideline.hash"))
+    person_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"))  # None: it came from the file
+    remark: Mapped[str] = mapped_column(Text, default="")
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
 class Label(Tables):
     """One thing that one person did, once. A later one may replace it; both stay."""
 

@@ -18,7 +18,19 @@ from starlette.staticfiles import StaticFiles
 from align.errors import UserError
 from align.values import RecordError
 from labeling.store.labels import NotYours
-from labeling.web import api, calibration, chat, figures, manage, review, signin, tasks, work, worktime
+from labeling.web import (
+    api,
+    calibration,
+    chat,
+    figures,
+    guideline,
+    manage,
+    review,
+    signin,
+    tasks,
+    work,
+    worktime,
+)
 from labeling.web.config import Config
 from labeling.web.gate import Gate, Limits
 from labeling.web.news import News
@@ -48,7 +60,7 @@ def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
     app.state.news = News(config.store)
     app.state.uploads = Uploads(config.store)
     app.include_router(signin.own)
-    for part in (signin, work, calibration, chat, review, figures, tasks, worktime, manage, api):
+    for part in (signin, work, guideline, calibration, chat, review, figures, tasks, worktime, manage, api):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")
     limits = limits or Limits(config.settings.upload_limit * 2**20)

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from align.errors import UserError
 from align.stats.rankings import disagreement
 from labeling.answers import FLAGS, KINDS, SKIP_REASONS, Answer, drawn_order, ranks_of
-from labeling.store import calibration, labels, queue, review
+from labeling.store import calibration, guidelines, labels, queue, review
 from labeling.store.models import Draft, Item, Label, Suggestion, standing
 from labeling.store.suggestions import AFTER, PREFILLED, SEEN, suggestion_for
 from labeling.web.keys import KEYS, keys_of
@@ -73,10 +73,11 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
     `others`: what others answered, for a reviewer who decides.
     """
     config, adjudicates = who.config, others is not None
-    text = config.guideline()
     order = drawn_order(config.secret, item.id, who.person.id, len(item.responses))
     with config.store.write() as session:
+        text = config.guideline(session)
         guideline = labels.keep_guideline(session, text)
+        seen = guidelines.last_seen(session, who.person)
         draft = session.get(Draft, (item.id, who.person.id)) if not adjudicates else None
         slot = queue.own_slot(session, who.person.id, item.id) if not adjudicates else None
         suggested = suggestion_for(session, draft, item, config.settings, config.secret) if draft else None
@@ -124,6 +125,7 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         counts=counts,
         others=others,
         returned=returned,
+        seen_guideline=seen if seen != guideline else None,
         gold=[item.gold[i] for i in order] if adjudicates and item.gold else None,
     )
 
@@ -257,15 +259,6 @@ def history(who: SignedIn) -> Response:
     """The person's own answers, to reopen them."""
     with who.config.store.read() as session:
         return page(who, "history.html", rows=labels.history(session, who.person))
-
-
-@router.get("/guideline")
-def guideline(who: SignedIn) -> Response:
-    """The guideline as it is now."""
-    try:
-        return page(who, "guideline.html", text=who.config.guideline())
-    except UserError as error:
-        raise HTTPException(500, str(error)) from error
 
 
 @router.get("/keys")
