@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, exists, func, select
 from sqlalchemy.orm import Session, aliased
@@ -26,6 +26,7 @@ from labeling.store.models import (
     is_newest,
     standing,
 )
+from labeling.store.pages import Page, paged
 from labeling.store.queue import lock_item, own_slot, release
 from labeling.store.suggestions import MACHINE
 from labeling.store.summary import summarise
@@ -35,21 +36,10 @@ STATES = ("undecided", *SAID, "replaced")
 WHICH = ("open", "apart", "decided")
 TASKS_A_PAGE, LABELS_A_PAGE = 50, 20
 MAX_REMARK = 2000
-Row = TypeVar("Row")
 
 
 class Decided(UserError):
     """Somebody else has said something of this label, or it was replaced, since the page was made."""
-
-
-@dataclass(frozen=True)
-class Page(Generic[Row]):
-    """Some rows of many."""
-
-    rows: Sequence[Row]
-    number: int
-    pages: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -76,17 +66,6 @@ class SeenLabel:
     def can_be_decided(self) -> bool:
         """Whether a verdict on it would change anything."""
         return self.state not in (REJECTED, "replaced") and self.label.kind != "skip"
-
-
-def paged(
-    session: Session, query: Select[*tuple[Any, ...]], number: int, size: int, order: Sequence[Any]
-) -> Page[Any]:
-    """One page of a query's rows; a number that is too high gives the last one."""
-    total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
-    pages = max(1, -(-total // size))
-    number = min(max(number, 1), pages)
-    rows = session.execute(query.order_by(*order).limit(size).offset((number - 1) * size)).all()
-    return Page([tuple(row) for row in rows], number, pages, total)
 
 
 def tasks(

@@ -31,8 +31,8 @@ from labeling.store.models import (
     now,
     standing,
 )
+from labeling.store.pages import Page, paged
 from labeling.store.queue import release
-from labeling.store.review import Page, paged
 from labeling.store.suggestions import by_people
 from labeling.store.summary import summarise
 

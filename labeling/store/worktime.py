@@ -11,7 +11,8 @@ from sqlalchemy import ColumnElement, Text, cast, func, select
 from sqlalchemy.orm import Session
 
 from labeling.store.models import TAKEN_BACK, Item, Label, Person, Response, now, standing
-from labeling.store.review import LABELS_A_PAGE, Page, SeenLabel, paged, seen_label, seen_labels
+from labeling.store.pages import Page, paged
+from labeling.store.review import LABELS_A_PAGE, SeenLabel, seen_label, seen_labels
 from labeling.store.suggestions import by_people
 
 LEFT_OPEN = (

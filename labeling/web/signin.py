@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
+from labeling.store.audit import note
 from labeling.store.models import Person, Token, now
 from labeling.store.people import (
     add_person,
@@ -118,6 +119,7 @@ def join(request: Request, secret: str, given: Form) -> Response:
         with config.store.write() as session:
             person = add_person(session, given.get("name", ""), token.role or "labeler")
             person.password = hashed
+            note(session, person, "joined", "person", person.id, role=person.role)
             if not use_up(session, token):
                 raise HTTPException(410, _OLD_LINK)
             if token.kind == "first":
