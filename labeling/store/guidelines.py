@@ -109,7 +109,8 @@ def differences(old: str, new: str) -> Iterator[tuple[str, str]]:
         if i < 2:
             continue  # the names of the two files
         if line.startswith("@@"):
-            yield "…", ""
+            if not line.startswith("@@ -1,"):
+                yield "…", ""
         else:
             yield line[:1], line[1:]
 

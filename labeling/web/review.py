@@ -9,7 +9,16 @@ from fastapi import APIRouter, HTTPException, Query
 from sqlalchemy import select
 from starlette.responses import RedirectResponse, Response
 
-from labeling.answers import FLAGS, KINDS, ORDERING, drawn_order, in_shown_order, ranks_of, written_in
+from labeling.answers import (
+    FLAGS,
+    KINDS,
+    ORDERING,
+    SKIP_REASONS,
+    drawn_order,
+    in_shown_order,
+    ranks_of,
+    written_in,
+)
 from labeling.store import review as store
 from labeling.store.models import Item, Label, Person, standing
 from labeling.web.pages import page
@@ -150,7 +159,7 @@ def in_full(found: store.SeenLabel) -> dict[str, Any]:
         "written": written[0] if written else None,
         "replaces": written is not None and written[1] is not None,
         "all_bad": content.get("all_bad") or content.get("choice") == "both_bad",
-        "reason": content.get("reason"),
+        "reason": SKIP_REASONS.get(content["reason"], content["reason"]) if label.kind == "skip" else None,
         "note": content.get("note", ""),
         "ordered": item.kind in ORDERING,
     }
