@@ -24,8 +24,20 @@ from labeling.answers import (
     ranks_of,
     written_in,
 )
-from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, Verdict, is_newest, now, standing
-from labeling.store.names import good_name
+from labeling.store.models import (
+    Draft,
+    Guideline,
+    Item,
+    Label,
+    Person,
+    Slot,
+    Verdict,
+    in_turn,
+    is_newest,
+    now,
+    standing,
+)
+from labeling.store.names import good_name, tidy
 from labeling.store.people import past_person
 from labeling.store.queue import HELD, lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion, prefilled_ranks
@@ -45,6 +57,7 @@ _DECIDED = (
     "{name} has decided this task already. Nothing was changed: look at that decision, or submit again to "
     "put yours in its place."
 )
+KEPT = "kept"  # a person's own word on an answer that was returned: it stays
 REJECTED = "rejected"  # the kind of a label that takes one back which a reviewer rejected
 
 
@@ -261,6 +274,18 @@ def keep_answer(session: Session, person: Person, item: int) -> None:
         raise NotYours("You have not reopened this task.")
     slot.state, slot.leased_until = "done", None
     _put(session.get_one(Draft, (item, person.id)), {})
+    _note_kept(session, person, item)
+
+
+def _note_kept(session: Session, person: Person, item: int) -> None:
+    """Where a reviewer returned the answer that is kept: the reviewer looks at it again."""
+    in_turn(session, "labels")
+    query = select(Verdict).join(Label, Label.id == Verdict.label_id)
+    query = query.where(Label.item_id == item, Label.person_id == person.id, standing())
+    last = session.scalars(query.order_by(Verdict.id.desc()).limit(1)).first()
+    if last is not None and last.said == "returned":
+        session.add(Verdict(label_id=last.label_id, person_id=person.id, said=KEPT, replaces=last.id))
+        summarise(session, [item])
 
 
 def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
@@ -270,7 +295,7 @@ def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
     """
     kept, said = 0, list(said)
     lock_all(session, {number for number, _ in said})
-    people = {person.name: person for person in session.scalars(select(Person))}
+    people = {tidy(person.name): person for person in session.scalars(select(Person))}
     for number, ranking in said:
         item = session.get_one(Item, number)
         ordered = sum(rank is not None for rank in ranking.ranks) > 1

@@ -279,12 +279,12 @@ class Draft(Tables):
 
 
 class Verdict(Tables):
-    """What a reviewer said of one label: accepted, returned or rejected. A later one may replace it."""
+    """What was said of one label: accepted, returned, rejected; kept: by its person, when it was returned."""
 
     __tablename__ = "verdict"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     label_id: Mapped[int] = mapped_column(ForeignKey("label.id"), index=True)
-    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))  # the reviewer
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))  # who said so
     said: Mapped[str] = mapped_column(String(10))
     remark: Mapped[str] = mapped_column(Text, default="")
     replaces: Mapped[int | None] = mapped_column(ForeignKey("verdict.id"), unique=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
 from labeling.store.audit import note
-from labeling.store.labels import reopen
+from labeling.store.labels import KEPT, reopen
 from labeling.store.models import (
     TAKEN_BACK,
     Draft,
@@ -32,7 +32,7 @@ from labeling.store.suggestions import MACHINE
 from labeling.store.summary import summarise
 
 ACCEPTED, RETURNED, REJECTED = SAID = ("accepted", "returned", "rejected")
-STATES = ("undecided", *SAID, "replaced")
+STATES = ("undecided", *SAID, KEPT, "replaced")
 WHICH = ("open", "apart", "decided")
 TASKS_A_PAGE, LABELS_A_PAGE = 50, 20
 MAX_REMARK = 2000
@@ -173,6 +173,18 @@ def decide(session: Session, by: Person, label: int, said: str, remark: str, las
     return found
 
 
+def accept(session: Session, by: Person, labels: Sequence[int]) -> int:
+    """Accept those of these labels that nobody has decided yet and that stand; how many."""
+    done = 0
+    for label in labels:
+        try:
+            decide(session, by, label, ACCEPTED, "", None)
+            done += 1
+        except UserError:
+            continue  # decided or replaced meanwhile, or one's own: nothing was changed
+    return done
+
+
 def _check_newest(session: Session, label: Label, last: int | None) -> None:
     newest = select(Verdict.id).where(Verdict.label_id == label.id).order_by(Verdict.id.desc()).limit(1)
     if session.scalars(newest).first() != last:
@@ -249,6 +261,7 @@ def _in_state(state: str) -> ColumnElement[bool]:
         "undecided": and_(is_newest(), said == "", Label.kind != "skip"),
         ACCEPTED: and_(is_newest(), said == ACCEPTED),
         RETURNED: and_(is_newest(), said == RETURNED),
+        KEPT: and_(is_newest(), said == KEPT),
         REJECTED: said == REJECTED,
         "replaced": and_(~is_newest(), said != REJECTED),
     }

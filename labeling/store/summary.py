@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import exists, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from align.stats.rankings import disagreement
 from labeling.answers import ranks_of
@@ -26,7 +26,9 @@ def summarise(session: Session, items: Iterable[int]) -> None:
 
 
 def _summarise(session: Session, items: list[int]) -> None:
-    judged = exists().where(Verdict.label_id == Label.id)
+    later = aliased(Verdict)
+    judged = exists().where(Verdict.label_id == Label.id, Verdict.said != "kept")
+    judged = judged.where(~exists().where(later.replaces == Verdict.id))
     query = select(Label.item_id, Label.kind, Label.content, Label.adjudicates, judged)
     found: dict[int, list[tuple[str, dict[str, Any], bool, bool]]] = {item: [] for item in items}
     for item, *label in session.execute(query.where(Label.item_id.in_(items), standing(), by_people())):

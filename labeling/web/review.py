@@ -22,13 +22,13 @@ from labeling.answers import (
 from labeling.store import review as store
 from labeling.store.models import Item, Label, Person, standing
 from labeling.web.pages import page
-from labeling.web.security import Form, Reviewer, SignedInRoute, Visitor
+from labeling.web.security import Fields, Form, Reviewer, SignedInRoute, Visitor
 from labeling.web.work import ItemId, task_page
 
 router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 Number = Annotated[int, Query(alias="page", ge=1, le=10**6)]
 Kind = Literal["rank", "demonstrate", "correct", "compare", ""]
-State = Literal["undecided", "accepted", "returned", "rejected", "replaced", ""]
+State = Literal["undecided", "accepted", "returned", "rejected", "kept", "replaced", ""]
 _BACK = re.compile(r"^/(?:people/\d+/labels|review/\d+/answers|labels/\d+)(?:\?[a-z0-9=&]*)?$")
 
 
@@ -77,8 +77,9 @@ def persons_labels(
     kind: Literal["rank", "demonstrate", "correct", "compare", "skip", ""] = "",
     state: State = "",
     number: Number = 1,
+    accepted: Annotated[int | None, Query(ge=0, le=1000)] = None,
 ) -> Response:
-    """One person's answers, newest first, each in full."""
+    """One person's answers, newest first, each in full. `accepted`: how many just were, at once."""
     with who.config.store.read() as session:
         found = session.get(Person, person)
         if found is None:
@@ -97,7 +98,19 @@ def persons_labels(
         state=state,
         kinds=KINDS,
         states=store.STATES,
+        accepted=accepted,
     )
+
+
+@router.post("/people/{person}/labels/accept")
+def accept(person: ItemId, given: Fields, who: Reviewer) -> Response:
+    """Accept the undecided answers of one page at once."""
+    ids = [int(str(value)) for value in given.getlist("label") if str(value).isdecimal()]
+    with who.config.store.write() as session:
+        done = store.accept(session, who.person, [i for i in ids if i < 2**31][: store.LABELS_A_PAGE])
+    back = str(given.get("back", ""))
+    back = back if _BACK.match(back) else f"/people/{person}/labels?kind="
+    return RedirectResponse(f"{back}&accepted={done}", 303)
 
 
 @router.get("/labels/{label}")

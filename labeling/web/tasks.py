@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, Request, UploadFile
+from fastapi import APIRouter, UploadFile
 from starlette.datastructures import FormData
 from starlette.responses import RedirectResponse, Response
 
@@ -17,7 +17,7 @@ from labeling.store import tasks as store
 from labeling.store.items import names_of
 from labeling.web.pages import page
 from labeling.web.review import Kind, Number
-from labeling.web.security import Admin, SignedInRoute, Visitor
+from labeling.web.security import Admin, Fields, SignedInRoute, Visitor
 from labeling.web.uploads import Job, Uploads
 
 router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
@@ -33,13 +33,6 @@ _DOES = {
     "assign": "Change who gets",
 }
 State = Literal["open", "worked", "done", "gold", "hidden", "skipped", "flagged", "stuck", ""]
-
-
-async def _fields(request: Request) -> FormData:
-    return await request.form()
-
-
-Fields = Annotated[FormData, Depends(_fields)]
 
 
 @router.get("/tasks")

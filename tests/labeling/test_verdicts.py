@@ -224,3 +224,34 @@ def test_what_reviewers_do_is_theirs_alone(team: Any) -> None:
     for change in ("UPDATE verdict SET said = 'x'", "DELETE FROM audit"):
         with pytest.raises(DBAPIError, match="only ever added to"), team.config.store.write() as session:
             session.execute(text(change))
+
+
+def test_a_returned_answer_that_its_person_keeps_is_to_be_reviewed_again(team: Any) -> None:
+    ann, eve = team.signed_in("ann"), team.signed_in("eve", "reviewer")
+    team.answer(ann, PAIR)
+    assert said(eve, 1, "returned", "sure?").status_code == 303
+    with team.config.store.read() as session:
+        assert session.get_one(Summary, 1).undecided == 0
+    assert ann.post("/work/1/keep", json={}).status_code == 200
+    with team.config.store.read() as session:
+        assert session.get_one(Summary, 1).undecided == 1
+    page = eve.get("/people/1/labels?state=kept", headers=HTML).text
+    assert "Answer 1" in page and "Kept by ann" in page
+    assert said(eve, 1, "rejected", "not sure", last=1).status_code == 409
+    assert said(eve, 1, "accepted", last=2).status_code == 303
+    assert len(team.records()) == 1
+
+
+def test_the_undecided_of_a_page_are_accepted_at_once(team: Any) -> None:
+    team.add(*({"prompt": f"q{i}", "responses": ["x", "y"]} for i in range(3)))
+    ann, eve = team.signed_in("ann"), team.signed_in("eve", "reviewer")
+    for _ in range(4):
+        team.answer(ann, PAIR)
+    assert said(eve, 2, "rejected", "no").status_code == 303
+    given = {"label": ["1", "2", "3", "99", "x"], "back": "/people/1/labels?kind=&state=undecided&page=1"}
+    assert ann.post("/people/1/labels/accept", data=given).status_code == 403
+    assert "Accept the 3 undecided" in eve.get("/people/1/labels", headers=HTML).text
+    done = eve.post("/people/1/labels/accept", data=given)
+    assert done.headers["location"] == f"{given['back']}&accepted=2"
+    assert "2 answers were accepted" in eve.get(done.headers["location"], headers=HTML).text
+    assert found(team, select(Verdict.said).order_by(Verdict.id)) == ["rejected", "accepted", "accepted"]
