@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Exists, String, and_, cast, delete, exists, or_, select
+from sqlalchemy import ColumnElement, Exists, Select, String, and_, cast, delete, exists, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from align.errors import UserError
@@ -30,27 +30,45 @@ def fits(person: int | InstrumentedAttribute[int]) -> ColumnElement[bool]:
     return and_(~lacks, or_(anybody, chosen))
 
 
-def nobody_can() -> ColumnElement[bool]:
-    """The condition that `Item` waits for somebody, and nobody who has an account could take it."""
-    free, theirs = aliased(Slot), aliased(Slot)
-    refused = _exists(
-        Label,
-        Label.item_id == Item.id,
-        Label.person_id == Person.id,
-        Label.kind.in_(("skip", "rejected")),
-        is_newest(),
-    )
-    could = _exists(
-        Person,
-        Person.disabled.is_(None),
-        Person.role != "machine",
-        fits(Person.id),
-        ~_exists(theirs, theirs.item_id == Item.id, theirs.person_id == Person.id),
-        ~_exists(Response, Response.item_id == Item.id, Response.author_id == Person.id),
-        ~refused,
-    )
-    waits = _exists(free, free.item_id == Item.id, free.state == "free")
-    return and_(Item.gold.is_(None), Item.hidden.is_(None), waits, ~could)
+def nobody_can(session: Session) -> list[int]:
+    """The tasks that wait for somebody, and that nobody who has an account could take."""
+    free = func.coalesce(Slot.state, "") == "free"  # no index for it: an item has few places
+    open_place = _exists(Slot, Slot.item_id == Item.id, free)
+    waiting = select(Item.id).where(Item.gold.is_(None), Item.hidden.is_(None), open_place)
+    needs: dict[int, list[Need]] = {}
+    for need in session.scalars(select(Need).where(Need.item_id.in_(waiting))):
+        needs.setdefault(need.item_id, []).append(need)
+    met = _met(session, waiting)
+    workers = select(Person.id).where(Person.disabled.is_(None), Person.role != "machine")
+    people, can = set(session.scalars(workers)), abilities(session)
+    return [
+        item
+        for item in session.scalars(waiting.order_by(Item.id))
+        if not any(_has_all(person, needs.get(item, ()), can) for person in people - met.get(item, set()))
+    ]
+
+
+def _met(session: Session, items: Select[int]) -> dict[int, set[int]]:
+    """Who has done, skipped, lost or written something of these tasks, and is not given them."""
+    refused = and_(Label.kind.in_(("skip", "rejected")), is_newest())
+    found: dict[int, set[int]] = {}
+    for query in (
+        select(Slot.item_id, Slot.person_id).where(Slot.item_id.in_(items)),
+        select(Label.item_id, Label.person_id).where(refused, Label.item_id.in_(items)),
+        select(Response.item_id, Response.author_id).where(Response.item_id.in_(items)),
+    ):
+        for item, person in session.execute(query):
+            if person is not None:
+                found.setdefault(item, set()).add(person)
+    return found
+
+
+def _has_all(person: int, needs: Iterable[Need], can: Mapping[int, Mapping[str, list[str]]]) -> bool:
+    """As `fits` says."""
+    named = [need.value for need in needs if need.kind == "person"]
+    others = [need for need in needs if need.kind != "person"]
+    known = can.get(person, {})
+    return (not named or str(person) in named) and all(n.value in known.get(n.kind, ()) for n in others)
 
 
 def _exists(table: Any, *conditions: ColumnElement[bool]) -> Exists:

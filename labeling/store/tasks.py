@@ -48,6 +48,7 @@ STATES = {
 }
 ACTIONS = ("hide", "show", "requeue", "delete", "priority", "overlap", "assign")
 TASKS_A_PAGE = 50
+_MOST_STUCK = 10_000  # that one filter names: databases take so many values in a query, not any number
 _TOGETHER = 100  # tasks changed in one transaction: labelers write between them
 _PAUSE = 0.12  # seconds: who waits at SQLite's lock looks again every tenth of a second
 
@@ -61,11 +62,11 @@ class Chosen:
     state: str | None = None
     by_filter: bool = False
 
-    def conditions(self) -> list[ColumnElement[bool]]:
+    def conditions(self, session: Session) -> list[ColumnElement[bool]]:
         """What holds for them."""
         if not self.by_filter:
             return [Item.id.in_(self.ids)]
-        return filtered(self.kind, self.state)
+        return filtered(session, self.kind, self.state)
 
 
 @dataclass(frozen=True)
@@ -78,27 +79,28 @@ class Change:
     needs: Sequence[Need] = ()
 
 
-def filtered(kind: str | None, state: str | None) -> list[ColumnElement[bool]]:
+def filtered(session: Session, kind: str | None, state: str | None) -> list[ColumnElement[bool]]:
     """The conditions of a filter; state: one of STATES."""
     found = [Item.kind == kind] if kind else []
     place = Slot.item_id == Item.id
-    waits = exists().where(place, Slot.state == "free")
+    slot_state = func.coalesce(Slot.state, "")  # no index for it: an item has few places
+    waits = exists().where(place, slot_state == "free")
     conditions: dict[str, Callable[[], ColumnElement[bool]]] = {
         "open": lambda: waits & Item.hidden.is_(None),
-        "worked": lambda: exists().where(place, Slot.state.in_(("leased", "reopened"))),
-        "done": lambda: Item.gold.is_(None) & ~exists().where(place, Slot.state.not_in(("done", "reopened"))),
+        "worked": lambda: exists().where(place, slot_state.in_(("leased", "reopened"))),
+        "done": lambda: Item.gold.is_(None) & ~exists().where(place, slot_state.not_in(("done", "reopened"))),
         "gold": lambda: Item.gold.is_not(None),
         "hidden": lambda: Item.hidden.is_not(None),
         "skipped": lambda: exists().where(Summary.item_id == Item.id, Summary.skips > 0),
         "flagged": lambda: exists().where(Summary.item_id == Item.id, Summary.flags > 0),
-        "stuck": nobody_can,
+        "stuck": lambda: Item.id.in_(nobody_can(session)[:_MOST_STUCK]),
     }
     return [*found, conditions[state]()] if state else found
 
 
 def listing(session: Session, kind: str | None, state: str | None, number: int) -> Page[tuple[Item]]:
     """Tasks, newest first."""
-    query = select(Item).where(*filtered(kind, state)).options(selectinload(Item.needs))
+    query = select(Item).where(*filtered(session, kind, state)).options(selectinload(Item.needs))
     return paged(session, query, number, TASKS_A_PAGE, (Item.id.desc(),))
 
 
@@ -130,12 +132,7 @@ def reasons(session: Session, items: Sequence[int]) -> dict[int, list[str]]:
 
 def count(session: Session, chosen: Chosen) -> int:
     """How many tasks these are."""
-    return session.scalar(select(func.count()).select_from(Item).where(*chosen.conditions())) or 0
-
-
-def stuck(session: Session) -> int:
-    """How many tasks wait and can be taken by nobody."""
-    return session.scalar(select(func.count()).select_from(Item).where(nobody_can())) or 0
+    return session.scalar(select(func.count()).select_from(Item).where(*chosen.conditions(session))) or 0
 
 
 def wanted(people: str, skills: str, language: str, names: dict[str, int]) -> list[Need]:
@@ -154,7 +151,7 @@ def change(store: Store, by: Person, chosen: Chosen, wanted: Change) -> Counter[
     if wanted.action not in ACTIONS:
         raise UserError("Choose what to do with the tasks.")
     with store.read() as session:
-        ids = list(session.scalars(select(Item.id).where(*chosen.conditions()).order_by(Item.id)))
+        ids = list(session.scalars(select(Item.id).where(*chosen.conditions(session)).order_by(Item.id)))
     done: Counter[str] = Counter()
     for start in range(0, len(ids), _TOGETHER):
         if start and store.is_sqlite:
@@ -285,5 +282,5 @@ def counts(session: Session) -> dict[str, Any]:
         "slots": dict(session.execute(states).all()),
         "kinds": [(kind, found[kind]) for kind in sorted(KINDS) if kind in found],
         "gold": session.scalar(gold),
-        "stuck": stuck(session),
+        "stuck": len(nobody_can(session)),
     }

@@ -170,7 +170,7 @@ def test_the_list_stays_short_in_queries_and_flags_are_told_with_their_response(
     for state in ("", "open", "worked", "done", "gold", "hidden", "skipped", "flagged", "stuck"):
         queries.clear()
         assert eve.get(f"/tasks?state={state}", headers=HTML).status_code == 200
-        assert len([asked for asked in queries if asked.startswith("SELECT")]) <= 13, state
+        assert len([asked for asked in queries if asked.startswith("SELECT")]) <= 25, state
     assert done(eve, "hide", scope="filter", state="open") == "Tasks: 299 hidden."
     with site.config.store.read() as session:
         assert session.scalar(select(func.count(Label.id))) == 1
