@@ -40,6 +40,11 @@ class Stage:
         return self.said in (PASSED, WAIVED)
 
 
+def tasks_of(person: Person, standard: Standard) -> int:
+    """How many gold tasks somebody does before those that come among the others."""
+    return standard.tasks if person.role == "labeler" else 0
+
+
 def stage(session: Session, person: Person, standard: Standard) -> Stage | None:
     """Where a labeler stands; None for who needs no calibration."""
     if not standard.tasks or person.role != "labeler":

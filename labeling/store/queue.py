@@ -123,8 +123,10 @@ def waiting(session: Session, person: Person, rules: Rules) -> int:
 
 def _gold_to_come(session: Session, person: Person, rules: Rules, ahead: int) -> int:
     """How many gold tasks this person gets until `ahead` more of the others are done."""
-    first, others = _met(session, person, gold=True), _met(session, person, gold=False) + ahead
-    left = (session.scalar(select(func.count()).where(Item.gold.is_not(None))) or 0) - first
+    met, others = _met(session, person, gold=True), _met(session, person, gold=False) + ahead
+    first = max(0, met - calibration.tasks_of(person, rules.calibration))
+    there = Item.gold.is_not(None) & Item.hidden.is_(None) & fits(person.id)
+    left = (session.scalar(select(func.count()).where(there)) or 0) - met
     due = takewhile(lambda number: _due(rules, person, number) <= others, count(first))
     return sum(1 for _ in islice(due, max(0, min(left, MANY))))
 
@@ -208,7 +210,8 @@ def _gold(session: Session, person: Person, rules: Rules) -> Slot | None:
     """A slot of a gold item that this person has not met, when one is due."""
     if not rules.gold_every:
         return None
-    if _met(session, person, gold=False) < _due(rules, person, _met(session, person, gold=True)):
+    number = max(0, _met(session, person, gold=True) - calibration.tasks_of(person, rules.calibration))
+    if _met(session, person, gold=False) < _due(rules, person, number):
         return None
     met = exists().where(Slot.item_id == Item.id, Slot.person_id == person.id)
     tried = exists().where(Label.item_id == Item.id, Label.person_id == person.id)

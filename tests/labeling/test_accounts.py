@@ -145,7 +145,7 @@ def test_an_erased_persons_name_is_nowhere_and_the_labels_stay(team: Any) -> Non
     zoe, eve = team.signed_in("Zoë Quist"), team.signed_in("eve", "admin")
     assert team.answer(zoe, PAIR).status_code == 200
     task = team.taken(zoe)
-    assert zoe.post(f"/work/{task['item']}/draft", json={"note": "Zoë Quist was here"}).status_code == 200
+    assert zoe.post(f"/work/{task['number']}/draft", json={"note": "Zoë Quist was here"}).status_code == 200
     assert does(eve, 1, "rename", name="Zoë Quist-Berg").status_code == 303
     assert does(eve, 1, "rename", name="Zoë Quist").status_code == 303
     assert "Zoë Quist" in everything(team)

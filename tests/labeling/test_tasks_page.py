@@ -70,7 +70,7 @@ def test_only_untouched_tasks_are_deleted(team: Any) -> None:
     ann, eve = team.signed_in("ann"), team.signed_in("eve", "admin")
     assert team.answer(ann, PAIR).status_code == 200
     task = team.taken(ann)
-    saved = ann.post(f"/work/{task['item']}/draft", json={"note": "begun"})
+    saved = ann.post(f"/work/{task['number']}/draft", json={"note": "begun"})
     assert saved.status_code == 200
     assert done(eve, "delete", [1, 2, 3]) == "Tasks: 1 deleted, 2 hidden."
     with team.config.store.read() as session:
@@ -91,7 +91,7 @@ def test_a_requeued_task_leaves_its_holder_and_comes_back_to_who_skipped_it(team
     done(eve, "requeue", [1])
     assert ann.get("/tasks").status_code == 403
     assert team.taken(ann)["item"] == 1
-    assert bob.post("/work/1/heartbeat", json={}).json() == {"held": False}
+    assert bob.post(f"/work/{team.number(1)}/heartbeat", json={}).json() == {"held": False}
     assert "There are no such tasks" in eve.get("/tasks?state=skipped", headers=HTML).text
 
 

@@ -232,7 +232,7 @@ def test_a_returned_answer_that_its_person_keeps_is_to_be_reviewed_again(team: A
     assert said(eve, 1, "returned", "sure?").status_code == 303
     with team.config.store.read() as session:
         assert session.get_one(Summary, 1).undecided == 0
-    assert ann.post("/work/1/keep", json={}).status_code == 200
+    assert ann.post(f"/work/{team.number(1)}/keep", json={}).status_code == 200
     with team.config.store.read() as session:
         assert session.get_one(Summary, 1).undecided == 1
     page = eve.get("/people/1/labels?state=kept", headers=HTML).text
