@@ -39,12 +39,7 @@ State = Literal["open", "worked", "done", "gold", "hidden", "skipped", "flagged"
 def tasks(who: Admin, kind: Kind = "", state: State = "", number: Number = 1) -> Response:
     """How far the queue is, the form to import more, and all tasks."""
     job: Job | None = who.request.app.state.uploads.last
-    view = _View(kind, state, number)
-    if job is None:
-        return _tasks(who, view=view)
-    if job.ended.is_set():
-        return _tasks(who, error=job.error, said=job.said, view=view)
-    return _tasks(who, running=str(job), view=view)
+    return _tasks(who, view=_View(kind, state, number), job=job)
 
 
 @router.post("/tasks")
@@ -142,8 +137,8 @@ def _tasks(
     status: int = 200,
     error: str | None = None,
     said: str | None = None,
-    running: str | None = None,
     view: _View | None = None,
+    job: Job | None = None,
 ) -> Response:
     view = view or _View()
     with who.config.store.read() as session:
@@ -161,4 +156,9 @@ def _tasks(
             "kind": view.kind,
             "state": view.state,
         }
-        return page(who, "tasks.html", status, error=error, said=said, running=running, **values)
+    running = None
+    if job is not None and not job.ended.is_set():
+        running = str(job)
+    elif job is not None:
+        error, said = job.error, job.said
+    return page(who, "tasks.html", status, error=error, said=said, running=running, **values)
