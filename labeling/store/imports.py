@@ -109,18 +109,22 @@ def import_file(
         raise UserError(f"{name}{place}: {error}") from error
     except FileError as error:
         raise UserError(f"{name}{error.place}: {error.message}") from error
-    known = len(set(added.before) - set(added.ids))
-    repeated = 0 if added.said else len(added.before) - known  # several people's rankings of a task are none
+    said = _said(added, kept if labels else None, one.reading.unread)
     with store.write() as session:
-        note(session, by, "added a file", "task", tasks=len(added.ids), known=known, labels=kept)
+        note(session, by, "added a file", "task", tasks=said.tasks, known=said.known, labels=said.kept)
+    return said
+
+
+def _said(added: AddedItems, kept: int | None, unread: Sequence[str]) -> Imported:
+    known = len(set(added.before) - set(added.ids))
     return Imported(
-        len(added.ids),
-        known,
-        len(added.said),
-        kept if labels else None,
-        added.left_out,
-        one.reading.unread,
-        repeated,
+        tasks=len(added.ids),
+        known=known,
+        rankings=len(added.said),
+        kept=kept,
+        left_out=added.left_out,
+        unread=unread,
+        repeated=0 if added.said else len(added.before) - known,  # several people's rankings are none
     )
 
 

@@ -84,9 +84,8 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         prefilled = suggested if draft and draft.suggestion_shown == PREFILLED else None
         last = labels.last_own(session, who.person)
         counts = _counts(session, who)
-        returned = (
-            review.remark_on(session, who.person, item.id) if slot and slot.state == "reopened" else None
-        )
+        reopened = slot is not None and slot.state == "reopened"
+        returned = review.remark_on(session, who.person, item.id) if reopened else None
     task = {
         "number": number_of(config.secret, item.id),
         "person": who.person.id,
@@ -95,7 +94,7 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         "guideline": guideline,
         "draft": draft.content if draft else {},
         "revision": draft.revision if draft else 0,
-        "reopened": slot is not None and slot.state == "reopened",
+        "reopened": reopened,
         "quality": config.settings.quality if item.kind == "rank" and not adjudicates else "off",
         "adjudicates": adjudicates,
         "unchanged": None,  # what stands there before the person comes, where anything does
