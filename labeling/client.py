@@ -72,7 +72,7 @@ class Label(TypedDict):
 
     id: int
     task: int
-    kind: str  # the task's kind, skip, or withdrawn
+    kind: str  # the task's kind, skip, rejected, or withdrawn
     labeler: str
     content: dict[str, Any]
     shown_order: list[int]
@@ -150,9 +150,9 @@ class Client:
     def changes(self, after: int = 0, wait: float = 30.0) -> Iterator[Label]:
         """Labels as they come, without an end: give the last one's `id` as `after` to go on later.
 
-        Answers that were taken back in earlier versions come as labels of the kind `withdrawn`. While the app
-        is away this waits for it. `wait`: how many seconds (up to 60) one request stays open when nothing
-        comes.
+        What is taken back comes as a label of the kind `rejected` (by a reviewer) or `withdrawn` (in earlier
+        versions) that replaces it. While the app is away this waits for it. `wait`: how many seconds (up to
+        60) one request stays open when nothing comes.
         """
         pause = _PAUSE
         while True:

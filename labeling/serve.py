@@ -7,7 +7,7 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -45,7 +45,10 @@ def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool 
     """Open the database; raises UserError where it or the guideline can't be read."""
     store = Store(database_of(recipe))
     config = Config(store, recipe.labeling, store.secret(), recipe.run.name, secure=secure, hosts=hosts)
-    config.guideline()
+    if (
+        problem := config.guideline_problem()
+    ):  # told at the start; while the app serves, the last version holds
+        raise UserError(problem)
     if recipe.labeling.suggestions == "machine":
         with store.write() as session:
             label_the_rest(session)
@@ -90,6 +93,20 @@ def _told_now_and_then(every: float = 2.0) -> Callable[[int, int], None]:
 def records_of(recipe: Recipe, kind: RecordKind) -> list[dict[str, Any]]:
     """The training records of the recipe's database; raises UserError where there is none yet."""
     return read_records(_database_there(recipe), kind, {})
+
+
+def back_up(recipe: Recipe, to: Path) -> int:
+    """Copy the recipe's database into a new file, also while the app runs on it; the bytes of the copy."""
+    from labeling.store.backup import back_up
+
+    return back_up(_database_there(recipe), to)
+
+
+def table_of(kind: RecordKind, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Training records as CSV, for a spreadsheet."""
+    from labeling.store import sheets
+
+    return "".join(sheets.lines(sheets.COLUMNS[kind], map(sheets.record_cells, rows)))
 
 
 def _database_there(recipe: Recipe) -> str:

@@ -110,19 +110,35 @@ def export(
     kind: Annotated[RecordKind, argument("KIND", "demonstrations, rankings or prompts.")],
     overrides: Overrides = None,
     to: OutputFile = None,
+    csv: Annotated[bool, typer.Option("--csv", help="A table; so does --to FILE.csv.")] = False,
 ) -> None:
-    """Write what people made so far as JSON Lines; training reads the database itself, without this."""
+    """Write what people made so far as JSON Lines or CSV; training reads the database without this."""
     with reported():
         from align.run.files import write_text
 
         loaded = load(recipe, overrides)
         rows = labeling_app().records_of(loaded, kind)
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        if csv or to is not None and to.suffix.lower() == ".csv":
+            lines = labeling_app().table_of(kind, rows)
+        else:
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if to is None:
             print(lines, end="")
         else:
             write_text(to, lines)
             print(f"{len(rows)} {kind} are in {to}")
+
+
+@label_app.command()
+def backup(
+    recipe: RecipeFile,
+    to: Annotated[Path, argument("TO", "A new file for the copy.")],
+    overrides: Overrides = None,
+) -> None:
+    """Copy the database into a file, as it stands, also while the app runs on it."""
+    with reported():
+        size = labeling_app().back_up(load(recipe, overrides), to)
+        print(f"{to} is a copy of the labeling database, {size:,} bytes; it holds secrets: keep it private")
 
 
 @label_app.command()

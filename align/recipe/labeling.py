@@ -34,6 +34,15 @@ class Labeling(Section):
     gold_every: NonNegativeInt = Field(
         10, description="every so many tasks one whose answer is known, where there are such; 0: never"
     )
+    calibration: NonNegativeInt = Field(
+        0, description="gold tasks that a labeler does first, with feedback after each; 0: none"
+    )
+    pass_mark: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.7, description="share of the pairs of these that a labeler orders as known, to be given real tasks"
+    )
+    fastest: PositiveFloat = Field(
+        50.0, description="characters a second; answers that came faster than that can be read are listed"
+    )
     suggestions: Literal["off", "after", "prefilled", "machine"] = Field(
         "off",
         description="what `align suggest` sent: never shown; shown when the answer is given; the order that "

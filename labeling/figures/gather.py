@@ -10,8 +10,7 @@ from sqlalchemy import Text, and_, case, cast, func, select
 from sqlalchemy.orm import Session, aliased
 
 from labeling.answers import ORDERING, ranks_of
-from labeling.store.labels import standing
-from labeling.store.models import Item, Label, Person, Response, Slot, now
+from labeling.store.models import TAKEN_BACK, Item, Label, Person, Response, Slot, now, standing
 from labeling.store.suggestions import by_people
 
 _ROWS = 1000  # read at a time
@@ -88,7 +87,8 @@ def _taken_back(session: Session) -> dict[int, int]:
     """How many of their answers people changed or took back; labels of the kind `withdrawn` are old ones."""
     before = aliased(Label)
     back = select(Label.person_id, func.count()).join(before, before.id == Label.replaces)
-    back = back.where(before.kind != "withdrawn", Label.adjudicates.is_(False), by_people())
+    back = back.where(before.kind.not_in(TAKEN_BACK), Label.kind != "rejected")  # that is a reviewer's doing
+    back = back.where(Label.adjudicates.is_(False), by_people())
     return dict(session.execute(back.group_by(Label.person_id)).all())
 
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from labeling.store.labels import standing
-from labeling.store.models import Item, Label
+from labeling.store.models import Item, Label, standing
 from labeling.store.suggestions import HIDDEN, SEEN
 
 _Z = 1.959964  # 95%

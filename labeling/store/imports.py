@@ -14,6 +14,7 @@ from align.data.one_file import OneFile
 from align.data.rows import EMPTY_ROW, KINDS, PACKED, FileError, read_rows
 from align.errors import UserError
 from align.values import RecordError
+from labeling.store.audit import note
 from labeling.store.engine import Store
 from labeling.store.items import AddedItems, add_items, made_of, names_of, shown_format
 from labeling.store.labels import check_ranking, keep_rankings
@@ -34,10 +35,14 @@ class Imported:
     kept: int | None  # of these, as labels; None: that was not asked for
     left_out: Mapping[str, int] = field(default_factory=dict)  # what became no task, by reason
     unread: Sequence[str] = ()  # columns with texts of which nothing is used
+    repeated: int = 0  # rows that are the same as another one of the file
 
     def __str__(self) -> str:
         said = f"{_many(self.tasks, 'task')} added"
         said += f", {self.known} were there before" if self.known else ""
+        if self.repeated:
+            is_are = "row is" if self.repeated == 1 else "rows are"
+            said += f"; {self.repeated:,} {is_are} the same as another one of the file"
         if self.kept is not None:
             said += f"; {_many(self.kept, 'ranking')} kept as labels"
         elif self.rankings:
@@ -104,9 +109,22 @@ def import_file(
         raise UserError(f"{name}{place}: {error}") from error
     except FileError as error:
         raise UserError(f"{name}{error.place}: {error.message}") from error
+    said = _said(added, kept if labels else None, one.reading.unread)
+    with store.write() as session:
+        note(session, by, "added a file", "task", tasks=said.tasks, known=said.known, labels=said.kept)
+    return said
+
+
+def _said(added: AddedItems, kept: int | None, unread: Sequence[str]) -> Imported:
     known = len(set(added.before) - set(added.ids))
     return Imported(
-        len(added.ids), known, len(added.said), kept if labels else None, added.left_out, one.reading.unread
+        tasks=len(added.ids),
+        known=known,
+        rankings=len(added.said),
+        kept=kept,
+        left_out=added.left_out,
+        unread=unread,
+        repeated=0 if added.said else len(added.before) - known,  # several people's rankings are none
     )
 
 
@@ -116,7 +134,11 @@ def add_tasks(
     """Add tasks that a program sends; nothing where one is wrong. Raises RecordError."""
     with store.read() as session:
         names = names_of(session)
-    return add_in_parts(store, list(_checked(rows, overlap, names)), overlap, by)[0]
+    added = add_in_parts(store, list(_checked(rows, overlap, names)), overlap, by)[0]
+    if added.ids:
+        with store.write() as session:
+            note(session, by, "added tasks", "task", tasks=len(added.ids))
+    return added
 
 
 def add_in_parts(

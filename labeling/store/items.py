@@ -20,10 +20,12 @@ from align.messages import TOOLS
 from align.records import Demonstration, Prompt, Ranking
 from align.values import RecordError
 from labeling.answers import KINDS, ORDERING, UNSTORABLE, storable
+from labeling.store.assignment import NEEDS, name_people, needs_of
 from labeling.store.models import Item, Person, Response, Slot, in_turn
+from labeling.store.repeats import once_each
 
-_KEYS = ("prompt", TOOLS, "responses", "kind", "priority", "overlap", "gold", "meta")
-_LISTS = ("responses", "gold", "meta")  # a table has them as text
+_KEYS = ("prompt", TOOLS, "responses", "kind", "priority", "overlap", "gold", "meta", *NEEDS)
+_LISTS = ("responses", "gold", "meta", "people", "skills")  # a table has them as text
 _RESPONSE_KEYS = ("text", "origin", "author")
 _TOGETHER = 400  # rows written at once
 
@@ -75,11 +77,18 @@ def made_of(
     left_out: Counter[str] | None = None,
 ) -> Iterator[tuple[Item, Ranking | None]]:
     """The items that a row makes, in no database yet, and what a named person ranked. Raises RecordError."""
-    for item, authors, ranking in _items(row, overlap, form, Counter() if left_out is None else left_out):
+    left_out = Counter() if left_out is None else left_out
+    for found in _items(row, overlap, form, left_out):
+        merged = once_each(*found, left_out)
+        if merged is None:
+            continue
+        item, authors, ranking = merged
+        item.key = _key(item)
         for response, author in zip(item.responses, authors, strict=True):
             if author is not None and author not in names:
                 raise RecordError("author", f"nobody is called {author[:40]!r}")
             response.author_id = names.get(author) if author else None
+        name_people(item.needs, names)
         yield item, ranking
 
 
@@ -162,6 +171,7 @@ def _own(row: Mapping[str, Any], overlap: int) -> tuple[Item, list[str | None]]:
     if not storable(meta):
         raise RecordError("meta", UNSTORABLE)
     item.meta = dict(meta)
+    item.needs = needs_of(row)
     if row.get("gold") is not None:
         gold = {"prompt": row["prompt"], "responses": [r.text for r in responses], "ranks": row["gold"]}
         if item.kind not in ORDERING:
@@ -211,10 +221,8 @@ def _made(kind: Any, prompt: Prompt, responses: list[Response], overlap: int) ->
     given = prompt.prompt
     plain = isinstance(given, str)
     messages = [{"role": "user", "content": given}] if isinstance(given, str) else [dict(m) for m in given]
-    same = json.dumps([kind, plain, messages, [r.text for r in responses]])
     return Item(
         kind=kind,
-        key=hashlib.sha256(same.encode()).hexdigest(),
         prompt=messages,
         plain=plain,
         overlap=overlap,
@@ -222,6 +230,12 @@ def _made(kind: Any, prompt: Prompt, responses: list[Response], overlap: int) ->
         meta={},
         responses=responses,
     )
+
+
+def _key(item: Item) -> str:
+    """What the same task has again."""
+    same = json.dumps([item.kind, item.plain, item.prompt, [r.text for r in item.responses]])
+    return hashlib.sha256(same.encode()).hexdigest()
 
 
 def _number(

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import and_, exists, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
 from align.records import Ranking
@@ -24,10 +24,24 @@ from labeling.answers import (
     ranks_of,
     written_in,
 )
-from labeling.store.models import Draft, Guideline, Item, Label, Person, Slot, is_newest, now
-from labeling.store.people import add_person, good_name
+from labeling.store.models import (
+    Draft,
+    Guideline,
+    Item,
+    Label,
+    Person,
+    Slot,
+    Verdict,
+    in_turn,
+    is_newest,
+    now,
+    standing,
+)
+from labeling.store.names import good_name, tidy
+from labeling.store.people import past_person
 from labeling.store.queue import HELD, lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion, prefilled_ranks
+from labeling.store.summary import summarise
 
 MAX_DRAFT = 400_000  # characters of JSON
 _TOGETHER = 1000  # rows asked for at once
@@ -39,6 +53,12 @@ _ANSWERED = (
     "You have answered this task already, in another tab or browser. Nothing here is lost: submit again to "
     "put this answer in the place of that one."
 )
+_DECIDED = (
+    "{name} has decided this task already. Nothing was changed: look at that decision, or submit again to "
+    "put yours in its place."
+)
+KEPT = "kept"  # a person's own word on an answer that was returned: it stays
+REJECTED = "rejected"  # the kind of a label that takes one back which a reviewer rejected
 
 
 _UNTOUCHED = "You changed nothing: change it, or say that it is right as it stands."
@@ -63,11 +83,6 @@ class NewerDraft(UserError):
     def __init__(self, content: dict[str, Any], revision: int) -> None:
         super().__init__("This task was worked on elsewhere meanwhile.")
         self.content, self.revision = content, revision
-
-
-def standing(until: int | None = None) -> ColumnElement[bool]:
-    """The condition that a label stands: nothing (up to label `until`) replaces it, it takes nothing back."""
-    return and_(is_newest(until), Label.kind != "withdrawn")
 
 
 def keep_guideline(session: Session, text: str) -> str:
@@ -126,6 +141,7 @@ def submit(
     if untouched != given.affirmed:
         raise UserError(_UNTOUCHED if untouched else _TOUCHED)
     before = _before(session, person, item, given.adjudicates)
+    _check_before(session, person, item, before, given)
     label = Label(
         item_id=item.id,
         person_id=person.id,
@@ -148,6 +164,7 @@ def submit(
     session.flush()  # the rest first: in PostgreSQL other people's labels wait from the label on
     session.add(label)  # whole: it can't be changed once it is written
     session.flush()
+    summarise(session, [item.id])
     return label
 
 
@@ -164,6 +181,23 @@ def is_untouched(
 
 def _plain(text: str) -> str:
     return text.replace("\r\n", "\n").strip()
+
+
+def _check_before(session: Session, person: Person, item: Item, before: int | None, given: Answer) -> None:
+    """A decision replaces another reviewer's only knowingly; what was rejected is not given again."""
+    found = session.get(Label, before) if before is not None else None
+    if found is None:
+        return
+    if given.adjudicates:
+        if (
+            found.person_id != person.id
+            and found.kind != REJECTED
+            and found.submission not in given.instead_of
+        ):
+            name = session.get_one(Person, found.person_id).name
+            raise Superseded(_DECIDED.format(name=name), found.submission)
+    elif found.kind == REJECTED and own_slot(session, person.id, item.id) is None:
+        raise UserError("A reviewer rejected your earlier answer to this task, which went to somebody else.")
 
 
 def _submitted(session: Session, person: Person, item: Item, given: Answer) -> Label | None:
@@ -240,6 +274,18 @@ def keep_answer(session: Session, person: Person, item: int) -> None:
         raise NotYours("You have not reopened this task.")
     slot.state, slot.leased_until = "done", None
     _put(session.get_one(Draft, (item, person.id)), {})
+    _note_kept(session, person, item)
+
+
+def _note_kept(session: Session, person: Person, item: int) -> None:
+    """Where a reviewer returned the answer that is kept: the reviewer looks at it again."""
+    in_turn(session, "labels")
+    query = select(Verdict).join(Label, Label.id == Verdict.label_id)
+    query = query.where(Label.item_id == item, Label.person_id == person.id, standing())
+    last = session.scalars(query.order_by(Verdict.id.desc()).limit(1)).first()
+    if last is not None and last.said == "returned":
+        session.add(Verdict(label_id=last.label_id, person_id=person.id, said=KEPT, replaces=last.id))
+        summarise(session, [item])
 
 
 def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
@@ -248,19 +294,19 @@ def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
     A person without an account gets one that is closed. Later rankings of a person replace earlier ones.
     """
     kept, said = 0, list(said)
-    _lock(session, {number for number, _ in said})
-    people = {person.name: person for person in session.scalars(select(Person))}
+    lock_all(session, {number for number, _ in said})
+    people = {tidy(person.name): person for person in session.scalars(select(Person))}
     for number, ranking in said:
         item = session.get_one(Item, number)
         ordered = sum(rank is not None for rank in ranking.ranks) > 1
         if item.gold is not None or not ordered or ranking.labeler is None:
             continue
-        name = " ".join(ranking.labeler.split())
+        name = good_name(ranking.labeler)
         if name not in people:
-            people[name] = add_person(session, name, "labeler")
-            people[name].disabled = now()
+            people[name] = past_person(session, name) or _closed_account(session, name)
         if people[name].role != "machine":  # its labels come from here, exported: no person said so
-            kept += _keep_ranking(session, item, people[name], ranking)
+            kept += _keep_ranking(session, item, people[name], ranking, name)
+    summarise(session, {number for number, _ in said})
     return kept
 
 
@@ -277,9 +323,17 @@ def check_ranking(item: Item, ranking: Ranking) -> None:
         raise RecordError(key, str(error)) from error
 
 
-def _keep_ranking(session: Session, item: Item, person: Person, ranking: Ranking) -> bool:
-    """Whether it is new."""
-    same = hashlib.sha256(json.dumps([item.key, person.name, ranking.ranks]).encode()).hexdigest()[:32]
+def _closed_account(session: Session, name: str) -> Person:
+    """For who ranked elsewhere and does not work here: as the file calls them, whomever that looks like."""
+    person = Person(name=name, role="labeler", disabled=now())
+    session.add(person)
+    session.flush()
+    return person
+
+
+def _keep_ranking(session: Session, item: Item, person: Person, ranking: Ranking, name: str) -> bool:
+    """Whether it is new; `name`: what the file calls the person."""
+    same = hashlib.sha256(json.dumps([item.key, name, ranking.ranks]).encode()).hexdigest()[:32]
     if session.scalar(select(Label.id).where(Label.submission == same)) is not None:
         return False
     count, guideline = len(ranking.ranks), ranking.guideline
@@ -301,7 +355,7 @@ def _keep_ranking(session: Session, item: Item, person: Person, ranking: Ranking
     return True
 
 
-def _lock(session: Session, items: set[int]) -> None:
+def lock_all(session: Session, items: set[int]) -> None:
     """Take what others hold while they wait to write a label: the tasks, then their places.
 
     To be called before the first of several labels in a transaction, so that it waits for nobody after that.
@@ -323,11 +377,15 @@ def last_own(session: Session, person: Person, item: int | None = None) -> Label
     return session.scalars(mine.order_by(Label.id.desc()).limit(1)).first()
 
 
-def history(session: Session, person: Person, limit: int = 200) -> list[tuple[Label, Item]]:
-    """A person's own labels that stand, newest first."""
-    query = select(Label, Item).join(Item, Item.id == Label.item_id)
-    query = query.where(Label.person_id == person.id, standing())
-    return [(label, item) for label, item in session.execute(query.order_by(Label.id.desc()).limit(limit))]
+def history(session: Session, person: Person, limit: int = 200) -> list[tuple[Label, Item, Verdict | None]]:
+    """A person's own labels that stand or were rejected, newest first, with what a reviewer said."""
+    said = or_(Verdict.label_id == Label.id, and_(Label.kind == REJECTED, Verdict.label_id == Label.replaces))
+    later = aliased(Verdict)
+    said = and_(said, ~exists().where(later.replaces == Verdict.id))
+    query = select(Label, Item, Verdict).join(Item, Item.id == Label.item_id).outerjoin(Verdict, said)
+    query = query.where(Label.person_id == person.id, is_newest(), Label.kind != "withdrawn")
+    found = session.execute(query.order_by(Label.id.desc()).limit(limit))
+    return [(label, item, verdict) for label, item, verdict in found]
 
 
 def _before(session: Session, person: Person, item: Item, adjudicates: bool) -> int | None:

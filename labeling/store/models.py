@@ -1,4 +1,4 @@
-"""The tables. Labels, and the guidelines and suggestions that they go with, are only ever added to."""
+"""The tables. Labels, guidelines, suggestions, verdicts and the audit log are only ever added to."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    and_,
     event,
     exists,
     text,
@@ -73,12 +74,20 @@ class Person(Tables):
     disabled: Mapped[datetime | None] = mapped_column()
 
 
+class PastName(Tables):
+    """A name that an account had before: nobody else gets it; its labels in files are theirs."""
+
+    __tablename__ = "past_name"
+    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
+
+
 class Token(Tables):
     """A secret that opens something; only its sha256 is kept."""
 
     __tablename__ = "token"
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(10))  # signin, first, invite, session, api
+    kind: Mapped[str] = mapped_column(String(10))  # signin, reset, first, invite, session, api
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     person_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"))  # an invite makes one
     role: Mapped[str | None] = mapped_column(String(20))
@@ -103,7 +112,27 @@ class Item(Tables):
     meta: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created: Mapped[datetime] = mapped_column(default=now)
     created_by: Mapped[int | None] = mapped_column(ForeignKey("person.id"))
+    hidden: Mapped[datetime | None] = mapped_column()  # given to nobody any more
+    needs: Mapped[list[Need]] = relationship(order_by="Need.kind, Need.value", cascade="all, delete-orphan")
     responses: Mapped[list[Response]] = relationship(order_by="Response.position", lazy="selectin")
+
+
+class Need(Tables):
+    """What a person must have to be given a task: to be one of the people, a skill, a language."""
+
+    __tablename__ = "need"
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(10), primary_key=True)  # person, skill, language
+    value: Mapped[str] = mapped_column(String(80), primary_key=True)  # of a person the number
+
+
+class Ability(Tables):
+    """A skill or a language of a person."""
+
+    __tablename__ = "ability"
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(10), primary_key=True)  # skill, language
+    value: Mapped[str] = mapped_column(String(80), primary_key=True)
 
 
 Index("item_queue", Item.priority.desc(), Item.id)  # the queue's order
@@ -169,6 +198,17 @@ class Guideline(Tables):
     created: Mapped[datetime] = mapped_column(default=now)
 
 
+class GuidelineVersion(Tables):
+    """When a text became the guideline; the newest row is the one that holds."""
+
+    __tablename__ = "guideline_version"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    hash: Mapped[str] = mapped_column(ForeignKey("guideline.hash"))
+    person_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"))  # None: it came from the file
+    remark: Mapped[str] = mapped_column(Text, default="")
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
 class Label(Tables):
     """One thing that one person did, once. A later one may replace it; both stay."""
 
@@ -176,7 +216,7 @@ class Label(Tables):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), index=True)
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
-    kind: Mapped[str] = mapped_column(String(12))  # the item's kind, skip, or withdrawn
+    kind: Mapped[str] = mapped_column(String(12))  # the item's kind, skip, or one of TAKEN_BACK
     content: Mapped[dict[str, Any]] = mapped_column()  # in the item's own order of responses
     guideline: Mapped[str | None] = mapped_column(ForeignKey("guideline.hash"))
     shown_order: Mapped[list[Any]] = mapped_column()
@@ -199,6 +239,14 @@ def is_newest(until: int | None = None) -> ColumnElement[bool]:
     later = aliased(Label)
     replaced = exists().where(later.replaces == Label.id)
     return ~(replaced if until is None else replaced.where(later.id <= until))
+
+
+TAKEN_BACK = ("withdrawn", "rejected")  # kinds of labels that only say that the one they replace is gone
+
+
+def standing(until: int | None = None) -> ColumnElement[bool]:
+    """The condition that a label stands: nothing (up to label `until`) replaces it, it takes nothing back."""
+    return and_(is_newest(until), Label.kind.not_in(TAKEN_BACK))
 
 
 def in_turn(session: Session | Connection, what: str) -> None:
@@ -228,3 +276,55 @@ class Draft(Tables):
     saved: Mapped[datetime] = mapped_column(default=now)
     suggestion_id: Mapped[int | None] = mapped_column(ForeignKey("suggestion.id"))  # that the page began with
     suggestion_shown: Mapped[str | None] = mapped_column(String(10))
+
+
+class Verdict(Tables):
+    """What was said of one label: accepted, returned, rejected; kept: by its person, when it was returned."""
+
+    __tablename__ = "verdict"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    label_id: Mapped[int] = mapped_column(ForeignKey("label.id"), index=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))  # who said so
+    said: Mapped[str] = mapped_column(String(10))
+    remark: Mapped[str] = mapped_column(Text, default="")
+    replaces: Mapped[int | None] = mapped_column(ForeignKey("verdict.id"), unique=True)
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
+class Summary(Tables):
+    """What stands on an item, counted when a label comes, so that long lists need not read labels."""
+
+    __tablename__ = "summary"
+    __table_args__ = (Index("summary_apart", "decided", "apart", "item_id"),)
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    answers: Mapped[int] = mapped_column(Integer)  # people's, without skips and decisions
+    undecided: Mapped[int] = mapped_column(Integer)  # of these, without a verdict
+    skips: Mapped[int] = mapped_column(Integer)
+    flags: Mapped[int] = mapped_column(Integer)  # answers with a flag
+    decided: Mapped[bool] = mapped_column()  # a reviewer's own order stands
+    apart: Mapped[float] = mapped_column(Float)  # share of pairs ordered differently; -1: not two orders
+
+
+class Audit(Tables):
+    """Who did what, when. People are named by number, so that a name that is erased is in no entry."""
+
+    __tablename__ = "audit"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    person_id: Mapped[int | None] = mapped_column(ForeignKey("person.id"))  # None: the command line
+    action: Mapped[str] = mapped_column(String(40))
+    about: Mapped[str] = mapped_column(String(20))  # label, task, person, guideline, …
+    about_id: Mapped[int | None] = mapped_column(Integer)
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
+class Calibration(Tables):
+    """What became of a labeler's first gold tasks; the newest row of a person counts."""
+
+    __tablename__ = "calibration"
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"), index=True)
+    said: Mapped[str] = mapped_column(String(10))  # passed, failed, again, waived
+    share: Mapped[float | None] = mapped_column(Float)  # of the known pairs
+    last_label: Mapped[int] = mapped_column(Integer)  # the newest label then, of anybody
+    created: Mapped[datetime] = mapped_column(default=now)

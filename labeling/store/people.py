@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
 import threading
 from datetime import timedelta
@@ -13,7 +14,8 @@ from sqlalchemy import ColumnElement, Select, and_, select, update
 from sqlalchemy.orm import Session
 
 from align.errors import UserError
-from labeling.store.models import Person, Token, now
+from labeling.store.models import PastName, Person, Setting, Token, in_turn, now
+from labeling.store.names import ERASED, check_scripts, good_name, skeleton, tidy
 
 ROLES = ("admin", "reviewer", "labeler", "machine")
 MIN_PASSWORD = 10
@@ -54,28 +56,58 @@ def find_token(session: Session, kind: str, secret: str) -> Token | None:
 
 def use_up(session: Session, token: Token) -> bool:
     """End a token; False where another request has used it already."""
-    return _end(session, Token.id == token.id) > 0
+    return end_tokens(session, Token.id == token.id) > 0
 
 
 def add_person(session: Session, name: str, role: str, password: str | None = None) -> Person:
-    """Raises UserError for a name that is taken or no name, and for a password that is too short."""
+    """Raises UserError for a name that `check_free` refuses, for no name, and for too short a password."""
     name = good_name(name)
     if role not in ROLES:
         raise UserError(f"A role is one of {', '.join(ROLES)}.")
-    if session.scalar(select(Person.id).where(Person.name == name)) is not None:
-        raise UserError(f"The name {name} is taken: choose another.")
+    in_turn(session, "people")
+    check_free(session, name)
     person = Person(name=name, role=role, password=hashed_password(password) if password else None)
     session.add(person)
     session.flush()
     return person
 
 
-def good_name(name: str) -> str:
-    """A name as it is kept; raises UserError where it can't be one."""
-    name = " ".join(name.split())
-    if not name or len(name) > 80 or not name.isprintable():
-        raise UserError("A name needs 1 to 80 characters that can be printed.")
-    return name
+def check_free(session: Session, name: str, but: Person | None = None) -> None:
+    """Raises UserError where a name is somebody's, was somebody's, or looks like somebody's."""
+    check_scripts(name)
+    mine = but.id if but is not None else None
+    past = session.scalar(select(PastName.person_id).where(PastName.hash == _past(session, name)))
+    if past is not None and past != mine:
+        raise UserError(f"The name {name} was another account's before: choose another.")
+    for id, known in session.execute(select(Person.id, Person.name)):
+        if id == mine:
+            continue
+        if known == name:
+            raise UserError(f"The name {name} is taken: choose another.")
+        if skeleton(known) == skeleton(name):
+            raise UserError(f"The name {name} looks like {known}, which is taken: choose another.")
+    if name.startswith(f"{ERASED} "):
+        raise UserError(f"Names that begin with “{ERASED}” are kept for those who left: choose another.")
+
+
+def keep_past_name(session: Session, person: Person) -> None:
+    """Note, as a hash, that an account had the name that it has now."""
+    session.merge(PastName(hash=_past(session, person.name), person_id=person.id))
+    session.flush()
+
+
+def past_person(session: Session, name: str) -> Person | None:
+    """The account that had this name before it was renamed or erased."""
+    found = session.get(PastName, _past(session, name))
+    return session.get(Person, found.person_id) if found is not None else None
+
+
+def _past(session: Session, name: str) -> str:
+    """Keyed by the database's secret: without it nobody can try names."""
+    secret = session.get(Setting, "secret")
+    return hmac.new(
+        (secret.value if secret else "").encode(), tidy(name).encode(), hashlib.sha256
+    ).hexdigest()
 
 
 def hashed_password(password: str) -> str:
@@ -90,9 +122,9 @@ def hashed_password(password: str) -> str:
 
 def check_password(session: Session, name: str, password: str) -> Person | None:
     """The person, if the password is theirs."""
-    name = " ".join(name.split())
-    possible = name.isprintable()  # a database may refuse to look for anything else
-    person = session.scalar(select(Person).where(Person.name == name)) if possible else None
+    names = (tidy(name), " ".join(name.split()))  # the second: as earlier versions kept it
+    possible = names[0].isprintable()  # a database may refuse to look for anything else
+    person = session.scalars(select(Person).where(Person.name.in_(names))).first() if possible else None
     known = person.password if person and not person.disabled else None
     try:
         with _AT_ONCE:
@@ -105,20 +137,19 @@ def check_password(session: Session, name: str, password: str) -> Person | None:
 def disable(session: Session, person: Person) -> None:
     """Close an account: its sessions and tokens end, its labels stay."""
     person.disabled = now()
-    _end(session, Token.person_id == person.id)
+    end_tokens(session, Token.person_id == person.id)
 
 
 def end_sessions(session: Session, person: Person, but: str | None) -> None:
     """Sign a person out everywhere but in the session with this secret; links that would sign them in end."""
     kept = _hash(but) if but else ""
-    _end(
-        session, and_(Token.person_id == person.id, Token.kind.in_(("session", "signin")), Token.hash != kept)
-    )
+    here = Token.kind.in_(("session", "signin", "reset"))
+    end_tokens(session, and_(Token.person_id == person.id, here, Token.hash != kept))
 
 
 def end_links(session: Session) -> None:
     """End all links that `align label` printed before."""
-    _end(session, Token.kind.in_(("signin", "first")))
+    end_tokens(session, Token.kind.in_(("signin", "first")))
 
 
 def has_admin_account(session: Session) -> bool:
@@ -141,7 +172,7 @@ def _admins() -> Select[Person]:
     return select(Person).where(Person.role == "admin", Person.disabled.is_(None))
 
 
-def _end(session: Session, which: ColumnElement[bool]) -> int:
+def end_tokens(session: Session, which: ColumnElement[bool]) -> int:
     """End tokens that are still good; how many."""
     done = session.execute(update(Token).where(which, Token.ended.is_(None)).values(ended=now()))
     return int(done.rowcount)  # type: ignore[attr-defined]

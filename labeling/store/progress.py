@@ -26,7 +26,7 @@ class LabelCounts:
 
 def progress(session: Session, demonstrations: Filters, rankings: Filters, origin: str | None) -> LabelCounts:
     """`origin`: the policy whose tasks are to be ranked; None: none yet."""
-    waits = exists().where(Slot.item_id == Item.id, Slot.state.in_(("free", "leased")))
+    waits = exists().where(Slot.item_id == Item.id, Slot.state.in_(("free", "leased")), Item.hidden.is_(None))
     written = exists().where(Response.item_id == Item.id, Response.origin == origin)
     asked = select(func.count()).select_from(Item).where(Item.kind == "demonstrate", waits)
     ours = set(session.scalars(select(Item.id).where(written, Item.kind.in_(ORDERING))))

@@ -12,6 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
+from labeling.store import calibration
+from labeling.store.assignment import fits
+from labeling.store.calibration import Standard
 from labeling.store.engine import Store
 from labeling.store.models import Draft, Item, Label, Person, Response, Slot, Suggestion, is_newest, now
 
@@ -29,6 +32,7 @@ class Rules:
     gold_every: int = 0
     audit: float | None = None  # share of the machine's tasks that people judge too; None: all are people's
     secret: str = ""  # the database's: draws where gold tasks come
+    calibration: Standard = Standard()
 
 
 def take(store: Store, person: Person, rules: Rules) -> Item | None:
@@ -36,9 +40,12 @@ def take(store: Store, person: Person, rules: Rules) -> Item | None:
     for _ in range(_TRIES):
         try:
             with store.write() as session:
-                slot = _held(session, person) or _gold(session, person, rules)
-                slot = slot or _next(session, person, rules)
+                slot = _held(session, person) or _to_calibrate(session, person, rules)
+                stage = calibration.stage(session, person, rules.calibration)
+                if slot is None and (stage is None or stage.working or not stage.done and stage.said is None):
+                    slot = _gold(session, person, rules) or _next(session, person, rules)
                 if slot is None:
+                    session.commit()
                     return None
                 if slot.person_id != person.id or slot.state not in HELD:
                     slot.taken = now()
@@ -116,8 +123,10 @@ def waiting(session: Session, person: Person, rules: Rules) -> int:
 
 def _gold_to_come(session: Session, person: Person, rules: Rules, ahead: int) -> int:
     """How many gold tasks this person gets until `ahead` more of the others are done."""
-    first, others = _met(session, person, gold=True), _met(session, person, gold=False) + ahead
-    left = (session.scalar(select(func.count()).where(Item.gold.is_not(None))) or 0) - first
+    met, others = _met(session, person, gold=True), _met(session, person, gold=False) + ahead
+    first = max(0, met - calibration.tasks_of(person, rules.calibration))
+    there = Item.gold.is_not(None) & Item.hidden.is_(None) & fits(person.id)
+    left = (session.scalar(select(func.count()).where(there)) or 0) - met
     due = takewhile(lambda number: _due(rules, person, number) <= others, count(first))
     return sum(1 for _ in islice(due, max(0, min(left, MANY))))
 
@@ -152,7 +161,10 @@ def _available(person: Person, rules: Rules) -> Select[Slot]:
     # No index for it: items are read by priority, up to the first free one.
     state = func.coalesce(Slot.state, "")
     skipped = exists().where(
-        Label.item_id == Slot.item_id, Label.person_id == person.id, Label.kind == "skip", is_newest()
+        Label.item_id == Slot.item_id,
+        Label.person_id == person.id,
+        Label.kind.in_(("skip", "rejected")),
+        is_newest(),
     )
     machines = exists().where(
         Item.kind == "rank", Suggestion.item_id == Slot.item_id, Suggestion.draw >= (rules.audit or 0.0)
@@ -163,6 +175,8 @@ def _available(person: Person, rules: Rules) -> Select[Slot]:
         .where(
             or_(state == "free", and_(state == "leased", Slot.leased_until < now())),
             Item.gold.is_(None),
+            Item.hidden.is_(None),
+            fits(person.id),
             or_(Item.created_by == person.id, Item.meta[PRIVATE].as_string().is_(None)),
             ~exists().where(mine.item_id == Slot.item_id, mine.person_id == person.id),
             ~exists().where(Response.item_id == Slot.item_id, Response.author_id == person.id),
@@ -172,21 +186,40 @@ def _available(person: Person, rules: Rules) -> Select[Slot]:
     )
 
 
+def _to_calibrate(session: Session, person: Person, rules: Rules) -> Slot | None:
+    """A slot of a gold item for who has to pass first; where there is none left, what was done decides."""
+    found = calibration.stage(session, person, rules.calibration)
+    if found is None or found.said is not None:
+        return None
+    if found.done < rules.calibration.tasks:
+        query = calibration.unmet(person).order_by(Item.priority.desc(), Item.id).limit(1)
+        item = session.scalars(query).first()
+        if item is not None:
+            return _one_more(session, item)
+    calibration.conclude(session, person, rules.calibration, none_left=True)
+    return None
+
+
+def _one_more(session: Session, item: Item) -> Slot:
+    slot = Slot(item_id=item.id, number=_next_number(session, item.id), item=item)
+    session.add(slot)
+    return slot
+
+
 def _gold(session: Session, person: Person, rules: Rules) -> Slot | None:
     """A slot of a gold item that this person has not met, when one is due."""
     if not rules.gold_every:
         return None
-    if _met(session, person, gold=False) < _due(rules, person, _met(session, person, gold=True)):
+    number = max(0, _met(session, person, gold=True) - calibration.tasks_of(person, rules.calibration))
+    if _met(session, person, gold=False) < _due(rules, person, number):
         return None
     met = exists().where(Slot.item_id == Item.id, Slot.person_id == person.id)
     tried = exists().where(Label.item_id == Item.id, Label.person_id == person.id)
-    query = select(Item).where(Item.gold.is_not(None), ~met, ~tried)
+    query = select(Item).where(Item.gold.is_not(None), Item.hidden.is_(None), fits(person.id), ~met, ~tried)
     item = session.scalars(query.order_by(Item.priority.desc(), Item.id).limit(1)).first()
     if item is None:
         return None
-    slot = Slot(item_id=item.id, number=_next_number(session, item.id), item=item)
-    session.add(slot)
-    return slot
+    return _one_more(session, item)
 
 
 def _next_number(session: Session, item: int) -> int:

@@ -17,8 +17,7 @@ from align.records import RecordKind
 from align.stats.rankings import Ranks, disagreement
 from labeling.answers import ORDERING, ranks_of, written_in
 from labeling.store.engine import Store
-from labeling.store.labels import standing
-from labeling.store.models import Item, Label, Person
+from labeling.store.models import Item, Label, Person, standing
 from labeling.store.suggestions import MACHINE, by_people
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
@@ -17,8 +17,10 @@ from align.recipe.labeling import MAX_RESPONSES
 from align.records import RecordKind
 from labeling.client import Added, Task
 from labeling.figures.shapes import Figures
-from labeling.store.labels import standing as that_stands
+from labeling.store import sheets
+from labeling.store.audit import note
 from labeling.store.models import Item, Label, Person
+from labeling.store.models import standing as that_stands
 from labeling.store.records import Filters, prompt_of, records
 from labeling.store.suggestions import AddedSuggestions, add_suggestions, unscored
 from labeling.web.config import Config
@@ -162,22 +164,28 @@ async def list_labels(
     return found
 
 
-@router.get(
-    "/records/{kind}.jsonl",
-    responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
-    response_class=StreamingResponse,
-)
-def export(
-    kind: RecordKind,
-    who: Machine,
+def chosen(
     guideline: Annotated[str | None, Query(pattern=r"^[0-9a-f]{1,64}$")] = None,
     labeler: Annotated[list[Name], Query(max_length=100)] = [],  # noqa: B006  FastAPI copies it
     agreement: Annotated[float | None, Query(gt=0, le=1)] = None,
     corrections: bool = False,
     until: Id | None = None,
-) -> StreamingResponse:
+) -> Filters:
+    """What chooses among labels, as in a recipe."""
+    return Filters(guideline, labeler, agreement, corrections, until)
+
+
+Chosen = Annotated[Filters, Depends(chosen)]
+
+
+@router.get(
+    "/records/{kind}.jsonl",
+    responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
+    response_class=StreamingResponse,
+)
+def export(kind: RecordKind, who: Machine, filters: Chosen) -> StreamingResponse:
     """Training records in align's own form, as `align rm` reads them from the database."""
-    filters = Filters(guideline, labeler, agreement, corrections, until)
+    _note_export(who, kind, "jsonl")
 
     def lines() -> Iterator[str]:
         with who.config.store.read() as session:
@@ -185,6 +193,28 @@ def export(
                 yield json.dumps(row, ensure_ascii=False) + "\n"
 
     return StreamingResponse(lines(), media_type="application/jsonl")
+
+
+@router.get(
+    "/records/{kind}.csv",
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+    response_class=StreamingResponse,
+)
+def export_table(kind: RecordKind, who: Machine, filters: Chosen) -> StreamingResponse:
+    """The same for a spreadsheet: a column for each response and rank, and no formulas."""
+    _note_export(who, kind, "csv")
+
+    def lines() -> Iterator[str]:
+        with who.config.store.read() as session:
+            rows = map(sheets.record_cells, records(session, kind, filters))
+            yield from sheets.lines(sheets.COLUMNS[kind], rows)
+
+    return StreamingResponse(lines(), media_type="text/csv; charset=utf-8")
+
+
+def _note_export(who: Visitor, kind: RecordKind, form: str) -> None:
+    with who.config.store.write() as session:
+        note(session, who.person, "exported records", "records", kind=kind, form=form)
 
 
 @router.get("/figures")

@@ -18,7 +18,20 @@ from starlette.staticfiles import StaticFiles
 from align.errors import UserError
 from align.values import RecordError
 from labeling.store.labels import NotYours
-from labeling.web import api, chat, figures, manage, review, signin, work
+from labeling.web import (
+    api,
+    audit,
+    calibration,
+    chat,
+    figures,
+    guideline,
+    manage,
+    review,
+    signin,
+    tasks,
+    work,
+    worktime,
+)
 from labeling.web.config import Config
 from labeling.web.gate import Gate, Limits
 from labeling.web.news import News
@@ -28,6 +41,8 @@ from labeling.web.throttle import Door, Throttle
 from labeling.web.uploads import Uploads
 
 _KNOWN = (SignIn, UserError, HTTPException, RequestValidationError, OperationalError, PoolTimeout)
+# In this order: /people/time is no person's number.
+_PARTS = (work, guideline, calibration, chat, review, figures, tasks, worktime, audit, manage, api)
 _LOG = logging.getLogger("labeling")
 
 
@@ -48,7 +63,7 @@ def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
     app.state.news = News(config.store)
     app.state.uploads = Uploads(config.store)
     app.include_router(signin.own)
-    for part in (signin, work, chat, review, figures, manage, api):
+    for part in (signin, *_PARTS):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")
     limits = limits or Limits(config.settings.upload_limit * 2**20)

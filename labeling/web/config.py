@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from fastapi import Request
+from sqlalchemy.orm import Session
 
+from align.errors import UserError
 from align.recipe.labeling import Labeling
 from labeling.companion import Companion
 from labeling.guideline import read_guideline
+from labeling.store import guidelines
+from labeling.store.calibration import Standard
 from labeling.store.engine import Store
 from labeling.store.queue import Rules
 
@@ -32,11 +37,41 @@ class Config:
     def rules(self) -> Rules:
         """How the queue behaves."""
         audit = self.settings.audit if self.settings.suggestions == "machine" else None
-        return Rules(timedelta(minutes=self.settings.lease), self.settings.gold_every, audit, self.secret)
+        first = Standard(self.settings.calibration, self.settings.pass_mark)
+        return Rules(
+            timedelta(minutes=self.settings.lease), self.settings.gold_every, audit, self.secret, first
+        )
 
-    def guideline(self) -> str:
-        """The guideline's text as it is now; raises UserError where it can't be read."""
-        return read_guideline(Path(self.settings.guideline) if self.settings.guideline else None)
+    def guideline(self, writing: Session | None = None) -> str:
+        """The guideline's text as it is now: the file's, or what was written in the app after it.
+
+        Where the file is gone, the last version holds. In a transaction that writes, the file's change is
+        noted as a version. Raises UserError where there is neither file nor version.
+        """
+        is_template, problem = self._guideline_file is None, None
+        try:
+            file = read_guideline(self._guideline_file)
+        except UserError as error:
+            file, problem = None, error
+        if writing is not None and file is not None:
+            guidelines.note_file(writing, file, is_template)
+        with nullcontext(writing) if writing is not None else self.store.read() as session:
+            kept = guidelines.current(session, file, is_template)
+        if kept is None:
+            raise problem or UserError("There is no guideline.")
+        return kept
+
+    def guideline_problem(self) -> str | None:
+        """Why the guideline's file can't be read, if it can't."""
+        try:
+            read_guideline(self._guideline_file)
+        except UserError as error:
+            return str(error)
+        return None
+
+    @property
+    def _guideline_file(self) -> Path | None:
+        return Path(self.settings.guideline) if self.settings.guideline else None
 
 
 def config_of(request: Request) -> Config:

@@ -1,68 +1,29 @@
-"""What an admin does: import tasks, invite people, close accounts."""
+"""What an admin does with people: invite them, give them roles, close accounts."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
 
-from fastapi import APIRouter, HTTPException, UploadFile
+from fastapi import APIRouter, HTTPException
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
-from labeling.store.labels import standing
-from labeling.store.models import Item, Label, Person, Slot
+from labeling.store import accounts, calibration
+from labeling.store.assignment import abilities as all_abilities
+from labeling.store.assignment import set_abilities
+from labeling.store.audit import note
+from labeling.store.models import Label, Person, standing
+from labeling.store.names import tidy
 from labeling.store.people import ROLES, add_person, disable, new_token
 from labeling.web.pages import page
 from labeling.web.security import Admin, Form, SignedInRoute, Visitor
-from labeling.web.uploads import Job, Uploads
 from labeling.web.work import ItemId
 
 router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 INVITE_LASTS = timedelta(days=7)
-_SHORT = 3.0  # seconds: an import that takes longer is watched on its page
-
-
-@router.get("/tasks")
-def tasks(who: Admin) -> Response:
-    """How far the queue is, the newest tasks, and the form to import more."""
-    job: Job | None = who.request.app.state.uploads.last
-    if job is None:
-        return _tasks(who)
-    if job.ended.is_set():
-        return _tasks(who, error=job.error, said=job.said)
-    return _tasks(who, running=str(job))
-
-
-@router.post("/tasks")
-def import_tasks(file: UploadFile, who: Admin) -> Response:
-    """Add the tasks of a file; nothing where a row is wrong. A long one goes on beside the requests."""
-    uploads: Uploads = who.request.app.state.uploads
-    try:
-        job = uploads.begin(file.file, file.filename or "file", who.config.settings.overlap, who.person)
-    except UserError as error:
-        return _tasks(who, 409, error=str(error))
-    if not job.ended.wait(_SHORT):
-        return RedirectResponse("/tasks", 303)
-    return _tasks(who, 422 if job.error else 200, error=job.error, said=job.said)
-
-
-def _tasks(
-    who: Visitor,
-    status: int = 200,
-    error: str | None = None,
-    said: str | None = None,
-    running: str | None = None,
-) -> Response:
-    with who.config.store.read() as session:
-        states = select(Slot.state, func.count()).group_by(Slot.state)
-        slots = dict(session.execute(states).all())
-        kinds = session.execute(select(Item.kind, func.count()).group_by(Item.kind).order_by(Item.kind)).all()
-        gold = session.scalar(select(func.count()).select_from(Item).where(Item.gold.is_not(None)))
-        newest = session.scalars(select(Item).order_by(Item.id.desc()).limit(50)).all()
-        values: dict[str, Any] = {"slots": slots, "kinds": kinds, "gold": gold, "newest": newest}
-        values["limit"] = who.config.settings.upload_limit
-        return page(who, "tasks.html", status, error=error, said=said, running=running, **values)
 
 
 @router.get("/people")
@@ -81,9 +42,11 @@ def invite(given: Form, who: Admin) -> Response:
         if role == "machine":
             machine = add_person(session, given.get("name", ""), role)
             shown = {"token": new_token(session, "api", person=machine)}
+            note(session, who.person, "made a machine's account", "person", machine.id)
         else:
             secret = new_token(session, "invite", role=role, lasts=INVITE_LASTS)
             shown = {"link": f"{who.config.address}/join/{secret}", "role": role}
+            note(session, who.person, "invited somebody", "person", role=role)
     return _people(who, **shown)
 
 
@@ -97,6 +60,7 @@ def close(person: ItemId, who: Admin) -> Response:
         if found is None:
             raise HTTPException(404, "There is no such person.")
         disable(session, found)
+        note(session, who.person, "closed an account", "person", person)
     return RedirectResponse("/people", 303)
 
 
@@ -111,7 +75,78 @@ def change_role(person: ItemId, given: Form, who: Admin) -> Response:
         if found is None or found.role == "machine":
             raise HTTPException(404, "There is no such person.")
         found.role = role
+        note(session, who.person, "changed a role", "person", person, role=role)
     return RedirectResponse("/people", 303)
+
+
+@router.get("/people/{person}")
+def one_person(person: ItemId, who: Admin) -> Response:
+    """One person's account, and what is done to it."""
+    return _person(who, person)
+
+
+@router.post("/people/{person}/abilities")
+def abilities(person: ItemId, given: Form, who: Admin) -> Response:
+    """What a person knows: the tasks that ask for it come to them."""
+    with who.config.store.write() as session:
+        _known(session, person)
+        set_abilities(session, person, given.get("skills", ""), given.get("languages", ""))
+        note(session, who.person, "changed skills and languages", "person", person)
+    return RedirectResponse(f"/people/{person}", 303)
+
+
+@router.post("/people/{person}/account")
+def account(person: ItemId, given: Form, who: Admin) -> Response:
+    """Open again, rename, make a link to reset the password, make a new token, or erase."""
+    shown: dict[str, Any] = {}
+    try:
+        with who.config.store.write() as session:
+            found, what = _known(session, person), given.get("what", "")
+            if what == "reopen":
+                accounts.reopen_account(session, who.person, found)
+            elif what == "rename":
+                accounts.rename(session, who.person, found, given.get("name", ""))
+            elif what == "reset" and person != who.person.id:
+                shown["link"] = f"{who.config.address}/signin/{accounts.reset(session, who.person, found)}"
+            elif what == "token":
+                shown["token"] = accounts.renew_token(session, who.person, found)
+            elif what == "erase":
+                if tidy(given.get("name", "")) != found.name:
+                    raise UserError("To erase a person, write the name as it stands above.")
+                accounts.erase(session, who.person, found)
+            else:
+                raise UserError("Your own password is set under your name, above.")
+    except UserError as error:
+        return _person(who, person, 409, error=str(error))
+    return _person(who, person, **shown) if shown else RedirectResponse(f"/people/{person}", 303)
+
+
+@router.post("/people/{person}/calibration")
+def calibrate(person: ItemId, given: Form, who: Admin) -> Response:
+    """Let a person try again, or work without passing."""
+    try:
+        with who.config.store.write() as session:
+            calibration.decide(session, who.person, _known(session, person), given.get("said", ""))
+    except UserError as error:
+        return _person(who, person, 409, error=str(error))
+    return RedirectResponse(f"/people/{person}", 303)
+
+
+def _known(session: Session, person: int) -> Person:
+    found = session.get(Person, person)
+    if found is None:
+        raise HTTPException(404, "There is no such person.")
+    return found
+
+
+def _person(who: Visitor, person: int, status: int = 200, **shown: Any) -> Response:
+    with who.config.store.read() as session:
+        found = _known(session, person)
+        can = all_abilities(session).get(person, {})
+        stage = calibration.stage(session, found, who.config.rules.calibration)
+    shown = {"error": None, "link": None, "token": None, **shown}
+    shown |= {"can": can, "stage": stage, "standard": who.config.rules.calibration}
+    return page(who, "person.html", status, person=found, erased=accounts.is_erased(found), **shown)
 
 
 def _people(who: Visitor, **shown: Any) -> Response:
@@ -120,4 +155,6 @@ def _people(who: Visitor, **shown: Any) -> Response:
         answers = dict(session.execute(counts).all())
         found = session.scalars(select(Person).order_by(Person.id))
         rows = [(person, answers.get(person.id, 0)) for person in found]
+        calibrated = calibration.results(session)
+    shown["calibrated"] = calibrated if who.config.settings.calibration else None
     return page(who, "people.html", rows=rows, **{"link": None, "token": None, "role": None, **shown})

@@ -30,6 +30,7 @@ _TEMPLATES.filters["document"] = lambda text: safe_html(text, breaks=False)
 _TEMPLATES.filters["words"] = words_of
 _TEMPLATES.filters["many"] = lambda number: f"{number}{'+' if number >= MANY else ''}"
 _TEMPLATES.filters["letter"] = lambda number: "ABCDEFGHI"[number]
+_TEMPLATES.filters["twice"] = lambda text: (text, text)  # a choice that is called what it is
 _TEMPLATES.filters["chart"] = svg.chart
 _TEMPLATES.filters["key"] = keys.named
 

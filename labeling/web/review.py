@@ -1,32 +1,45 @@
-"""A reviewer's pages: where people disagree, and the decision that counts."""
+"""A reviewer's pages: tasks with what people answered, one person's labels, verdicts, and decisions."""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
-from starlette.responses import Response
+from fastapi import APIRouter, HTTPException, Query
+from sqlalchemy import select
+from starlette.responses import RedirectResponse, Response
 
-from labeling.answers import FLAGS, ORDERING, drawn_order, in_shown_order, ranks_of
-from labeling.store.labels import standing
-from labeling.store.models import Item, Label, Person
-from labeling.store.records import share_apart
-from labeling.store.suggestions import by_people
+from labeling.answers import (
+    FLAGS,
+    KINDS,
+    ORDERING,
+    SKIP_REASONS,
+    drawn_order,
+    in_shown_order,
+    ranks_of,
+    written_in,
+)
+from labeling.store import review as store
+from labeling.store.models import Item, Label, Person, standing
 from labeling.web.pages import page
-from labeling.web.security import Reviewer, SignedInRoute
+from labeling.web.security import Fields, Form, Reviewer, SignedInRoute, Visitor
 from labeling.web.work import ItemId, task_page
 
 router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
-_MOST = 500  # tasks with several answers that one page looks at, the newest ones
+Number = Annotated[int, Query(alias="page", ge=1, le=10**6)]
+Kind = Literal["rank", "demonstrate", "correct", "compare", ""]
+State = Literal["undecided", "accepted", "returned", "rejected", "kept", "replaced", ""]
+_BACK = re.compile(r"^/(?:people/\d+/labels|review/\d+/answers|labels/\d+)(?:\?[a-z0-9=&]*)?$")
 
 
 @router.get("/review")
-def review(who: Reviewer) -> Response:
-    """Tasks that several people ranked, those they disagree about most first."""
+def review(
+    who: Reviewer, which: Literal["open", "apart", "decided", ""] = "", kind: Kind = "", number: Number = 1
+) -> Response:
+    """All tasks that people answered, those they disagree about most first."""
     with who.config.store.read() as session:
-        return page(who, "review.html", rows=_disputed(session))
+        found = store.tasks(session, which or None, kind or None, number)
+        return page(who, "review.html", found=found, which=which, kind=kind, kinds=KINDS, ordering=ORDERING)
 
 
 @router.get("/review/{item}")
@@ -45,35 +58,124 @@ def decide(item: ItemId, who: Reviewer) -> Response:
     return task_page(who, found, others)
 
 
-def _disputed(session: Session) -> list[dict[str, Any]]:
-    several = (
-        select(Label.item_id)
-        .where(standing(), by_people(), Label.kind.in_(ORDERING), Label.adjudicates.is_(False))
-        .group_by(Label.item_id)
-        .having(func.count() > 1)
-        .order_by(Label.item_id.desc())
-        .limit(_MOST)
+@router.get("/review/{item}/answers")
+def answers(item: ItemId, who: Reviewer) -> Response:
+    """Everything that was answered to a task, each in full."""
+    with who.config.store.read() as session:
+        found = session.get(Item, item)
+        if found is None:
+            raise HTTPException(404, "There is no such task.")
+        labels = [in_full(label) for label in store.labels_of(session, item)]
+    back = f"/review/{item}/answers"
+    return page(who, "answers.html", item=found, labels=labels, back=back, ordering=ORDERING)
+
+
+@router.get("/people/{person}/labels")
+def persons_labels(
+    person: ItemId,
+    who: Reviewer,
+    kind: Literal["rank", "demonstrate", "correct", "compare", "skip", ""] = "",
+    state: State = "",
+    number: Number = 1,
+    accepted: Annotated[int | None, Query(ge=0, le=1000)] = None,
+) -> Response:
+    """One person's answers, newest first, each in full. `accepted`: how many just were, at once."""
+    with who.config.store.read() as session:
+        found = session.get(Person, person)
+        if found is None:
+            raise HTTPException(404, "There is no such person.")
+        labels = store.persons_labels(session, person, kind or None, state or None, number)
+        shown = [in_full(label) for label in labels.rows]
+    back = f"/people/{person}/labels?kind={kind}&state={state}&page={labels.number}"
+    return page(
+        who,
+        "persons_labels.html",
+        person=found,
+        found=labels,
+        labels=shown,
+        back=back,
+        kind=kind,
+        state=state,
+        kinds=KINDS,
+        states=store.STATES,
+        accepted=accepted,
     )
-    query = select(Label, Item).join(Item, Item.id == Label.item_id).where(standing(), Label.kind != "skip")
-    query = query.where(by_people())
-    answers: dict[int, list[Label]] = {}
-    items: dict[int, Item] = {}
-    for label, item in session.execute(query.where(Label.item_id.in_(several)).order_by(Label.id)):
-        answers.setdefault(item.id, []).append(label)
-        items[item.id] = item
-    rows = []
-    for number, labels in answers.items():
-        own = [label for label in labels if not label.adjudicates]
-        ranked = [ranks for label in own if (ranks := ranks_of(label.kind, label.content)) is not None]
-        rows.append(
-            {
-                "item": items[number],
-                "people": len(own),
-                "apart": share_apart(ranked),
-                "decided": len(own) < len(labels),
-            }
-        )
-    return sorted(rows, key=lambda row: (row["decided"], -(row["apart"] or 0.0), row["item"].id))
+
+
+@router.post("/people/{person}/labels/accept")
+def accept(person: ItemId, given: Fields, who: Reviewer) -> Response:
+    """Accept the undecided answers of one page at once."""
+    ids = [int(str(value)) for value in given.getlist("label") if str(value).isdecimal()]
+    with who.config.store.write() as session:
+        done = store.accept(session, who.person, [i for i in ids if i < 2**31][: store.LABELS_A_PAGE])
+    back = str(given.get("back", ""))
+    back = back if _BACK.match(back) else f"/people/{person}/labels?kind="
+    return RedirectResponse(f"{back}&accepted={done}", 303)
+
+
+@router.get("/labels/{label}")
+def one_label(label: ItemId, who: Reviewer) -> Response:
+    """One answer in full, with everything that reviewers said of it."""
+    return _label_page(who, label)
+
+
+@router.post("/labels/{label}/verdict")
+def verdict(label: ItemId, given: Form, who: Reviewer) -> Response:
+    """Accept, return or reject an answer; 409, and the answer as it stands, where another one was first."""
+    said, remark, last = given.get("said", ""), given.get("remark", ""), given.get("last", "")
+    try:
+        with who.config.store.write() as session:
+            store.decide(session, who.person, label, said, remark, int(last) if last.isdecimal() else None)
+    except store.Decided as error:
+        return _label_page(who, label, 409, error=str(error), remark=remark)
+    back = given.get("back", "")
+    return RedirectResponse(f"{back if _BACK.match(back) else f'/labels/{label}'}#label-{label}", 303)
+
+
+def _label_page(who: Visitor, label: int, status: int = 200, error: str = "", remark: str = "") -> Response:
+    with who.config.store.read() as session:
+        found = store.seen(session, label)
+        if found is None:
+            raise HTTPException(404, "There is no such answer.")
+        said = store.verdicts(session, label)
+        shown = in_full(found)
+    return page(
+        who, "label.html", status, shown=shown, said=said, error=error, remark=remark, back=f"/labels/{label}"
+    )
+
+
+def in_full(found: store.SeenLabel) -> dict[str, Any]:
+    """A label as a page shows it: the responses best first, lettered as the person saw them."""
+    label, item = found.label, found.item
+    content = label.content
+    ranks = ranks_of(label.kind, content) or content.get("ranks") or [None] * len(item.responses)
+    written = written_in(label.kind, content)
+    order = label.shown_order if len(label.shown_order) == len(item.responses) else range(len(ranks))
+    responses = [
+        {
+            "letter": place,
+            "text": item.responses[index].text,
+            "rank": ranks[index],
+            "quality": (content.get("quality") or [None] * len(ranks))[index],
+            "flags": [FLAGS.get(flag, flag) for flag in (content.get("flags") or [[]] * len(ranks))[index]],
+            "gold": item.gold[index] if item.gold else None,
+            "rewritten": written is not None and written[1] == index,
+        }
+        for place, index in enumerate(order)
+    ]
+    responses.sort(key=lambda row: (row["rank"] is None, row["rank"] or 0, row["letter"]))
+    return {
+        "found": found,
+        "label": label,
+        "item": item,
+        "responses": responses,
+        "written": written[0] if written else None,
+        "replaces": written is not None and written[1] is not None,
+        "all_bad": content.get("all_bad") or content.get("choice") == "both_bad",
+        "reason": SKIP_REASONS.get(content["reason"], content["reason"]) if label.kind == "skip" else None,
+        "note": content.get("note", ""),
+        "ordered": item.kind in ORDERING,
+    }
 
 
 def _as_seen(label: Label, name: str, order: list[int]) -> dict[str, Any]:
@@ -86,5 +188,8 @@ def _as_seen(label: Label, name: str, order: list[int]) -> dict[str, Any]:
         "ranks": ranks_of(label.kind, content) or content.get("ranks") or [None] * len(order),
         "all_bad": content.get("all_bad") or content.get("choice") == "both_bad",
         "flags": [", ".join(FLAGS[flag] for flag in given) for given in flags],
+        "quality": content.get("quality") or [None] * len(order),
+        "edit": content.get("edit"),
+        "seconds": label.seconds,
         "note": content["note"],
     }

@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from itsdangerous import BadSignature, Signer
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
 from starlette.responses import RedirectResponse, Response
 
 from labeling.store.models import Person
@@ -124,6 +125,14 @@ async def form(request: Request) -> dict[str, str]:
 
 
 Form = Annotated[dict[str, str], Depends(form)]
+
+
+async def fields(request: Request) -> FormData:
+    """A form in which a field may stand several times."""
+    return await request.form()
+
+
+Fields = Annotated[FormData, Depends(fields)]
 
 
 def sender(request: Request) -> Visitor:

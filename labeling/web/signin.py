@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
+from labeling.store.audit import note
 from labeling.store.models import Person, Token, now
 from labeling.store.people import (
     add_person,
@@ -39,6 +40,7 @@ from labeling.web.throttle import Door, Throttle
 router = APIRouter(include_in_schema=False)
 own = APIRouter(include_in_schema=False, route_class=SignedInRoute)  # for those who are signed in
 _JOIN = ("invite", "first")
+_SIGNIN = ("signin", "reset")
 _OLD_LINK = "This link has been used or has expired. Ask for a new one."
 
 
@@ -82,7 +84,7 @@ def _checked(config: Config, name: str, password: str) -> Response | None:
 @router.get("/signin/{secret}")
 def link_page(request: Request, secret: str) -> Response:
     """A button, not a sign-in: programs that preview links must not use them up."""
-    _open_link(request, ("signin",), secret)
+    _open_link(request, _SIGNIN, secret)
     return open_page(request, "link.html", secret=secret)
 
 
@@ -90,9 +92,9 @@ def link_page(request: Request, secret: str) -> Response:
 def link(request: Request, secret: str) -> Response:
     """Sign in by a link, which is used up."""
     config = config_of(request)
-    _open_link(request, ("signin",), secret)
+    kind = _open_link(request, _SIGNIN, secret).kind
     with config.store.write() as session:
-        token = find_token(session, "signin", secret)
+        token = find_token(session, kind, secret)
         if token is None or token.person is None or not use_up(session, token):
             raise HTTPException(410, _OLD_LINK)
         return start_session(config, session, token.person)
@@ -117,6 +119,7 @@ def join(request: Request, secret: str, given: Form) -> Response:
         with config.store.write() as session:
             person = add_person(session, given.get("name", ""), token.role or "labeler")
             person.password = hashed
+            note(session, person, "joined", "person", person.id, role=person.role)
             if not use_up(session, token):
                 raise HTTPException(410, _OLD_LINK)
             if token.kind == "first":

@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from align.errors import UserError
 from align.stats.rankings import disagreement
 from labeling.answers import FLAGS, KINDS, SKIP_REASONS, Answer, drawn_order, ranks_of
-from labeling.store import labels, queue
-from labeling.store.models import Draft, Item, Label, Suggestion
+from labeling.store import calibration, guidelines, labels, queue, review
+from labeling.store.models import Draft, Item, Label, Suggestion, standing
 from labeling.store.suggestions import AFTER, PREFILLED, SEEN, suggestion_for
 from labeling.web.keys import KEYS, keys_of
 from labeling.web.numbers import MOST, item_of, number_of
@@ -55,7 +55,9 @@ class Submission(Answer):
 def home(who: SignedIn) -> Response:
     """The first page: how much is done, and how much waits."""
     with who.config.store.read() as session:
-        return page(who, "home.html", **_counts(session, who))
+        standard = who.config.rules.calibration
+        stage = calibration.stage(session, who.person, standard)
+        return page(who, "home.html", **_counts(session, who), stage=stage, standard=standard)
 
 
 @router.get("/work")
@@ -71,16 +73,19 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
     `others`: what others answered, for a reviewer who decides.
     """
     config, adjudicates = who.config, others is not None
-    text = config.guideline()
     order = drawn_order(config.secret, item.id, who.person.id, len(item.responses))
     with config.store.write() as session:
+        text = config.guideline(session)
         guideline = labels.keep_guideline(session, text)
+        seen = guidelines.last_seen(session, who.person)
         draft = session.get(Draft, (item.id, who.person.id)) if not adjudicates else None
         slot = queue.own_slot(session, who.person.id, item.id) if not adjudicates else None
         suggested = suggestion_for(session, draft, item, config.settings, config.secret) if draft else None
         prefilled = suggested if draft and draft.suggestion_shown == PREFILLED else None
         last = labels.last_own(session, who.person)
         counts = _counts(session, who)
+        reopened = slot is not None and slot.state == "reopened"
+        returned = review.remark_on(session, who.person, item.id) if reopened else None
     task = {
         "number": number_of(config.secret, item.id),
         "person": who.person.id,
@@ -89,7 +94,7 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         "guideline": guideline,
         "draft": draft.content if draft else {},
         "revision": draft.revision if draft else 0,
-        "reopened": slot is not None and slot.state == "reopened",
+        "reopened": reopened,
         "quality": config.settings.quality if item.kind == "rank" and not adjudicates else "off",
         "adjudicates": adjudicates,
         "unchanged": None,  # what stands there before the person comes, where anything does
@@ -118,6 +123,9 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         last=last.id if last else None,
         counts=counts,
         others=others,
+        returned=returned,
+        seen_guideline=seen if seen != guideline else None,
+        gold=[item.gold[i] for i in order] if adjudicates and item.gold else None,
     )
 
 
@@ -164,11 +172,32 @@ def answer(item: Called, given: Submission, who: SignedIn) -> Response:
             found = session.get(Item, item)
             if found is None:
                 raise labels.NotYours("This task was not given to you.")
+            _check_final(session, who, found, given)
             label = labels.submit(session, who.person, found, given, config.secret, config.settings.quality)
+            after = _after(session, who, found, label)
     except labels.Superseded as error:
         return JSONResponse({"detail": str(error), "standing": error.standing}, 409)
-    after = {"next": f"/answered/{label.id}"} if label.suggestion_shown == AFTER else {}
     return JSONResponse({"label": label.id, **after})
+
+
+def _check_final(session: Session, who: Visitor, item: Item, given: Submission) -> None:
+    """An answer after which the known order was shown stays as it is; the same one again is answered."""
+    if given.adjudicates or not calibration.was_shown(
+        session, who.person, item, who.config.rules.calibration
+    ):
+        return
+    if session.scalar(select(Label.id).where(Label.submission == given.submission)) is None:
+        raise UserError("The known order of this task was shown to you: your answer stays as it is.")
+
+
+def _after(session: Session, who: Visitor, item: Item, label: Label) -> dict[str, str]:
+    """The page to see before the next task."""
+    standard = who.config.rules.calibration
+    to_learn = item.gold is not None and not label.adjudicates
+    if to_learn and calibration.is_feedback(session, who.person, label, standard):
+        calibration.conclude(session, who.person, standard)
+        return {"next": f"/calibration/{label.id}"}
+    return {"next": f"/answered/{label.id}"} if label.suggestion_shown == AFTER else {}
 
 
 @router.get("/answered/{label}")
@@ -210,6 +239,8 @@ def reopen(label: ItemId, who: SignedIn) -> dict[str, int]:
     """Get the task of an own answer again, with it as a draft; it stands until there is another one."""
     with who.config.store.write() as session:
         item = labels.reopen(session, who.person, label)
+        if calibration.was_shown(session, who.person, item, who.config.rules.calibration):
+            raise UserError("The known order of this task was shown to you: your answer stays as it is.")
         queue.heartbeat(session, who.person, item.id, who.config.rules)
         return {"number": number_of(who.config.secret, item.id)}
 
@@ -229,15 +260,6 @@ def history(who: SignedIn) -> Response:
         return page(who, "history.html", rows=labels.history(session, who.person))
 
 
-@router.get("/guideline")
-def guideline(who: SignedIn) -> Response:
-    """The guideline as it is now."""
-    try:
-        return page(who, "guideline.html", text=who.config.guideline())
-    except UserError as error:
-        raise HTTPException(500, str(error)) from error
-
-
 @router.get("/keys")
 def change_keys(who: SignedIn) -> Response:
     """The keys of the work on tasks, to change them; the browser keeps them."""
@@ -246,6 +268,6 @@ def change_keys(who: SignedIn) -> Response:
 
 def _counts(session: Session, who: Visitor) -> dict[str, int]:
     """How many tasks the person has done, and how many wait for them."""
-    query = select(func.count()).select_from(Label).where(labels.standing(), Label.person_id == who.person.id)
+    query = select(func.count()).select_from(Label).where(standing(), Label.person_id == who.person.id)
     done = session.scalar(query.where(Label.kind != "skip")) or 0
     return {"done": done, "waiting": queue.waiting(session, who.person, who.config.rules)}

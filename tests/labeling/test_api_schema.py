@@ -18,6 +18,7 @@ OPERATIONS = [
     ("GET", "/api/v1/tasks"),
     ("POST", "/api/v1/suggestions"),
     ("GET", "/api/v1/labels"),
+    ("GET", "/api/v1/records/{kind}.csv"),
     ("GET", "/api/v1/records/{kind}.jsonl"),
     ("GET", "/api/v1/figures"),
 ]

@@ -128,7 +128,7 @@ def test_what_was_stopped_is_taken_up_by_the_same_file(site: Any, tmp_path: Path
 def test_a_long_upload_goes_on_beside_the_requests_and_its_page_tells_how_far(
     site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("labeling.web.manage._SHORT", 0.1)
+    monkeypatch.setattr("labeling.web.tasks._SHORT", 0.1)
     monkeypatch.setattr(imports, "_PAUSE", 0.5)
     admin = site.signed_in("root", "admin")
     data = written(tmp_path, 1000).read_bytes()

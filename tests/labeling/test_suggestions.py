@@ -308,10 +308,15 @@ def test_review_shows_where_people_disagree_and_not_the_machine(make_site: Any) 
     (task,) = site.add(FOUR)
     sent(machine(site), (task, SCORES))
     eve = site.signed_in("eve", "reviewer")
-    for name in ("ann", "bob"):
+    for people, name in enumerate(("ann", "bob")):
         client = site.signed_in(name)
         page = site.taken(client)
-        assert "No task has answers by several people" in eve.get("/review", headers=HTML).text
+        listed = eve.get("/review", headers=HTML).text
+        assert ('data-label="People">1<' in listed, "There are no such tasks" in listed) == (
+            people == 1,
+            people == 0,
+        )
+        assert "%" not in listed, "the machine is nobody to disagree with"
         site.answer(client, ranking(site, page, [1, 2, 3, 4]), task=page)
     assert '<td class="number" data-label="Differently">0 %</td>' in eve.get("/review", headers=HTML).text
     assert "rm-bot" in eve.get(f"/review/{task}", headers=HTML).text, "a reviewer sees what it said"

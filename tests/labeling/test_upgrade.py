@@ -69,6 +69,10 @@ def test_labels_of_an_earlier_version_are_kept_and_stay_unchangeable(
     with store.read() as session:
         assert session.execute(text("SELECT content, revision FROM draft")).all() in DRAFTS
         assert not session.scalar(text("SELECT affirmed FROM label")), "nobody was asked"
+        counted = session.execute(
+            text("SELECT item_id, answers, undecided, skips, flags, apart FROM summary")
+        )
+        assert [tuple(row) for row in counted] == [(1, 1, 1, 0, 0, -1.0)]
     for change in ("UPDATE label SET suggestion_taken = true", "DELETE FROM label"):
         with pytest.raises(DBAPIError, match="only ever added to"), store.write() as session:
             session.execute(text(change))

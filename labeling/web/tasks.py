@@ -1,0 +1,164 @@
+"""A lead's tasks: the list with its filters, what is done to many at once, and the form to add more."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastapi import APIRouter, UploadFile
+from starlette.datastructures import FormData
+from starlette.responses import RedirectResponse, Response
+
+from align.errors import UserError
+from labeling.answers import KINDS
+from labeling.store import tasks as store
+from labeling.store.items import names_of
+from labeling.web.pages import page
+from labeling.web.review import Kind, Number
+from labeling.web.security import Admin, Fields, SignedInRoute, Visitor
+from labeling.web.uploads import Job, Uploads
+
+router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
+_SHORT = 3.0  # seconds: an import that takes longer is watched on its page
+_MOST_CHOSEN = 1000
+_DOES = {
+    "hide": "Hide",
+    "show": "Show again",
+    "requeue": "Requeue",
+    "delete": "Delete",
+    "priority": "Change the priority of",
+    "overlap": "Change how many people do",
+    "assign": "Change who gets",
+}
+State = Literal["open", "worked", "done", "gold", "hidden", "skipped", "flagged", "stuck", ""]
+
+
+@router.get("/tasks")
+def tasks(who: Admin, kind: Kind = "", state: State = "", number: Number = 1) -> Response:
+    """How far the queue is, the form to import more, and all tasks."""
+    job: Job | None = who.request.app.state.uploads.last
+    return _tasks(who, view=_View(kind, state, number), job=job)
+
+
+@router.post("/tasks")
+def import_tasks(file: UploadFile, who: Admin) -> Response:
+    """Add the tasks of a file; nothing where a row is wrong. A long one goes on beside the requests."""
+    uploads: Uploads = who.request.app.state.uploads
+    try:
+        job = uploads.begin(file.file, file.filename or "file", who.config.settings.overlap, who.person)
+    except UserError as error:
+        return _tasks(who, 409, error=str(error))
+    if not job.ended.wait(_SHORT):
+        return RedirectResponse("/tasks", 303)
+    return _tasks(who, 422 if job.error else 200, error=job.error, said=job.said)
+
+
+@router.post("/tasks/change")
+def change(given: Fields, who: Admin) -> Response:
+    """Do something to many tasks, when it is confirmed for as many as there are."""
+    chosen = _chosen(given)
+    with who.config.store.read() as session:
+        wanted = _wanted(given, names_of(session))
+        number = store.count(session, chosen)
+    if not number:
+        raise UserError("No task is chosen: mark some in the list, or choose all that the filter shows.")
+    confirmed = given.get("confirmed")
+    if confirmed != str(number):
+        values = [(key, value) for key, value in given.multi_items() if key not in ("confirmed", "csrf")]
+        grown = confirmed is not None
+        what = _DOES[wanted.action]
+        status = 409 if grown else 200
+        return page(
+            who,
+            "confirm_tasks.html",
+            status,
+            number=number,
+            what=what,
+            wanted=wanted,
+            grown=grown,
+            values=values,
+        )
+    done = store.change(who.config.store, who.person, chosen, wanted)
+    return _tasks(who, said=_told(done))
+
+
+@dataclass(frozen=True)
+class _View:
+    """What of the list is shown."""
+
+    kind: str = ""
+    state: str = ""
+    number: int = 1
+
+
+def _told(done: Counter[str]) -> str:
+    parts = [f"{number:,} {what}" for what, number in done.items() if number]
+    return f"Tasks: {', '.join(parts)}."
+
+
+def _chosen(given: FormData) -> store.Chosen:
+    kind, state = str(given.get("kind") or ""), str(given.get("state") or "")
+    if kind and kind not in KINDS or state and state not in store.STATES:
+        raise UserError("There is no such filter.")
+    if given.get("scope") == "filter":
+        return store.Chosen((), kind or None, state or None, by_filter=True)
+    ids = [int(str(value)) for value in given.getlist("task") if str(value).isdecimal()]
+    return store.Chosen([number for number in ids if number < 2**31][:_MOST_CHOSEN])
+
+
+def _wanted(given: FormData, names: dict[str, int]) -> store.Change:
+    action = str(given.get("action") or "")
+    if action not in store.ACTIONS:
+        raise UserError("Choose what to do with the tasks.")
+    if action == "priority":
+        return store.Change(action, priority=_number(given, "priority"))
+    if action == "overlap":
+        return store.Change(action, overlap=int(_number(given, "overlap")))
+    if action == "assign":
+        texts = [str(given.get(key) or "") for key in ("people", "skills", "language")]
+        return store.Change(action, needs=store.wanted(texts[0], texts[1], texts[2], names))
+    return store.Change(action)
+
+
+def _number(given: FormData, key: str) -> float:
+    try:
+        value = float(str(given.get(key) or ""))
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"Write a number as the {'priority' if key == 'priority' else 'number of people'}.")
+    return value
+
+
+def _tasks(
+    who: Visitor,
+    status: int = 200,
+    error: str | None = None,
+    said: str | None = None,
+    view: _View | None = None,
+    job: Job | None = None,
+) -> Response:
+    view = view or _View()
+    with who.config.store.read() as session:
+        found = store.listing(session, view.kind or None, view.state or None, view.number)
+        ids = [item.id for (item,) in found.rows]
+        values: dict[str, Any] = {
+            **store.counts(session),
+            "found": found,
+            "places": store.places(session, ids),
+            "reasons": store.reasons(session, ids),
+            "names": {str(id): name for name, id in names_of(session).items()},
+            "limit": who.config.settings.upload_limit,
+            "all_kinds": KINDS,
+            "states": store.STATES,
+            "kind": view.kind,
+            "state": view.state,
+        }
+    running = None
+    if job is not None and not job.ended.is_set():
+        running = str(job)
+    elif job is not None:
+        error, said = job.error, job.said
+    return page(who, "tasks.html", status, error=error, said=said, running=running, **values)
