@@ -524,13 +524,14 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
 
     def columns() -> st.SearchStrategy[dict[str, Any]]:
         word = text | st.booleans() | st.integers() | st.just(0.5)
+        better = st.sampled_from(["verdict", "the winner", "<x>"])  # "bad" would be refused
         ways = [
             {"response": text},
             {"chosen": text, "rejected": st.lists(text, min_size=1, max_size=2), "labeler": text},
             {"responses": text, "ranks": text, "best": st.sampled_from([0, 1, "1st"])},
             {"responses": text, "scores": text, "lower_is_better": st.booleans(), "group_by": text},
             {"responses": text, "order": text, "places_from": st.sampled_from([0, 1])},
-            {"responses": text, "verdict": st.fixed_dictionaries({"column": text, "a": word}) | text},
+            {"responses": text, "verdict": st.fixed_dictionaries({"column": text, "a": word}) | better},
             {
                 "responses": text,
                 "verdict": st.fixed_dictionaries(
