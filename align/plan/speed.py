@@ -9,6 +9,7 @@ import torch
 
 from align.data.tokenize import Encoded
 from align.plan.flops import Work, pairs_of, pass_flops
+from align.plan.gpus import Gpu, like
 
 
 @dataclass(frozen=True)
@@ -19,16 +20,27 @@ class Computed:
     flops: float = 0
 
 
-def speed(done: Computed, seconds: float, processes: int, part: str = "") -> dict[str, float]:
+def speed(
+    done: Computed, seconds: float, processes: int, device: torch.device, part: str = ""
+) -> dict[str, float]:
     """Metrics of what all processes computed together in so many seconds; operations are per process.
 
-    part: what of a step this is, as "update"; it begins the metrics' names.
+    part: what of a step this is, as "update"; it begins the metrics' names. With the share of the card's rate
+    (MFU, arXiv 2204.02311, appendix B) where the device is a card whose data sheet is known.
     """
     name = f"perf/{part}_" if part else "perf/"
     found = {f"{name}tokens_per_second": done.tokens / seconds}
     if done.flops:
-        found[f"{name}tflops"] = done.flops / seconds / processes / 1e12
+        rate = done.flops / seconds / processes
+        found[f"{name}tflops"] = rate / 1e12
+        if card := card_of(device):
+            found[f"{name}mfu"] = rate / card.flops
     return found
+
+
+def card_of(device: torch.device) -> Gpu | None:
+    """The graphics card that a device is, where its data sheet is known."""
+    return like(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

@@ -221,7 +221,8 @@ def speeds(context: Context, rollout: Rollout, metrics: dict[str, float], traine
     found: dict[str, float] = {}
     for (part, _), row in zip(parts.items(), distributed.total(counts.to(accel.device), accel), strict=True):
         tokens, flops = row.tolist()
-        found |= speed(Computed(tokens, flops), metrics[f"seconds/{part}"], accel.num_processes, part)
+        seconds = metrics[f"seconds/{part}"]
+        found |= speed(Computed(tokens, flops), seconds, accel.num_processes, accel.device, part)
     return found
 
 

@@ -176,7 +176,7 @@ def _train(
                 sums = gradients(forward, rows, cfg, accel)
             metrics = update(forward, optimizer, sums, rate, cfg, accel)
             computed = of_rankings(work, (row.encoded for row in rows), forward.share_prompt)
-            timed = speed(computed, part("train"), accel.num_processes) | part.metrics()
+            timed = speed(computed, part("train"), accel.num_processes, accel.device) | part.metrics()
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
                 scores = _held_out_scores(forward, held_out, cfg, accel)

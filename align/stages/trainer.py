@@ -116,13 +116,13 @@ class ResumableTrainer(Trainer):
 
     def _speed(self) -> dict[str, float]:
         """Seconds, tokens and operations of the step that has been made."""
-        seconds = self._part("train")
+        seconds, accel = self._part("train"), self.accelerator
         mine = [[one.tokens, one.flops] for one in self._computed]
-        sums = torch.tensor(mine, dtype=torch.float64, device=self.accelerator.device).sum(0)
-        tokens, flops = total(sums, self.accelerator).tolist()
-        found = speed(Computed(tokens, flops), seconds, self.accelerator.num_processes)
+        sums = torch.tensor(mine, dtype=torch.float64, device=accel.device).sum(0)
+        tokens, flops = total(sums, accel).tolist()
+        found = speed(Computed(tokens, flops), seconds, accel.num_processes, accel.device)
         found |= self._part.metrics()
-        return found | self._clock.other(found) | peak_memory(self.accelerator.device)
+        return found | self._clock.other(found) | peak_memory(accel.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's AdamW, its states shared out among the processes where that is asked for."""

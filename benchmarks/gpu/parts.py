@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import platform
@@ -18,6 +19,15 @@ from typing import Any
 
 import torch
 from shapes import SHAPES, make_base, make_recipe
+
+from align.errors import UserError
+from align.plan.base import plan_base
+from align.plan.machine import this_machine
+from align.plan.stage import plans
+from align.recipe.load import load_recipe
+from align.recipe.sections import Recipe
+from align.run.folder import StageRun
+from align.stage_table import STAGES, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 Figures = dict[str, Any]
@@ -122,19 +132,19 @@ def gpu_tests(_: Path) -> Figures:
 def sft_speed(work: Path, shape: str) -> Figures:
     """Tokens a second of LoRA SFT, all linear layers, rank 16."""
     make_base(shape, work / shape / "base")
-    rows, _ = _run("sft", make_recipe(shape, work, "sft"))
-    return _speeds(rows, {"tokens/s": "perf/tokens_per_second"})
+    ran = _run("sft", make_recipe(shape, work, "sft"))
+    return _speeds(ran, {"tokens/s": "perf/tokens_per_second"})
 
 
 def rm_speed(work: Path, shape: str, k: int, packed: bool, name: str) -> Figures:
     """Rankings of k responses a second: prompts read once, or each response behind its own."""
     own = {"share_prompt": packed, "sft": str(work / shape / "runs/sft")}
     recipe = make_recipe(shape, work, name, rm=own, rankings={"responses": k})
-    rows, _ = _run("rm", recipe)
-    found = _speeds(rows, {"tokens/s": "perf/tokens_per_second"})
-    seconds = statistics.median(row["seconds/train"] for row in rows)
+    ran = _run("rm", recipe)
+    found = _speeds(ran, {"tokens/s": "perf/tokens_per_second"})
+    seconds = statistics.median(row["seconds/train"] for row in ran.rows)
     if packed:
-        found["prompts shared"] = rows[0]["savings/share_prompt"]
+        found["prompts shared"] = ran.rows[0]["savings/share_prompt"]
     return {"rankings/s": SHAPES[shape].rankings / seconds, **found}
 
 
@@ -151,14 +161,13 @@ def ppo_speed(work: Path, shape: str, engine: str, name: str, vllm_url: str | No
         own["engine_url"] = vllm_url
     recipe = make_recipe(shape, work, name, ppo=own)
     try:
-        rows, saves = _run("ppo", recipe)
-    except Exception as error:
-        from align.errors import UserError
-
-        if engine == "paged" and isinstance(error, UserError):
+        ran = _run("ppo", recipe)
+    except UserError as error:
+        if engine == "paged":  # which older transformers lack
             return {"not run": str(error)}
         raise
     parts = ("sample", "judge", "update", "other")
+    rows = ran.rows
     seconds = {part: statistics.median(row[f"seconds/{part}"] for row in rows) for part in parts}
     whole = sum(seconds[part] for part in parts[:3])
     found = {
@@ -167,10 +176,10 @@ def ppo_speed(work: Path, shape: str, engine: str, name: str, vllm_url: str | No
         **{f"{part}, s": seconds[part] for part in parts},
         "sampled tokens/s": _median(rows, "perf/sample_tokens_per_second"),
         "gap": _median(rows, "engine/logprob_gap"),
-        "checkpoint, s": statistics.median(saves) if saves else None,
+        "checkpoint, s": statistics.median(ran.saves) if ran.saves else None,
     }
     for part in ("judge", "update"):
-        found |= _speeds(rows, {}, part)
+        found |= _speeds(ran, {}, part)
     return found
 
 
@@ -209,14 +218,17 @@ def _lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def _run(stage: str, path: Path) -> tuple[list[dict[str, float]], list[float]]:
-    """The stage's steps but the first, in which kernels are chosen; and the seconds of each checkpoint."""
-    import importlib
+@dataclass(frozen=True)
+class Ran:
+    """Steps but the first, in which kernels are chosen; seconds of checkpoints; the planned peak in GiB."""
 
-    from align.recipe.load import load_recipe
-    from align.run.folder import StageRun
-    from align.stage_table import STAGES
+    rows: list[dict[str, float]]
+    saves: list[float]
+    planned: float
 
+
+def _run(stage: Stage, path: Path) -> Ran:
+    """Run a stage anew, with what its checkpoints take."""
     saves: list[float] = []
     save = StageRun.save
 
@@ -231,19 +243,24 @@ def _run(stage: str, path: Path) -> tuple[list[dict[str, float]], list[float]]:
     importlib.import_module(STAGES[stage].module).run(recipe, restart=True)
     lines = (recipe.run.path / stage / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if "seconds/other" in row]
-    return rows[1:], saves
+    return Ran(rows[1:], saves, planned(recipe, stage))
 
 
-def _speeds(rows: list[dict[str, float]], more: dict[str, str], part: str = "") -> Figures:
+def planned(recipe: Recipe, stage: Stage) -> float:
+    """GiB that `align plan` counts for tensors on this machine: what is held, and the largest pass."""
+    memory = plans(recipe, plan_base(recipe.base), this_machine())[stage].memory
+    return (memory.static + memory.largest.size) / 2**30
+
+
+def _speeds(ran: Ran, more: dict[str, str], part: str = "") -> Figures:
     """Medians over the steps: operations a second, their share of the card's, and the peak of memory."""
     before = f"perf/{part}_" if part else "perf/"
     named = f"{part} " if part else ""
-    found = {name: _median(rows, key) for name, key in more.items()}
-    found |= {
-        f"{named}Tflop/s": _median(rows, f"{before}tflops"),
-        f"{named}MFU": _median(rows, f"{before}mfu"),
-    }
-    return found | {"peak, GiB": max((row.get("memory/peak", 0.0) for row in rows), default=0.0) or None}
+    found = {name: _median(ran.rows, key) for name, key in more.items()}
+    found[f"{named}Tflop/s"] = _median(ran.rows, f"{before}tflops")
+    found[f"{named}MFU"] = _median(ran.rows, f"{before}mfu")
+    peak = max((row.get("memory/peak", 0.0) for row in ran.rows), default=0.0)
+    return found | {"peak, GiB": peak or None, "planned, GiB": ran.planned}
 
 
 def _median(rows: list[dict[str, float]], key: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from align.data.tokenize import Encoded
@@ -63,8 +64,16 @@ def test_updates_count_what_trains() -> None:
 
 
 def test_operations_are_those_of_one_process() -> None:
-    found = speed(Computed(1000, 6e12), seconds=2.0, processes=3, part="update")
+    found = speed(Computed(1000, 6e12), 2.0, processes=3, device=torch.device("cpu"), part="update")
     assert found == {"perf/update_tokens_per_second": 500.0, "perf/update_tflops": 1.0}
+
+
+def test_the_share_of_a_known_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    found = speed(Computed(10, 989.4e12), 2.0, processes=1, device=torch.device("cuda"))
+    assert found["perf/mfu"] == pytest.approx(0.5)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA Unheard Of")
+    assert "perf/mfu" not in speed(Computed(10, 1e12), 2.0, processes=1, device=torch.device("cuda"))
 
 
 def test_a_cpu_tells_no_peak() -> None:
