@@ -130,6 +130,28 @@ def test_a_key_that_a_person_has_chosen_before_stays_theirs(site: Any, visit: An
     assert not page.locator("#all-bad").is_checked()
 
 
+def test_letters_can_be_moved_and_then_are_free_for_commands(site: Any, visit: Any) -> None:
+    page = opened(site, visit, task(4, long=False))
+    page.goto("/keys")
+
+    def change(does: str, key: str, says: str) -> None:
+        page.get_by_role("button", name=f"Change the key to {does}").click()
+        page.keyboard.press(key)
+        page.get_by_role("status").get_by_text(says).wait_for()
+
+    change("none is acceptable", "b", "b is the key to rank this response next")
+    page.keyboard.press("Escape")
+    change("rank this response next", "k", "This one needs letters")
+    page.keyboard.press("Alt+C")
+    page.get_by_role("status").get_by_text("Alt+A–I: rank this").wait_for()
+    change("none is acceptable", "b", "b: none is acceptable")
+    page.goto("/work")
+    page.wait_for_selector(".card:focus")
+    for key in ("Alt+D", "b", "Alt+B", "a"):
+        page.keyboard.press(key)
+    assert ranks(page) == "– 2 – 1" and page.locator("#all-bad").is_checked()
+
+
 def test_no_command_of_ranking_is_a_letter_of_a_response() -> None:
     assert not {key.key for key in keys_of("rank")} & set("abcdefghi")
     assert not {key.key for key in keys_of("rank")} & {f"Shift+{letter}" for letter in "abcdefghi"}
