@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Path
+from fastapi import APIRouter, Body, Depends, HTTPException, Path
 from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -19,6 +19,7 @@ from labeling.store import calibration, guidelines, labels, queue, review
 from labeling.store.models import Draft, Item, Label, Suggestion, standing
 from labeling.store.suggestions import AFTER, PREFILLED, SEEN, suggestion_for
 from labeling.web.keys import KEYS, keys_of
+from labeling.web.markdown import safe_html
 from labeling.web.numbers import MOST, item_of, number_of
 from labeling.web.pages import page
 from labeling.web.security import SignedIn, SignedInRoute, Visitor
@@ -27,6 +28,7 @@ router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 ItemId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 SubmissionId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Revision = Annotated[int | None, Field(ge=0, le=2**31 - 1)]
+MOST_WRITTEN = 100_000  # characters, as in the field on the page
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
 
 
@@ -127,6 +129,12 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         seen_guideline=seen if seen != guideline else None,
         gold=[item.gold[i] for i in order] if adjudicates and item.gold else None,
     )
+
+
+@router.post("/work/preview")
+def preview(text: Annotated[str, Body(embed=True, max_length=MOST_WRITTEN)], who: SignedIn) -> dict[str, str]:
+    """What somebody is writing, as it will be read."""
+    return {"html": safe_html.__wrapped__(text)}  # not kept: each is read once
 
 
 @router.post("/work/{number}/draft")

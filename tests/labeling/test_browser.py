@@ -61,7 +61,7 @@ def test_ranking_with_the_keyboard_alone(site: Any, visit: Any) -> None:
     assert [rank for _, rank in shown] == ["1", "2", "2", "–"], "best first, unranked last"
     assert {text for text, _ in shown} == set(before)
     page.keyboard.press("Shift+Digit6")
-    page.keyboard.press("f")
+    page.keyboard.press("l")
     page.keyboard.press("Space")
     page.keyboard.press("Escape")
     sent(page)
@@ -210,7 +210,7 @@ def test_all_bad_skip_and_reopen(site: Any, visit: Any) -> None:
     page.goto("/work")
     page.keyboard.press("Enter")
     page.get_by_text("Rank at least two responses").wait_for()
-    page.keyboard.press("b")
+    page.keyboard.press("n")
     page.keyboard.press("Enter")
     arrived(page.get_by_role("heading", name="Which response is better?"))
     assert site.records() == []
@@ -286,11 +286,11 @@ def test_all_bad_with_ranks_trains_on_them_and_without_it_is_kept(site: Any, vis
     site.add({**FOUR, "prompt": "one", "priority": 2}, {**FOUR, "prompt": "two", "priority": 1})
     page = visit(site, site.person("ann"))
     page.goto("/work")
-    page.keyboard.press("b")
+    page.keyboard.press("n")
     with page.expect_navigation():
         page.keyboard.press("Enter")
     arrived(page.get_by_text("two", exact=True))
-    for key in ("1", "j", "1", "j", "2", "b"):
+    for key in ("1", "j", "1", "j", "2", "n"):
         page.keyboard.press(key)
     shown = on_screen(page)
     sent(page)

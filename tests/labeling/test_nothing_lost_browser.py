@@ -186,7 +186,7 @@ def test_a_rewrite_survives_undo_redo_and_leaving_the_field(site: Any, visit: An
     card, other = (page.locator(f".card[data-shown='{i}']") for i in (0, 1))
     area = card.locator(".rewrite textarea")
     card.focus()
-    page.keyboard.press("e")
+    page.keyboard.press("w")
     area.fill("much better")
     page.keyboard.press("Escape")
     assert area.input_value() == "much better"

@@ -79,10 +79,10 @@ def test_stored_payloads_run_nowhere(make_site: Callable[..., Any], visit: Any, 
     for path in PAGES:
         page.goto(path)
     page.goto("/work")
-    page.keyboard.press("e")  # its text comes into a text field
+    page.keyboard.press("w")  # its text comes into a text field
     assert page.locator(".rewrite textarea:visible").input_value() in (everything, everything + ".")
     page.keyboard.press("Escape")
-    page.keyboard.press("b")
+    page.keyboard.press("n")
     page.keyboard.press("Enter")
     arrived(page.get_by_role("heading", name="Correct the response"))
     assert page.locator("#text").input_value() == everything
@@ -109,6 +109,7 @@ def test_strangers_see_nothing(site: Any) -> None:
         assert (found.status_code, found.headers["location"]) == (303, "/signin")
         assert stranger.get(path).status_code == 401
     for path in (
+        "/work/preview",
         "/work/1/answer",
         "/work/1/draft",
         "/work/1/heartbeat",

@@ -69,7 +69,7 @@ def test_enter_on_a_checkbox_ticks_it(site: Any, visit: Any) -> None:
     site.add(THREE)
     page = visit(site, site.person("ann"))
     page.goto("/work")
-    for key in ("1", "j", "2", "f", "Enter", "Tab", "Enter"):
+    for key in ("1", "j", "2", "l", "Enter", "Tab", "Enter"):
         page.keyboard.press(key)
     assert page.locator(".flags input:checked").count() == 2
     page.keyboard.press("Enter")

@@ -19,13 +19,16 @@ function say(text, wrong = false) {
 
 function others(name, key) {
   const mine = all.find((one) => one.name === name).kinds;
-  return all.filter((one) => one.name !== name && keys[one.name] === key && one.kinds.some((kind) => mine.includes(kind)));
+  const alike = (other) => other === key || general(other) === key || other === general(key);
+  return all.filter((one) => one.name !== name && alike(keys[one.name]) && one.kinds.some((kind) => mine.includes(kind)));
 }
 
 // What a pressed key would be for an action, or why it can't be.
 function proposed(name, pressed) {
   const digits = usual[name].endsWith("#");
-  const key = /[0-9]$/.test(pressed) ? general(pressed) : pressed;
+  const letters = usual[name].endsWith("@");
+  const key = letters || /[0-9]$/.test(pressed) ? general(pressed) : pressed;
+  if (letters && !key.endsWith("@")) return { wrong: "This one needs letters: press one from A to I, with Shift or Alt if you like." };
   if (digits !== key.endsWith("#")) return { wrong: digits ? "This one needs digits: press one, with Shift or Alt if you like." : "Digits give ranks and qualities: choose another key." };
   if (RESERVED.test(key)) return { wrong: `${named(key)} has its use in the browser or between responses: choose another key.` };
   const [taken] = others(name, key);

@@ -1,5 +1,5 @@
 // Which key does what. A key is written as "u", "Shift+u", "Alt+ArrowUp", "?" or, for a digit with what is held
-// beside it, "#" and "Shift+#". Digits are told by their place on the keyboard, since on many layouts they take Shift;
+// beside it, "#" and "Shift+#"; "@" is a letter from A to I. Digits are told by their place on the keyboard, since on many layouts they take Shift;
 // letters by what stands on the key, or by its place where that is no Latin letter.
 
 const place = (person) => `align keys ${person}`;
@@ -8,6 +8,8 @@ export function chord(event) {
   const digit = /^(Digit|Numpad)([0-9])$/.exec(event.code);
   const letter = /^Key([A-Z])$/.exec(event.code);
   let key = event.key;
+  if (event.code === "Equal" && !/^[ -~]$/.test(key)) key = "=";
+  if (key === "=" && (!digit || digit[2] === "0")) return "="; // on many layouts Shift and 0
   if (digit && (digit[1] === "Digit" || /^[0-9]$/.test(key))) key = digit[2];
   else if (letter && (event.altKey || !/^[ -~]$/.test(key))) key = letter[1];
   if (key.length === 1) key = key.toLowerCase();
@@ -15,10 +17,10 @@ export function chord(event) {
   return (event.altKey ? "Alt+" : "") + (shift ? "Shift+" : "") + key;
 }
 
-export const general = (key) => key.replace(/[0-9]$/, "#");
+export const general = (key) => key.replace(/[0-9]$/, "#").replace(/(^|\+)[a-i]$/, "$1@");
 
 // As people read it; labeling/web/keys.py has the same.
-export const named = (key) => key.replace("Arrow", "").replace("Up", "↑").replace("Down", "↓").replace("#", "1–9");
+export const named = (key) => key.replace("Arrow", "").replace("Up", "↑").replace("Down", "↓").replace("#", "1–9").replace("@", "A–I");
 
 // A page's keys with this person's changes. `usual`: { action: key }.
 export function keysOf(person, usual) {
@@ -31,21 +33,34 @@ export function keysOf(person, usual) {
   return Object.fromEntries(Object.entries(usual).map(([action, key]) => [action, typeof own[action] === "string" ? own[action] : key]));
 }
 
+// For one page: a key that a person has chosen is taken from the action that usually has it.
+export function distinct(keys, usual) {
+  const chosen = Object.keys(keys).filter((action) => keys[action] !== usual[action]).map((action) => keys[action]);
+  return Object.fromEntries(Object.entries(keys).map(([action, key]) => [action, key === usual[action] && chosen.includes(key) ? "" : key]));
+}
+
 export function keep(person, keys, usual) {
   const own = Object.fromEntries(Object.entries(keys).filter(([action, key]) => key !== usual[action]));
   if (Object.keys(own).length) localStorage.setItem(place(person), JSON.stringify(own));
   else localStorage.removeItem(place(person));
 }
 
-// The action that a key press asks for, and the digit that was pressed.
+// The action that a key press asks for, and the digit or letter (from 0) that was pressed. A key that was named
+// for itself goes before those that take any digit or letter.
 export function asked(event, keys) {
   const pressed = chord(event);
-  const found = Object.keys(keys).find((action) => keys[action] === pressed || keys[action] === general(pressed));
-  return found ? { action: found, digit: /[0-9]$/.test(pressed) ? Number(pressed.at(-1)) : null } : null;
+  const by = (key) => Object.keys(keys).find((action) => keys[action] === key);
+  const action = by(pressed) || by(general(pressed));
+  if (!action) return null;
+  const last = pressed.at(-1);
+  return { action, digit: /[0-9]/.test(last) ? Number(last) : "abcdefghi".indexOf(last) };
 }
 
 export function write(keys) {
   for (const place of document.querySelectorAll("[data-key]")) {
-    if (keys[place.dataset.key]) place.textContent = named(keys[place.dataset.key]);
+    const key = keys[place.dataset.key];
+    if (key === undefined) continue;
+    place.textContent = named(key);
+    place.hidden = !key;
   }
 }

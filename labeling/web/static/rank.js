@@ -1,6 +1,12 @@
 import { start } from "./shell.js";
 import { nextRank, onScreen, step, tieAbove } from "./order.js";
+import { equals, letter } from "./letters.js";
 import { dragging } from "./drag.js";
+import { hold, inSight } from "./hold.js";
+import { markInStrip, showStrip, useStrip } from "./strip.js";
+import { columns, inLines, setColumns, useColumns } from "./columns.js";
+import { readCards } from "./read.js";
+import { useBeside } from "./beside.js";
 import { toggleRaw } from "./raw.js";
 
 const list = document.getElementById("cards");
@@ -9,24 +15,27 @@ const allBad = document.getElementById("all-bad");
 const cards = [...list.querySelectorAll(".card")]; // by the order shown, which is that of the content's lists
 const letters = cards.map((card) => card.querySelector("h2").textContent);
 let focused = 0;
+let holding = false; // whether the card at hand stays where it is on the screen
 
-const { change, typed, say, content } = start({
+const { change, typed, say, undo, content, task } = start({
   empty: ({ count }) => ({
     ranks: Array(count).fill(null),
     quality: Array(count).fill(null),
     flags: Array.from({ length: count }, () => []),
     all_bad: false,
     edit: null,
+    order: null, // the letters that are being typed: see letters.js
     versions: {}, // rewritten responses that were put away, by place: they come back when they are edited again
   }),
-  show,
+  show: (now) => (holding ? hold(list, cards[focused], () => show(now)) : show(now)),
   fixed,
   actions: () => BY_KEY,
   missing,
-  answer: ({ versions, ...given }) => given,
+  answer: ({ versions, order, ...given }) => given,
 });
 
-function show({ ranks, quality, flags, all_bad, edit }) {
+function show(now) {
+  const { ranks, quality, flags, all_bad, edit } = now;
   const active = document.activeElement;
   const shown = onScreen(ranks);
   const ranked = ranks.filter((rank) => rank !== null).length;
@@ -52,23 +61,69 @@ function show({ ranks, quality, flags, all_bad, edit }) {
     for (const radio of card.querySelectorAll(".quality input")) radio.checked = Number(radio.value) === quality[place];
     for (const box of card.querySelectorAll(".flags input")) box.checked = flags[place].includes(box.value);
     card.querySelector(".flag-count").textContent = flags[place].length || "";
+    card.querySelector(".given").textContent = [quality[place] && `quality ${quality[place]}`, flags[place].length && `flags ${flags[place].length}`].filter(Boolean).join(", ");
     const rewrite = card.querySelector(".rewrite");
     rewrite.hidden = !edit || edit.response !== place;
     const area = rewrite.querySelector("textarea");
     if (!rewrite.hidden && area.value !== edit.text) area.value = edit.text;
   });
   allBad.checked = all_bad;
+  showStrip(now, letters);
   if (active && active !== document.activeElement && list.contains(active)) active.focus({ preventScroll: true });
 }
 
-function mark(place, scroll = true) {
+function atHand(place) {
   focused = place;
-  cards.forEach((card, i) => (card.tabIndex = i === place ? 0 : -1));
+  cards.forEach((card, i) => {
+    card.tabIndex = i === place ? 0 : -1;
+    card.classList.toggle("at-hand", i === place);
+    if (i !== place) card.querySelector(".flags").open = false;
+  });
+  markInStrip(place);
+}
+
+function mark(place, scroll = true) {
+  atHand(place);
   cards[place].focus({ preventScroll: true });
   if (scroll) cards[place].scrollIntoView({ block: "nearest" });
 }
 
-const setRanks = (make) => change((now) => (now.ranks = make(now.ranks)));
+// To the beginning of a card, below what stays at the top.
+function goTo(place) {
+  mark(place, false);
+  cards[place].scrollIntoView({ block: "start" });
+}
+
+const setRanks = (make) => change((now) => Object.assign(now, { ranks: make(now.ranks), order: null }));
+
+// What was dragged lies where it was dropped: nothing else is held.
+function drop(ranks, place) {
+  holding = false;
+  setRanks(() => ranks);
+  holding = true;
+  mark(place);
+}
+
+function type(place) {
+  if (place >= cards.length) return say(`There is no ${"ABCDEFGHI"[place]}`);
+  const next = letter(content().ranks, content().order, place);
+  if (!next) return say(`${letters[place]} is typed already`);
+  change((now) => Object.assign(now, next));
+}
+
+function typeEquals() {
+  const order = equals(content().ranks, content().order);
+  if (!order) return say("= stands between two letters");
+  change((now) => (now.order = order));
+}
+
+function putBeside(place) {
+  const shown = onScreen(content().ranks);
+  const at = shown.indexOf(place);
+  beside(at > 0 ? shown[at - 1] : place, at > 0 ? place : shown[1]);
+}
+
+const setCount = (count) => hold(list, cards[focused], () => setColumns(count));
 
 function give(place, rank) {
   setRanks((ranks) => ranks.map((old, i) => (i === place ? rank : old)));
@@ -103,6 +158,8 @@ const ACTIONS = {
   down: (place) => setRanks((ranks) => step(ranks, place, 1)),
   tie: (place) => setRanks((ranks) => tieAbove(ranks, place)),
   edit,
+  beside: putBeside,
+  fold: (place) => hold(list, cards[place], () => fold(place)),
   "drop-edit": (place) => {
     change((now) => {
       putAway(now);
@@ -126,13 +183,21 @@ function rate(value) {
 // A response keeps the mark when its key moves it.
 function onMarked(action) {
   ACTIONS[action](focused);
-  mark(focused);
+  mark(focused, !inSight(cards[focused]));
 }
 
 const BY_KEY = {
+  order: type,
+  equals: typeEquals,
+  back: undo,
+  go: (place) => place < cards.length && goTo(place),
+  fold: () => ACTIONS.fold(focused),
+  unfold: () => cards[focused].querySelector(".more")?.click(),
+  beside: () => putBeside(focused),
+  columns: () => setCount((columns() % 3) + 1),
   rank: (digit) => {
     give(focused, digit || null);
-    mark(focused);
+    mark(focused, !inSight(cards[focused]));
   },
   quality: rate,
   next: () => go(1),
@@ -155,7 +220,7 @@ function fixed({ key, altKey, target }) {
     return true;
   }
   const by = { ArrowDown: 1, ArrowUp: -1 }[key];
-  if (!by || target.matches("input[type=radio]")) return false;
+  if (!by || target.matches("input[type=radio], .prompt, .guide")) return false;
   go(by);
   return true;
 }
@@ -174,15 +239,14 @@ list.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do]");
   if (!button) return;
   const place = cards.indexOf(button.closest(".card"));
+  atHand(place);
   ACTIONS[button.dataset.do](place);
   // The same for the circle and the rank.
-  if (event.detail && button.dataset.do !== "edit") mark(place, false);
+  if (event.detail && !["edit", "beside"].includes(button.dataset.do)) mark(place, false);
 });
 list.addEventListener("focusin", (event) => {
   const card = event.target.closest(".card");
-  if (!card) return;
-  focused = cards.indexOf(card);
-  cards.forEach((other) => (other.tabIndex = other === card ? 0 : -1));
+  if (card) atHand(cards.indexOf(card));
 });
 list.addEventListener("change", (event) => {
   const card = event.target.closest(".card");
@@ -199,5 +263,11 @@ list.addEventListener("input", (event) => {
 allBad.addEventListener("click", (event) => event.detail && mark(focused, false));
 allBad.addEventListener("change", () => change((now) => (now.all_bad = allBad.checked)));
 
-dragging(list, cards, divider, () => content().ranks, (ranks) => setRanks(() => ranks));
+const ranks = () => content().ranks;
+dragging({ area: list, items: cards, divider, handle: "[data-handle]", letters, across: inLines, scrolls: true, ranks, set: drop });
+useStrip({ letters, go: goTo, ranks, set: drop });
+useColumns(setCount);
+const fold = readCards(cards, task);
+const beside = useBeside(cards);
 mark(focused, false);
+holding = true;

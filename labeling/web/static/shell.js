@@ -2,7 +2,9 @@
 
 import { clone, isOurs, opened, replaces, same, unheard } from "./drafts.js";
 import { post, random, reopenByButtons, Refused } from "./server.js";
-import { asked, keysOf, named, write } from "./keys.js";
+import { foldPrompt, togglePrompt } from "./prompt.js";
+import { toggleGuide } from "./guide.js";
+import { asked, distinct, keysOf, named, write } from "./keys.js";
 import { showMath } from "./math.js";
 import { toggleAllRaw } from "./raw.js";
 import { steps } from "./steps.js";
@@ -21,7 +23,7 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
   const task = JSON.parse(byId("task").dataset.task);
   const place = `align draft ${task.person} ${task.number}${task.adjudicates ? " decide" : ""}`;
   const note = byId("note");
-  const keys = keysOf(task.person, task.keys);
+  const keys = distinct(keysOf(task.person, task.keys), task.keys);
   const draft = opened(task, place, { ...empty(task), ...task.start, note: "" });
   const history = steps(draft.aside);
   let activeSince = document.hidden ? null : performance.now(); // no clock: those are set while people work
@@ -276,6 +278,8 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
     undo,
     redo,
     skip: () => !task.adjudicates && skip(),
+    prompt: togglePrompt,
+    guide: toggleGuide,
     raw: toggleAllRaw,
     raw_all: toggleAllRaw,
     help: () => byId("help-dialog").showModal(),
@@ -296,12 +300,14 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
   if (!task.adjudicates) {
     setInterval(() => post(`/work/${task.number}/heartbeat`, {}, task.person).catch(() => {}), task.beat);
   }
-  if (matchMedia("(max-width: 60rem)").matches) byId("guide").open = false;
-  showMath().then(foldLong);
+  showMath().then(() => {
+    foldPrompt();
+    foldLong();
+  });
   write(keys);
   shown();
   if (draft.aside) say("A later version came from elsewhere: Undo brings back what was here");
-  return { change, typed, say, content: () => draft.content, task };
+  return { change, typed, say, undo, content: () => draft.content, task };
 }
 
 function foldLong() {
