@@ -179,9 +179,8 @@ def _chat_command(runs: Sequence[Path]) -> list[str]:
     if len(runs) > 2:
         raise UserError(f"--chat is given {len(runs)} times: people talk to one policy, or compare two")
     command = [sys.executable, "-m", "align", "chat"]
-    for path, before, stage_option in zip(
-        runs, ([], ["--beside"]), ("--stage", "--beside-stage"), strict=False
-    ):
+    options: tuple[tuple[list[str], str], ...] = (([], "--stage"), (["--beside"], "--beside-stage"))
+    for path, (before, stage_option) in zip(runs, options, strict=False):
         run, stage = (path.parent, path.name) if path.name in ("sft", "ppo") else (path, None)
         if not (run / "recipe.yaml").is_file():
             raise UserError(f"--chat {path}: that is not a run's folder, or nothing has run there yet")

@@ -76,7 +76,8 @@ def serve(
         list[Path] | None,
         option(
             "--chat",
-            "Let people talk to this run's policy, on a page of its own; twice: compare two. RUN, or RUN/sft.",
+            "Let people talk to this run's policy, on a page of its own (RUN, or RUN/sft); given twice, they "
+            "compare two.",
             "RUN",
         ),
     ] = None,
