@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # A policy that says what it is told to, in pieces: `die` ends it, `wait` never answers, `long` refuses,
 # `chatter` prints what is no answer before and after its own, `deaf` reads no more, `mute` says no more,
-# `broken` ends it in the middle, `slow` goes on until it is stopped. The second policy speaks in capitals.
+# `broken` ends it in the middle, `slow` goes on for long. The second policy speaks in capitals.
 PRETENDER = r"""
 import json, os, queue, sys, threading, time
 names = ["mine/ppo 12ab", "mine/sft 34cd"]
@@ -51,11 +51,11 @@ while (found := asked.get()) is not None:
         os._exit(1)
     if word.startswith("slow"):
         n = 0
-        while found["id"] not in stopped:
+        while found["id"] not in stopped and n < 1000:
             say(piece=f" {n}")
             n += 1
             time.sleep(0.02)
-        say(text=text[:3] + "".join(f" {i}" for i in range(n)), stopped=True)
+        say(text=text[:3] + "".join(f" {i}" for i in range(n)), stopped=n < 1000)
         continue
     say(piece=text[3:])
     say(text=text)

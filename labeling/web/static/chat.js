@@ -10,6 +10,7 @@ const person = Number(byId("chat").dataset.person);
 const pair = byId("chat").hasAttribute("data-pair");
 const place = `align draft ${person} talk`; // signing out forgets it
 const SAVE_AFTER = 500; // ms, while an answer comes
+const NEAR = 80; // px from the end of the page: who is there follows what comes
 const log = byId("talk");
 const field = byId("text");
 
@@ -133,7 +134,7 @@ async function ask(content) {
   }
   save();
   allow();
-  field.focus();
+  if (!state.open?.end) field.focus();
 }
 
 // The question and the answers that come to it.
@@ -147,6 +148,7 @@ function begin(open) {
   else box.append(answers[0].box);
   answers.forEach((answer) => answer.text.setAttribute("aria-busy", "true"));
   log.append(box);
+  toEnd(true);
   return { box, answers };
 }
 
@@ -155,10 +157,18 @@ function heard(line, { answers }) {
   if (line.waiting) return null;
   if (line.piece === undefined) return line;
   say("The policy is writing …");
+  const { scrollHeight, scrollTop, clientHeight } = document.documentElement;
+  const follows = scrollHeight - scrollTop - clientHeight < NEAR;
   state.open.texts[line.side] += line.piece;
   answers[line.side].text.append(line.piece);
+  toEnd(follows);
   if (performance.now() - saved > SAVE_AFTER) save();
   return null;
+}
+
+// Who reads on further up is left there.
+function toEnd(follows) {
+  if (follows) scrollTo({ top: document.documentElement.scrollHeight, behavior: "instant" });
 }
 
 function finish(end, coming) {
