@@ -227,7 +227,7 @@ def test_in_a_browser(talking: Site, visit: Callable[..., Any], look: dict[str, 
     page.get_by_label("Your message").fill(f"first {ATTACK}")
     page.get_by_role("button", name="Send").click()
     said = page.locator(".message.assistant .said")
-    said.wait_for()
+    page.get_by_role("button", name="This is wrong").wait_for()  # the whole answer is there
     assert said.inner_text() == f"1: first {ATTACK}" and page.locator("#talk img, #talk script").count() == 0
     page.get_by_role("button", name="This is wrong").click()
     page.get_by_label("What it should have said").fill("")
