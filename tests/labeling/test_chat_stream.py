@@ -279,11 +279,26 @@ def test_a_talk_in_a_browser_is_stopped_kept_and_corrected(
     send(page, "broken")
     page.get_by_text("broke off here").wait_for()
     assert page.get_by_label("Your message").input_value() == "broken"
+    send(page, "slow again")
+    page.get_by_text("7:  0 1 2").wait_for()
+    page.route(
+        "**/chat/*", lambda route: route.abort("connectionreset")
+    )  # the connection is gone, to stop it too
     page.get_by_label("Your message").fill("a draft")
+    page.keyboard.press("Escape")
+    page.get_by_text("broke off here").wait_for()
+    page.unroute("**/chat/*")
+    assert page.locator(".coming .message.user").inner_text().endswith("slow again")
     page.reload()
     arrived(page.get_by_text("broke off here"))
     assert page.get_by_label("Your message").input_value() == "a draft"
-    assert page.locator(".message.assistant .said").all_inner_texts()[::2] == ["corrected", "the last"]
+    assert page.locator(".message.assistant .said").all_inner_texts()[:3:2] == ["corrected", "the last"]
+    assert page.locator(".coming .said").last.inner_text().startswith("7:  0 1")
+    page.get_by_role("button", name="Ask again").click()
+    page.locator(".coming [aria-busy]", has_text="7:").wait_for()
+    assert page.get_by_label("Your message").input_value() == "a draft"
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped; what was said").wait_for()
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/signin")
     assert page.evaluate("Object.keys(localStorage)") == []

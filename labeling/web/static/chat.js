@@ -11,6 +11,8 @@ const pair = byId("chat").hasAttribute("data-pair");
 const place = `align draft ${person} talk`; // signing out forgets it
 const SAVE_AFTER = 500; // ms, while an answer comes
 const NEAR = 80; // px from the end of the page: who is there follows what comes
+const BROKE_OFF = "The answer broke off here and is not part of the talk. Ask again: it is given anew, from the beginning.";
+const GIVEN_UP = 2000; // ms
 const log = byId("talk");
 const field = byId("text");
 
@@ -116,7 +118,7 @@ async function ask(content) {
   const coming = begin(state.open);
   const control = new AbortController();
   const name = random();
-  running = { stop: () => post("/chat/stop", { ask: name }, person).catch(() => control.abort()) };
+  running = { stop: () => stopped(name, control) };
   allow();
   let end = null;
   try {
@@ -135,6 +137,16 @@ async function ask(content) {
   save();
   allow();
   if (!state.open?.end) field.focus();
+}
+
+// Where the app does not know of the answer, or does not answer, the connection ends: the policy stops then too.
+async function stopped(ask, control) {
+  try {
+    if ((await post("/chat/stop", { ask }, person)).stopped) return;
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+  }
+  setTimeout(() => control.abort(), GIVEN_UP); // it may be whole and on its way
 }
 
 // The question and the answers that come to it.
@@ -208,17 +220,18 @@ function compare(coming) {
   choices(coming.box, { end, asked, person, goOn });
 }
 
-// What is not answered is written again, unless something else is being written by now.
-function back({ box }) {
-  box.remove();
-  if (!field.value.trim()) field.value = state.text = state.open.content;
+// What is not answered is written again; where something else is being written by now, it stays to be asked again.
+function back(coming) {
+  if (field.value.trim()) return brokenOff(coming, "This was not answered, and is not part of the talk.");
+  coming.box.remove();
+  field.value = state.text = state.open.content;
   state.open = null;
 }
 
 function failed(error, coming) {
   say("");
-  const so_far = state.open.texts.some((text) => text.trim());
-  if (!so_far && error.status !== 0) {
+  const begun = state.open.texts.some((text) => text.trim());
+  if (!begun && error.status !== 0) {
     back(coming);
     return problem(error.message);
   }
@@ -226,13 +239,10 @@ function failed(error, coming) {
   problem(error.status === 0 ? "" : error.message);
 }
 
-function brokenOff({ box, answers }) {
+function brokenOff({ box, answers }, textContent = BROKE_OFF) {
   const { content } = state.open;
   answers.forEach(({ text }) => text.removeAttribute("aria-busy"));
-  const why = made("p", {
-    className: "broke",
-    textContent: "The answer broke off here and is not part of the talk. Ask again: it is given anew, from the beginning.",
-  });
+  const why = made("p", { className: "broke", textContent });
   const again = made("button", { className: "again", type: "button", textContent: "Ask again" });
   again.addEventListener("click", () => ask(content));
   box.append(why, again);
