@@ -217,6 +217,17 @@ def test_programs_hear_an_answer_as_it_comes_and_can_stop_it(partner: Partner) -
     assert text.startswith(stopped[-1]["text"]) and len(stopped[-1]["text"]) < len(text)
 
 
+@pytest.mark.parametrize("engine", ["hf", "paged"])
+def test_an_answer_that_nobody_wants_any_more_ends_in_the_middle(run: Path, engine: Any) -> None:
+    partner = open_partner(run, None, Drawing(seed=3, engine=engine))
+    asked = [{"role": "user", "content": "the film is"}]
+    whole = partner.answer(asked, 0)
+    wanted = iter([True, True])
+    part = partner.answer(asked, 0, None, lambda: next(wanted, False))
+    assert whole.startswith(part) and 0 < len(part) < len(whole)
+    assert partner.answer(asked, 0) == whole, "the engine goes on after it"
+
+
 def test_two_policies_on_one_base_answer_as_each_does_alone(run: Path, tmp_path: Path) -> None:
     both = open_partner(run, "ppo", Drawing(seed=3))
     beside = open_beside(both, run, "sft")
