@@ -1,17 +1,18 @@
-"""The policy that people talk to: a process of its own, because this one has no torch.
+"""The policy that people talk to, or two of them: a process of its own, because this one has no torch.
 
-It is `align chat RUN --json`, a line in and a line out. It ends when this process does, however that happens,
+It is `align chat RUN --json`, lines in and lines out. It ends when this process does, however that happens,
 because its input ends; it is started again when somebody asks and it has died.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Any
 
@@ -19,8 +20,13 @@ from align.errors import AlignError, UserError
 
 _WAITING = 8  # people at most, including the one whose question is being answered
 _STARTS_WITHIN = 300.0  # seconds: a large base takes its time
-_ANSWERS_WITHIN = 180.0  # seconds
+_ANSWERS_WITHIN = 180.0  # seconds until the next piece of an answer
+_STOPS_WITHIN = 20.0  # seconds: a token of a large base takes its time, too
 _ENDS_WITHIN = 5.0  # seconds
+_BEAT = 0.5  # seconds between signs of life, at which is seen that somebody has left
+
+ENDED = "The policy has stopped. It starts again with the next message: try again."
+Event = dict[str, Any]
 
 
 class Absent(AlignError):
@@ -28,33 +34,65 @@ class Absent(AlignError):
 
 
 class Companion:
-    """One policy, one question at a time; the others wait their turn."""
+    """One process, one question at a time; the others wait their turn."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], policies: int = 1) -> None:
+        self.policies = policies
+        self.origins: list[str] = []  # names of all policies that have answered, the present ones last
         self._command = list(command)
         self._turn = threading.Lock()
         self._places = threading.BoundedSemaphore(_WAITING)
+        self._ending = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
-        self._ready: dict[str, Any] | None = None
+        self._ready: Event | None = None
+        self._numbers = itertools.count(1)
         self._start()
 
-    def answer(self, messages: list[dict[str, str]], turn: int) -> tuple[str, str]:
-        """The policy's answer, and the policy's name.
+    def talk(
+        self,
+        messages: list[dict[str, str]],
+        turn: int,
+        stop: threading.Event,
+        policies: Sequence[int] = (0,),
+    ) -> Iterator[Event]:
+        """The answers of these policies, one after the other, as they come.
 
-        Raises Absent where there is none, UserError where the policy cannot read the conversation.
+        First {"waiting": true}, and again now and then; {"piece": text, "side": n} where n counts `policies`;
+        at last {"texts": […], "origins": […], "stopped": whether `stop` was set}, where an answer is what was
+        said so far. Who closes this early stops the policy, too. Raises Absent where there is none,
+        UserError where it cannot read the conversation.
         """
         if not self._places.acquire(blocking=False):
             raise Absent("Too many people are waiting for the policy: try again in a moment.")
         try:
-            with self._turn:
-                ready = self._there()
-                said = self._exchange({"messages": messages, "turn": turn})
+            yield {"waiting": True}
+            texts = [""] * len(policies)
+            while not self._turn.acquire(timeout=_BEAT):
+                if self._over(stop):
+                    yield {"texts": texts, "origins": [""] * len(policies), "stopped": True}
+                    return
+                yield {"waiting": True}
+            try:
+                origins = yield from self._there(stop)
+                for side, policy in enumerate(policies):
+                    if not self._over(stop):
+                        asked = {"messages": messages, "turn": turn, "policy": policy}
+                        texts[side] = yield from self._said(asked, side, stop)
+            finally:
+                self._turn.release()
         finally:
             self._places.release()
-        if "error" in said:
-            raise UserError(str(said["error"]))
-        return str(said["text"]), str(ready["ready"])
+        yield {"texts": texts, "origins": [origins[i] for i in policies], "stopped": self._over(stop)}
+
+    def answer(self, messages: list[dict[str, str]], turn: int) -> tuple[str, str]:
+        """The policy's whole answer, and the policy's name; raises as `talk` does."""
+        *_, last = self.talk(messages, turn, threading.Event())
+        return last["texts"][0], last["origins"][0]
+
+    def let_go(self) -> None:
+        """Stop all answers: the app ends."""
+        self._ending.set()
 
     def prompt(self, messages: list[dict[str, str]]) -> Any:
         """The prompt that a conversation is: a text where there is one message, or each stands alone."""
@@ -90,21 +128,68 @@ class Companion:
         reader = threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True)
         reader.start()
 
-    def _there(self) -> dict[str, Any]:
-        """What the policy said when it was ready; started again where it has died."""
+    def _over(self, stop: threading.Event) -> bool:
+        return stop.is_set() or self._ending.is_set()
+
+    def _there(self, stop: threading.Event) -> Generator[Event, None, list[str]]:
+        """Until the policies are ready, started again where they have died; returns their names, or ""."""
         if self._process is None or self._process.poll() is not None:
             self._start()
         if self._ready is None:
             failed = "The policy could not be started: the app's terminal says why."
-            self._ready = self._line(("ready",), _STARTS_WITHIN, failed)
-        return self._ready
+            for found in self._told(_STARTS_WITHIN, failed):
+                if "ready" in found:
+                    self._ready = found
+                    break
+                if self._over(stop):
+                    return [""] * self.policies
+                yield {"waiting": True}
+        assert self._ready is not None
+        names = [str(name) for name in self._ready.get("policies", [self._ready["ready"]])]
+        self.origins = [name for name in self.origins if name not in names] + names
+        return names
 
-    def _exchange(self, asked: dict[str, Any]) -> dict[str, Any]:
-        ended = "The policy has stopped. It starts again with the next message: try again."
+    def _said(self, asked: Event, side: int, stop: threading.Event) -> Generator[Event, None, str]:
+        """One policy's answer; returns its text."""
+        number = next(self._numbers)
+        self._write({**asked, "id": number, "stream": True})
+        told_to_stop = ended = False
+        try:
+            for found in self._told(_ANSWERS_WITHIN):
+                if self._over(stop) and not told_to_stop:
+                    self._write({"stop": number})
+                    told_to_stop = True
+                if found.get("id") != number:
+                    yield {"waiting": True}
+                elif "piece" in found:
+                    yield {"piece": str(found["piece"]), "side": side}
+                else:
+                    ended = True
+                    if "error" in found:
+                        raise UserError(str(found["error"]))
+                    return str(found["text"])
+        except Absent:
+            ended = True
+            raise
+        finally:
+            if not ended:  # who asked has left: the policy is free for the next one when it has stopped
+                self._hush(number)
+        raise AssertionError("unreachable")
+
+    def _hush(self, number: int) -> None:
+        """Stop an answer, and pass over what comes of it until it has; a policy that goes on is ended."""
+        with suppress(Absent):
+            self._write({"stop": number})
+            until = time.monotonic() + _STOPS_WITHIN
+            for found in self._told(_STOPS_WITHIN):
+                if found.get("id") == number and "piece" not in found:
+                    return
+                if time.monotonic() > until:
+                    self._absent(ENDED)
+                    return
+
+    def _write(self, asked: Event) -> None:
         assert self._process is not None and self._process.stdin is not None
-        while not self._lines.empty():  # what was said before this was asked is no answer to it
-            if self._lines.get() is None:
-                raise self._absent(ended)
         watch = threading.Timer(_ANSWERS_WITHIN, self._process.kill)  # writing blocks where nobody reads
         watch.daemon = True
         watch.start()
@@ -112,24 +197,30 @@ class Companion:
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
         except OSError as error:
-            raise self._absent(ended) from error
+            raise self._absent(ENDED) from error
         finally:
             watch.cancel()
-        return self._line(("text", "error"), _ANSWERS_WITHIN, ended)
 
-    def _line(self, wanted: Sequence[str], seconds: float, ended: str) -> dict[str, Any]:
-        """The next line that says one of these; what libraries print between them is passed over."""
+    def _told(self, seconds: float, ended: str = ENDED) -> Iterator[Event]:
+        """What the process says, what is no object of its as an empty one; and that after a beat of silence.
+
+        Raises Absent where it ends, or says nothing of its own for so many seconds.
+        """
         until = time.monotonic() + seconds
         while True:
             try:
-                line = self._lines.get(timeout=max(0.0, until - time.monotonic()))
+                line = self._lines.get(timeout=max(0.01, min(_BEAT, until - time.monotonic())))
             except queue.Empty:
-                raise self._absent(f"The policy did not answer within {seconds:.0f} seconds.") from None
+                if time.monotonic() >= until:
+                    raise self._absent(f"The policy did not answer within {seconds:.0f} seconds.") from None
+                yield {}
+                continue
             if line is None:
                 raise self._absent(ended)
             found = _object(line)
-            if any(key in found for key in wanted):
-                return found
+            if found:
+                until = time.monotonic() + seconds
+            yield found
 
     def _absent(self, message: str) -> Absent:
         """End the process, to start again with the next question; the error to raise."""

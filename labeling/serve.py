@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,6 +32,7 @@ from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
 from labeling.web.config import Config
 from labeling.web.connections import CONNECTIONS, patient
+from labeling.web.news import News
 
 LINK_LASTS = timedelta(hours=1)
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -125,24 +127,22 @@ def print_figures(recipe: Recipe) -> None:
         show(compute.figures(session), Console())
 
 
-def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | None = None) -> None:
+def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Sequence[Path] = ()) -> None:
     """Serve until interrupted. `url`: the address that people see, where a proxy stands before the app.
 
-    `chat`: the run whose policy people may talk to.
+    `chat`: the run whose policy people may talk to, or two, whose policies they compare; RUN or RUN/STAGE.
     """
     address = url.rstrip("/") if url else None
     if address and not address.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: it starts with http:// or https://")
     to_network = address is not None or not _is_loopback(host)
-    if chat is not None and not (chat / "recipe.yaml").is_file():  # before anything is printed or made
-        raise UserError(f"--chat {chat}: that is not a run's folder, or nothing has run there yet")
+    talks = _chat_command(chat) if chat else None  # wrong ones are told before anything is printed or made
     config = make_config(
         recipe, ("*",) if to_network else LOOPBACK, secure=bool(address and address.startswith("https://"))
     )
     listening = _listen(host, port)
-    if chat is not None:
-        command = [sys.executable, "-m", "align", "chat", str(chat), "--json"]
-        config = replace(config, companion=Companion(command))
+    if talks is not None:
+        config = replace(config, companion=Companion(talks, len(chat)))
     address = address or f"http://{_reached_at(host)}:{listening.getsockname()[1]}"
     config = replace(config, address=address)
     print(f"labels are kept in {config.store.shown}")
@@ -162,7 +162,7 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
             ws="none",
         )
     )
-    server.on_exit = app.state.news.close
+    server.on_exit = partial(_let_go, app.state.news, config.companion)
     try:
         server.run(sockets=[listening])
     except (KeyboardInterrupt, Terminated):  # the ways to end it
@@ -172,6 +172,27 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Path | No
         if config.companion is not None:
             config.companion.close()
         config.store.close()
+
+
+def _chat_command(runs: Sequence[Path]) -> list[str]:
+    """What talks for one run or two; raises UserError where there are more, or one is no run's folder."""
+    if len(runs) > 2:
+        raise UserError(f"--chat is given {len(runs)} times: people talk to one policy, or compare two")
+    command = [sys.executable, "-m", "align", "chat"]
+    options: tuple[tuple[list[str], str], ...] = (([], "--stage"), (["--beside"], "--beside-stage"))
+    for path, (before, stage_option) in zip(runs, options, strict=False):
+        run, stage = (path.parent, path.name) if path.name in ("sft", "ppo") else (path, None)
+        if not (run / "recipe.yaml").is_file():
+            raise UserError(f"--chat {path}: that is not a run's folder, or nothing has run there yet")
+        command += [*before, str(run), *([stage_option, stage] if stage else [])]
+    return [*command, "--json"]
+
+
+def _let_go(news: News, companion: Companion | None) -> None:
+    """Answer everybody who waits for something, for the app ends."""
+    news.close()
+    if companion is not None:
+        companion.let_go()
 
 
 class _Server(uvicorn.Server):

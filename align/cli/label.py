@@ -73,13 +73,19 @@ def serve(
         option("--url", "The address people open, where an https proxy is in front of the app.", "URL"),
     ] = None,
     chat: Annotated[
-        Path | None, option("--chat", "Let people talk to this run's policy, on a page of its own.", "RUN")
+        list[Path] | None,
+        option(
+            "--chat",
+            "Let people talk to this run's policy, on a page of its own (RUN, or RUN/sft); given twice, they "
+            "compare two.",
+            "RUN",
+        ),
     ] = None,
 ) -> None:
     """Serve the app in which people write demonstrations and rank responses; prints a sign-in link."""
     with reported():
         loaded = load(recipe, overrides)
-        labeling_app().serve(loaded, host, port, url, chat)
+        labeling_app().serve(loaded, host, port, url, chat or ())
 
 
 @label_app.command("import")

@@ -20,6 +20,7 @@ from align.cli.options import (
     option,
     run_stages,
 )
+from align.errors import UserError
 from align.recipe import EngineName
 from align.run.hub import quiet_bars
 from align.stage_table import Stage
@@ -151,19 +152,32 @@ def chat(
     engine: Engine = "hf",
     engine_url: EngineUrl = None,
     as_json: Annotated[bool, option("--json", "For programs: JSON lines in and out.")] = False,
+    beside: Annotated[
+        Path | None, option("--beside", "With --json: a second run's policy on the same base.", "RUN")
+    ] = None,
+    beside_stage: Annotated[
+        Literal["sft", "ppo"] | None, option("--beside-stage", "As --stage, for the second run.")
+    ] = None,
 ) -> None:
     """Talk to a policy; what you write in place of a wrong answer becomes a demonstration."""
     with reported():
         from align.loop.chat import chat as talk
-        from align.loop.policy import Drawing, check_drawing, open_partner
+        from align.loop.chat_lines import talk_in_lines
+        from align.loop.policy import Drawing, check_drawing, open_beside, open_partner
         from align.loop.queues import open_keeper
 
         drawing = Drawing(temperature, top_k, top_p, seed, max_tokens, engine, engine_url)
         check_drawing(drawing)
+        if beside is not None and not as_json:
+            raise UserError("--beside goes with --json; people compare two policies in `align label --chat`")
         quiet_bars()
         partner = open_partner(run, stage, drawing, base)
         with closing(partner.policy.engine):
-            code = talk(partner, lambda: open_keeper(partner.recipe), as_json)
+            if as_json:
+                others = [] if beside is None else [open_beside(partner, beside, beside_stage)]
+                talk_in_lines([partner, *others])
+                return
+            code = talk(partner, lambda: open_keeper(partner.recipe))
         raise typer.Exit(code)
 
 

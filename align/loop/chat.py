@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -10,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -158,32 +156,6 @@ def _harmless(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
-def serve_lines(partner: Partner, lines: TextIO, out: TextIO) -> None:
-    """For programs: a line {"messages": […], "turn": n} in, a line {"text": …} or {"error": …} out."""
-
-    def say(answer: dict[str, str]) -> None:
-        out.write(json.dumps(answer) + "\n")
-        out.flush()
-
-    say({"ready": partner.policy.origin, "template": partner.recipe.data.template})
-    for line in lines:
-        try:
-            asked = json.loads(line)
-            messages, turn = asked["messages"], int(asked.get("turn", 0))
-            if not isinstance(messages, list) or not messages:
-                raise TypeError("messages must be a list, and not empty")
-            say({"text": partner.answer(messages, turn)})
-        except UserError as error:
-            say({"error": str(error)})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            say({"error": f"a line must be an object with messages and turn: {error!r}"})
-
-
-def chat(partner: Partner, keeper: Callable[[], Keeper], as_json: bool) -> int:
+def chat(partner: Partner, keeper: Callable[[], Keeper]) -> int:
     """On this process's own streams; the exit code."""
-    if as_json:
-        out = sys.stdout
-        with redirect_stdout(sys.stderr):  # what libraries print is no answer
-            serve_lines(partner, sys.stdin, out)
-        return 0
     return Chat(partner, keeper, sys.stdin, sys.stdout, sys.stderr).run()

@@ -27,6 +27,7 @@ from align.stages.frame import Setup, set_up
 
 PolicyStage = Literal["base", "sft", "ppo"]
 _ROLE = "policy"
+_BESIDE = "beside"  # the role of a second policy that people talk to
 _HASH = 16  # characters of an adapter's hash that name a policy
 _HALF = "\ufffd"  # what the bytes of half a character decode to
 
@@ -46,7 +47,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class OpenPolicy:
-    """A policy in memory, and the engine that samples from it. `origin` names it."""
+    """A policy in memory, and the engine that samples from it. `origin` names it, `role` is its adapter's."""
 
     origin: str
     setup: Setup
@@ -54,6 +55,7 @@ class OpenPolicy:
     engine: Engine
     params: SamplingParams
     seed: int
+    role: str = _ROLE
 
     def text(self, response: list[int]) -> str:
         """A response's token ids as text, without special tokens."""
@@ -154,11 +156,16 @@ class Partner:
         return Prompt.from_dict({"prompt": found}).to_dict()["prompt"]
 
     def answer(
-        self, messages: Sequence[dict[str, str]], turn: int, heard: Callable[[str], object] | None = None
+        self,
+        messages: Sequence[dict[str, str]],
+        turn: int,
+        heard: Callable[[str], object] | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> str:
         """The policy's answer; `heard` is told each piece of it. Another `turn` draws other tokens.
 
-        Raises UserError where the conversation is too long for the base, or none.
+        When it is not `wanted` any more, which is asked after each token, it is what was said so far. Raises
+        UserError where the conversation is too long for the base, or none.
         """
         prompt = Prompt.from_dict({"prompt": self.prompt(messages)}).prompt
         policy = self.policy
@@ -170,10 +177,26 @@ class Partner:
                 f"reads at most {room}: begin a new conversation"
             )
         pieces = Pieces(policy, heard)
-        draws = Draws(policy.seed, "chat", turn, [()])  # one row, which needs no name
-        (sampled,) = policy.engine.sample([ids], draws, policy.params, heard=pieces.add)
+
+        def hear(token: int) -> None:
+            pieces.add(token)
+            if not wanted():
+                raise _Unwanted
+
+        row = () if policy.role == _ROLE else (policy.role,)  # two policies share no random numbers
+        draws = Draws(policy.seed, "chat", turn, [row])
+        try:
+            (sampled,) = policy.engine.sample([ids], draws, policy.params, policy.role, heard=hear)
+        except (_Unwanted, AlignError):  # an engine that samples in a thread tells an error of its own
+            if wanted():
+                raise
+            return pieces.text.replace("\0", "")
         pieces.end()
         return policy.text(sampled.response).replace("\0", "")  # which no record may hold
+
+
+class _Unwanted(Exception):
+    """Nobody wants more of an answer."""
 
 
 class Pieces:
@@ -208,7 +231,7 @@ def open_partner(
 
     Raises MissingStage where there is none yet, UserError where the folder is no run's.
     """
-    stage = stage or ("ppo" if (run / "ppo" / "final").is_dir() else "sft")
+    stage = stage or _latest(run)
     recipe, _ = as_trained(run, stage, base)
     place = run.absolute()  # a run that was moved keeps its labels where it lies now
     here = recipe.run.model_copy(update={"folder": str(place.parent), "name": place.name})
@@ -222,3 +245,22 @@ def open_partner(
             policy.engine.close()
             raise
     return Partner(policy, recipe)
+
+
+def open_beside(partner: Partner, run: Path, stage: Literal["sft", "ppo"] | None) -> Partner:
+    """Another policy on the base that is in memory: one more adapter, to talk to beside the first.
+
+    Raises MissingStage where it has not finished; UserError where it is of another base, tokenizer, template
+    or LoRA shape, or is the same policy.
+    """
+    policy, recipe = partner.policy, partner.recipe
+    found = parent(recipe, stage or _latest(run), str(run), policy.setup.lineage)
+    origin = origin_of(run.absolute().name, stage or _latest(run), found.adapter_hash)
+    if origin.split()[-1] == policy.origin.split()[-1]:
+        raise UserError(f"{run} has the same policy as the first run: name another one to compare it with")
+    policy.roles.add(_BESIDE, found.final, trains=False)
+    return Partner(replace(policy, origin=origin, role=_BESIDE), recipe)
+
+
+def _latest(run: Path) -> Literal["sft", "ppo"]:
+    return "ppo" if (run / "ppo" / "final").is_dir() else "sft"

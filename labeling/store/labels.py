@@ -115,9 +115,17 @@ def _put(draft: Draft, content: dict[str, Any]) -> int:
 
 
 def submit(
-    session: Session, person: Person, item: Item, given: Answer, secret: str, quality: str = "optional"
+    session: Session,
+    person: Person,
+    item: Item,
+    given: Answer,
+    secret: str,
+    quality: str = "optional",
+    order: list[int] | None = None,
 ) -> Label:
     """Add a label; a second call with the same `given.submission` and the same content adds nothing.
+
+    `order`: in which the person saw the responses, where it is not the one that is drawn for tasks.
 
     Raises UserError for an incomplete answer, and for one that is what the person was shown, unless they
     affirm it; NotYours where the task was never given to this person, and Superseded where the submission is
@@ -126,7 +134,7 @@ def submit(
     """
     known = _submitted(session, person, item, given)
     kind, count = "skip" if given.skip else item.kind, len(item.responses)
-    order = drawn_order(secret, item.id, person.id, count)
+    order = drawn_order(secret, item.id, person.id, count) if order is None else order
     if known is not None:
         if not _same(known, item, given, kind, order):
             before = _before(session, person, item, given.adjudicates)

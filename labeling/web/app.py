@@ -37,6 +37,7 @@ from labeling.web.gate import Gate, Limits
 from labeling.web.news import News
 from labeling.web.pages import open_page
 from labeling.web.security import SignIn, wants_page
+from labeling.web.talking import Stops
 from labeling.web.throttle import Door, Throttle
 from labeling.web.uploads import Uploads
 
@@ -61,6 +62,7 @@ def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
     app.state.wrong_links = Throttle()
     app.state.hashing = ThreadPoolExecutor(2, "password")  # each takes 64 MiB, and no labeler waits for it
     app.state.news = News(config.store)
+    app.state.stops = Stops()
     app.state.uploads = Uploads(config.store)
     app.include_router(signin.own)
     for part in (signin, *_PARTS):

@@ -6,8 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,65 +15,12 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
 from labeling_app import Site, arrived  # noqa: E402
+from talking_app import PRETENDER, asking, told, user  # noqa: E402
 
 from labeling import companion as module  # noqa: E402
 from labeling.companion import Absent, Companion  # noqa: E402
 
-# A policy that says what it is told to: `die` ends it, `wait` never answers, `long` refuses, `chatter` prints
-# what is no answer before and after its own, `deaf` reads no more, `mute` says no more.
-PRETENDER = """
-import json, os, sys, time
-print(json.dumps({"ready": "mine/ppo 12ab", "template": sys.argv[1]}), flush=True)
-for line in sys.stdin:
-    messages = json.loads(line)["messages"]
-    word = messages[-1]["content"]
-    if word == "die":
-        os._exit(1)
-    if word == "wait":
-        time.sleep(600)
-    answer = {"error": "begin a new conversation"} if word == "long" else {"text": f"{len(messages)}: {word}"}
-    if word == "chatter":
-        sys.stdout.buffer.write(b"Loading: 100%\\n\\xff\\xfe\\n[1]\\n{}\\n")
-    print(json.dumps(answer), flush=True)
-    if word == "chatter":
-        print(json.dumps({"text": "of somebody else"}), "done", sep="\\n", flush=True)
-    if word == "deaf":
-        time.sleep(600)
-    if word == "mute":
-        os.close(1)
-        time.sleep(600)
-"""
 ATTACK = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-
-
-@pytest.fixture
-def policy(tmp_path: Path) -> Iterator[Callable[..., Companion]]:
-    """Starts pretenders."""
-    path = tmp_path / "pretender.py"
-    path.write_text(PRETENDER)
-    started: list[Companion] = []
-
-    def start(template: str = "chat") -> Companion:
-        started.append(Companion([sys.executable, str(path), template]))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()
-
-
-@pytest.fixture
-def talking(make_site: Callable[..., Site], policy: Callable[..., Companion]) -> Site:
-    from labeling.web.app import make_app
-
-    site = make_site()
-    site.config = replace(site.config, companion=policy())
-    site.app = make_app(site.config)
-    return site
-
-
-def user(content: str) -> dict[str, str]:
-    return {"role": "user", "content": content}
 
 
 def corrected(asked: list[dict[str, str]], answer: dict[str, str], text: str, **more: Any) -> dict[str, Any]:
@@ -85,7 +31,7 @@ def corrected(asked: list[dict[str, str]], answer: dict[str, str], text: str, **
 def test_a_correction_is_the_persons_own_label(talking: Site) -> None:
     ann, bob = talking.signed_in("ann"), talking.signed_in("bob")
     asked = [user("hi"), {"role": "assistant", "content": "hello"}, user("and you?")]
-    answer = ann.post("/chat/answer", json={"messages": asked}).json()
+    _, answer = told(ann, *asked)
     assert answer["text"] == "3: and you?"
     given = corrected(asked, answer, "fine")
     assert ann.post("/chat/correct", json=given).json() == ann.post("/chat/correct", json=given).json()
@@ -138,29 +84,31 @@ def test_a_conversation_is_nobody_elses_task(make_site: Any, database: str) -> N
 
 
 def test_only_people_who_are_signed_in_talk(talking: Site) -> None:
-    asked = {"messages": [user("hi")]}
+    asked = asking(user("hi"))
     assert talking.client().post("/chat/answer", json=asked).status_code == 401
     ann = talking.signed_in("ann")
     assert ann.post("/chat/answer", json=asked, headers={"X-CSRF-Token": "no"}).status_code == 403
     assert talking.signed_in("tool", "machine").post("/chat/answer", json=asked).status_code == 403
     for wrong in ([], [{"role": "system", "content": "x"}], [user("")], [{**user("x"), "more": 1}]):
-        assert ann.post("/chat/answer", json={"messages": wrong}).status_code == 422
-    refused = ann.post("/chat/answer", json={"messages": [user("long")]})
-    assert (refused.status_code, refused.json()["detail"]) == (409, "begin a new conversation")
+        assert ann.post("/chat/answer", json=asking(*wrong)).status_code == 422
+    for path in ("/chat/stop", "/chat/shown", "/chat/choose"):
+        assert talking.client().post(path, json={}).status_code == 401
+    status, refused = told(ann, user("long"))
+    assert (status, refused["error"]) == (409, "begin a new conversation")
 
 
 def test_without_a_policy_the_page_says_so(site: Site) -> None:
     ann = site.signed_in("ann")
     assert "--chat RUN" in ann.get("/chat").text and "Talk</a>" not in ann.get("/").text
-    answer = ann.post("/chat/answer", json={"messages": [user("hi")]})
-    assert answer.status_code == 503 and "--chat RUN" in answer.json()["detail"]
+    status, answer = told(ann, user("hi"))
+    assert status == 503 and "--chat RUN" in answer["detail"]
 
 
 def test_a_policy_that_died_is_started_again(talking: Site) -> None:
     ann = talking.signed_in("ann")
-    gone = ann.post("/chat/answer", json={"messages": [user("die")]})
-    assert gone.status_code == 503 and "try again" in gone.json()["detail"]
-    assert ann.post("/chat/answer", json={"messages": [user("hi")]}).json()["text"] == "1: hi"
+    status, gone = told(ann, user("die"))
+    assert status == 503 and "try again" in gone["error"]
+    assert told(ann, user("hi"))[1]["text"] == "1: hi"
 
 
 def test_a_policy_that_does_not_answer_is_ended(
@@ -238,7 +186,7 @@ def test_the_policy_ends_with_the_app_even_when_that_is_killed(tmp_path: Path) -
     (tmp_path / "pretender.py").write_text(PRETENDER)
     code = (
         "import sys, time\nfrom labeling.companion import Companion\n"
-        f"c = Companion([sys.executable, {str(tmp_path / 'pretender.py')!r}, 'chat'])\n"
+        f"c = Companion([sys.executable, {str(tmp_path / 'pretender.py')!r}, 'chat', '1'])\n"
         "c.answer([{'role': 'user', 'content': 'hi'}], 0)\n"
         "print(c._process.pid, flush=True)\ntime.sleep(600)\n"
     )
@@ -279,7 +227,7 @@ def test_in_a_browser(talking: Site, visit: Callable[..., Any], look: dict[str, 
     page.get_by_label("Your message").fill(f"first {ATTACK}")
     page.get_by_role("button", name="Send").click()
     said = page.locator(".message.assistant .said")
-    said.wait_for()
+    page.get_by_role("button", name="This is wrong").wait_for()  # the whole answer is there
     assert said.inner_text() == f"1: first {ATTACK}" and page.locator("#talk img, #talk script").count() == 0
     page.get_by_role("button", name="This is wrong").click()
     page.get_by_label("What it should have said").fill("")
@@ -297,7 +245,7 @@ def test_in_a_browser(talking: Site, visit: Callable[..., Any], look: dict[str, 
     page.get_by_label("Your message").fill("second")
     page.keyboard.press("Control+Enter")
     page.get_by_text("3: second").wait_for()
-    assert page.get_by_role("button", name="This is wrong").count() == 1
+    assert page.get_by_role("button", name="This is wrong").count() == 2
     page.get_by_role("button", name="New conversation").click()
     assert page.locator("#talk .message").count() == 0
     page.get_by_label("Your message").fill("third")

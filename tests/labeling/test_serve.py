@@ -24,7 +24,7 @@ from typer.testing import CliRunner  # noqa: E402
 
 from align.cli.app import app  # noqa: E402
 from align.errors import UserError  # noqa: E402
-from labeling.serve import _listen, _reached_at, _way_in  # noqa: E402
+from labeling.serve import _chat_command, _listen, _reached_at, _way_in  # noqa: E402
 from labeling.store.engine import Store  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,6 +186,12 @@ def test_wrong_starts_are_told_in_a_line(tmp_path: Path) -> None:
         "rankings", "--set", f"labeling.database={tmp_path}/none.db", command=["export"]
     )
     assert "--chat" in said("--chat", str(tmp_path / "no-run"))
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text("")
+    runs = [str(tmp_path / name) for name in ("one", "two", "three")]
+    assert "no-run: that is not a run" in said("--chat", runs[0], "--chat", str(tmp_path / "no-run"))
+    assert "given 3 times" in said(*(part for run in runs for part in ("--chat", run)))
 
 
 def test_links_made_before_end_when_the_app_opens_to_the_network(site: Any) -> None:
@@ -231,3 +237,10 @@ def test_on_this_machine_the_link_is_enough_and_ctrl_c_ends_it_also_while_somebo
     assert served.stop() == "\nstopped; everything people did is kept\n" and served.process.returncode == 0
     assert time.monotonic() - begun < 15
     assert waiting.communicate(timeout=30)[0].strip() == "200"
+
+
+def test_two_runs_or_stages_talk_on_one_base(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("")
+    command = _chat_command([tmp_path / "sft", tmp_path])
+    assert command[3:] == ["chat", str(tmp_path), "--stage", "sft", "--beside", str(tmp_path), "--json"]
+    assert _chat_command([tmp_path])[3:] == ["chat", str(tmp_path), "--json"]

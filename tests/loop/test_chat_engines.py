@@ -57,3 +57,8 @@ def test_engine_and_address_go_together(run: Path, command: str) -> None:
     assert "--engine-url is for --engine vllm" in told(command, what, "--engine-url", "http://x")[2]
     code, _, error = told(command, what, "--engine", "vllm", "--engine-url", "x:8000")
     assert code == 2 and "set --engine-url to where it listens, such as http://localhost:8000" in error
+
+
+def test_a_second_policy_is_for_programs(run: Path) -> None:
+    code, out, error = told("chat", run, "--beside", run)
+    assert code == 2 and not out and "--beside goes with --json" in error

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from conftest import ROOT, align
 from labeling_app import Site
 
 from align.data.load import load
-from align.loop.chat import Chat, _harmless, serve_lines
-from align.loop.policy import Drawing, Partner, Pieces, open_partner
+from align.errors import UserError
+from align.loop.chat import Chat, _harmless
+from align.loop.chat_lines import serve_lines
+from align.loop.policy import Drawing, Partner, Pieces, open_beside, open_partner
 from align.loop.queues import open_keeper
 from align.recipe.data import Source
 from align.records import Demonstration, Ranking
@@ -177,11 +180,71 @@ def test_programs_get_a_line_for_each_of_theirs(partner: Partner) -> None:
     asked = {"messages": [{"role": "user", "content": "the film is"}], "turn": 0}
     lines = [json.dumps(asked), "not json", json.dumps({"messages": []}), json.dumps(asked)]
     out = io.StringIO()
-    serve_lines(partner, io.StringIO("\n".join(lines)), out)
+    serve_lines([partner], io.StringIO("\n".join(lines)), out)
     ready, first, *wrong, last = map(json.loads, out.getvalue().splitlines())
     assert ready["ready"].startswith("mine/ppo ") and ready["template"] == "plain"
     assert first == last == {"text": partner.answer(asked["messages"], 0)}
     assert len(wrong) == 2 and all(set(answer) == {"error"} for answer in wrong)
+
+
+def test_programs_hear_an_answer_as_it_comes_and_can_stop_it(partner: Partner) -> None:
+    asked = {"messages": [{"role": "user", "content": "the film is"}], "turn": 0, "stream": True}
+    ours, theirs = os.pipe()
+    lines, tell = os.fdopen(ours), os.fdopen(theirs, "w", buffering=1)
+
+    class Out(io.StringIO):
+        """Stops the second answer at its second piece."""
+
+        def write(self, text: str) -> int:
+            said = json.loads(text) if text.strip() else {}
+            if said.get("id") == "b" and "piece" in said and self.getvalue().count('"id": "b"') == 1:
+                tell.write(json.dumps({"stop": "b"}) + "\n")
+                time.sleep(0.3)  # the lines are read in a thread
+            if said.get("id") == "b" and "text" in said:
+                tell.close()
+            return super().write(text)
+
+    out = Out()
+    for name in "ab":
+        tell.write(json.dumps({**asked, "id": name}) + "\n")
+    serve_lines([partner], lines, out)
+    said = [json.loads(line) for line in out.getvalue().splitlines()[1:]]
+    whole, stopped = ([one for one in said if one["id"] == name] for name in "ab")
+    text = partner.answer(asked["messages"], 0)
+    assert "".join(one["piece"] for one in whole[:-1]) == text and len(whole) > 3
+    assert whole[-1] == {"id": "a", "text": text}
+    assert stopped[-1]["stopped"] is True and len(stopped) == 3
+    assert text.startswith(stopped[-1]["text"]) and len(stopped[-1]["text"]) < len(text)
+
+
+@pytest.mark.parametrize("engine", ["hf", "paged"])
+def test_an_answer_that_nobody_wants_any_more_ends_in_the_middle(run: Path, engine: Any) -> None:
+    partner = open_partner(run, None, Drawing(seed=3, engine=engine))
+    asked = [{"role": "user", "content": "the film is"}]
+    whole = partner.answer(asked, 0)
+    wanted = iter([True, True])
+    part = partner.answer(asked, 0, None, lambda: next(wanted, False))
+    assert whole.startswith(part) and 0 < len(part) < len(whole)
+    assert partner.answer(asked, 0) == whole, "the engine goes on after it"
+
+
+def test_two_policies_on_one_base_answer_as_each_does_alone(run: Path, tmp_path: Path) -> None:
+    both = open_partner(run, "ppo", Drawing(seed=3))
+    beside = open_beside(both, run, "sft")
+    asked = {"messages": [{"role": "user", "content": "the film is"}], "turn": 0}
+    alone = open_partner(run, "sft", Drawing(seed=3, top_k=1))
+    assert beside.policy.origin == alone.policy.origin != both.policy.origin
+    before = both.answer(asked["messages"], 0)
+    greedy = replace(beside, policy=replace(beside.policy, params=alone.policy.params))
+    assert greedy.answer(asked["messages"], 0) == alone.answer(asked["messages"], 0)
+    assert both.answer(asked["messages"], 0) == before
+    out = io.StringIO()
+    serve_lines([both, beside], io.StringIO(json.dumps({**asked, "policy": 1}) + "\n"), out)
+    ready, said = map(json.loads, out.getvalue().splitlines())
+    assert ready["policies"] == [both.policy.origin, beside.policy.origin]
+    assert said == {"text": beside.answer(asked["messages"], 0)}
+    with pytest.raises(UserError, match="the same policy"):
+        open_beside(both, run, "ppo")
 
 
 def test_a_run_without_a_policy_is_told(tmp_path: Path, run: Path) -> None:

@@ -8,8 +8,9 @@ const ALL = 3000; // ms for a page
 const DEFINES = /\\([gex]?def|let|futurelet|(re)?newcommand|providecommand)(?![a-z])/i;
 const OPTIONS = { throwOnError: true, strict: "ignore", trust: false, maxSize: 20, maxExpand: 300 };
 
-export async function showMath(root = document) {
-  const formulas = root.querySelectorAll("[data-math]");
+// Once for a part of the page: what is shown has no source any more.
+export async function showMath(part = document) {
+  const formulas = part.querySelectorAll("[data-math]");
   if (!formulas.length) return;
   try {
     await load();
@@ -29,6 +30,7 @@ export async function showMath(root = document) {
 }
 
 async function load() {
+  if (globalThis.katex) return;
   const sheet = Object.assign(document.createElement("link"), { rel: "stylesheet", href: "/static/katex/katex.min.css" });
   const styled = new Promise((done, failed) => Object.assign(sheet, { onload: done, onerror: failed }));
   document.head.append(sheet);

@@ -1,5 +1,8 @@
 // Requests to the app: with the page's CSRF token, and a new one if somebody signed in again meanwhile.
 
+const BROKE_OFF = "The app's answer broke off.";
+const SILENCE = 20_000; // ms; the app says something twice a second
+
 const meta = document.querySelector('meta[name="csrf"]');
 let csrf = meta ? meta.content : "";
 
@@ -11,10 +14,11 @@ export class Refused extends Error {
   }
 }
 
-async function once(path, body) {
+async function once(path, body, signal) {
   try {
     return await fetch(path, {
       method: "POST",
+      signal,
       headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf },
       body: JSON.stringify(body),
     });
@@ -39,16 +43,10 @@ async function renew(person) {
   return true;
 }
 
-export async function post(path, body, person) {
-  let answer = await once(path, body);
-  if (answer.status === 403 && (await renew(person))) answer = await once(path, body);
-  if (answer.ok) {
-    try {
-      return await answer.json();
-    } catch {
-      throw new Refused(0, "The app's answer broke off.");
-    }
-  }
+async function answered(path, body, person, signal) {
+  let answer = await once(path, body, signal);
+  if (answer.status === 403 && (await renew(person))) answer = await once(path, body, signal);
+  if (answer.ok) return answer;
   let said = {};
   try {
     said = await answer.json();
@@ -56,6 +54,40 @@ export async function post(path, body, person) {
     // not JSON: the status says enough
   }
   throw new Refused(answer.status, said.detail || `The app answered ${answer.status}.`, said);
+}
+
+export async function post(path, body, person) {
+  const answer = await answered(path, body, person);
+  try {
+    return await answer.json();
+  } catch {
+    throw new Refused(0, BROKE_OFF);
+  }
+}
+
+// An answer that comes in lines of JSON: `hear` is told each. Silence is a connection that broke off.
+export async function lines(path, body, person, hear, control) {
+  let watch;
+  const alive = () => {
+    clearTimeout(watch);
+    watch = setTimeout(() => control.abort(), SILENCE);
+  };
+  alive();
+  try {
+    const answer = await answered(path, body, person, control.signal);
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      alive();
+      const whole = (rest + part.value).split("\n");
+      rest = whole.pop();
+      for (const line of whole) hear(JSON.parse(line));
+    }
+  } catch (error) {
+    throw error instanceof Refused ? error : new Refused(0, BROKE_OFF);
+  } finally {
+    clearTimeout(watch);
+  }
 }
 
 // What names one submission: this content, so that it counts once.

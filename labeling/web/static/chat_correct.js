@@ -1,0 +1,47 @@
+// Writing what an answer of a talk should have been.
+
+import { made, problem, say } from "./chat_show.js";
+import { post, random, Refused } from "./server.js";
+
+const MOST = 100_000; // characters; the app takes no more
+
+// `given`: what the policy said to what, sealed; `kept` is told the new text, `closed` that the field is gone.
+export function correcting({ box, person, given, value, seconds, kept, closed }) {
+  let submission = random();
+  let said = null; // what this submission was sent with: another text is another one
+  const field = made("textarea", { id: "right", rows: 6, dir: "auto", maxLength: MOST, value });
+  const label = made("label", { htmlFor: "right", textContent: "What it should have said" });
+  const keep = made("button", { className: "primary", type: "button", textContent: "Keep" });
+  const leave = made("button", { type: "button", textContent: "Cancel" });
+  const form = made("div", { className: "written" }, label, field, made("p", { className: "actions" }, keep, leave));
+  const close = () => {
+    form.remove();
+    problem("");
+    closed();
+  };
+  box.append(form);
+  field.focus();
+  leave.addEventListener("click", close);
+  keep.addEventListener("click", async () => {
+    const text = field.value;
+    if (!text.trim()) return problem("Write the response first.");
+    if (text.trim() === given.answer.trim()) {
+      return problem("You changed nothing: write what it should have said, or cancel.");
+    }
+    keep.disabled = true;
+    problem("");
+    if (said !== null && said !== text) submission = random();
+    said = text;
+    try {
+      await post("/chat/correct", { ...given, text, submission, seconds: seconds() }, person);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      keep.disabled = false;
+      return problem(error.message);
+    }
+    kept(text);
+    close();
+    say("Kept as a demonstration");
+    document.getElementById("text").focus();
+  });
+}
