@@ -143,8 +143,10 @@ class LeanDecoder:
 
         def attend(layer: Layer, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys, values = next(buffers), next(buffers)
-            keys.flatten(0, 1).index_copy_(0, places, key)
-            values.flatten(0, 1).index_copy_(0, places, value)
+            written = ((keys.flatten(0, 1), key), (values.flatten(0, 1), value))
+            with distinct():  # each row writes into a place of its own
+                for cached, new in written:
+                    cached.index_copy_(0, places, new)
             # Heads that share keys are rows of one query: with a mask, a GPU's fast kernels know no groups.
             attended = F.scaled_dot_product_attention(
                 query.unflatten(1, (layer.heads[1], -1)),
@@ -156,9 +158,7 @@ class LeanDecoder:
             return attended.flatten(1)
 
         cos, sin = (part.index_select(0, lengths) for part in rotation)
-        with distinct():  # each row writes into a place of its own
-            states = self._run(self._embed(ids), cos, sin, attend)
-        return _normed(self._norm, states)
+        return _normed(self._norm, self._run(self._embed(ids), cos, sin, attend))
 
     def rotation(self, positions: int) -> tuple[Tensor, Tensor]:
         """The rotary embedding's cosines [positions, 1, d] and sines [positions, 1, d / 2]."""

@@ -812,7 +812,7 @@ def test_stopped_in_the_middle(
     told = "".join(
         line
         for line in done.out.splitlines(True)
-        if not line.startswith(("warning: ", "data.", f"{stage}: "))
+        if not line.startswith(("warning: ", "data.", f"{stage}: ", f"{stage} 6/6 "))
     )
     assert told in ("", f"{stage} stops after step {_newest(run / stage)}, which is saved\n")
     assert done.err.splitlines()[-1] == "interrupted: the same command goes on from the last checkpoint"

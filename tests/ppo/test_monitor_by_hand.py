@@ -126,7 +126,9 @@ def test_samples_by_hand(tmp_path: Path) -> None:
     given, here = context(samples_every=2, max_response_tokens=3), stage(tmp_path)
     tokenizer = SimpleNamespace(eos_token_id=1)
     template = SimpleNamespace(text=str, prompt_text=str)
-    given.setup = SimpleNamespace(base=SimpleNamespace(tokenizer=tokenizer, pad_id=0), template=template)
+    given.setup = SimpleNamespace(
+        base=SimpleNamespace(tokenizer=tokenizer, pad_id=0, cache_bytes=lambda _: None), template=template
+    )
     drawn: list[Any] = []
 
     def answer(prompts: list[list[int]], draws: Draws, params: SamplingParams, role: str) -> list[Sampled]:
