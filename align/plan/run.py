@@ -28,6 +28,10 @@ def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None,
     base = plan_base(recipe.base)
     if not stages_of(recipe):
         raise UserError("the recipe has no stage whose memory could be planned")
+    if (recipe.lora.layers or 0) > base.layers:
+        raise UserError(
+            f"lora.layers: {recipe.lora.layers}, but base {recipe.base.name} has {base.layers} layers"
+        )
     asked = Question(recipe, base, limits(recipe), machine)
     try:
         found = plans(recipe, base, machine)

@@ -232,6 +232,11 @@ def test_rankings_share_a_prompt_behind_attention_alone(
     assert plan_base(Base(name=str(tmp_path))).attends is attends
 
 
+def test_more_layers_than_the_base_has_are_refused_as_in_a_stage(tmp_path: Path) -> None:
+    done = run("plan", recipe_on(tmp_path, "llama-8b", lora={"layers": 99}), "--gpu", "h100-80")
+    assert done.exit_code == 2 and "99" in done.stderr and "32 layers" in done.stderr
+
+
 def test_a_base_without_a_configuration_is_an_error(tmp_path: Path) -> None:
     path = recipe_on(tmp_path, "llama-8b")
     (tmp_path / "base" / "config.json").unlink()
