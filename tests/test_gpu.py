@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from align.plan.base import plan_base
-from align.plan.machine import this_machine
-from align.plan.stage import plans
 from conftest import ROOT, align, make_recipe
 from peft import LoraConfig
 from ranks import Ranks
@@ -20,6 +17,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from align.models.roles import Roles
+from align.plan.base import plan_base
+from align.plan.machine import this_machine
+from align.plan.stage import plans
 from align.ppo import train as ppo
 from align.processes.determinism import choose_kernels
 from align.recipe.load import load_recipe

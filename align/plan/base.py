@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -22,6 +23,7 @@ from align.run.hub import first_line, refused
 # Bytes of a weight in four bits: half a byte, one for each block of 64, and 4 for 256 of these (2305.14314).
 FOUR_BITS = 1 / 2 + 1 / 64 + 4 / (64 * 256)
 _DEPTH = 2  # layers of the smaller of the two models that are counted, where all layers are alike
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, ImportError, ArithmeticError)
 _PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_layers")
 
 
@@ -54,7 +56,7 @@ class PlannedBase:
             text = config.get_text_config()
             text.num_hidden_layers = layers
             for name in _PER_LAYER:
-                if value := getattr(text, name, None):
+                if value := vars(text).get(name):  # Mamba's is a property, which follows by itself
                     setattr(text, name, value[:layers])
         # Kernels of other packages keep what sdpa's keep, and cannot run here.
         attention = self.spec.attention if self.spec.attention in ("sdpa", "eager") else None
@@ -66,6 +68,14 @@ class PlannedBase:
     def layers(self) -> int:
         """How many the base has."""
         return int(self.config.get_text_config().num_hidden_layers)
+
+    @property
+    def attends(self) -> bool:
+        """Whether all layers are attention; behind others rankings cannot share a prompt."""
+        config = self.config.get_text_config()
+        kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
+        heads = getattr(config, "num_attention_heads", None)
+        return bool(heads) and all("attention" in kind and "linear" not in kind for kind in kinds)
 
     @cached_property
     def uniform(self) -> bool:
@@ -121,9 +131,16 @@ def plan_base(spec: BaseSpec) -> PlannedBase:
             revision=spec.revision,
             trust_remote_code=spec.trust_remote_code,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise UserError(f"base {spec.name}: its config.json cannot be read: {first_line(error)}") from error
+    except (*_UNREADABLE, StrictDataclassError) as error:
+        if "trust_remote_code" in str(error) and not spec.trust_remote_code:
+            raise UserError(
+                f"base {spec.name} comes with code of its own: set base.trust_remote_code: true to run it"
+            ) from error
+        said = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else first_line(error)
+        raise UserError(f"base {spec.name}: its config.json cannot be read: {said}") from error
     except OSError as error:
+        if (folder / "config.json").is_file():  # transformers' word for JSON that is broken
+            raise UserError(f"base {spec.name}: its config.json is no JSON: copy it again") from error
         raise refused(error, f"base {spec.name}", "neither a folder nor in the hub's cache") from error
     return PlannedBase(spec, config)
 

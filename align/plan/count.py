@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -80,9 +80,18 @@ def _without_numbers(func: Any, args: Any, number: int) -> Any:
         return x
     if func is aten.masked_select.default:
         return x.new_empty(args[1].numel())
+    if func is aten._grouped_mm.default and args[2] is not None:  # for experts; meta wants bfloat16
+        return x.new_empty(_grouped(x, args[1], args[2]))
     if func is aten.nonzero.default:
         return torch.empty(x.numel(), x.ndim, dtype=torch.int64, device="meta")
     return None
+
+
+def _grouped(left: Tensor, right: Tensor, ends: Tensor) -> tuple[int, ...]:
+    """The shape of a product whose groups share out the rows, or what is summed."""
+    if left.ndim == right.ndim == 2:
+        return ends.numel(), left.shape[0], right.shape[1]
+    return left.shape[-2], right.shape[-1]
 
 
 def _by_mask(indices: Any) -> bool:
@@ -109,12 +118,12 @@ class _Attention(torch.autograd.Function):
 @contextmanager
 def _stand_ins(drops: bool) -> Iterator[None]:
     """What the meta device lacks: a kernel for attention, as torch would take the one that keeps all pairs of
-    tokens, and an answer to whether it casts, at which torch raises. No stage casts anywhere.
+    tokens, and what `without_casts` says.
 
     drops: whether the device has a kernel with dropout. A CPU has not, and keeps the pairs.
     """
     functional: Any = torch.nn.functional
-    attention, casts = functional.scaled_dot_product_attention, torch.is_autocast_enabled
+    attention = functional.scaled_dot_product_attention
 
     def attend(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *more: Any, **named: Any
@@ -125,11 +134,31 @@ def _stand_ins(drops: bool) -> Iterator[None]:
         return _Attention.apply(query, key, value, attn_mask)
 
     functional.scaled_dot_product_attention = attend
-    torch.is_autocast_enabled = lambda *device: device[:1] != ("meta",) and casts(*device)
+    try:
+        with without_casts():
+            yield
+    finally:
+        functional.scaled_dot_product_attention = attention
+
+
+@contextmanager
+def without_casts() -> Iterator[None]:
+    """No automatic casts on the meta device, where torch raises when asked of them. No stage casts anywhere.
+
+    PEFT asks where it lays adapters on experts, so models are built inside too.
+    """
+    torch_: Any = torch
+    casts, autocast = torch_.is_autocast_enabled, torch_.autocast
+
+    def cast(device_type: str, *more: Any, **named: Any) -> Any:
+        return nullcontext() if device_type == "meta" else autocast(device_type, *more, **named)
+
+    torch_.is_autocast_enabled = lambda *device: device[:1] != ("meta",) and casts(*device)
+    torch_.autocast = cast
     try:
         yield
     finally:
-        functional.scaled_dot_product_attention, torch.is_autocast_enabled = attention, casts
+        torch_.is_autocast_enabled, torch_.autocast = casts, autocast
 
 
 @contextmanager

@@ -176,7 +176,8 @@ def _rm(asked: Question, model: Model, checkpointing: bool) -> Numbers:
     cfg, rows = asked.recipe.rm, asked.lengths.rm
     roles = model.roles("reward", heads=["reward"])
     forward = model.forward(roles, checkpointing, logits=False)
-    forward.share_prompt = cfg.share_prompt and "flash" not in (asked.base.spec.attention or "")
+    masked = asked.base.attends and "flash" not in (asked.base.spec.attention or "")
+    forward.share_prompt = cfg.share_prompt and masked
     rankings = _microbatch(rows, cfg.microbatch_tokens, asked.share(cfg.batch_size), forward.share_prompt)
     one = rankings[0]
     shown = f"{len(rankings)} x ({len(one.prompt)} + {len(one.responses)} x {len(one.responses[0])}) tokens"

@@ -25,7 +25,7 @@ from align.models.roles import Roles
 from align.models.saved_modules import let_train, saved_paths
 from align.models.scoring import ranking_scores
 from align.plan.base import PlannedBase
-from align.plan.count import counted
+from align.plan.count import counted, without_casts
 from align.recipe.sections import Lora
 from align.sampling.steps import Steps
 
@@ -57,7 +57,7 @@ class Model:
 
     def roles(self, role: str, others: Iterable[str] = (), heads: Iterable[str] = ()) -> Roles:
         """A role that trains, with its gradients. Others read its adapter, as theirs have the same shapes."""
-        with META, warnings.catch_warnings():
+        with META, without_casts(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = self.base.model(self.dtype, self.depth.layers)
             roles = Roles(model)
@@ -115,7 +115,7 @@ def sft_model(model: Model) -> Any:
     """What TRL's trainer makes of the base."""
     from trl.trainer.utils import add_fused_lm_head
 
-    with META, warnings.catch_warnings():
+    with META, without_casts(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         base = model.base.model(model.dtype, model.depth.layers)
         adapted: Any = get_peft_model(base, lora_config(model.adapters(), base))

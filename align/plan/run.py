@@ -16,6 +16,7 @@ from align.plan.show import document, text
 from align.plan.stage import plans
 from align.recipe.load import stages_of
 from align.recipe.sections import Recipe
+from align.run.hub import first_line
 
 
 def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None, as_json: bool) -> int:
@@ -27,9 +28,22 @@ def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None,
     base = plan_base(recipe.base)
     if not stages_of(recipe):
         raise UserError("the recipe has no stage whose memory could be planned")
-    found = plans(recipe, base, machine)
+    if (recipe.lora.layers or 0) > base.layers:
+        raise UserError(
+            f"lora.layers: {recipe.lora.layers}, but base {recipe.base.name} has {base.layers} layers"
+        )
     asked = Question(recipe, base, limits(recipe), machine)
-    advices = {stage: advise(asked, plan) for stage, plan in found.items() if not plan.fits}
+    try:
+        found = plans(recipe, base, machine)
+        advices = {stage: advise(asked, plan) for stage, plan in found.items() if not plan.fits}
+    except UserError:
+        raise
+    except Exception as error:  # whatever a base does that cannot be run without its weights
+        raise UserError(
+            f"base {recipe.base.name} ({base.config.model_type}) cannot be counted: {type(error).__name__}: "
+            f"{first_line(error)}. See that its config.json is complete. "
+            "The stages start nevertheless, without a plan"
+        ) from error
     if as_json:
         print(json.dumps(document(base, machine, found, advices), indent=2))
     else:

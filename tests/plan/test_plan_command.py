@@ -16,11 +16,13 @@ from align.errors import UserError
 from align.models.base import BaseCheckpoint
 from align.plan import guard, machine
 from align.plan.advice import advise
+from align.plan.base import plan_base
 from align.plan.gpus import GPUS, find_gpu, like
 from align.plan.machine import available, of_gpu
 from align.plan.memory import Question, stage_memory
 from align.plan.stage import stage_plan
 from align.recipe.load import load_recipe
+from align.recipe.sections import Base
 from align.stages import sft
 
 LLAMA = {
@@ -164,6 +166,75 @@ def test_the_quick_start_fits_a_small_card(tmp_path: Path) -> None:
     done = run("plan", ROOT / "recipes" / "quickstart.yaml", "--gpu", "l4-24", "--set", base)
     assert done.exit_code == 0, done.output
     assert "20 of them" in done.output and "50 of them" in done.output
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ('{"model_type": "llama", ', "no JSON"),
+        ("", "no JSON"),
+        (json.dumps({**LLAMA, "hidden_size": "4096"}), "hidden_size"),
+        (json.dumps({**LLAMA, "num_attention_heads": 0}), "cannot be read"),
+        (json.dumps({**LLAMA, "num_hidden_layers": 0}), "cannot be counted"),
+        (json.dumps({"model_type": "foo", "auto_map": {"AutoConfig": "foo.Foo"}}), "trust_remote_code: true"),
+    ],
+)
+def test_a_configuration_that_is_broken_is_named_and_no_bug(config: str, said: str, tmp_path: Path) -> None:
+    path = recipe_on(tmp_path, "llama-8b")
+    (tmp_path / "base" / "config.json").write_text(config)
+    done = run("plan", path, "--gpu", "h100-80")
+    assert done.exit_code == 2 and said in done.stderr, done.stderr
+    assert str(tmp_path / "base") in done.stderr and "bug" not in done.stderr and "hub" not in done.stderr
+
+
+EXPERTS = {
+    **{
+        key: LLAMA[key]
+        for key in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "dtype")
+    },
+    **{"hidden_size": 2048, "intermediate_size": 6144, "vocab_size": 32000, "max_position_embeddings": 8192},
+}
+ODD: dict[str, dict[str, Any]] = {
+    "mixtral": {**EXPERTS, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen3-moe": {
+        **EXPERTS,
+        "model_type": "qwen3_moe",
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "head_dim": 128,
+    },
+}
+
+
+@pytest.mark.parametrize("base", ODD)
+def test_bases_with_experts_are_planned(base: str, tmp_path: Path) -> None:
+    path = recipe_on(tmp_path, "llama-8b", sft={"max_length": 64}, rm={"max_length": 64})
+    (tmp_path / "base" / "config.json").write_text(json.dumps(ODD[base]))
+    done = run("plan", path, "--gpu", "h200-141", "--set", "ppo.max_response_tokens=64")
+    assert done.exit_code == 0, done.output
+    assert done.output.count("peak ") == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "attends"),
+    [
+        (LLAMA, True),
+        ({"model_type": "mamba", "hidden_size": 64, "num_hidden_layers": 2}, False),
+        ({"model_type": "qwen3_next", "num_hidden_layers": 4}, False),
+        ({"model_type": "gemma3_text", "num_hidden_layers": 6}, True),
+    ],
+)
+def test_rankings_share_a_prompt_behind_attention_alone(
+    config: dict[str, Any], attends: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert plan_base(Base(name=str(tmp_path))).attends is attends
+
+
+def test_more_layers_than_the_base_has_are_refused_as_in_a_stage(tmp_path: Path) -> None:
+    done = run("plan", recipe_on(tmp_path, "llama-8b", lora={"layers": 99}), "--gpu", "h100-80")
+    assert done.exit_code == 2 and "99" in done.stderr and "32 layers" in done.stderr
 
 
 def test_a_base_without_a_configuration_is_an_error(tmp_path: Path) -> None:
