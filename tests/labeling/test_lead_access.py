@@ -72,7 +72,7 @@ def test_what_people_write_is_text_on_every_page(team: Any) -> None:
     assert ann.get("/work").headers["location"] == "/"
     said = {"said": "accepted", "remark": ATTACK}
     assert eve.post("/labels/1/verdict", data=said).status_code == 303
-    given = {"languages": ATTACK.replace(",", ""), "skills": "<i>"}
+    given = {"languages": ATTACK.replace(",", ""), "skills": "<u>"}
     assert eve.post("/people/1/abilities", data=given).status_code == 303
     wrong = eve.post("/labels/1/verdict", data={"said": "rejected", "remark": ATTACK}, headers=HTML)
     edit = {"text": ATTACK, "base": ATTACK, "remark": ATTACK}
@@ -81,7 +81,7 @@ def test_what_people_write_is_text_on_every_page(team: Any) -> None:
     pages += [eve.get(path, headers=HTML) for path in paths]
     pages.append(eve.get("/tasks?state=flagged", headers=HTML))
     for page in pages:
-        assert "<script>alert" not in page.text and "<b>bob" not in page.text and "<i>" not in page.text
+        assert "<script>alert" not in page.text and "<b>bob" not in page.text and "<u>" not in page.text
         assert "script-src 'self'" in page.headers["content-security-policy"]
         assert " style=" not in page.text and " onclick=" not in page.text
     assert wrong.status_code == 409

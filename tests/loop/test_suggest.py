@@ -77,10 +77,10 @@ def test_scores_arrive_for_every_task_once(
     token.write_text(token_of(site, "rm-bot") + "\n")
     code, out, err = run_suggest(finished_run, "--url", address, "--token-file", token)
     assert code == 0, err
-    assert out == f"2 tasks scored by tiny/rm, sent to {address}\n"
-    assert "1 task cannot be scored" in err and f"task {ids[2]}:" in err and "suggest 6/6" in err
-    first, second = kept(site)
-    assert [first.item_id, second.item_id] == ids[:2]
+    assert out == f"3 tasks scored by tiny/rm, sent to {address}\n"
+    assert "1 task cannot be scored" in err and f"task {ids[2]}:" in err and "suggest 8/8" in err
+    first, second, gold = kept(site)
+    assert [first.item_id, second.item_id, gold.item_id] == [*ids[:2], ids[3]]
     scored = align("score", finished_run, write_jsonl(tmp_path / "in.jsonl", [ROW]))
     want = json.loads(scored.stdout)["scores"]
     assert first.scores == pytest.approx(want, abs=1e-5) and len(set(want)) == 4
@@ -90,7 +90,7 @@ def test_scores_arrive_for_every_task_once(
     best = max(range(4), key=lambda i: want[i])
     assert row["labeler"] == "rm-bot" and row["ranks"][best] == 1
     again = run_suggest(finished_run, "--url", address, "--token-file", token)
-    assert again[0] == 0 and len(kept(site)) == 2
+    assert again[0] == 0 and len(kept(site)) == 3
     site.add({**ROW, "prompt": "the film 2"})
     code, out, _ = run_suggest(finished_run, "--url", address, "--token-file", token)
     assert (code, out.split()[0]) == (0, "1")

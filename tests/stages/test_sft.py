@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, align, make_tiny_base, write_jsonl
+from conftest import ROOT, TIMED, align, make_tiny_base, write_jsonl
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -55,7 +55,8 @@ def difference(a: Path, b: Path) -> float:
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in rows]
 
 
 def encoded(recipe: Recipe) -> tuple[PreTrainedTokenizerFast, Pairs, Pairs]:
