@@ -22,10 +22,12 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    MixtralConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 
+from align.models.base import find_base
 from align.plan.base import plan_base
 from align.plan.lengths import Lengths, PpoRows, RmRows, SftRows
 from align.plan.machine import Machine
@@ -67,6 +69,17 @@ BASES: dict[str, Callable[[], PreTrainedConfig]] = {
         intermediate_size=512,
         num_hidden_layers=5,
         num_attention_heads=4,
+        vocab_size=1000,
+        max_position_embeddings=2048,
+    ),
+    "mixtral": lambda: MixtralConfig(
+        hidden_size=128,
+        intermediate_size=192,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        num_local_experts=6,
+        num_experts_per_tok=2,
         vocab_size=1000,
         max_position_embeddings=2048,
     ),
@@ -181,17 +194,33 @@ def allocated(recipe: Recipe, stage: Stage) -> int:
     from align.stage_table import STAGES
 
     module = importlib.import_module(STAGES[stage].module)
+    return blocks(lambda: module.run(recipe))[0] - unread(recipe)
+
+
+def unread(recipe: Recipe) -> int:
+    """Bytes of the base's files that stay mapped though nothing reads them: experts, which are stacked anew.
+
+    The kernel gives such pages up, so they are no memory that a stage needs.
+    """
+    kept: list[torch.nn.Module] = []
+    base = find_base(recipe.base)
+    _, held = blocks(lambda: kept.append(base.load_model(torch.device("cpu"))))
+    return held - sum(p.numel() * p.element_size() for p in kept[0].parameters())
+
+
+def blocks(work: Callable[[], object]) -> tuple[int, int]:
+    """The most bytes that the allocator had given out while it ran, and at its end, above the start's."""
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as prof:
-        module.run(recipe)
+        work()
     assert prof.profiler is not None and prof.profiler.kineto_results is not None
     events = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
         most = max(most, now)
-    return most
+    return most, now
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from align.errors import UserError
 from align.plan.advice import advise
-from align.plan.base import plan_base
+from align.plan.base import PlannedBase, plan_base
 from align.plan.gpus import find_gpu
 from align.plan.lengths import limits
 from align.plan.machine import Machine, Sharded, accelerate_config, of_gpu, this_machine
@@ -34,6 +34,7 @@ def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None,
         )
     asked = Question(recipe, base, limits(recipe), machine)
     try:
+        _refuse_beyond(recipe, base)
         found = plans(recipe, base, machine)
         advices = {stage: advise(asked, plan) for stage, plan in found.items() if not plan.fits}
     except UserError:
@@ -49,6 +50,27 @@ def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None,
     else:
         print(text(base, machine, found, advices))
     return 2 if advices else 0
+
+
+def _refuse_beyond(recipe: Recipe, base: PlannedBase) -> None:
+    """Raise UserError for a limit that no row can reach, because the base has no positions for it."""
+    most = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    ppo = recipe.ppo
+    asked = {
+        "sft": ("sft.max_length", recipe.sft.max_length),
+        "rm": ("rm.max_length", recipe.rm.max_length),
+        "ppo": (
+            "ppo.max_prompt_tokens with ppo.max_response_tokens",
+            ppo.max_prompt_tokens + ppo.max_response_tokens,
+        ),
+    }
+    for stage in stages_of(recipe):
+        key, length = asked[stage]
+        if isinstance(most, int) and length > most:
+            raise UserError(
+                f"{key} allows {length:,} tokens, and the base reads at most {most:,}: no row can be so "
+                "long, so lower it"
+            )
 
 
 def _machine(gpu: str | None, gpus: int | None, config: Path | None) -> Machine:

@@ -370,3 +370,12 @@ def test_accelerate_configurations_say_what_is_shared_out() -> None:
     assert found["zero3"] == (8, "zero3")
     assert found["zero2"] == (8, "states")
     assert found["ddp"] == (8, None)
+
+
+def test_a_limit_that_no_row_can_reach_is_refused(tmp_path: Path) -> None:
+    path = recipe_on(tmp_path, "llama-8b")
+    done = run("plan", path, "--gpu", "h100-80", "--set", "sft.max_length=1000000")
+    assert done.exit_code == 2
+    assert "sft.max_length allows 1,000,000 tokens, and the base reads at most 131,072" in " ".join(
+        done.output.split()
+    )
