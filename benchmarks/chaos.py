@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Behind the lines above, which say where these are found.
 from conftest import TIMED, make_recipe, make_tiny_base  # noqa: E402
 
 from align.stage_table import STAGES  # noqa: E402

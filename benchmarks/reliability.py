@@ -43,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Behind the lines above, which say where these are found.
 from conftest import make_recipe, make_tiny_base, words, write_jsonl  # noqa: E402
 
 from align.data.evidence import answer  # noqa: E402

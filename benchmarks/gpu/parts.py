@@ -238,6 +238,7 @@ def _run(stage: Stage, path: Path) -> Ran:
         saves.append(time.monotonic() - started)
         return result
 
+    # The stage makes its StageRun itself, so the class's method is the place to time it.
     StageRun.save = timed  # type: ignore[method-assign]
     recipe = load_recipe(path)
     importlib.import_module(STAGES[stage].module).run(recipe, restart=True)

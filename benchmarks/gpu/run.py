@@ -28,6 +28,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
+# Behind the lines above, which say where these are found.
 from parts import Figures, parts  # noqa: E402
 from shapes import SHAPES, work_folder  # noqa: E402
 
