@@ -72,6 +72,7 @@ class MeasuredRow:
     responses: tuple[int, ...]  # their keys
     ranks: tuple[int | None, ...]
     labeler: str | None
+    seconds: float | None  # that the labeler took, where the record says so
 
     @property
     def sequence(self) -> int:
@@ -170,7 +171,8 @@ def _measure(
             if isinstance(found, RecordError):
                 gathered.wrong.add(Problem(records.place(i), found.field, found.message))
                 continue
-            ranks, labeler = (record.ranks, record.labeler) if isinstance(record, Ranking) else ((), None)
+            label = record if isinstance(record, Ranking) else None
+            ranks, labeler = (label.ranks, label.labeler) if label else ((), None)
             row = MeasuredRow(
                 records.place(i),
                 opening(record.prompt),
@@ -181,6 +183,7 @@ def _measure(
                 tuple(key(text.strip()) for text in responses_of(record)),
                 once.setdefault(ranks, ranks),
                 once.setdefault(labeler, labeler),
+                label.seconds if label else None,
             )
             pile.rows.append(row)
             pile.used += bool(trains[i])

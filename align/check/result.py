@@ -88,6 +88,8 @@ class LabelFacts:
     labelers: int  # how many are named
     by_labeler: list[tuple[str, int]]  # records each, most first
     unnamed: int  # records without a labeler
+    timed: int  # records that say how long the labeler took
+    seconds: float  # that they took together
 
     @property
     def tied_share(self) -> float:

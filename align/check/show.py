@@ -23,7 +23,7 @@ from align.check.result import (
     percent,
 )
 from align.data.reading import Reading, shown_names
-from align.text import printable
+from align.text import printable, span
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 _NAMED = 14  # of what stands beside a name
@@ -209,6 +209,9 @@ def _facts(report: Report, written: str, width: int | None) -> Iterator[Cells]:
             more = ", …" if label.labelers > 4 else ""
             unnamed = f"; {label.unnamed:,} unnamed" if label.unnamed else ""
             facts.append((f"labelers, {_side(found.side)}", f"{label.labelers:,}: {top}{more}{unnamed}"))
+        if label and label.timed:
+            took = f"{span(label.seconds)} for {number(label.timed, 'ranking')}"
+            facts.append((f"people's time, {_side(found.side)}", took))
     for agreement in report.agreement:
         if agreement.agreement is not None:
             share = f"{100 * agreement.agreement:.1f}% of {number(agreement.judgements, 'judgement')}"

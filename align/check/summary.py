@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -72,6 +73,7 @@ def _labels(rows: Sequence[MeasuredRow]) -> LabelFacts:
     who = Counter(row.labeler for row in rows)
     unnamed = who.pop(None, 0)
     compared = [len(comparisons(row.ranks)) for row in rows]
+    seconds = [row.seconds for row in rows if row.seconds is not None]
     return LabelFacts(
         k=dict(sorted(Counter(len(row.ranks) for row in rows).items())),
         comparisons=sum(compared),
@@ -81,6 +83,8 @@ def _labels(rows: Sequence[MeasuredRow]) -> LabelFacts:
         labelers=len(who),
         by_labeler=[(str(name), count) for name, count in who.most_common(_NAMED)],
         unnamed=unnamed,
+        timed=len(seconds),
+        seconds=math.fsum(seconds),
     )
 
 

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from align.errors import AlignError
-from align.evaluation.overoptimisation import WINDOW, overoptimised
 from align.evaluation.policy import Answered, Answers, compare, respond, summary
 from align.models.roles import tensors_of
 from align.models.scoring import score_states
@@ -26,6 +25,7 @@ from align.run.checkpoint import load_into
 from align.run.folder import StageRun
 from align.sampling.engines import sampling_params
 from align.sampling.params import Draws, Sampled
+from align.stats.overoptimisation import WINDOW, overoptimised
 from align.text import clean
 
 _SAMPLES = 4  # rows of samples.jsonl an iteration

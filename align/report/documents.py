@@ -95,6 +95,8 @@ class Answer(Document):
     kl: Number = None
     reference_score: Number = None
     policy_score: Number = None
+    reference_guard: Number = None  # by the second reward model, where there is one
+    policy_guard: Number = None
     reference_length: Number = None
     policy_length: Number = None
     reference_eos: Flag | Number = None
@@ -189,6 +191,8 @@ class Labels(Document):
     k: Numbers = {}
     comparisons: Number = None
     ties: Number = None
+    timed: Number = None  # records that say how long the labeler took
+    seconds: Number = None  # that they took together
 
 
 class RecordSet(Document):

@@ -1,12 +1,17 @@
-"""runs/<name>/report.html: one page without scripts that shows what a run is and what came out.
+"""runs/<name>/report.html: one page that shows what a run is and what came out.
 
 Every text of the run folder is a stranger's: the template escapes all of it, `align.text.clean` makes
-control characters visible, and the page forbids itself to load or run anything.
+control characters visible, and the page forbids itself to load anything, or to run anything but its own
+few lines (page.js), which it names by their hash.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,9 @@ from ruamel.yaml.error import YAMLError
 
 from align import __version__
 from align.errors import UserError
+from align.report.costs import costs, peaks, people
 from align.report.data import data_view
+from align.report.headline import headline
 from align.report.policy import ppo_view, sft_view
 from align.report.read import RunFiles, StageFiles, read_run
 from align.report.reward import rm_view
@@ -29,6 +36,7 @@ from align.text import clean, number, span, two
 
 PAGE = "report.html"
 _HASH = 12  # characters of a hash that are shown
+_AGAIN = 60.0  # seconds between two pages of a stage that is at work, and of a browser that shows one
 
 
 def write_report(folder: Path) -> Path:
@@ -53,6 +61,26 @@ def refresh(folder: Path, say: Callable[[str], None]) -> None:
         say(f"the report could not be written ({type(error).__name__}: {error}): `align report {folder}`")
 
 
+class LivePage:
+    """Follows metrics.jsonl and writes the page anew once a minute, while a stage is at work."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder, self._say, self._next = folder, say, 0.0
+
+    def __call__(self, step: int, row: Mapping[str, object]) -> None:
+        if time.monotonic() < self._next:
+            return
+        try:
+            write_report(self._folder)
+        except Exception as error:  # as in `refresh`; told once
+            self._say(
+                f"the report is not written while this stage is at work ({type(error).__name__}: {error})"
+            )
+            self._next = math.inf
+        else:
+            self._next = time.monotonic() + _AGAIN
+
+
 def render(run: RunFiles) -> str:
     """The page as HTML."""
     environment = jinja2.Environment(
@@ -63,17 +91,26 @@ def render(run: RunFiles) -> str:
         lstrip_blocks=True,
     )
     environment.filters["two"] = two
-    style = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
+    style, script = (
+        Markup((Path(__file__).parent / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
+    )
     views = {"sft": sft_view, "rm": rm_view, "ppo": ppo_view}
     return environment.get_template("page.html").render(
         run=run,
         style=style,
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        again=0 if all(stage.manifest.finished for stage in run.stages.values()) else round(_AGAIN),
+        headline=headline(run),
         facts=_facts(run),
         figures=figures(run),
         warnings=warnings(run),
         stages=[_stage_row(stage) for stage in run.stages.values()],
         titles={name: about.title for name, about in STAGES.items()},
         data=data_view(run.check),
+        costs=costs(run),
+        peaks=peaks(run),
+        people=people(run),
         lineage=_lineage(run),
         versions=_versions(run),
         align_version=__version__,

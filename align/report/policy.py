@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from statistics import fmean
+from statistics import StatisticsError, correlation, fmean
 from typing import Any
 
+from align.report.differences import differences
 from align.report.documents import Answer, Sample
 from align.report.parts import Chart, both, chart
 from align.report.read import StageFiles
@@ -12,6 +13,7 @@ from align.svg import Series, histogram
 from align.text import number, percent, two
 
 _EACH = 4  # answers of each kind
+_ALL = 400  # answers that the page holds to be searched
 
 
 def sft_view(stage: StageFiles) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def ppo_view(stage: StageFiles) -> dict[str, Any]:
 
     charts = pair("Score by the reward model", "reward/score", "eval/score")
     charts += pair("KL to the SFT policy, nats a response", "kl/reference", "eval/kl")
-    charts += _guard(stage)
+    charts += _guard(stage) or _frontier(stage)
     charts += pair("Entropy, nats a token", "policy/entropy")
     charts += pair("Share that ended by themselves (EOS)", "response/eos", "eval/eos")
     charts += pair("Length, tokens", "response/length", "eval/length")
@@ -48,11 +50,15 @@ def ppo_view(stage: StageFiles) -> dict[str, Any]:
         title = "Scores of the held-out answers"
         if svg := histogram(title, before, after, "score"):
             spread.append(Chart(title, svg, [("b", "before (SFT)"), ("a", "after (PPO)")]))
+    spread += _lengths(answers)
+    chosen = _chosen(answers)
     return {
         "charts": charts + spread,
         "more": more,
         "table": _before_after(answers),
-        "answers": _chosen(answers),
+        "answers": [(title, [_shown(row) for row in rows]) for title, rows in chosen],
+        "all": [_shown(row) for row in _searched(answers)] if len(chosen) > 1 else [],
+        "count": len(answers),
         "samples": _samples([Sample.model_validate(row) for row in stage.samples]),
     }
 
@@ -75,6 +81,57 @@ def _guard(stage: StageFiles) -> list[Chart]:
         "policy has begun to exploit the reward model."
     )
     return chart("Reward and guard over the root of the KL", series, about, x="√KL", whole=False)
+
+
+def _frontier(stage: StageFiles) -> list[Chart]:
+    """The score over the KL's root, an iteration a dot: what the distance from the SFT policy has bought."""
+    series = []
+    for name, kl, score, tone in (
+        ("rollouts", "kl/reference", "reward/score", "a"),
+        ("held out", "eval/kl", "eval/score", "b"),
+    ):
+        rows = [row for row in stage.metrics if {kl, score} <= row.keys()]
+        points = sorted((max(row[kl], 0.0) ** 0.5, row[score]) for row in rows)
+        series.append(Series(name, points, tone, dots=True))
+    return chart("Score over the root of the KL", series, x="√KL", whole=False)
+
+
+def _lengths(answers: list[Answer]) -> list[Chart]:
+    """Score against length, an answer a dot; the correlation is Pearson's."""
+    series, told = [], []
+    for name, length, score, tone in (
+        ("before", "reference_length", "reference_score", "b"),
+        ("after", "policy_length", "policy_score", "a"),
+    ):
+        rows = [(getattr(row, length), getattr(row, score)) for row in answers]
+        points = [(x, y) for x, y in rows if x is not None and y is not None]
+        series.append(Series(name, points, tone, dots=True))
+        try:
+            told.append(f"{name} {two(correlation(*zip(*points, strict=True)))}")
+        except (StatisticsError, TypeError):  # fewer than two, or all alike
+            continue
+    about = f"correlation: {', '.join(told)}" if told else ""
+    return chart("Length against score, held out", series, about, x="tokens", whole=False)
+
+
+def _shown(row: Answer) -> dict[str, Any]:
+    """An answer before and after with what differs marked, as far as marks tell anything."""
+    marked = differences(row.reference, row.policy)
+    before, after = marked or (row.reference, row.policy)
+    return {
+        "prompt": row.prompt,
+        "before": before,
+        "after": after,
+        "scores": (row.reference_score, row.policy_score),
+        "marked": marked is not None,
+    }
+
+
+def _searched(answers: list[Answer]) -> list[Answer]:
+    """All of them by what they gained, or where they are too many as many as a page holds, evenly."""
+    ordered = sorted(answers, key=lambda row: _scores(row)[0] - _scores(row)[1])
+    step = max(1.0, len(ordered) / _ALL)
+    return [ordered[int(i * step)] for i in range(min(len(ordered), _ALL))]
 
 
 def _scores(row: Answer) -> tuple[float, ...]:

@@ -37,7 +37,7 @@ from align.processes.determinism import choose_kernels
 from align.recipe.data import Entry, Source
 from align.recipe.sections import Recipe
 from align.records import RecordKind, RecordType
-from align.report.page import refresh
+from align.report.page import LivePage, refresh
 from align.run import lineage, manifest
 from align.run.files import json_digest, write_text
 from align.run.folder import StageRun, open_stage, share_object
@@ -216,6 +216,7 @@ class Inputs:
                 for told in (base.told_end(), template.told_rowless, *template.remarks()):
                     if told:
                         stage.say(f"{self.stage}: {told}")
+            stage.metrics.followers.append(LivePage(self.recipe.run.path, stage.say))
             yield stage
             if stage.main and not before:
                 refresh(self.recipe.run.path, stage.say)

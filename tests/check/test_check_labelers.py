@@ -86,3 +86,17 @@ def test_weights_that_cannot_be_known_are_an_error_as_training_refuses_them(chec
     assert not found(checked({"ann": 0.9, "bob": 0.8}), "reliability_unknown")
     (alone,) = found(checked({"ann": 0.9}, weight_by="reliability"), "reliability_unknown")
     assert "ann alone made the rankings" in alone.message
+
+
+def test_the_time_that_people_took_is_added_up(checked: Checked, tiny_recipe: Callable[..., Path]) -> None:
+    assert "people's time" not in shown(checked(TEAM, pairs=20))
+    path = tiny_recipe()
+    file = path.parent / "rankings.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    timed = [row | {"seconds": 90.5} if i % 2 else row for i, row in enumerate(rows)]
+    write_jsonl(file, timed)
+    report = check(load_recipe(path), str(path))
+    labels = [one.labels for one in report.sets if one.labels]
+    assert sum(one.timed for one in labels) == len(rows) // 2
+    assert sum(one.seconds for one in labels) == 90.5 * (len(rows) // 2)
+    assert "people's time, train" in shown(report)

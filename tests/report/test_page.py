@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -27,7 +29,9 @@ ALLOWED = {
     *("h1", "h2", "h3", "p", "div", "span", "b", "i", "a", "ul", "li", "code", "pre", "dl", "dt", "dd", "br"),
     *("table", "tr", "th", "td", "details", "summary", "figure", "figcaption"),
     *("svg", "line", "rect", "circle", "polyline", "text"),
+    *("script", "input", "label", "output", "ins", "del"),
 }
+OWN = (Path(page.__file__).parent / "page.js").read_text(encoding="utf-8")
 SHARE = {"value": 0.74, "low": 0.69, "high": 0.79, "count": 481, "prompts": 192}
 
 
@@ -46,7 +50,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         self.text += " "
         self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in ("meta", "br", "img", "line", "rect", "circle", "polyline"):
+        if tag not in ("meta", "br", "img", "input", "line", "rect", "circle", "polyline"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -57,7 +61,7 @@ class Page(HTMLParser):
         self.handle_starttag(tag, attrs)
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
 
@@ -69,7 +73,7 @@ def made(folder: Path) -> tuple[str, Page]:
 
 
 def harmless(html: str, parsed: Page) -> None:
-    """Nothing runs, nothing is loaded."""
+    """Nothing runs but the page's own lines, nothing is loaded."""
     assert set(parsed.tags) <= ALLOWED
     for tag, name, value in parsed.attributes:
         assert not name.startswith("on"), (tag, name)
@@ -80,6 +84,9 @@ def harmless(html: str, parsed: Page) -> None:
     assert "url(" not in style
     assert "@import" not in style
     assert "default-src 'none'" in html
+    digest = base64.b64encode(hashlib.sha256(OWN.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in html
+    assert html.lower().count("<script") == html.count(f"<script>{OWN}</script>") == 1
 
 
 @pytest.fixture
@@ -108,6 +115,7 @@ def test_the_page_of_a_real_run_is_whole_and_loads_nothing(run: Path) -> None:
             "sft",
             "rm",
             "ppo",
+            "answers",
             "run",
         }
     )
@@ -136,7 +144,6 @@ def test_whatever_is_in_the_folder_is_shown_and_never_run(run: Path) -> None:
     run.rename(evil)
     html, parsed = made(evil)
     harmless(html, parsed)
-    assert "<script" not in html
     assert parsed.text.count(PAYLOAD) > 20
     assert "{{ 7*7 }}" in parsed.text
 
@@ -328,7 +335,9 @@ def test_held_out_answers_are_chosen_by_what_they_gained(run: Path) -> None:
     write_jsonl(run / "ppo" / "held_out.jsonl", rows)
     text = made(run)[1].text
     gained, rest = text.split("Gained most")[1].split("In the middle")
-    middle, lost = rest.split("Lost most")
+    middle, rest = rest.split("Lost most")
+    lost, every = rest.split("All of them, to be searched")
+    assert len(set(re.findall(r"new (\d\d)", every))) == 21
     for part, wanted in ((gained, (20, 19, 18, 17)), (middle, (12, 11, 10, 9)), (lost, (0, 1, 2, 3))):
         assert {int(n) for n in re.findall(r"new (\d\d)", part)} == set(wanted)
     assert "Responses went from 5 to 15 tokens" in text

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from align.evaluation.overoptimisation import overoptimised
+from align.stats.overoptimisation import overoptimised
 
 UP = [i / 10 for i in range(40)]
 
