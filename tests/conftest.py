@@ -34,7 +34,7 @@ TEXT = [
 
 
 # What metrics begin with that say how fast it was: no two runs have the same.
-TIMED = ("seconds/", "perf/", "memory/")
+TIMED = ("seconds/", "perf/", "memory/", "energy/")
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ from align.recipe.sections import Recipe
 from align.records import Demonstration, Prompt
 from align.rewards.rewards import find_sources, part_metrics, texts_of
 from align.run.clock import Clock
+from align.run.energy import on_this_machine
 from align.run.files import write_text
 from align.run.folder import StageRun
 from align.run.installed import check_engine
@@ -95,7 +96,7 @@ def run(
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
         answers = HeldOut(context, held_out)
-        clock = Clock()
+        clock, energy = Clock(), on_this_machine()
         with (
             stage.steps(cfg.iterations, done) as bar,
             itemised(stage, lambda: context.forward.roles.held(context.optimizers)),
@@ -110,7 +111,7 @@ def run(
                     results = summary(answers.answered())
                     consider(context, stage, iteration + 1, results)
                     metrics |= results
-                timed = clock.other(metrics) | peak_memory(context.accel.device)
+                timed = clock.other(metrics) | peak_memory(context.accel.device) | energy()
                 stage.metrics.append(iteration + 1, metrics | context.forward.savings() | timed)
                 due = (iteration + 1) % cfg.checkpoint_every == 0 or last
                 if due and not context.state.bad_in_a_row:  # else it may be the weights that are bad

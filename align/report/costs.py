@@ -1,4 +1,4 @@
-"""What a run cost: time by stage and part, memory, and the time of people."""
+"""What a run cost: time by stage and part, energy, memory, and the time of people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PARTS = {  # of metrics.jsonl, in the order of the work
     "seconds/update": "updating",
     "seconds/other": "evaluation, checkpoints, the rest",
 }
-Row = tuple[str, str, str, str]  # stage, part, time, share of the stage
+Row = tuple[str, str, str, str, str]  # stage, part, time, share of the stage, energy
 
 
 def costs(run: RunFiles) -> list[Row]:
@@ -26,9 +26,11 @@ def costs(run: RunFiles) -> list[Row]:
         total = sum(parts.values())
         if not total:
             continue
-        rows.append((STAGES[stage.name].title, "", span(total), ""))
+        rows.append((STAGES[stage.name].title, "", span(total), "", _energy(stage)))
         rows += [
-            ("", name, span(spent), percent(spent / total)) for name, spent in parts.items() if len(parts) > 1
+            ("", name, span(spent), percent(spent / total), "")
+            for name, spent in parts.items()
+            if len(parts) > 1
         ]
     return rows
 
@@ -68,3 +70,11 @@ def _parts(stage: StageFiles) -> dict[str, str]:
 
 def _sum(stage: StageFiles, key: str) -> float:
     return sum(value for _, value in stage.curve(key) if value >= 0)
+
+
+def _energy(stage: StageFiles) -> str:
+    """In watt-hours, of the machine's meters; where it has none, an estimate that is called so."""
+    for keys, about in ((("energy/gpu", "energy/cpu"), ""), (("energy/cpu_estimated",), ", estimated")):
+        if joules := sum(_sum(stage, key) for key in keys):
+            return f"{number(joules / 3600)} Wh{about}"
+    return ""

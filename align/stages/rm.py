@@ -47,6 +47,7 @@ from align.recipe.sections import RM, Recipe
 from align.records import Demonstration, Ranking
 from align.run.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.run.clock import Clock
+from align.run.energy import on_this_machine
 from align.run.files import to_json, write_text
 from align.run.folder import StageRun
 from align.run.memory import itemised
@@ -152,6 +153,7 @@ def _train(
     plain = torch.optim.AdamW(named.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
     optimizer = shared_out(plain, accel)
     work, clock = work_of(forward.roles.base, forward.roles.adapter_of("reward")), Clock()
+    energy = on_this_machine()
     done = 0
     if (found := stage.newest()) is not None:
         load_into(named, found.tensors("reward"), str(found.path))
@@ -181,7 +183,7 @@ def _train(
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
                 scores = _held_out_scores(forward, held_out, cfg, accel)
                 metrics |= evaluate_quickly(attach_scores(*columns(held_out), scores), seed).metrics()
-            timed |= clock.other(timed) | peak_memory(accel.device)
+            timed |= clock.other(timed) | peak_memory(accel.device) | energy()
             stage.metrics.append(step + 1, metrics | forward.savings() | timed)
             if (step + 1) % cfg.checkpoint_every == 0 or last:
                 save(step + 1)

@@ -24,6 +24,7 @@ from align.processes.distributed import total
 from align.processes.sharding import shared_out
 from align.run import checkpoint
 from align.run.clock import Clock
+from align.run.energy import on_this_machine
 from align.run.folder import StageRun
 from align.run.memory import Held, itemised
 from align.run.progress import ProgressBar
@@ -53,7 +54,7 @@ class ResumableTrainer(Trainer):
         self.results: dict[str, float] = {}
         self._draw, self._count, self._metric_names = draw, computed, metrics
         self._computed: list[Computed] = []  # of the step's microbatches
-        self._clock, self._part = Clock(), Clock()
+        self._clock, self._part, self._energy = Clock(), Clock(), on_this_machine()
         self._drawn_for, self._microbatch = -1, 0
         self._resumed: checkpoint.Checkpoint | None = None
         self._bar: ProgressBar | None = None
@@ -122,7 +123,7 @@ class ResumableTrainer(Trainer):
         tokens, flops = total(sums, accel).tolist()
         found = speed(Computed(tokens, flops), seconds, accel.num_processes, accel.device)
         found |= self._part.metrics()
-        return found | self._clock.other(found) | peak_memory(accel.device)
+        return found | self._clock.other(found) | peak_memory(accel.device) | self._energy()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's AdamW, its states shared out among the processes where that is asked for."""

@@ -137,15 +137,22 @@ def test_what_is_gone_and_what_is_new_is_marked_and_escaped() -> None:
 
 def test_where_the_time_went_is_added_up_by_part(run: Path) -> None:
     rows = [
-        {"step": i, "seconds/sample": 30.0, "seconds/update": 60.0, "seconds/other": 10.0} for i in (1, 2, 3)
+        {
+            "step": i,
+            "seconds/sample": 30.0,
+            "seconds/update": 60.0,
+            "seconds/other": 10.0,
+            "energy/cpu": 1200.0,
+        }
+        for i in (1, 2, 3)
     ]
     write_jsonl(run / "ppo" / "metrics.jsonl", rows)
     found = costs(read_run(run))
-    at = found.index(("PPO", "", "5 min", ""))
+    at = found.index(("PPO", "", "5 min", "", "1 Wh"))
     assert found[at + 1 : at + 4] == [
-        ("", "sampling", "2 min", "30.0%"),
-        ("", "updating", "3 min", "60.0%"),
-        ("", "evaluation, checkpoints, the rest", "30 s", "10.0%"),
+        ("", "sampling", "2 min", "30.0%", ""),
+        ("", "updating", "3 min", "60.0%", ""),
+        ("", "evaluation, checkpoints, the rest", "30 s", "10.0%", ""),
     ]
 
 
