@@ -20,7 +20,7 @@ ROOMS = [
     {"labeling.figures"},
     {"labeling.store"},
     {"labeling.answers"},
-    {"labeling.client", "labeling.companion", "labeling.guideline", "labeling.__init__"},
+    {"labeling.client", "labeling.companion", "labeling.guideline", "labeling.parts", "labeling.__init__"},
     {"ppo", "serving"},
     {"stages"},
     {"evaluation", "plan"},

@@ -34,6 +34,8 @@ KEYS = (
     Key("flags", "l", "its flags", ("rank",)),
     Key("qualities", "q", "go to the choices of its quality", ("rank",)),
     Key("edit", "w", "rewrite it", ("rank",)),
+    Key("own", "Shift+w", "your own answer", ("rank",)),
+    Key("add", "+", "take the marked text into your answer; first: mark a paragraph", ("rank", "correct")),
     Key("fold", "x", "fold it up as read, and open it again", ("rank",)),
     Key("unfold", "Shift+x", "all of a long one, or its beginning", ("rank",)),
     Key("beside", "o", "put it beside another one, with what differs marked", ("rank",)),
