@@ -19,7 +19,7 @@ ROOMS = [
     {"labeling.web"},
     {"labeling.figures"},
     {"labeling.store"},
-    {"labeling.answers"},
+    {"labeling.answers", "labeling.checker"},
     {"labeling.client", "labeling.companion", "labeling.guideline", "labeling.parts", "labeling.__init__"},
     {"ppo", "serving"},
     {"stages"},

@@ -25,6 +25,7 @@ from labeling.answers import (
     with_sources,
     written_in,
 )
+from labeling.store.checks import note_checks
 from labeling.store.models import (
     Draft,
     Guideline,
@@ -170,6 +171,7 @@ def submit(
         _put(draft, {})
         if not given.adjudicates:
             note_suggestion(session, label, draft)
+            note_checks(session, label, (written_in(kind, in_order) or (None,))[0])
     session.flush()  # the rest first: in PostgreSQL other people's labels wait from the label on
     session.add(label)  # whole: it can't be changed once it is written
     session.flush()

@@ -16,6 +16,7 @@ from align.errors import UserError
 from align.records import RecordKind
 from align.stats.rankings import Ranks, disagreement
 from labeling.answers import ORDERING, parts_of, ranks_of, written_in
+from labeling.store.checks import names_of_checks
 from labeling.store.engine import Store
 from labeling.store.models import Item, Label, Person, standing
 from labeling.store.suggestions import MACHINE, by_people
@@ -177,6 +178,7 @@ def _demonstration(label: Label, item: Item) -> Iterator[dict[str, Any]]:
     if written is not None:
         parts = [_part(item, part) for part in parts_of(label.kind, label.content)]
         row = {"prompt": prompt_of(item), "response": written[0], "parts": parts or None}
+        row["checks"] = names_of_checks(label) or None
         yield {key: value for key, value in row.items() if value is not None}
 
 
@@ -196,5 +198,6 @@ def _row(
         "guideline": label.guideline,
         "seconds": label.seconds,
         "source": source,
+        "checks": names_of_checks(label) or None,
     }
     return {key: value for key, value in row.items() if value is not None}

@@ -45,6 +45,7 @@ KEYS = (
     Key("equal", "t", "equally good", ("compare",)),
     Key("both_bad", "b", "both bad", ("compare",)),
     Key("write", "e", "go to the text; Esc leaves it", ("correct", "demonstrate")),
+    Key("check", "Shift+k", "have your own text checked", ("rank", "correct", "demonstrate")),
     Key("affirm", "y", "right as it stands: send what was there before you came", ("rank", "correct")),
     Key("prompt", "p", "the whole prompt, or its end"),
     Key("guide", "m", "open and close the guideline"),

@@ -9,6 +9,7 @@ import { readCards } from "./read.js";
 import { useBeside } from "./beside.js";
 import { toggleRaw } from "./raw.js";
 import { ofWhole, showParts, useParts } from "./compose.js";
+import { useChecks } from "./checks.js";
 import { appended, without } from "./parts.js";
 
 const list = document.getElementById("cards");
@@ -18,6 +19,7 @@ const allBad = document.getElementById("all-bad");
 const cards = [...list.querySelectorAll(".card")]; // by the order shown, which is that of the content's lists
 const letters = cards.map((card) => card.querySelector("h2").textContent);
 let focused = 0;
+let checks = null; // once the page stands
 let holding = false; // whether the card at hand stays where it is on the screen
 
 const { change, typed, say, undo, content, task } = start({
@@ -68,6 +70,7 @@ function show(now) {
     showWritten(card.querySelector(".rewrite"), edit && edit.response === place ? edit : null);
   });
   showWritten(own, edit && edit.response === null ? edit : null);
+  checks?.show();
   allBad.checked = all_bad;
   showStrip(now, letters);
   if (active && active !== document.activeElement && list.contains(active)) active.focus({ preventScroll: true });
@@ -241,6 +244,7 @@ const BY_KEY = {
   edit: () => edit(focused),
   own: () => edit(null),
   add: () => parts.take(),
+  check: () => checks.check(),
   flags: () => flags(focused),
   bad: () => change((now) => (now.all_bad = !now.all_bad)),
   qualities: () => (cards[focused].querySelector(".quality input:checked, .quality input") || cards[focused]).focus(),
@@ -306,6 +310,7 @@ function written(area) {
     now.edit.text = area.value;
     showList(boxOf(now.edit.response), now.edit);
   });
+  checks.show();
 }
 
 allBad.addEventListener("click", (event) => event.detail && mark(focused, false));
@@ -316,6 +321,7 @@ dragging({ area: list, items: cards, divider, handle: "[data-handle]", letters, 
 useStrip({ letters, go: goTo, ranks, set: dropped });
 useColumns(setCount);
 const parts = useParts({ boxes: cards.map((card) => card.querySelector(".shown")), names: letters, say, add, atHand: () => focused });
+checks = useChecks({ task, text: () => (content().edit ? content().edit.text : null) });
 const fold = readCards(cards, task);
 const beside = useBeside(cards);
 mark(focused, false);

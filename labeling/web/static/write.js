@@ -1,21 +1,24 @@
 import { start } from "./shell.js";
 import { preview } from "./preview.js";
 import { ofWhole, showParts, useParts } from "./compose.js";
+import { useChecks } from "./checks.js";
 import { appended, without } from "./parts.js";
 
 const text = document.getElementById("text");
 const boxes = [...document.querySelectorAll(".card .shown")]; // the answer to correct, where there is one
 const names = ["the answer"];
 
-const { change, typed, say } = start({
+let checks = null; // once the page stands
+const { change, typed, say, content, task } = start({
   empty: () => ({ text: text.dataset.source || "", parts: [] }),
   show: (content) => {
     if (text.value !== content.text) text.value = content.text;
     list(content);
     preview(text);
+    checks?.show();
   },
   fixed: (event, keys) => Boolean(parts && parts.fixed(event, keys)),
-  actions: () => ({ write: () => text.focus(), add: () => parts.take() }),
+  actions: () => ({ write: () => text.focus(), add: () => parts.take(), check: () => checks.check() }),
   missing: (content) => (content.text.trim() ? null : text),
 });
 
@@ -28,6 +31,7 @@ function add(part, more) {
   say(`Taken into your version${ofWhole(more)}`);
 }
 
+checks = useChecks({ task, text: () => content().text });
 const parts = boxes.length ? useParts({ boxes, names, say, add, atHand: () => 0 }) : null;
 
 text.addEventListener("input", () => {
@@ -35,5 +39,6 @@ text.addEventListener("input", () => {
     content.text = text.value;
     list(content);
   });
+  checks.show();
   preview(text);
 });
