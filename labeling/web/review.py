@@ -174,10 +174,26 @@ def in_full(found: store.SeenLabel) -> dict[str, Any]:
         "written": written[0] if written else None,
         "replaces": written is not None and written[1] is not None,
         "composed": _composed(label.kind, content, {index: place for place, index in enumerate(order)}),
+        "checks": [_check_in_words(made) for made in label.checks or ()],
         "all_bad": content.get("all_bad") or content.get("choice") == "both_bad",
         "reason": SKIP_REASONS.get(content["reason"], content["reason"]) if label.kind == "skip" else None,
         "note": content.get("note", ""),
         "ordered": item.kind in ORDERING,
+    }
+
+
+def _check_in_words(made: dict[str, Any]) -> dict[str, Any]:
+    said = made["said"]
+    words = (
+        said.get("error") or said.get("says") or ("not passed" if said.get("passed") is False else "passed")
+    )
+    if "score" in said:
+        words = f"{said['score']:.3g}" + (f", above {said['above']} of {said['of']}" if said["of"] else "")
+    return {
+        "name": made["name"],
+        "words": words,
+        "bad": said.get("passed") is False,
+        "changed": made["changed"],
     }
 
 

@@ -83,6 +83,10 @@ def test_a_check_is_kept_with_the_label_and_told_apart_in_exports(checked: Any, 
     assert all(len(c["version"]) == len(c["text"]) == 64 and c["asked"] for c in first["checks"])
     assert second["checks"] is None
     assert [row.get("checks") for row in site.records("demonstrations")] == [["short"], None]
+    page = site.signed_in("rose", "reviewer").get("/labels/1", headers={"Accept": "text/html"}).text
+    assert (
+        "short: It has 19 characters; 10 are the most. (changed since)" in page and "short: passed<" in page
+    )
     from sqlalchemy import text
     from sqlalchemy.exc import DBAPIError
 

@@ -18,7 +18,8 @@ function words({ score, above, of, passed, says, error }) {
 export function useChecks({ task, text }) {
   if (!box) return { show: () => {}, check: () => {} };
   const found = new Map(); // by check: { said, text }; the text is null where it is not the one on the page
-  for (const { check, said, current } of task.checked) found.set(check, { said, text: current ? text() : null });
+  const kept = task.draft.edit ? task.draft.edit.text : task.draft.text; // this browser may have a later one
+  for (const { check, said, current } of task.checked) found.set(check, { said, text: current ? kept : null });
   let running = false;
 
   function show() {
@@ -28,7 +29,7 @@ export function useChecks({ task, text }) {
       ...[...found].map(([name, { said, text: of, waiting }]) => {
         const row = document.createElement("li");
         const what = waiting ? "is being checked …" : words(said);
-        row.className = waiting || said.error ? "" : said.passed === false ? "bad" : "good-mark";
+        row.className = waiting || said.error ? "" : said.passed === undefined ? "" : said.passed ? "good-mark" : "bad";
         row.append(Object.assign(document.createElement("b"), { textContent: name }), ` ${what}`);
         if (!waiting && of !== now) row.append(Object.assign(document.createElement("span"), { className: "hint", textContent: " of an earlier version" }));
         return row;
