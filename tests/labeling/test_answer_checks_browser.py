@@ -1,4 +1,4 @@
-"""A check is asked for by button and key, stands beside the text, and says when it is of an earlier version."""
+"""A check is asked for by button and key, and stands beside the text with the version that it is of."""
 
 from __future__ import annotations
 
