@@ -57,26 +57,30 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt with the response that a person wrote."""
+    """A prompt with the response that a person wrote; `parts` of it may come from other responses."""
 
     kind: ClassVar[RecordKind] = "demonstrations"
     prompt: str | Messages
     response: str
+    parts: tuple[Mapping[str, Any], ...] | None = None  # each with the keys of _PART
+    checks: tuple[str, ...] | None = None  # what the person had their text checked by before it was sent
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Demonstration:
         """Check a row; raises RecordError."""
         _check_keys(row, cls)
-        return cls(_prompt(row), checked_text(needed_part(row, "response"), "response"))
+        response = checked_text(needed_part(row, "response"), "response")
+        parts = optional_part(row, "parts", _parts)
+        return cls(_prompt(row), response, parts, optional_part(row, "checks", _names))
 
     @classmethod
     def from_checked(cls, row: Mapping[str, Any]) -> Demonstration:
         """The record that a row of `to_dict` was, without checking it again."""
-        return cls(_frozen(row["prompt"]), row["response"])
+        return cls(**{name: _frozen(value) for name, value in row.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """The row that `from_dict` reads back to an equal record."""
-        return {"prompt": _plain(self.prompt), "response": self.response}
+        """The row that `from_dict` reads back to an equal record; optional parts that are None stay away."""
+        return _row(self)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class Ranking:
     shown_order: tuple[int, ...] | None = None  # indices of the responses, in the order the labeler saw
     seconds: float | None = None
     source: str | None = None
+    checks: tuple[str, ...] | None = None  # what the labeler had a text of theirs checked by meanwhile
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Ranking:
@@ -115,6 +120,7 @@ class Ranking:
             shown_order=optional_part(row, "shown_order", lambda v, f: _permutation(v, f, len(responses))),
             seconds=optional_part(row, "seconds", checked_number),
             source=optional_part(row, "source", checked_name),
+            checks=optional_part(row, "checks", _names),
         )
 
     @classmethod
@@ -124,8 +130,7 @@ class Ranking:
 
     def to_dict(self) -> dict[str, Any]:
         """The row that `from_dict` reads back to an equal record; optional parts that are None stay away."""
-        row = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
-        return {key: value for key, value in row.items() if value is not None}
+        return _row(self)
 
 
 RecordType = type[Prompt] | type[Demonstration] | type[Ranking]
@@ -136,6 +141,11 @@ def prompt_key(prompt: str | Messages) -> str:
     """The prompt's sha256 in hex, for splitting; a text equals the one user message that it stands for."""
     messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
     return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()
+
+
+def _row(record: Demonstration | Ranking) -> dict[str, Any]:
+    row = {f.name: _plain(getattr(record, f.name)) for f in fields(record)}
+    return {key: value for key, value in row.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
@@ -203,6 +213,28 @@ def _ranks(value: Any, count: int) -> tuple[int | None, ...]:
     if all(rank is None for rank in ranks):
         raise RecordError("ranks", "leaves every response unranked: rank some of them or drop the record")
     return tuple(ranks)
+
+
+_PART = ("task", "response", "start", "end", "edited")  # characters [start, end) of a response of a task
+
+
+def _parts(value: Any, field: str) -> tuple[Mapping[str, Any], ...]:
+    found = tuple(checked_list(value, field, "parts of other responses"))
+    for i, part in enumerate(found):
+        if not isinstance(part, Mapping) or set(part) != set(_PART):
+            raise RecordError(f"{field}[{i}]", f"must be an object with {', '.join(_PART)}")
+        numbers = [whole_number(part[key]) for key in _PART[:-1]]
+        if not isinstance(part["edited"], bool) or any(number is None or number < 0 for number in numbers):
+            raise RecordError(f"{field}[{i}]", "must have whole numbers from 0 on, and edited: true or false")
+        if part["start"] >= part["end"]:
+            raise RecordError(f"{field}[{i}]", "must start before its end")
+    return found
+
+
+def _names(value: Any, field: str) -> tuple[str, ...]:
+    return tuple(
+        checked_name(name, f"{field}[{i}]") for i, name in enumerate(checked_list(value, field, "names"))
+    )
 
 
 def _permutation(value: Any, field: str, count: int) -> tuple[int, ...]:

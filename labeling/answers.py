@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from align.errors import UserError
 from align.recipe.labeling import MAX_RESPONSES
+from labeling.parts import Parts, checked_parts
 
 TEXT_LIMIT = 100_000  # characters of what a person writes
 UNSTORABLE = "holds half a character, a NUL, a number without bounds, or is nested more than 50 deep"
@@ -74,11 +75,15 @@ class _Content(BaseModel):
 
 
 class Edit(BaseModel):
-    """A response overwritten with what it should have been; `response` is its index."""
+    """A response overwritten with what it should have been; `response` is its index.
+
+    None: it overwrites none, and is an answer of the person's own, for example of `parts` of the others.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    response: int = Field(ge=0)
+    response: int | None = Field(ge=0)
     text: Text
+    parts: Parts = []
 
 
 class RankContent(_Content):
@@ -98,9 +103,10 @@ class CompareContent(_Content):
 
 
 class TextContent(_Content):
-    """A response that a person wrote: a demonstration or a correction."""
+    """A response that a person wrote: a demonstration or a correction, also with `parts` of the one shown."""
 
     text: Text
+    parts: Parts = []
 
 
 class SkipContent(_Content):
@@ -116,7 +122,15 @@ def _inverse(order: Sequence[int]) -> list[int]:
 def _ranks_moved(content: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
     places, edit = _inverse(order), content["edit"]
     lists = {key: [content[key][place] for place in places] for key in ("ranks", "quality", "flags")}
-    return content | lists | {"edit": edit and edit | {"response": order[edit["response"]]}}
+    return content | lists | {"edit": edit and _edit_moved(edit, order)}
+
+
+def _edit_moved(edit: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    response = edit["response"]
+    moved = edit | {"response": response if response is None else order[response]}
+    if "parts" not in edit:
+        return moved
+    return moved | {"parts": [part | {"response": order[part["response"]]} for part in edit["parts"]]}
 
 
 def _choice_moved(content: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
@@ -137,7 +151,7 @@ def _ranks_of_choice(content: dict[str, Any]) -> list[int | None] | None:
 
 
 def _edit(content: dict[str, Any]) -> tuple[str, int | None] | None:
-    edit = content["edit"]
+    edit = content.get("edit")  # early labels have none
     return (edit["text"], edit["response"]) if edit else None
 
 
@@ -194,7 +208,32 @@ def checked(kind: str, content: Any, count: int, quality: str = "optional") -> d
         raise UserError("Choose a reason for skipping.")
     if isinstance(made, RankContent):
         _check_ranking(made, count, quality)
-    return made.model_dump()
+    return _without_empty(made.model_dump())
+
+
+def _without_empty(content: dict[str, Any]) -> dict[str, Any]:
+    """Without lists of parts that have none: most answers are written in one piece."""
+    edit = content.get("edit")
+    if edit and not edit["parts"]:
+        del edit["parts"]
+    if content.get("parts") == []:
+        del content["parts"]
+    return content
+
+
+def with_sources(kind: str, content: dict[str, Any], responses: Sequence[str]) -> dict[str, Any]:
+    """An answer in the item's order whose parts are what they say; UserError where one is not."""
+    written = content.get("edit") if kind == "rank" else content
+    if not written or not written.get("parts"):
+        return content
+    made = written | {"parts": checked_parts(written["parts"], written["text"], responses)}
+    return content | {"edit": made} if kind == "rank" else made
+
+
+def parts_of(kind: str, content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of other responses that a written one was put together from, in their order."""
+    written = content.get("edit") if kind == "rank" else content
+    return list((written or {}).get("parts", ()))
 
 
 def _check_ranking(made: RankContent, count: int, quality: str) -> None:
@@ -203,8 +242,8 @@ def _check_ranking(made: RankContent, count: int, quality: str) -> None:
     if any(flag not in FLAGS for flags in made.flags for flag in flags):
         raise UserError("The answer is not well formed: unknown flag.")
     made.flags = [[flag for flag in FLAGS if flag in flags] for flags in made.flags]
-    if made.edit is not None and (made.edit.response >= count or not made.edit.text.strip()):
-        raise UserError("The rewritten response is empty: write it, or remove it.")
+    if made.edit is not None:
+        _check_edit(made.edit, count)
     ranked = [rank for rank in made.ranks if rank is not None]
     if not ranked and not made.all_bad:
         raise UserError("Rank at least two responses, say that all are bad, or skip.")
@@ -212,6 +251,15 @@ def _check_ranking(made: RankContent, count: int, quality: str) -> None:
         raise UserError("One ranked response is not a ranking: rank another one, or say that all are bad.")
     if quality == "required" and any(value is None for value in made.quality):
         raise UserError("Give each response a quality from 1 to 7.")
+
+
+def _check_edit(edit: Edit, count: int) -> None:
+    if edit.response is None and not edit.text.strip():
+        raise UserError("Your own answer is empty: write it, or remove it.")
+    if (edit.response or 0) >= count or not edit.text.strip():
+        raise UserError("The rewritten response is empty: write it, or remove it.")
+    if any(part.response >= count for part in edit.parts):
+        raise UserError("A part of the answer is of a response that this task doesn't have.")
 
 
 def drawn_order(secret: str, item: int, person: int, count: int) -> list[int]:

@@ -125,7 +125,7 @@ class Companion:
             start_new_session=True,  # Ctrl-C is for the app; the end of its input is for the policy
         )
         assert self._process.stdout is not None
-        reader = threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True)
+        reader = threading.Thread(target=read_lines, args=(self._process.stdout, self._lines), daemon=True)
         reader.start()
 
     def _over(self, stop: threading.Event) -> bool:
@@ -217,7 +217,7 @@ class Companion:
                 continue
             if line is None:
                 raise self._absent(ended)
-            found = _object(line)
+            found = as_object(line)
             if found:
                 until = time.monotonic() + seconds
             yield found
@@ -230,7 +230,8 @@ class Companion:
         return Absent(message)
 
 
-def _object(line: str) -> dict[str, Any]:
+def as_object(line: str) -> dict[str, Any]:
+    """The object that a line holds; an empty one where it holds none."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -238,7 +239,8 @@ def _object(line: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+def read_lines(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    """Put what a process says into a queue, line by line, and None at its end."""
     for line in stream:
         lines.put(line)
     lines.put(None)

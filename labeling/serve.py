@@ -30,6 +30,7 @@ from labeling.store.people import admin_for_link, end_links, has_admin_account, 
 from labeling.store.records import read_records
 from labeling.store.suggestions import label_the_rest
 from labeling.web.app import make_app
+from labeling.web.checks import Checking
 from labeling.web.config import Config
 from labeling.web.connections import CONNECTIONS, patient
 from labeling.web.news import News
@@ -47,6 +48,7 @@ def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool 
     """Open the database; raises UserError where it or the guideline can't be read."""
     store = Store(database_of(recipe))
     config = Config(store, recipe.labeling, store.secret(), recipe.run.name, secure=secure, hosts=hosts)
+    config = replace(config, run=str(recipe.run.path))
     if (
         problem := config.guideline_problem()
     ):  # told at the start; while the app serves, the last version holds
@@ -162,13 +164,14 @@ def serve(recipe: Recipe, host: str, port: int, url: str | None, chat: Sequence[
             ws="none",
         )
     )
-    server.on_exit = partial(_let_go, app.state.news, config.companion)
+    server.on_exit = partial(_let_go, app.state.news, config.companion, app.state.checking)
     try:
         server.run(sockets=[listening])
     except (KeyboardInterrupt, Terminated):  # the ways to end it
         print("\nstopped; everything people did is kept")
     finally:
         app.state.uploads.close()
+        app.state.checking.close()
         if config.companion is not None:
             config.companion.close()
         config.store.close()
@@ -188,9 +191,10 @@ def _chat_command(runs: Sequence[Path]) -> list[str]:
     return [*command, "--json"]
 
 
-def _let_go(news: News, companion: Companion | None) -> None:
+def _let_go(news: News, companion: Companion | None, checking: Checking) -> None:
     """Answer everybody who waits for something, for the app ends."""
     news.close()
+    checking.close()
     if companion is not None:
         companion.let_go()
 

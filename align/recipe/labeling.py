@@ -2,13 +2,74 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from align.recipe.parts import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from align.recipe.parts import (
+    RUN_NAME,
+    NonNegativeInt,
+    OneOrMore,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    check_function_name,
+)
 
 MAX_RESPONSES = 9  # one digit a rank
+_RULE = ("min_characters", "max_characters", "forbidden", "pattern")
+
+
+class Check(Section):
+    """What people may have an answer that they write checked by; one of run, function and a rule."""
+
+    run: str | None = Field(
+        None, min_length=1, description="run folder of a reward model; `this`: this run's own"
+    )
+    function: str | None = Field(
+        None,
+        min_length=1,
+        description="my_package.my_module:function, from prompts and responses to one number a response, "
+        "or to true or a text that says what is wrong",
+    )
+    min_characters: PositiveInt | None = Field(None, description="a rule: the answer has so many at least")
+    max_characters: PositiveInt | None = Field(None, description="a rule: the answer has so many at most")
+    forbidden: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        None, min_length=1, description="a rule: words that are not in it, in capitals or not"
+    )
+    pattern: str | None = Field(
+        None, min_length=1, description="a rule: a regular expression that is found in it"
+    )
+    name: str | None = Field(
+        None, pattern=RUN_NAME, description="what pages and exports call it; null: from what it is"
+    )
+    timeout: PositiveFloat = Field(30.0, description="seconds that one check may take")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Check:
+        rule = any(getattr(self, key) is not None for key in _RULE)
+        kinds = [key for key in ("run", "function") if getattr(self, key)] + (["a rule"] if rule else [])
+        if len(kinds) != 1:
+            found = f"{' and '.join(kinds)} are all there; keep one" if kinds else "none is there"
+            raise ValueError(f"a check is one of run, function and a rule ({', '.join(_RULE)}): {found}")
+        check_function_name(self.function)
+        if (self.min_characters or 0) > (self.max_characters or 10**9):
+            raise ValueError("min_characters is over max_characters: no answer can have both")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise ValueError(f"pattern {self.pattern}: is no regular expression: {error}") from None
+        return self
+
+    @property
+    def label(self) -> str:
+        """Its name, or one made from what it is."""
+        if self.name:
+            return self.name
+        if self.run:
+            return "model" if self.run == "this" else re.split(r"[/\\]", self.run.rstrip("/\\"))[-1]
+        return self.function.rpartition(":")[2] if self.function else "rule"
 
 
 class Labeling(Section):
@@ -55,5 +116,15 @@ class Labeling(Section):
     audit: Annotated[float, Field(ge=0, le=1)] = Field(
         0.1, description="with `suggestions: machine`, share of its tasks that people judge too; 0: none"
     )
+    checks: Annotated[list[Check] | None, OneOrMore()] = Field(
+        None, min_length=1, description="what people may have their own answer checked by; null: nothing"
+    )
     session_days: PositiveInt = Field(14, description="days after which a person signs in again")
     upload_limit: PositiveInt = Field(64, description="MiB that one import or request may have")
+
+    @model_validator(mode="after")
+    def _own_names(self) -> Labeling:
+        labels = [check.label for check in self.checks or ()]
+        if double := [name for name in labels if labels.count(name) > 1]:
+            raise ValueError(f"two of checks are called {double[0]}: give them a name each (`name: …`)")
+        return self

@@ -348,11 +348,11 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
         path = plain["labeling"][key]
         if path and "://" not in path:
             plain["labeling"][key] = os.path.abspath(folder / os.path.expanduser(path))
-    for reward in plain["ppo"]["rewards"] or ():
-        if reward["run"]:
-            reward["run"] = os.path.expanduser(reward["run"])
-        if reward["function"]:
-            reward["function"] = _beside(reward["function"], folder)
+    for source in [*(plain["ppo"]["rewards"] or ()), *(plain["labeling"]["checks"] or ())]:
+        if source["run"]:
+            source["run"] = os.path.expanduser(source["run"])
+        if source["function"]:
+            source["function"] = _beside(source["function"], folder)
     for stage, about in STAGES.items():
         for parent in about.parents if plain.get(stage) else ():
             if plain[stage][parent]:

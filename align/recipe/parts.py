@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -82,6 +83,12 @@ class Section(BaseModel):
     @classmethod
     def _in_full(cls, value: Any) -> Any:
         return cls.in_full(value)[0]
+
+
+def check_function_name(function: str | None) -> None:
+    """Raises ValueError for a name that is no module's, or file's, function."""
+    if function and not re.fullmatch(r"[^:\s][^:]*:[^\W\d][\w.]*", function):
+        raise ValueError(f"function {function}: write my_package.my_module:function, or FILE.py:function")
 
 
 def may_change(section: Section) -> set[str]:

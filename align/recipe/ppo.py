@@ -20,6 +20,7 @@ from align.recipe.parts import (
     Section,
     Training,
     Was,
+    check_function_name,
 )
 
 
@@ -55,10 +56,7 @@ class Reward(Section):
         if len(named) != 1:
             found = f"{' and '.join(named)} are all named; keep one" if named else "none is named"
             raise ValueError(f"a source of rewards is one of run, function and url: {found}")
-        if self.function and not re.fullmatch(r"[^:\s][^:]*:[^\W\d][\w.]*", self.function):
-            raise ValueError(
-                f"function {self.function}: write my_package.my_module:function, or FILE.py:function"
-            )
+        check_function_name(self.function)
         if self.url and not re.match(r"https?://[^/\s]", self.url):
             raise ValueError(f"url {self.url}: it starts with http:// or https://")
         return self

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from align.stats.estimate import Estimate
 from align.svg import Bars, Columns, Dots, Mark
 from labeling.answers import KINDS
+from labeling.figures.checks import CheckUse
 from labeling.figures.shapes import (
     Figures,
     LabelerFigures,
@@ -71,7 +72,26 @@ def sections(figures: Figures) -> list[CardSection]:
         CardSection("Agreement", [_pairs(figures), _coefficients(figures), _with_others(people)]),
         CardSection("Reliability", _reliability(figures.reliability)),
         CardSection("Blind comparisons", [_win_rates(figures), _ratings(figures)]),
+        *([CardSection("Checks", [_checks(figures.checks)])] if figures.checks else []),
     ]
+
+
+def _checks(found: CheckUse) -> Card:
+    def cell(value: float | None) -> str:
+        return "–" if value is None else f"{value:,.0f}"
+
+    rows = [
+        (name, f"{of.answers:,}", cell(of.seconds), cell(of.characters))
+        for name, of in (("checked", found.checked), ("not checked", found.unchecked))
+    ]
+    note = (
+        f"Answers that people wrote; {found.changed:,} of {found.checked.answers:,} that were checked were "
+        "changed after the last check. Seconds and characters are medians. People choose what they have "
+        "checked, so the difference is not the checks' effect."
+    )
+    return Card(
+        "Written answers, checked before they were sent", note, ("", "answers", "seconds", "characters"), rows
+    )
 
 
 def own_sections(own: OwnFigures) -> list[CardSection]:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from align.stats.bootstrap import Draws, Tally
 from align.stats.estimate import Estimate
 from labeling.answers import KINDS
+from labeling.figures.checks import check_use
 from labeling.figures.gather import Material, StandingAnswer, gather, standing_answers
 from labeling.figures.rankings import (
     PersonsRanking,
@@ -56,6 +57,7 @@ def figures(session: Session) -> Figures:
         agreement=_agreement(material, given, rankings, estimates),
         reliability=team_reliability(material, given),
         policies=_policies(material, given),
+        checks=check_use(session),
         sway=measured if (measured := measured_effect(session)).met else None,
     )
 

@@ -7,6 +7,7 @@ from datetime import date
 from pydantic import BaseModel
 
 from align.stats.estimate import Estimate
+from labeling.figures.checks import CheckUse
 from labeling.figures.suggestion_effect import SuggestionEffect
 
 
@@ -141,6 +142,7 @@ class Figures(BaseModel):
     reliability: TeamReliability
     policies: Policies
     sway: SuggestionEffect | None  # of suggestions; None where nobody has met one
+    checks: CheckUse | None  # of people's own answers; None where nobody asked for one
 
     @property
     def answers(self) -> int:

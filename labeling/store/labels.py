@@ -22,8 +22,10 @@ from labeling.answers import (
     in_shown_order,
     ranks_alone,
     ranks_of,
+    with_sources,
     written_in,
 )
+from labeling.store.checks import note_checks
 from labeling.store.models import (
     Draft,
     Guideline,
@@ -143,7 +145,7 @@ def submit(
     answer = checked(kind, given.content, count, "optional" if given.adjudicates else quality)
     if given.guideline is not None and session.get(Guideline, given.guideline) is None:
         raise UserError("This version of the guideline is not known: reload the page.")
-    in_order = in_item_order(kind, answer, order)
+    in_order = _with_sources(item, kind, in_item_order(kind, answer, order))
     draft = session.get(Draft, (item.id, person.id))
     untouched = not given.adjudicates and is_untouched(session, item, draft, kind, in_order)
     if untouched != given.affirmed:
@@ -169,6 +171,7 @@ def submit(
         _put(draft, {})
         if not given.adjudicates:
             note_suggestion(session, label, draft)
+            note_checks(session, label, (written_in(kind, in_order) or (None,))[0])
     session.flush()  # the rest first: in PostgreSQL other people's labels wait from the label on
     session.add(label)  # whole: it can't be changed once it is written
     session.flush()
@@ -226,10 +229,15 @@ def _same(known: Label, item: Item, given: Answer, kind: str, order: list[int]) 
         return False
     try:
         answer = checked(kind, given.content, len(item.responses))
+        content = _with_sources(item, kind, in_item_order(kind, answer, order))
     except UserError:
         return False
     said = (known.guideline, known.affirmed)
-    return said == (given.guideline, given.affirmed) and known.content == in_item_order(kind, answer, order)
+    return said == (given.guideline, given.affirmed) and known.content == content
+
+
+def _with_sources(item: Item, kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    return with_sources(kind, content, [response.text for response in item.responses])
 
 
 def _submission(session: Session, label: int | None) -> str | None:

@@ -1,4 +1,4 @@
-"""The tables. Labels, guidelines, suggestions, verdicts and the audit log are only ever added to."""
+"""The tables. Labels, guidelines, suggestions, verdicts, checks and the audit log are only ever added to."""
 
 from __future__ import annotations
 
@@ -232,6 +232,7 @@ class Label(Tables):
     suggestion_shown: Mapped[str | None] = mapped_column(String(10))  # how: labeling.store.suggestions says
     suggestion_taken: Mapped[bool | None] = mapped_column()  # the order is exactly the suggested one
     suggestion_agreed: Mapped[float | None] = mapped_column(Float)  # share of pairs ordered as suggested
+    checks: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # labeling.store.checks says
 
 
 def is_newest(until: int | None = None) -> ColumnElement[bool]:
@@ -276,6 +277,21 @@ class Draft(Tables):
     saved: Mapped[datetime] = mapped_column(default=now)
     suggestion_id: Mapped[int | None] = mapped_column(ForeignKey("suggestion.id"))  # that the page began with
     suggestion_shown: Mapped[str | None] = mapped_column(String(10))
+
+
+class AnswerCheck(Tables):
+    """One time that a person had their own answer to a task checked, before it was sent."""
+
+    __tablename__ = "answer_check"
+    __table_args__ = (Index("answer_check_of", "item_id", "person_id"),)
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
+    person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
+    name: Mapped[str] = mapped_column(String(200))  # what the recipe calls the check
+    version: Mapped[str | None] = mapped_column(String(64))  # of a reward model or a function its files' hash
+    text_hash: Mapped[str] = mapped_column(String(64))  # sha256 of the text that was checked
+    said: Mapped[dict[str, Any]] = mapped_column()
+    created: Mapped[datetime] = mapped_column(default=now)
 
 
 class Verdict(Tables):

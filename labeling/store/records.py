@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from align.errors import UserError
 from align.records import RecordKind
 from align.stats.rankings import Ranks, disagreement
-from labeling.answers import ORDERING, ranks_of, written_in
+from labeling.answers import ORDERING, parts_of, ranks_of, written_in
+from labeling.store.checks import names_of_checks
 from labeling.store.engine import Store
 from labeling.store.models import Item, Label, Person, standing
 from labeling.store.suggestions import MACHINE, by_people
@@ -175,7 +176,15 @@ def _correction(label: Label, item: Item, name: str) -> Iterator[dict[str, Any]]
 def _demonstration(label: Label, item: Item) -> Iterator[dict[str, Any]]:
     written = written_in(label.kind, label.content)
     if written is not None:
-        yield {"prompt": prompt_of(item), "response": written[0]}
+        parts = [_part(item, part) for part in parts_of(label.kind, label.content)]
+        row = {"prompt": prompt_of(item), "response": written[0], "parts": parts or None}
+        row["checks"] = names_of_checks(label) or None
+        yield {key: value for key, value in row.items() if value is not None}
+
+
+def _part(item: Item, part: dict[str, Any]) -> dict[str, Any]:
+    """Where a part is from: the task, which of its responses, the characters [start, end) of that."""
+    return {"task": item.id, **{key: part[key] for key in ("response", "start", "end", "edited")}}
 
 
 def _row(
@@ -189,5 +198,6 @@ def _row(
         "guideline": label.guideline,
         "seconds": label.seconds,
         "source": source,
+        "checks": names_of_checks(label) or None,
     }
     return {key: value for key, value in row.items() if value is not None}

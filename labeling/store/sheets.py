@@ -16,8 +16,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _RANKED = [f"{what}_{i + 1}" for i in range(MAX_RESPONSES) for what in ("response", "rank")]
 COLUMNS: dict[RecordKind, list[str]] = {
     "prompts": ["prompt"],
-    "demonstrations": ["prompt", "response"],
-    "rankings": ["prompt", *_RANKED, "labeler", "guideline", "seconds", "source"],
+    "demonstrations": ["prompt", "response", "parts", "checks"],
+    "rankings": ["prompt", *_RANKED, "labeler", "guideline", "seconds", "source", "checks"],
 }
 
 

@@ -19,6 +19,7 @@ from labeling.store.audit import note
 from labeling.store.engine import Store
 from labeling.store.labels import lock_all
 from labeling.store.models import (
+    AnswerCheck,
     Draft,
     Item,
     Label,
@@ -215,6 +216,7 @@ def _delete(session: Session, items: list[int], wanted: Change) -> Counter[str]:
         or_(
             exists().where(Label.item_id == Item.id),
             exists().where(Suggestion.item_id == Item.id),
+            exists().where(AnswerCheck.item_id == Item.id),
             held,
             begun,
         ),

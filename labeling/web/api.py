@@ -66,6 +66,7 @@ class LabelOut(BaseModel):
     affirmed: bool  # what the person was shown is right as it stands: nothing was changed
     replaces: int | None
     suggestion: SuggestionUse | None
+    checks: list[dict[str, Any]] | None  # of their own text, that the person asked for before sending it
     created: datetime
 
 
@@ -269,5 +270,6 @@ def _label(label: Label, name: str) -> LabelOut:
         affirmed=label.affirmed,
         replaces=label.replaces,
         suggestion=suggestion,
+        checks=label.checks,
         created=label.created,
     )

@@ -23,6 +23,7 @@ from labeling.web import (
     audit,
     calibration,
     chat,
+    checks,
     figures,
     guideline,
     manage,
@@ -43,7 +44,7 @@ from labeling.web.uploads import Uploads
 
 _KNOWN = (SignIn, UserError, HTTPException, RequestValidationError, OperationalError, PoolTimeout)
 # In this order: /people/time is no person's number.
-_PARTS = (work, guideline, calibration, chat, review, figures, tasks, worktime, audit, manage, api)
+_PARTS = (work, checks, guideline, calibration, chat, review, figures, tasks, worktime, audit, manage, api)
 _LOG = logging.getLogger("labeling")
 
 
@@ -63,6 +64,7 @@ def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
     app.state.hashing = ThreadPoolExecutor(2, "password")  # each takes 64 MiB, and no labeler waits for it
     app.state.news = News(config.store)
     app.state.stops = Stops()
+    app.state.checking = checks.Checking(config)
     app.state.uploads = Uploads(config.store)
     app.include_router(signin.own)
     for part in (signin, *_PARTS):

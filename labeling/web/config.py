@@ -11,7 +11,7 @@ from fastapi import Request
 from sqlalchemy.orm import Session
 
 from align.errors import UserError
-from align.recipe.labeling import Labeling
+from align.recipe.labeling import Check, Labeling
 from labeling.companion import Companion
 from labeling.guideline import read_guideline
 from labeling.store import guidelines
@@ -32,6 +32,16 @@ class Config:
     secure: bool = False  # behind https: cookies are sent over nothing else
     hosts: tuple[str, ...] = ("*",)  # names by which the app may be called
     companion: Companion | None = None  # the policy that people may talk to
+    run: str = ""  # the run's folder, where checks by `run: this` find its reward model
+
+    @property
+    def checks(self) -> list[Check]:
+        """What people may have their own answers checked by."""
+        found = self.settings.checks or []
+        return [
+            check.model_copy(update={"run": self.run, "name": check.label}) if check.run == "this" else check
+            for check in found
+        ]
 
     @property
     def rules(self) -> Rules:

@@ -124,4 +124,5 @@ def _closing(text: str, closes: str, start: int, end: int) -> int:
 
 def _as_html(_: Any, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
     token = tokens[at]
-    return f'<{token.tag} data-math="{token.info}">{escapeHtml(token.content)}</{token.tag}>'
+    lines = f' data-lines="{token.attrs["data-lines"]}"' if "data-lines" in token.attrs else ""
+    return f'<{token.tag} data-math="{token.info}"{lines}>{escapeHtml(token.content)}</{token.tag}>'

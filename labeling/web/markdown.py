@@ -35,9 +35,12 @@ _ATTRIBUTES = {
     "table": {"tabindex"},
     "span": {"data-math"},
     "div": {"data-math"},
-    "*": {"dir"},
+    "*": {"dir", "data-lines"},
 }
 _OUTSIDE = ("https:", "http:", "mailto:")  # a link into the app would act for who follows it
+# Of what people mark, the smallest of these is taken whole where its own words are not its source.
+_BLOCKS = {"paragraph_open", "heading_open", "blockquote_open", "list_item_open", "table_open"}
+_BLOCKS |= {"bullet_list_open", "ordered_list_open", "fence", "formula"}
 _NARROW = 4  # columns that a phone has room for
 # Below the page's own headings: a message's start at h3, the guideline's at h2.
 _LEVELS = ("h1", "h2", "h3", "h4", "h5", "h6")
@@ -74,11 +77,12 @@ def _lead_outside(link: Token) -> None:
 
 
 @lru_cache(maxsize=512)
-def safe_html(text: str, breaks: bool = True) -> Markup:
+def safe_html(text: str, breaks: bool = True, lines: bool = False) -> Markup:
     """Markdown rendered, then cleaned of everything that isn't text, structure, LaTeX or an ordinary link.
 
     `breaks`: a line's end is one on the page too, as in what models and people write to each other; without
-    it the text is a document of its own.
+    it the text is a document of its own. `lines`: blocks say in `data-lines` which lines of the text they
+    are, from the first (0) to the one behind the last.
     """
     markdown = _RENDERERS[breaks]
     tokens = markdown.parse(text)
@@ -87,6 +91,8 @@ def safe_html(text: str, breaks: bool = True) -> Markup:
             token.attrSet("tabindex", "0")  # it may be wider than the page: keys must reach it to scroll
         if token.level == 0 and token.nesting == 1:
             token.attrSet("dir", "auto")
+        if lines and token.map and token.type in _BLOCKS:
+            token.attrSet("data-lines", f"{token.map[0]} {token.map[1]}")
         token.tag = _SHIFTS[breaks].get(token.tag, token.tag)
         for part in token.children or ():
             if part.type == "link_open":

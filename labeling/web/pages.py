@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from starlette.responses import HTMLResponse
 
 from align import svg
@@ -26,6 +27,10 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
 )
 _TEMPLATES.filters["markdown"] = safe_html
+_TEMPLATES.filters["answer"] = lambda text: safe_html(text, lines=True)
+_TEMPLATES.filters["exact"] = lambda text: escape(text).replace(
+    "\r", Markup("&#13;")
+)  # else HTML makes \n of it
 _TEMPLATES.filters["document"] = lambda text: safe_html(text, breaks=False)
 _TEMPLATES.filters["words"] = words_of
 _TEMPLATES.filters["many"] = lambda number: f"{number}{'+' if number >= MANY else ''}"

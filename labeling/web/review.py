@@ -16,9 +16,11 @@ from labeling.answers import (
     SKIP_REASONS,
     drawn_order,
     in_shown_order,
+    parts_of,
     ranks_of,
     written_in,
 )
+from labeling.parts import in_pieces
 from labeling.store import review as store
 from labeling.store.models import Item, Label, Person, standing
 from labeling.web.pages import page
@@ -171,11 +173,37 @@ def in_full(found: store.SeenLabel) -> dict[str, Any]:
         "responses": responses,
         "written": written[0] if written else None,
         "replaces": written is not None and written[1] is not None,
+        "composed": _composed(label.kind, content, {index: place for place, index in enumerate(order)}),
+        "checks": [_check_in_words(made) for made in label.checks or ()],
         "all_bad": content.get("all_bad") or content.get("choice") == "both_bad",
         "reason": SKIP_REASONS.get(content["reason"], content["reason"]) if label.kind == "skip" else None,
         "note": content.get("note", ""),
         "ordered": item.kind in ORDERING,
     }
+
+
+def _check_in_words(made: dict[str, Any]) -> dict[str, Any]:
+    said = made["said"]
+    words = (
+        said.get("error") or said.get("says") or ("not passed" if said.get("passed") is False else "passed")
+    )
+    if "score" in said:
+        words = f"{said['score']:.3g}" + (f", above {said['above']} of {said['of']}" if said["of"] else "")
+    return {
+        "name": made["name"],
+        "words": words,
+        "bad": said.get("passed") is False,
+        "changed": made["changed"],
+    }
+
+
+def _composed(kind: str, content: dict[str, Any], letters: dict[int, int]) -> dict[str, Any] | None:
+    """An answer of parts: its text in pieces, and the parts, each with its response's letter as shown."""
+    parts, written = parts_of(kind, content), written_in(kind, content)
+    if not parts or written is None:
+        return None
+    named = [part | {"letter": letters[part["response"]]} for part in parts]
+    return {"pieces": in_pieces(written[0], parts), "parts": named}
 
 
 def _as_seen(label: Label, name: str, order: list[int]) -> dict[str, Any]:
@@ -190,6 +218,7 @@ def _as_seen(label: Label, name: str, order: list[int]) -> dict[str, Any]:
         "flags": [", ".join(FLAGS[flag] for flag in given) for given in flags],
         "quality": content.get("quality") or [None] * len(order),
         "edit": content.get("edit"),
+        "composed": _composed(label.kind, content, {place: place for place in range(len(order))}),
         "seconds": label.seconds,
         "note": content["note"],
     }

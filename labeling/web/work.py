@@ -16,6 +16,7 @@ from align.errors import UserError
 from align.stats.rankings import disagreement
 from labeling.answers import FLAGS, KINDS, SKIP_REASONS, Answer, drawn_order, ranks_of
 from labeling.store import calibration, guidelines, labels, queue, review
+from labeling.store.checks import said_before
 from labeling.store.models import Draft, Item, Label, Suggestion, standing
 from labeling.store.suggestions import AFTER, PREFILLED, SEEN, suggestion_for
 from labeling.web.keys import KEYS, keys_of
@@ -87,6 +88,7 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         last = labels.last_own(session, who.person)
         counts = _counts(session, who)
         reopened = slot is not None and slot.state == "reopened"
+        checked = said_before(session, who.person.id, item, draft) if config.checks else []
         returned = review.remark_on(session, who.person, item.id) if reopened else None
     task = {
         "number": number_of(config.secret, item.id),
@@ -100,6 +102,8 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         "quality": config.settings.quality if item.kind == "rank" and not adjudicates else "off",
         "adjudicates": adjudicates,
         "unchanged": None,  # what stands there before the person comes, where anything does
+        "checks": [] if adjudicates else [check.label for check in config.checks],
+        "checked": checked,
         "next": "/review" if adjudicates else "/work",
         "beat": config.settings.lease * 60_000 / 3,
     }
@@ -107,7 +111,9 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         task["start"] = task["unchanged"] = {"ranks": [prefilled.ranks[i] for i in order]}
     if item.kind == "correct":
         task["unchanged"] = {"text": item.responses[0].text}
-    keys = [key for key in keys_of(item.kind) if key.name != "affirm" or task["unchanged"]]
+    left_out = {"affirm"} if not task["unchanged"] else set()
+    left_out |= {"check"} if not task["checks"] else set()
+    keys = [key for key in keys_of(item.kind) if key.name not in left_out]
     task["keys"] = {key.name: key.key for key in keys}
     return page(
         who,

@@ -39,6 +39,8 @@ def table() -> str:
             lines += entries("MessageKeys", "`messages` of `columns`:")
         if path == ("ppo", "checkpoint_every"):
             lines += entries("Reward", "An entry of `ppo.rewards`, with one of run, function and url:")
+        if path == ("labeling", "upload_limit"):
+            lines += entries("Check", "An entry of `labeling.checks`, with one of run, function and a rule:")
     return "\n".join([*lines, "", ""])
 
 

@@ -9,17 +9,17 @@ from align.data.formats.base import Format, Record, Row, listed
 from align.messages import TOOLS
 from align.records import Demonstration, Prompt, Ranking
 
-PARTS = {"response", TOOLS} | {field.name for field in fields(Ranking)}
-LISTS = ("responses", "ranks", "shown_order")  # which a table holds as text
+PARTS = {TOOLS} | {field.name for record in (Demonstration, Ranking) for field in fields(record)}
+LISTS = ("responses", "ranks", "shown_order", "parts", "checks")  # which a table holds as text
 
 
 def read_own(row: Row) -> list[Record]:
     """A row in our record form; which of the three it is shows in its keys."""
+    read = {key: listed(value, key) if key in LISTS else value for key, value in row.items()}
     if any(key in row for key in ("responses", "ranks")):
-        read = {key: listed(value, key) if key in LISTS else value for key, value in row.items()}
         return [Ranking.from_dict(read)]
     if "response" in row:
-        return [Demonstration.from_dict(row)]
+        return [Demonstration.from_dict(read)]
     return [Prompt.from_dict(row)]
 
 

@@ -8,13 +8,18 @@ import { columns, inLines, setColumns, useColumns } from "./columns.js";
 import { readCards } from "./read.js";
 import { useBeside } from "./beside.js";
 import { toggleRaw } from "./raw.js";
+import { ofWhole, showParts, useParts } from "./compose.js";
+import { useChecks } from "./checks.js";
+import { appended, without } from "./parts.js";
 
 const list = document.getElementById("cards");
 const divider = document.getElementById("divider");
+const own = document.getElementById("own");
 const allBad = document.getElementById("all-bad");
 const cards = [...list.querySelectorAll(".card")]; // by the order shown, which is that of the content's lists
 const letters = cards.map((card) => card.querySelector("h2").textContent);
 let focused = 0;
+let checks = null; // once the page stands
 let holding = false; // whether the card at hand stays where it is on the screen
 
 const { change, typed, say, undo, content, task } = start({
@@ -25,7 +30,7 @@ const { change, typed, say, undo, content, task } = start({
     all_bad: false,
     edit: null,
     order: null, // the letters that are being typed: see letters.js
-    versions: {}, // rewritten responses that were put away, by place: they come back when they are edited again
+    versions: {}, // what was written and put away, by place or OWN: it comes back when it is edited again
   }),
   show: (now) => (holding ? hold(list, cards[focused], () => show(now)) : show(now)),
   fixed,
@@ -62,14 +67,25 @@ function show(now) {
     for (const box of card.querySelectorAll(".flags input")) box.checked = flags[place].includes(box.value);
     card.querySelector(".flag-count").textContent = flags[place].length || "";
     card.querySelector(".given").textContent = [quality[place] && `quality ${quality[place]}`, flags[place].length && `flags ${flags[place].length}`].filter(Boolean).join(", ");
-    const rewrite = card.querySelector(".rewrite");
-    rewrite.hidden = !edit || edit.response !== place;
-    const area = rewrite.querySelector("textarea");
-    if (!rewrite.hidden && area.value !== edit.text) area.value = edit.text;
+    showWritten(card.querySelector(".rewrite"), edit && edit.response === place ? edit : null);
   });
+  showWritten(own, edit && edit.response === null ? edit : null);
+  checks?.show();
   allBad.checked = all_bad;
   showStrip(now, letters);
   if (active && active !== document.activeElement && list.contains(active)) active.focus({ preventScroll: true });
+}
+
+function showWritten(box, edit) {
+  box.hidden = !edit;
+  if (!edit) return;
+  const area = box.querySelector("textarea");
+  if (area.value !== edit.text) area.value = edit.text;
+  showList(box, edit);
+}
+
+function showList(box, edit) {
+  showParts(box.querySelector(".parts"), edit, letters, (number) => change((now) => (now.edit = without(now.edit, number))));
 }
 
 function atHand(place) {
@@ -97,7 +113,7 @@ function goTo(place) {
 const setRanks = (make) => change((now) => Object.assign(now, { ranks: make(now.ranks), order: null }));
 
 // What was dragged lies where it was dropped: nothing else is held.
-function drop(ranks, place) {
+function dropped(ranks, place) {
   holding = false;
   setRanks(() => ranks);
   holding = true;
@@ -129,21 +145,47 @@ function give(place, rank) {
   setRanks((ranks) => ranks.map((old, i) => (i === place ? rank : old)));
 }
 
-const areaOf = (place) => cards[place].querySelector(".rewrite textarea");
+const OWN = "own"; // among versions, beside the places of responses
+const boxOf = (place) => (place === null ? own : cards[place].querySelector(".rewrite"));
+const areaOf = (place) => boxOf(place).querySelector("textarea");
+const called = (place) => (place === null ? "Your own answer" : `Your version of ${letters[place]}`);
 
+// What is written in place of a response, or beside them all (null). An answer has one such text.
 function edit(place) {
-  const other = content().edit && content().edit.response !== place ? content().edit.response : null;
+  const before = content().edit;
   change((now) => {
     if (now.edit && now.edit.response === place) return;
     putAway(now);
-    now.edit = { response: place, text: now.versions[place] ?? areaOf(place).dataset.source };
+    now.edit = { response: place, ...kept(now, place) };
   });
-  if (other !== null) say(`Your version of ${letters[other]} is put away: an answer has one. Rewrite ${letters[other]} to get it back`);
+  if (before && before.response !== place) say(`${called(before.response)} is put away: an answer has one. Go back to it to get it again`);
   areaOf(place).focus();
 }
 
+function kept(now, place) {
+  const found = now.versions[place ?? OWN] ?? (place === null ? "" : areaOf(place).dataset.source);
+  return typeof found === "string" ? { text: found, parts: [] } : found;
+}
+
 function putAway(now) {
-  if (now.edit) now.versions = { ...now.versions, [now.edit.response]: now.edit.text };
+  if (!now.edit) return;
+  const { text, parts = [] } = now.edit;
+  now.versions = { ...now.versions, [now.edit.response ?? OWN]: { text, parts } };
+}
+
+function drop(place) {
+  change((now) => {
+    putAway(now);
+    now.edit = null;
+  });
+  mark(place);
+}
+
+// Into what is being written; else into an answer of one's own.
+function add(part, more) {
+  change((now) => (now.edit = appended(now.edit || { response: null, ...kept(now, null) }, part)));
+  const { response, parts } = content().edit;
+  say(`${called(response)} has ${parts.length} ${parts.length === 1 ? "part" : "parts"}, the last from ${letters[part.response]}${ofWhole(more)}`);
 }
 
 function flags(place) {
@@ -160,13 +202,7 @@ const ACTIONS = {
   edit,
   beside: putBeside,
   fold: (place) => hold(list, cards[place], () => fold(place)),
-  "drop-edit": (place) => {
-    change((now) => {
-      putAway(now);
-      now.edit = null;
-    });
-    mark(place);
-  },
+  "drop-edit": drop,
 };
 
 function go(by) {
@@ -206,6 +242,9 @@ const BY_KEY = {
   down: () => onMarked("down"),
   tie: () => ACTIONS.tie(focused),
   edit: () => edit(focused),
+  own: () => edit(null),
+  add: () => parts.take(),
+  check: () => checks.check(),
   flags: () => flags(focused),
   bad: () => change((now) => (now.all_bad = !now.all_bad)),
   qualities: () => (cards[focused].querySelector(".quality input:checked, .quality input") || cards[focused]).focus(),
@@ -213,7 +252,9 @@ const BY_KEY = {
 };
 
 // The keys that nobody changes.
-function fixed({ key, altKey, target }) {
+function fixed(event, keys) {
+  const { key, altKey, target } = event;
+  if (parts.fixed(event, keys)) return true;
   if (altKey) return false;
   if (key === "Escape" && target !== cards[focused]) {
     mark(focused);
@@ -258,15 +299,29 @@ list.addEventListener("change", (event) => {
   }
 });
 list.addEventListener("input", (event) => {
-  if (event.target.matches(".rewrite textarea")) typed(event.target, (now) => (now.edit.text = event.target.value));
+  if (event.target.matches(".rewrite textarea")) written(event.target);
 });
+own.addEventListener("input", (event) => written(event.target));
+document.getElementById("drop-own").addEventListener("click", () => drop(focused));
+document.getElementById("write-own").addEventListener("click", () => edit(null));
+
+function written(area) {
+  typed(area, (now) => {
+    now.edit.text = area.value;
+    showList(boxOf(now.edit.response), now.edit);
+  });
+  checks.show();
+}
+
 allBad.addEventListener("click", (event) => event.detail && mark(focused, false));
 allBad.addEventListener("change", () => change((now) => (now.all_bad = allBad.checked)));
 
 const ranks = () => content().ranks;
-dragging({ area: list, items: cards, divider, handle: "[data-handle]", letters, across: inLines, scrolls: true, ranks, set: drop });
-useStrip({ letters, go: goTo, ranks, set: drop });
+dragging({ area: list, items: cards, divider, handle: "[data-handle]", letters, across: inLines, scrolls: true, ranks, set: dropped });
+useStrip({ letters, go: goTo, ranks, set: dropped });
 useColumns(setCount);
+const parts = useParts({ boxes: cards.map((card) => card.querySelector(".shown")), names: letters, say, add, atHand: () => focused });
+checks = useChecks({ task, text: () => (content().edit ? content().edit.text : null) });
 const fold = readCards(cards, task);
 const beside = useBeside(cards);
 mark(focused, false);

@@ -17,7 +17,7 @@ const LONG = 420; // px; a longer text is folded
 const byId = (id) => document.getElementById(id);
 
 // `answer`: what of the content is sent as the answer; `actions`: what this page's keys do, by the names of
-// labeling/web/keys.py; `fixed`: takes a key that nobody changes; `missing`: the element where an answer that was
+// labeling/web/keys.py; `fixed`: takes a key press before those; `missing`: the element where an answer that was
 // refused wants something.
 export function start({ empty, show, fixed, actions, missing, answer = (content) => content }) {
   const task = JSON.parse(byId("task").dataset.task);
@@ -266,7 +266,7 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
       event.preventDefault();
       return target.click();
     }
-    if (fixed && fixed(event)) return event.preventDefault();
+    if (fixed && fixed(event, keys)) return event.preventDefault();
     const found = asked(event, keys);
     const act = found && { ...common, ...actions() }[found.action];
     if (act && act(found.digit) !== false) event.preventDefault();

@@ -1,19 +1,44 @@
 import { start } from "./shell.js";
 import { preview } from "./preview.js";
+import { ofWhole, showParts, useParts } from "./compose.js";
+import { useChecks } from "./checks.js";
+import { appended, without } from "./parts.js";
 
 const text = document.getElementById("text");
+const boxes = [...document.querySelectorAll(".card .shown")]; // the answer to correct, where there is one
+const names = ["the answer"];
 
-const { typed } = start({
-  empty: () => ({ text: text.dataset.source || "" }),
+let checks = null; // once the page stands
+const { change, typed, say, content, task } = start({
+  empty: () => ({ text: text.dataset.source || "", parts: [] }),
   show: (content) => {
     if (text.value !== content.text) text.value = content.text;
+    list(content);
     preview(text);
+    checks?.show();
   },
-  actions: () => ({ write: () => text.focus() }),
+  fixed: (event, keys) => Boolean(parts && parts.fixed(event, keys)),
+  actions: () => ({ write: () => text.focus(), add: () => parts.take(), check: () => checks.check() }),
   missing: (content) => (content.text.trim() ? null : text),
 });
 
+function list(content) {
+  if (boxes.length) showParts(document.querySelector(".parts"), content, names, (number) => change((now) => Object.assign(now, without(now, number))));
+}
+
+function add(part, more) {
+  change((now) => Object.assign(now, appended(now, part)));
+  say(`Taken into your version${ofWhole(more)}`);
+}
+
+checks = useChecks({ task, text: () => content().text });
+const parts = boxes.length ? useParts({ boxes, names, say, add, atHand: () => 0 }) : null;
+
 text.addEventListener("input", () => {
-  typed(text, (content) => (content.text = text.value));
+  typed(text, (content) => {
+    content.text = text.value;
+    list(content);
+  });
+  checks.show();
   preview(text);
 });

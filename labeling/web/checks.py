@@ -1,0 +1,100 @@
+"""A person's own answer, checked before it is sent, by what the recipe names. Nothing waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException
+from pydantic import BaseModel, ConfigDict, Field
+
+from labeling.answers import TEXT_LIMIT, UNSTORABLE, storable
+from labeling.checker import Checker
+from labeling.companion import Absent
+from labeling.store.checks import keep_check, to_check
+from labeling.store.labels import NotYours
+from labeling.store.records import prompt_of
+from labeling.web.config import Config
+from labeling.web.security import SignedIn, SignedInRoute, Visitor
+from labeling.web.work import Called
+
+router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
+_AT_ONCE = 16  # answers that are being checked or wait for it: their threads are no one else's
+
+
+class Asked(BaseModel):
+    """A text to check, and by which of the recipe's checks."""
+
+    model_config = ConfigDict(extra="forbid")
+    check: Annotated[str, Field(max_length=200)]
+    text: Annotated[str, Field(min_length=1, max_length=TEXT_LIMIT)]
+
+
+class Checking:
+    """The recipe's checks, and who is having an answer checked: one at a time each."""
+
+    def __init__(self, config: Config) -> None:
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "check")
+        self._checkers = {check.label: Checker(check) for check in config.checks}
+        self._busy: set[int] = set()
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """End all processes, and what waits for them."""
+        for checker in self._checkers.values():
+            checker.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, who: Visitor, item: int, asked: Asked) -> dict[str, Any]:
+        """What the check says. Raises 404 for an unknown one, 429 while the person's last one runs."""
+        checker = self._checkers.get(asked.check)
+        if checker is None:
+            raise HTTPException(404, "There is no such check: reload the page.")
+        with self._lock:
+            if who.person.id in self._busy:
+                raise HTTPException(429, "Your last check is still running: wait for it, or send without it.")
+            if len(self._busy) >= _AT_ONCE:
+                raise HTTPException(503, "Too many people have an answer checked: try again soon.")
+            self._busy.add(who.person.id)
+        running = self._threads.submit(self._run, who, item, asked, checker)
+        return await asyncio.shield(asyncio.wrap_future(running))  # to its end, also where the page is left
+
+    def _run(self, who: Visitor, item: int, asked: Asked, checker: Checker) -> dict[str, Any]:
+        try:
+            return _checked(who, item, asked, checker)
+        finally:
+            with self._lock:
+                self._busy.discard(who.person.id)
+
+
+def _checked(who: Visitor, item: int, asked: Asked, checker: Checker) -> dict[str, Any]:
+    store = who.config.store
+    if not asked.text.strip() or not storable(asked.text):
+        raise HTTPException(
+            422, "Write the answer first." if not asked.text.strip() else f"The text {UNSTORABLE}."
+        )
+    with store.read() as session:
+        found = to_check(session, who.person, item)
+        if found is None:
+            raise NotYours("This task was not given to you.")
+        prompt, others = prompt_of(found), [response.text for response in found.responses]
+    version: str | None = None
+    try:
+        said, version = checker.ask(prompt, [asked.text, *others])
+    except Absent as error:
+        said = {"error": str(error)}
+    with store.write() as session:
+        keep_check(session, who.person, item, asked.check, version, asked.text, said)
+    return said
+
+
+@router.post("/work/{number}/check")
+async def check(item: Called, asked: Asked, who: SignedIn) -> dict[str, Any]:
+    """Have an own answer checked; 503, with what is wrong, where the check itself fails."""
+    checking: Checking = who.request.app.state.checking
+    said = await checking.run(who, item, asked)
+    if "error" in said:
+        raise HTTPException(503, said["error"])
+    return said

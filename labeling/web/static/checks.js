@@ -1,0 +1,61 @@
+// A person's own text, checked before it is sent, by what the recipe names. Nothing waits for it.
+
+import { post, Refused } from "./server.js";
+
+const box = document.getElementById("checks");
+const button = document.getElementById("check");
+const list = document.getElementById("checked");
+
+const number = (value) => Number(value.toPrecision(3));
+
+function words({ score, above, of, passed, says, error }) {
+  if (error) return error;
+  if (score === undefined) return passed ? "passed" : says || "not passed";
+  return `${number(score)}${of ? `, above ${above} of the ${of} ${of === 1 ? "response" : "responses"} here` : ""}`;
+}
+
+// `text()`: what is being written now, null: nothing. Returns what shows and what checks it.
+export function useChecks({ task, text }) {
+  if (!box) return { show: () => {}, check: () => {} };
+  const found = new Map(); // by check: { said, text }; the text is null where it is not the one on the page
+  const kept = task.draft.edit ? task.draft.edit.text : task.draft.text; // this browser may have a later one
+  for (const { check, said, current } of task.checked) found.set(check, { said, text: current ? kept : null });
+  let running = false;
+
+  function show() {
+    const now = text();
+    box.hidden = now === null;
+    list.replaceChildren(
+      ...[...found].map(([name, { said, text: of, waiting }]) => {
+        const row = document.createElement("li");
+        const what = waiting ? "is being checked …" : words(said);
+        row.className = waiting || said.error ? "" : said.passed === undefined ? "" : said.passed ? "good-mark" : "bad";
+        row.append(Object.assign(document.createElement("b"), { textContent: name }), ` ${what}`);
+        if (!waiting && of !== now) row.append(Object.assign(document.createElement("span"), { className: "hint", textContent: " of an earlier version" }));
+        return row;
+      }),
+    );
+  }
+
+  async function check() {
+    const now = text();
+    if (running || now === null || !now.trim()) return;
+    running = button.disabled = true;
+    for (const name of task.checks) {
+      found.set(name, { waiting: true, text: now });
+      show();
+      try {
+        found.set(name, { said: await post(`/work/${task.number}/check`, { check: name, text: now }, task.person), text: now });
+      } catch (error) {
+        if (!(error instanceof Refused)) throw error;
+        found.set(name, { said: { error: error.message }, text: now });
+      }
+    }
+    running = button.disabled = false;
+    show();
+  }
+
+  button.addEventListener("click", check);
+  show();
+  return { show, check };
+}
