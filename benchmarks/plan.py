@@ -149,7 +149,10 @@ def main() -> None:
 
 
 def make(folder: Path, config: PreTrainedConfig, sections: Sections) -> Recipe:
-    """A base whose tokens are single words, data with rows of one length, and a recipe."""
+    """A base whose tokens are single words, data with rows of a length or a token less, and a recipe.
+
+    As in all data rows differ, so passes have padding, and masks.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {"<eos>": 0, "<pad>": 1, **{f"w{i}": i + 2 for i in range(98)}}
@@ -166,7 +169,7 @@ def make(folder: Path, config: PreTrainedConfig, sections: Sections) -> Recipe:
 
     rows = [
         {
-            "prompt": text(n, 40).strip(),
+            "prompt": text(n, 40 - n % 2).strip(),
             "response": text(n + 1, 87),
             "responses": [text(n + k, 59) for k in range(4)],
             "ranks": [1, 2, 3, 4],

@@ -105,7 +105,9 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None and mask.dtype == torch.bool:  # kernels add a number to each pair
             mask = torch.empty_like(mask, dtype=query.dtype)
-        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        rows, heads, length, _ = query.shape
+        # As kernels lay it out: a token's heads side by side, so that the model need not copy it.
+        out = query.new_empty(rows, length, heads, value.shape[-1]).transpose(1, 2)
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)  # of each row, by their logarithms
         ctx.save_for_backward(query, key, value, out, sums, mask)
         return out

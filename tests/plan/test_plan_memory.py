@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, Qwen3Config
+from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
 
+from align.models.batch import collate
 from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles
@@ -25,7 +26,7 @@ from align.plan.memory import Question, StageMemory, stage_memory
 from align.plan.passes import Depth, Model, Rows
 from align.recipe.sections import Base, Lora, Recipe
 
-TOLERANCE = 0.15
+TOLERANCE = 0.01  # the allocator gives out what the plan counts, but for a block here and there
 
 
 def llama(**more: Any) -> PreTrainedConfig:
@@ -58,6 +59,18 @@ CONFIGS = {
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
+        vocab_size=500,
+        eos_token_id=0,
+    ),
+    "qwen3-moe": Qwen3MoeConfig(
+        hidden_size=64,
+        num_hidden_layers=5,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=32,
+        num_experts=8,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
         vocab_size=500,
         eos_token_id=0,
     ),
@@ -100,12 +113,15 @@ def real_roles(config: PreTrainedConfig, lora: Lora) -> Roles:
 def test_an_update_needs_what_the_allocator_gives_out(
     name: str, layers: int | None, checkpointing: bool
 ) -> None:
-    """The same pass with numbers, and with two depths of models without."""
+    """The same pass with numbers, and with two depths of models without.
+
+    A row is shorter than the others, as some are in all data: so there is padding, and a mask.
+    """
     config, lora, rows = CONFIGS[name], Lora(rank=4, layers=layers), Rows(6, 40, 61)
     roles = real_roles(config, lora)
     forward = Forward(roles, gradient_checkpointing=checkpointing)
     with torch.no_grad():
-        prefix = rows.prefix(forward)
+        prefix = forward.prefix(collate([([0] * 40, [0] * 61)] * 5 + [([0] * 39, [0] * 61)]))
 
     def update() -> None:
         logprobs, _, _ = forward.logprobs("policy", passes.stacked(prefix), 1.0)
