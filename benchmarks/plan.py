@@ -169,7 +169,7 @@ def make(folder: Path, config: PreTrainedConfig, sections: Sections) -> Recipe:
 
     rows = [
         {
-            "prompt": text(n, 40 - n % 2).strip(),
+            "prompt": text(n, 40 if n % 4 == 0 else 39).strip(),
             "response": text(n + 1, 87),
             "responses": [text(n + k, 59) for k in range(4)],
             "ranks": [1, 2, 3, 4],

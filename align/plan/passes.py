@@ -19,6 +19,7 @@ from align.data.tokenize import Encoded
 from align.errors import UserError
 from align.models.adapter_products import multiply_in_input_dtype
 from align.models.batch import PrefixStates, collate
+from align.models.experts import balances
 from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles
@@ -140,10 +141,12 @@ def sft_pass(
     ids = torch.zeros(shape, dtype=torch.int64, device=META)
     second = torch.zeros_like(ids) if packing else torch.ones_like(ids)
     inputs = {"position_ids" if packing else "attention_mask": second}
+    balanced = {"output_router_logits": True} if balances(base.config) else {}
 
     def run() -> None:
-        found = adapted(input_ids=ids, labels=torch.zeros_like(ids), fused_lm_head=True, **inputs)
-        (-found.log_probs.sum() / found.label_mask.sum()).backward()
+        found = adapted(input_ids=ids, labels=torch.zeros_like(ids), fused_lm_head=True, **inputs, **balanced)
+        loss = -found.log_probs.sum() / found.label_mask.sum()
+        (loss + found.aux_loss if balanced else loss).backward()
 
     return peak(adapted, run, drops=drops)
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, LlamaConfig, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    GPT2Config,
+    GraniteMoeConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from align.models.batch import collate
+from align.models.experts import balances, balancing_weight
 from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles
@@ -147,6 +156,54 @@ def test_an_update_needs_what_the_allocator_gives_out(
         (_, few), (_, more) = base.depths(layers)
         planned = found[1] + (found[1] - found[0]) * ((layers or base.layers) - more) / (more - few)
     assert planned == pytest.approx(measured, rel=TOLERANCE)
+
+
+def sft_planned(config: PreTrainedConfig, checkpointing: bool, packing: bool = False) -> int:
+    model = Model(PlannedBase(Base(name="b"), config), Lora(rank=4), torch.float32, Depth(5, 5))
+    return passes.sft_pass(passes.sft_model(model), 6, 101, packing, checkpointing, drops=False)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["llama", "qwen3-moe"])
+def test_a_pass_of_sft_needs_what_the_allocator_gives_out(name: str, checkpointing: bool) -> None:
+    """As TRL's trainer calls it on a base with numbers; with experts, their balance is in the loss."""
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.utils import add_fused_lm_head
+
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(CONFIGS[name]).requires_grad_(False)
+    adapted: Any = get_peft_model(base, lora_config(Lora(rank=4), base)).train()
+    add_fused_lm_head(base, outputs=("log_probs", "entropy", "is_top1"))
+    if checkpointing:
+        adapted.gradient_checkpointing_enable()
+        adapted.enable_input_require_grads()
+    for parameter in adapted.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    ids, mask = torch.zeros(6, 101, dtype=torch.int64), torch.ones(6, 101, dtype=torch.int64)
+    mask[1:, -1] = 0
+    more = {"output_router_logits": True} if name == "qwen3-moe" else {}
+
+    def step() -> None:
+        found = adapted(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True, **more)
+        (-found.log_probs.sum() + (found.aux_loss if more else 0)).backward()
+
+    step()
+    assert sft_planned(CONFIGS[name], checkpointing) == pytest.approx(given_out(step), rel=TOLERANCE)
+
+
+def test_the_balance_of_experts_is_counted_where_sft_has_it_in_its_loss() -> None:
+    """A softmax of the routers' logits of each layer waits for the backward pass."""
+    config = CONFIGS["qwen3-moe"]
+    without = copy.deepcopy(config)
+    without.router_aux_loss_coef = 0.0
+    tokens, experts = 6 * 101, 8
+    for packing in (False, True):
+        more = sft_planned(config, True, packing) - sft_planned(without, True, packing)
+        assert more >= 5 * tokens * experts * 4
+    for kind, weight in ((GraniteMoeConfig, 0.0), (LlamaConfig, None), (Qwen3MoeConfig, None)):
+        assert balancing_weight(kind()) == weight
+        assert balances(kind()) is (kind is Qwen3MoeConfig)
 
 
 def test_live_bytes_are_those_of_storages() -> None:
