@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    DeepseekV3Config,
     GPT2Config,
     GraniteMoeConfig,
     LlamaConfig,
@@ -83,6 +84,29 @@ CONFIGS = {
         vocab_size=500,
         eos_token_id=0,
     ),
+    # its values are narrower than its keys; its first layer has no experts
+    "deepseek-v3": DeepseekV3Config(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        q_lora_rank=24,
+        kv_lora_rank=16,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=8,
+        n_routed_experts=8,
+        n_group=2,
+        topk_group=1,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+        first_k_dense_replace=1,
+        vocab_size=500,
+        eos_token_id=0,
+        pad_token_id=None,
+        bos_token_id=None,
+    ),
     "gpt2": GPT2Config(n_embd=64, n_layer=5, n_head=4, vocab_size=500, n_positions=512, eos_token_id=0),
 }
 
@@ -148,6 +172,7 @@ def test_an_update_needs_what_the_allocator_gives_out(
             "policy",
             entropy=False,
             shared=False,
+            gpu=False,
         )
         for depth in base.depths(layers)
     ]
@@ -160,7 +185,7 @@ def test_an_update_needs_what_the_allocator_gives_out(
 
 def sft_planned(config: PreTrainedConfig, checkpointing: bool, packing: bool = False) -> int:
     model = Model(PlannedBase(Base(name="b"), config), Lora(rank=4), torch.float32, Depth(5, 5))
-    return passes.sft_pass(passes.sft_model(model), 6, 101, packing, checkpointing, drops=False)
+    return passes.sft_pass(passes.sft_model(model), 6, 101, packing, checkpointing, gpu=False)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
