@@ -10,6 +10,7 @@ weights), and asks the plan for rows as long as the data's. Margins are left out
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import tempfile
 from collections.abc import Callable
@@ -19,12 +20,20 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GraniteMoeConfig,
     LlamaConfig,
     MixtralConfig,
+    Olmo2Config,
+    OlmoeConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from align.models.base import find_base
@@ -39,16 +48,20 @@ from align.stage_table import Stage
 CPU = Machine("this CPU", "cpu", 2**40, 1e11, 1e10, 0.6, 0.5, "said")
 
 
+SIZES: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 352,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "vocab_size": 1000,
+    "max_position_embeddings": 2048,
+}
+MIXED = SIZES | {"intermediate_size": 192, "num_key_value_heads": 2}  # in experts
+
+
 def llama(**more: Any) -> PreTrainedConfig:
-    sizes: dict[str, Any] = {
-        "hidden_size": 128,
-        "intermediate_size": 352,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 8,
-        "vocab_size": 1000,
-    }
-    config: PreTrainedConfig = LlamaConfig(**sizes | {"max_position_embeddings": 2048} | more)
+    config: PreTrainedConfig = LlamaConfig(**SIZES | more)
     return config
 
 
@@ -72,16 +85,33 @@ BASES: dict[str, Callable[[], PreTrainedConfig]] = {
         vocab_size=1000,
         max_position_embeddings=2048,
     ),
-    "mixtral": lambda: MixtralConfig(
-        hidden_size=128,
-        intermediate_size=192,
-        num_hidden_layers=6,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        num_local_experts=6,
+    "gemma3, 20,000 words": lambda: Gemma3TextConfig(
+        **SIZES | {"vocab_size": 20000, "num_key_value_heads": 2}, head_dim=32, sliding_window=64
+    ),
+    "qwen3, tied": lambda: Qwen3Config(
+        **SIZES | {"num_key_value_heads": 2}, head_dim=32, tie_word_embeddings=True
+    ),
+    "phi3": lambda: Phi3Config(**SIZES),
+    "olmo2": lambda: Olmo2Config(**SIZES),
+    "mixtral": lambda: MixtralConfig(**MIXED, num_local_experts=6, num_experts_per_tok=2),
+    "qwen3-moe": lambda: Qwen3MoeConfig(
+        **MIXED, head_dim=32, num_experts=16, num_experts_per_tok=4, moe_intermediate_size=64
+    ),
+    "olmoe": lambda: OlmoeConfig(**MIXED, num_experts=8, num_experts_per_tok=2),
+    "granite-moe": lambda: GraniteMoeConfig(**MIXED, num_local_experts=6, num_experts_per_tok=2),
+    "deepseek-v3": lambda: DeepseekV3Config(
+        **MIXED | {"num_key_value_heads": 8},
+        q_lora_rank=48,
+        kv_lora_rank=32,
+        qk_rope_head_dim=16,
+        qk_nope_head_dim=16,
+        v_head_dim=16,
+        n_routed_experts=8,
+        n_group=2,
+        topk_group=1,
         num_experts_per_tok=2,
-        vocab_size=1000,
-        max_position_embeddings=2048,
+        moe_intermediate_size=64,
+        first_k_dense_replace=1,
     ),
 }
 Sections = dict[str, dict[str, Any]]
@@ -119,7 +149,10 @@ def main() -> None:
 
 
 def make(folder: Path, config: PreTrainedConfig, sections: Sections) -> Recipe:
-    """A base whose tokens are single words, data with rows of one length, and a recipe."""
+    """A base whose tokens are single words, data with rows of a length or a token less, and a recipe.
+
+    As in all data rows differ, so passes have padding, and masks.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {"<eos>": 0, "<pad>": 1, **{f"w{i}": i + 2 for i in range(98)}}
@@ -136,7 +169,7 @@ def make(folder: Path, config: PreTrainedConfig, sections: Sections) -> Recipe:
 
     rows = [
         {
-            "prompt": text(n, 40).strip(),
+            "prompt": text(n, 40 if n % 4 == 0 else 39).strip(),
             "response": text(n + 1, 87),
             "responses": [text(n + k, 59) for k in range(4)],
             "ranks": [1, 2, 3, 4],
@@ -209,7 +242,12 @@ def unread(recipe: Recipe) -> int:
 
 
 def blocks(work: Callable[[], object]) -> tuple[int, int]:
-    """The most bytes that the allocator had given out while it ran, and at its end, above the start's."""
+    """The most bytes that the allocator had given out while it ran, and at its end, above the start's.
+
+    What ran before leaves models in cycles of references. They go first: given back while this runs, they
+    would be taken off its peak.
+    """
+    gc.collect()
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as prof:

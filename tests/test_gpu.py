@@ -18,7 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from align.models.roles import Roles
 from align.plan.base import plan_base
+from align.plan.lengths import limits
 from align.plan.machine import this_machine
+from align.plan.memory import Question
 from align.plan.stage import plans
 from align.ppo import train as ppo
 from align.processes.determinism import choose_kernels
@@ -118,7 +120,8 @@ def test_the_peak_is_the_planned_one(
     again = {"gradient_checkpointing": checkpointing}
     recipe = shapes.make_recipe("135m", tmp_path, "peak", sft=again, rm=again, ppo=again)
     loaded = load_recipe(recipe)
-    planned = plans(loaded, plan_base(loaded.base), this_machine())
+    asked = Question(loaded, plan_base(loaded.base), limits(loaded), this_machine())
+    planned = plans(asked)
     for name, stage in STAGES.items():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

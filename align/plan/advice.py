@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from align.errors import UserError
 from align.plan.lengths import limits
 from align.plan.memory import Question
+from align.plan.responses import Responses
+from align.plan.shares import batch_of
 from align.plan.stage import StagePlan, set_in, stage_plan, with_machine
 
 _GPUS = (2, 4, 8, 16)
@@ -110,10 +112,12 @@ def _spread(asked: Question, found: StagePlan) -> Iterator[Change]:
     counts = [machine.processes] if machine.processes > 1 else []
     if machine.shards:
         counts = [n for n in _GPUS if n > machine.processes]
-    for count in counts or _GPUS:
+    rows = batch_of(asked.recipe, found.stage)
+    counts = [count for count in counts or _GPUS if rows % count == 0]
+    for count in counts:
         then = with_machine(asked, processes=count, sharded="fsdp2")
         parts = stage_plan(then, found.stage)
-        if parts.fits or count == (counts or _GPUS)[-1]:
+        if parts.fits or count == counts[-1]:
             change = f"--gpus {count} --accelerate-config recipes/accelerate/fsdp2.yaml"
             yield change, "layers are sent to all cards for each pass; the same result", then
             return
@@ -133,7 +137,10 @@ def _lengths(asked: Question, found: StagePlan) -> Iterator[Change]:
     now: int = getattr(getattr(asked.recipe, found.stage), field)
     if now > 64:
         recipe = set_in(asked.recipe, found.stage, **{field: now // 2})
-        then = replace(asked, recipe=recipe, lengths=limits(recipe))
+        rankings = asked.lengths.rm
+        then = replace(
+            asked, recipe=recipe, lengths=limits(recipe, Responses(rankings.typical, rankings.responses))
+        )
         yield (
             f"{found.stage}.{field}: {now // 2}",
             "longer records are left out, responses cut: another result",

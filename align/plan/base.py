@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from align.errors import UserError
+from align.models.experts import stacked_experts
 from align.models.gradient_checkpointing import layers_of
 from align.models.suitable import built
 from align.models.text_part import text_decoder
@@ -29,12 +30,16 @@ _PER_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "no_rope_la
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes of the base's weights; `layers` can be sharded. `largest` is a layer, `matrix` a matrix."""
+    """Bytes of the base's weights; `layers` can be sharded. `largest` is a layer.
+
+    matrix: one of those in four bits, whole. experts: stacked ones, which have no four bits.
+    """
 
     layers: int
     rest: int  # embeddings, output layer, last norm
     largest: int
     matrix: int
+    experts: int
 
     @property
     def total(self) -> int:
@@ -108,12 +113,14 @@ class PlannedBase:
             )
 
         sizes = [size(layer) for layer in layers_of(text_decoder(model))]
-        matrix = max(
-            (p.numel() for layer in layers_of(text_decoder(model)) for p in layer.parameters()), default=0
-        )
+        linear = (m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head)
         total, layers = size(model), sum(sizes)
         return Weights(
-            round(layers), round(total - layers), round(max(sizes, default=0)), matrix * dtype.itemsize
+            round(layers),
+            round(total - layers),
+            round(max(sizes, default=0)),
+            max(linear, default=0) * dtype.itemsize,
+            sum(p.nbytes for p in stacked_experts(model)),
         )
 
 

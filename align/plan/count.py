@@ -105,7 +105,9 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None and mask.dtype == torch.bool:  # kernels add a number to each pair
             mask = torch.empty_like(mask, dtype=query.dtype)
-        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        rows, heads, length, _ = query.shape
+        # As kernels lay it out: a token's heads side by side, so that the model need not copy it.
+        out = query.new_empty(rows, length, heads, value.shape[-1]).transpose(1, 2)
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)  # of each row, by their logarithms
         ctx.save_for_backward(query, key, value, out, sums, mask)
         return out
@@ -116,11 +118,12 @@ class _Attention(torch.autograd.Function):
 
 
 @contextmanager
-def _stand_ins(drops: bool) -> Iterator[None]:
+def _stand_ins(gpu: bool) -> Iterator[None]:
     """What the meta device lacks: a kernel for attention, as torch would take the one that keeps all pairs of
     tokens, and what `without_casts` says.
 
-    drops: whether the device has a kernel with dropout. A CPU has not, and keeps the pairs.
+    gpu: whether the device has kernels with dropout, and for values that are narrower than their keys (as
+    DeepSeek's are). A CPU has not, and keeps the pairs.
     """
     functional: Any = torch.nn.functional
     attention = functional.scaled_dot_product_attention
@@ -129,7 +132,8 @@ def _stand_ins(drops: bool) -> Iterator[None]:
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *more: Any, **named: Any
     ) -> Any:
         dropout = more[0] if more else named.get("dropout_p", 0.0)
-        if not query.is_meta or (dropout and not drops):
+        keeps_pairs = not gpu and (dropout or value.shape[-1] != query.shape[-1])
+        if not query.is_meta or keeps_pairs:
             return attention(query, key, value, attn_mask, *more, **named)
         return _Attention.apply(query, key, value, attn_mask)
 
@@ -162,7 +166,7 @@ def without_casts() -> Iterator[None]:
 
 
 @contextmanager
-def counted(held: Iterable[Tensor], number: int = 0, drops: bool = True) -> Iterator[LiveBytes]:
-    """Counts what is alive inside, beside what was held before; `drops` as on a GPU."""
-    with _stand_ins(drops), LiveBytes(held, number) as live:
+def counted(held: Iterable[Tensor], number: int = 0, gpu: bool = True) -> Iterator[LiveBytes]:
+    """Counts what is alive inside, beside what was held before; `gpu`: by its kernels."""
+    with _stand_ins(gpu), LiveBytes(held, number) as live:
         yield live

@@ -87,7 +87,7 @@ def _rm(asked: Question, found: StageMemory) -> StageTime:
     cfg, rows = asked.recipe.rm, asked.lengths.rm
     length, mine = round(rows.mean), asked.share(cfg.batch_size)
     if not cfg.share_prompt:
-        length += (rows.responses - 1) * rows.prompt
+        length += round((rows.typical - 1) * rows.prompt)
     flops = _trained(found.work, length, pairs_of([length]), 0, found.checkpointing)
     if length > max(cfg.microbatch_tokens, rows.prompt + rows.response):
         flops += pass_flops(found.work, length, pairs_of([length]))  # in parts: scores first

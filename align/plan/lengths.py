@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align.data.tokenize import Encoded, Encodings
+from align.plan.responses import Responses
 from align.recipe.sections import Recipe
-
-_RESPONSES, _MOST = 4, 16  # of a ranking, where the data are not known: in the mean, and of a large one
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class RmRows:
     responses: int
     mean: float  # tokens of a ranking, its prompt once
     count: int | None = None
+    typical: float = 4.0  # responses of a ranking in the mean
 
     @property
     def ranking(self) -> int:
@@ -56,13 +56,18 @@ class Lengths:
     known: bool = False
 
 
-def limits(recipe: Recipe) -> Lengths:
-    """The longest rows that the recipe allows; a ranking's prompt is as long as each of its responses."""
+def limits(recipe: Recipe, responses: Responses | None = None) -> Lengths:
+    """The longest rows that the recipe allows; a ranking's prompt is as long as each of its responses.
+
+    responses: how many a ranking has; None: what is assumed of that.
+    """
+    counts = responses or Responses()
     sft, rm, ppo = recipe.sft.max_length, recipe.rm.max_length, recipe.ppo
     half = max(1, rm // 2)
-    responses = RmRows(rm - half or 1, half, _MOST, float(rm - half + _RESPONSES * half))
+    mean = float(rm - half + counts.mean * half)
+    rankings = RmRows(rm - half or 1, half, counts.most, mean, typical=counts.mean)
     return Lengths(
-        SftRows(sft, float(sft)), responses, PpoRows(ppo.max_prompt_tokens, ppo.max_response_tokens)
+        SftRows(sft, float(sft)), rankings, PpoRows(ppo.max_prompt_tokens, ppo.max_response_tokens)
     )
 
 
@@ -81,7 +86,8 @@ def lengths_of_rankings(recipe: Recipe, rankings: Encodings[Encoded]) -> Lengths
     largest = rankings[int(rankings.totals.argmax())]
     count, total = len(largest.responses), int(rankings.totals.max())
     response = -(-(total - len(largest.prompt)) // count)
-    rows = RmRows(len(largest.prompt), response, count, float(rankings.totals.mean()), len(rankings))
+    mean = float(rankings.totals.mean())
+    rows = RmRows(len(largest.prompt), response, count, mean, len(rankings), count)
     return replace(limits(recipe), rm=rows, known=True)
 
 

@@ -83,6 +83,11 @@ class Question:
         return precision(self.base.spec, self.machine.device)
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether passes run by a GPU's kernels."""
+        return self.machine.device == "gpu"
+
+    @property
     def plain(self) -> bool:
         """Whether passes are the base's own, as under DeepSpeed, which puts matrices together one by one."""
         return self.machine.shards and self.machine.sharded == "zero3"
@@ -167,7 +172,7 @@ def _sft(asked: Question, model: Model, checkpointing: bool) -> Numbers:
     found[f"{_HELD}policy: trained"] = size(own)
     shown = f"{count} x {rows.longest:,} tokens"
     found[f"{_PASS}training: {shown}"] = passes.sft_pass(
-        adapted, count, rows.longest, cfg.packing, checkpointing, drops=asked.machine.device == "gpu"
+        adapted, count, rows.longest, cfg.packing, checkpointing, asked.on_gpu
     )
     return found
 
@@ -182,7 +187,7 @@ def _rm(asked: Question, model: Model, checkpointing: bool) -> Numbers:
     one = rankings[0]
     shown = f"{len(rankings)} x ({len(one.prompt)} + {len(one.responses)} x {len(one.responses[0])}) tokens"
     found: dict[str, float] = {**_held(roles, {"reward": True}, ["reward"]), **_work(roles)}
-    found[f"{_PASS}rankings: {shown}"] = passes.ranking_pass(forward, rankings)
+    found[f"{_PASS}rankings: {shown}"] = passes.ranking_pass(forward, rankings, asked.on_gpu)
     return found
 
 
@@ -222,15 +227,17 @@ def _ppo(asked: Question, model: Model, checkpointing: bool) -> Numbers:
     if cfg.engine != "vllm":
         sampled = rows(sampling_tokens(asked), cfg.rollout_batch_size)
         prompts = max(1, sampled.count // cfg.responses_per_prompt)
-        first, last = passes.sampling_passes(roles, prompts, sampled)
+        first, last = passes.sampling_passes(roles, prompts, sampled, asked.on_gpu)
         found[f"{_PASS}sampling: {prompts} prompts of {lengths.prompt:,} tokens"] = first
         found[f"{_PASS}sampling: cache and logits of {_shown(sampled)}"] = last
     scored = rows(cfg.microbatch_tokens, cfg.rollout_batch_size)
-    found[f"{_PASS}scoring: {_shown(scored)}"] = passes.scoring_pass(forward, scored, judges, shared)
+    found[f"{_PASS}scoring: {_shown(scored)}"] = passes.scoring_pass(
+        forward, scored, judges, shared, asked.on_gpu
+    )
     updated = rows(cfg.microbatch_tokens, cfg.minibatch_size)
     for role in ("policy", "value") if own_value else ("policy",):
         found[f"{_PASS}update: {role}, {_shown(updated)}"] = passes.update_pass(
-            forward, updated, role, bool(cfg.entropy_coef), shared
+            forward, updated, role, bool(cfg.entropy_coef), shared, asked.on_gpu
         )
     return found
 

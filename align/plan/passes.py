@@ -19,6 +19,7 @@ from align.data.tokenize import Encoded
 from align.errors import UserError
 from align.models.adapter_products import multiply_in_input_dtype
 from align.models.batch import PrefixStates, collate
+from align.models.experts import balances
 from align.models.forward import Forward
 from align.models.lora import lora_config
 from align.models.roles import Roles
@@ -101,9 +102,9 @@ def held_by(module: nn.Module) -> list[Tensor]:
     return [*parameters, *(p.grad for p in parameters if p.grad is not None), *module.buffers()]
 
 
-def peak(module: nn.Module, run: Callable[[], Any], number: int = 0, drops: bool = True) -> int:
+def peak(module: nn.Module, run: Callable[[], Any], number: int = 0, gpu: bool = True) -> int:
     """The most bytes that are alive while `run` goes on, beside what the module holds."""
-    with counted(held_by(module), number, drops) as live:
+    with counted(held_by(module), number, gpu) as live:
         run()
     return live.peak
 
@@ -127,9 +128,9 @@ def sft_model(model: Model) -> Any:
 
 
 def sft_pass(
-    adapted: Any, rows: int, length: int, packing: bool, checkpointing: bool, drops: bool = True
+    adapted: Any, rows: int, length: int, packing: bool, checkpointing: bool, gpu: bool = True
 ) -> int:
-    """A microbatch of the trainer, forward and backward, dropout included; `drops`: see `counted`."""
+    """A microbatch of the trainer, forward and backward, dropout included; `gpu`: see `counted`."""
     base = adapted.get_base_model()
     if checkpointing:
         if not base.supports_gradient_checkpointing:
@@ -140,25 +141,27 @@ def sft_pass(
     ids = torch.zeros(shape, dtype=torch.int64, device=META)
     second = torch.zeros_like(ids) if packing else torch.ones_like(ids)
     inputs = {"position_ids" if packing else "attention_mask": second}
+    balanced = {"output_router_logits": True} if balances(base.config) else {}
 
     def run() -> None:
-        found = adapted(input_ids=ids, labels=torch.zeros_like(ids), fused_lm_head=True, **inputs)
-        (-found.log_probs.sum() / found.label_mask.sum()).backward()
+        found = adapted(input_ids=ids, labels=torch.zeros_like(ids), fused_lm_head=True, **inputs, **balanced)
+        loss = -found.log_probs.sum() / found.label_mask.sum()
+        (loss + found.aux_loss if balanced else loss).backward()
 
-    return peak(adapted, run, drops=drops)
+    return peak(adapted, run, gpu=gpu)
 
 
 # rm
 
 
-def ranking_pass(forward: Forward, rankings: Sequence[Encoded]) -> int:
+def ranking_pass(forward: Forward, rankings: Sequence[Encoded], gpu: bool = True) -> int:
     """Rankings that share a pass, forward and backward."""
 
     def run() -> None:
         scores = torch.cat(ranking_scores(forward, "reward", rankings))
         nn.functional.logsigmoid(scores[:, None] - scores[None]).sum().backward()
 
-    return peak(forward.roles, run)
+    return peak(forward.roles, run, gpu=gpu)
 
 
 # ppo
@@ -182,7 +185,7 @@ class Rows:
         return forward.prefix(collate([([0] * self.prompt, [0] * self.response)] * self.count))
 
 
-def scoring_pass(forward: Forward, rows: Rows, rewards: Sequence[str], shared: bool) -> int:
+def scoring_pass(forward: Forward, rows: Rows, rewards: Sequence[str], shared: bool, gpu: bool = True) -> int:
     """What a rollout's rows are scored with: every role, no gradients."""
 
     @torch.no_grad()
@@ -198,12 +201,14 @@ def scoring_pass(forward: Forward, rows: Rows, rewards: Sequence[str], shared: b
         for role in rewards:
             forward.scores(role, prefix)
 
-    return peak(forward.roles, run, rows.response)
+    return peak(forward.roles, run, rows.response, gpu)
 
 
-def update_pass(forward: Forward, rows: Rows, role: str, entropy: bool, shared: bool) -> int:
+def update_pass(
+    forward: Forward, rows: Rows, role: str, entropy: bool, shared: bool, gpu: bool = True
+) -> int:
     """An update's microbatch of one trained role, forward and backward."""
-    with counted((), rows.response), torch.no_grad():
+    with counted((), rows.response, gpu), torch.no_grad():
         prefix = rows.prefix(forward)
     before = [prefix.input_ids, prefix.attention_mask]
     before += [] if prefix.hidden is None else [prefix.hidden]  # the rollout's, which is held
@@ -222,7 +227,7 @@ def update_pass(forward: Forward, rows: Rows, role: str, entropy: bool, shared: 
             loss = _token_loss(logprobs, entropies, entropy)
         loss.backward()
 
-    with counted([*held_by(forward.roles), *before], rows.response) as live:
+    with counted([*held_by(forward.roles), *before], rows.response, gpu) as live:
         run()
     return live.peak
 
@@ -240,12 +245,12 @@ def _token_loss(logprobs: Tensor, entropies: Tensor, entropy: bool) -> Tensor:
     return loss - entropies.sum() if entropy else loss
 
 
-def sampling_passes(roles: Roles, prompts: int, rows: Rows) -> tuple[int, int]:
+def sampling_passes(roles: Roles, prompts: int, rows: Rows, gpu: bool = True) -> tuple[int, int]:
     """The pass of so many prompts, and that of these rows' last token; each with what is in the cache."""
-    with counted(held_by(roles)) as live:
+    with counted(held_by(roles), gpu=gpu) as live:
         Steps(roles, prompts, rows.prompt).step()
     first = live.peak
-    with counted(held_by(roles)) as live:
+    with counted(held_by(roles), gpu=gpu) as live:
         steps = Steps(roles, rows.count, max(1, rows.prompt + rows.response - 1))
         steps.fill()
         live.rest()

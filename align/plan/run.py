@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
+
 from align.errors import UserError
+from align.models.suitable import check_logits, check_reading
 from align.plan.advice import advise
 from align.plan.base import PlannedBase, plan_base
 from align.plan.gpus import find_gpu
 from align.plan.lengths import limits
 from align.plan.machine import Machine, Sharded, accelerate_config, of_gpu, this_machine
 from align.plan.memory import Question
+from align.plan.notes import notes
+from align.plan.responses import Responses, responses_of
+from align.plan.shares import check_shares
 from align.plan.show import document, text
 from align.plan.stage import plans
 from align.recipe.load import stages_of
@@ -26,16 +32,22 @@ def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None,
     """
     machine = _machine(gpu, gpus, config)
     base = plan_base(recipe.base)
-    if not stages_of(recipe):
+    stages = stages_of(recipe)
+    if not stages:
         raise UserError("the recipe has no stage whose memory could be planned")
     if (recipe.lora.layers or 0) > base.layers:
         raise UserError(
             f"lora.layers: {recipe.lora.layers}, but base {recipe.base.name} has {base.layers} layers"
         )
-    asked = Question(recipe, base, limits(recipe), machine)
+    check_shares(recipe, stages, machine.processes)
+    responses = responses_of(recipe) if "rm" in stages else Responses()
+    asked = Question(recipe, base, limits(recipe, responses), machine)
     try:
+        check_reading(base.model(torch.float32))
+        check_logits(base.model(torch.float32))
         _refuse_beyond(recipe, base)
-        found = plans(recipe, base, machine)
+        found = plans(asked)
+        said = notes(asked, stages, responses)
         advices = {stage: advise(asked, plan) for stage, plan in found.items() if not plan.fits}
     except UserError:
         raise
@@ -46,9 +58,9 @@ def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None,
             "The stages start nevertheless, without a plan"
         ) from error
     if as_json:
-        print(json.dumps(document(base, machine, found, advices), indent=2))
+        print(json.dumps(document(base, machine, found, advices, said), indent=2))
     else:
-        print(text(base, machine, found, advices))
+        print(text(base, machine, found, advices, said))
     return 2 if advices else 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,7 +27,9 @@ def gib(size: float) -> str:
     return f"{size / 2**10:,.1f} KiB"
 
 
-def text(base: PlannedBase, machine: Machine, plans: Plans, advices: Advices) -> str:
+def text(
+    base: PlannedBase, machine: Machine, plans: Plans, advices: Advices, notes: Sequence[str] = ()
+) -> str:
     """The plan as lines."""
     count = f"{machine.processes} x " if machine.processes > 1 else ""
     spread = ", the base's layers shared out" if machine.shards else ""
@@ -36,17 +38,21 @@ def text(base: PlannedBase, machine: Machine, plans: Plans, advices: Advices) ->
         f"machine  {count}{machine.name}{spread}: {gib(machine.memory)} for each process",
         f"rates    {shown_rates(machine)}",
         "rows     the longest that the recipe allows",
+        *(f"note     {note}" for note in notes),
     ]
     for stage, plan in plans.items():
         lines += ["", *_stage(plan), *_advice(advices.get(stage, []))]
     return "\n".join(lines)
 
 
-def document(base: PlannedBase, machine: Machine, plans: Plans, advices: Advices) -> dict[str, Any]:
+def document(
+    base: PlannedBase, machine: Machine, plans: Plans, advices: Advices, notes: Sequence[str] = ()
+) -> dict[str, Any]:
     """The plan for programs: sizes in bytes, times in seconds."""
     return {
         "base": {"name": base.spec.name, "layers": base.layers},
         "machine": asdict(machine),
+        "notes": list(notes),
         "stages": {
             stage: {
                 "fits": plan.fits,
@@ -59,6 +65,7 @@ def document(base: PlannedBase, machine: Machine, plans: Plans, advices: Advices
                 "time": None
                 if plan.time is None
                 else asdict(plan.time) | {"step": plan.time.step, "total": plan.time.total},
+                "sent": plan.sent,
                 "advice": [asdict(one) for one in advices.get(stage, [])],
             }
             for stage, plan in plans.items()
@@ -80,7 +87,7 @@ def _stage(plan: StagePlan) -> list[str]:
     again = "on" if memory.checkpointing else "off"
     why = " (auto: it does not fit without)" if plan.auto and memory.checkpointing else ""
     lines.append(f"  {'':{_ROLE}}gradient checkpointing is {again}{why}")
-    return lines + _time(plan.time)
+    return lines + _time(plan.time) + _sent(plan)
 
 
 def _row(part: Part, more: str = "") -> str:
@@ -103,6 +110,13 @@ def _time(time: StageTime | None) -> list[str]:
         else f"{time.steps:,} of them: {duration(time.total)}"
     )
     return [line, f"  {'':{_ROLE}}{whole}"]
+
+
+def _sent(plan: StagePlan) -> list[str]:
+    if not plan.sent:
+        return []
+    what = "iteration" if plan.stage == "ppo" else "step"
+    return [f"  {'sent':{_ROLE}}{gib(plan.sent)} by each process in each {what}, not in the time"]
 
 
 def duration(seconds: float) -> str:

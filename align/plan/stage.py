@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from align.errors import UserError
-from align.plan.base import PlannedBase
 from align.plan.duration import StageTime, stage_time
-from align.plan.lengths import limits
-from align.plan.machine import Machine
 from align.plan.memory import Question, StageMemory, stage_memory
+from align.plan.traffic import planned
 from align.recipe.load import stages_of
 from align.recipe.sections import Recipe
 from align.stage_table import Stage
@@ -25,6 +23,7 @@ class StagePlan:
     time: StageTime | None
     room: int  # bytes a process can have
     auto: bool  # whether gradient checkpointing was left to the plan
+    sent: float = 0.0  # bytes that a process sends the others in a step
 
     @property
     def stage(self) -> Stage:
@@ -55,13 +54,14 @@ def stage_plan(asked: Question, stage: Stage) -> StagePlan:
     if said is None and found.peak > asked.machine.memory:
         with suppress(UserError):  # raised where the base's layers cannot run again one by one
             found = stage_memory(asked, stage, True)
-    return StagePlan(found, stage_time(asked, found), asked.machine.memory, said is None)
+    traffic = planned(asked, found)
+    sent = traffic.sent(asked.machine.processes) if traffic else 0.0
+    return StagePlan(found, stage_time(asked, found), asked.machine.memory, said is None, sent)
 
 
-def plans(recipe: Recipe, base: PlannedBase, machine: Machine) -> dict[Stage, StagePlan]:
-    """Of each stage that the recipe runs, for the longest rows that it allows."""
-    asked = Question(recipe, base, limits(recipe), machine)
-    return {stage: stage_plan(asked, stage) for stage in stages_of(recipe)}
+def plans(asked: Question) -> dict[Stage, StagePlan]:
+    """Of each stage that the recipe runs."""
+    return {stage: stage_plan(asked, stage) for stage in stages_of(asked.recipe)}
 
 
 def with_machine(asked: Question, **changes: Any) -> Question:

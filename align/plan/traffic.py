@@ -7,7 +7,10 @@ float32, whatever the base's precision. A collective of B bytes among n processe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from align.plan.memory import Question, StageMemory
+from align.plan.shares import batch_of
 
 _FLOAT32 = 4
 
@@ -45,17 +48,59 @@ def of_ppo(
     roles: int = 4,
     passes: int = 1,
     microbatches: int = 1,
+    trains: int = 2,
+    samples: bool = True,
 ) -> Traffic:
     """An iteration of ppo with a policy and a value model of `trained` parameters together.
 
     updates: of each, an iteration; roles: that score; passes: of one process to score its responses;
-    microbatches: of one update. All layers are put together once to sample.
+    microbatches: of one update; trains: policy and value model, one after the other, or the policy alone.
+    All layers are put together once to sample, where a server does not.
     """
     sent = _FLOAT32 * trained * updates
     layers = 0
     if upper:
-        trains = 2  # policy and value model, one after the other
         layers = (
-            lower + upper + passes * (lower + roles * upper) + updates * microbatches * trains * 2 * upper
+            samples * (lower + upper)
+            + passes * (lower + roles * upper)
+            + updates * microbatches * trains * 2 * upper
         )
     return Traffic(sent, sent if upper else 0, layers)
+
+
+def planned(asked: Question, found: StageMemory) -> Traffic | None:
+    """What a step sends (of ppo an iteration) among the processes of a plan; None where there is but one."""
+    machine, recipe, stage = asked.machine, asked.recipe, found.stage
+    if machine.processes == 1:
+        return None
+    trained = sum(part.size for part in found.held if part.what == "gradients") // _FLOAT32
+    weights, layers = asked.base.weights(asked.dtype), asked.base.layers
+    adapted = min(recipe.lora.layers or layers, layers)
+    upper = weights.layers * adapted // layers if machine.shards else 0
+    lower = weights.layers - upper if machine.shards else 0
+    mine = asked.share(batch_of(recipe, stage))
+    if stage == "sft":
+        sent = of_step(trained, lower, upper, -(-mine // min(recipe.sft.microbatch_size or mine, mine)))
+    elif stage == "rm":
+        tokens = mine * round(asked.lengths.rm.mean)
+        sent = of_step(trained, lower, upper, -(-tokens // recipe.rm.microbatch_tokens))
+    else:
+        sent = _of_ppo(asked, found, trained, lower, upper)
+    return replace(sent, optimizer=sent.gradients) if machine.sharded == "states" else sent
+
+
+def _of_ppo(asked: Question, found: StageMemory, trained: int, lower: int, upper: int) -> Traffic:
+    cfg, rows = asked.recipe.ppo, asked.lengths.ppo
+    each = max(1, cfg.microbatch_tokens // (rows.prompt + rows.response))
+    roles = {part.who for part in found.held if part.what == "adapter"}
+    return of_ppo(
+        trained,
+        updates=cfg.ppo_epochs * -(-cfg.rollout_batch_size // cfg.minibatch_size),
+        lower=lower,
+        upper=upper,
+        roles=len(roles),
+        passes=-(-asked.share(cfg.rollout_batch_size) // each),
+        microbatches=-(-asked.share(cfg.minibatch_size) // each),
+        trains=sum(part.what == "gradients" and part.who in roles for part in found.held),
+        samples=cfg.engine != "vllm",
+    )

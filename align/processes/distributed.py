@@ -48,10 +48,15 @@ def share(rows: Sequence[T], accel: Accelerator) -> list[T]:
 
 def check_divisible(value: int, key: str, accel: Accelerator) -> None:
     """Raise UserError unless each process gets as many rows of a batch as the others."""
-    if value % accel.num_processes:
+    check_shared(value, key, accel.num_processes)
+
+
+def check_shared(value: int, key: str, processes: int) -> None:
+    """The same, of a number of processes."""
+    if value % processes:
         raise UserError(
-            f"{key} is {value}, which {accel.num_processes} processes cannot share evenly: "
-            f"make it a multiple of {accel.num_processes}"
+            f"{key} is {value}, which {processes} processes cannot share evenly: "
+            f"make it a multiple of {processes}"
         )
 
 

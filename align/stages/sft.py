@@ -26,6 +26,7 @@ from align.data.tokenize import Encoded, Encodings, encode_demonstrations
 from align.errors import UserError
 from align.models.adapter_products import multiply_in_input_dtype
 from align.models.adapters import save_adapter
+from align.models.experts import balancing_weight
 from align.models.forward import check_padding
 from align.models.logits import check_trainer, last_step
 from align.models.lora import lora_config, without_adapter
@@ -34,9 +35,10 @@ from align.models.suitable import check_base
 from align.models.text_part import text_decoder
 from align.plan.flops import work_of
 from align.plan.lengths import lengths_of_demonstrations
+from align.plan.shares import microbatches
 from align.plan.speed import Computed, of_demonstrations
-from align.processes.distributed import check_divisible, more_elsewhere, share, total
-from align.recipe.sections import SFT, Recipe
+from align.processes.distributed import more_elsewhere, share, total
+from align.recipe.sections import Recipe
 from align.records import Demonstration
 from align.run.folder import StageRun
 from align.seeds import generator, step_rows
@@ -64,7 +66,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
     """
     cfg, inputs = recipe.sft, Inputs(recipe, "sft", restart)
     check_base(inputs.setup.base, recipe.lora)
-    _microbatches(cfg, inputs.setup.accel)
+    microbatches(cfg, inputs.setup.accel.num_processes)
     inputs.read(Demonstration)
     with inputs.open() as stage:
         if stage.finished:
@@ -179,7 +181,7 @@ def _trainer(
         peft_config=lora_config(recipe.lora, model),
         processing_class=tokenizer,
         train_dataset=_on_disk(train).select(rows),
-        args=_arguments(recipe, str(stage.folder), setup.accel, steps, _balancing(model)),
+        args=_arguments(recipe, str(stage.folder), setup.accel, steps, balancing_weight(model.config)),
     )
     if setup.base.spec.quantize:  # then TRL makes adapters bfloat16, too coarse for small steps
         for parameter in trainer.model.parameters():
@@ -236,34 +238,12 @@ def _on_disk(demonstrations: Sequence[Encoded]) -> Dataset:
     return Dataset(table, fingerprint="rows")  # its own way to a name would read the whole table
 
 
-def _microbatches(cfg: SFT, accel: Accelerator) -> tuple[int, int]:
-    """Demonstrations in one forward pass of one process, and how many passes make its share of a step."""
-    check_divisible(cfg.batch_size, "sft.batch_size", accel)
-    mine = cfg.batch_size // accel.num_processes
-    size = min(cfg.microbatch_size or mine, mine)
-    if mine % size:
-        raise UserError(
-            f"sft.microbatch_size is {size}, which does not divide the {mine} demonstrations that each "
-            f"process has of sft.batch_size {cfg.batch_size}: change one of them"
-        )
-    return size, mine // size
-
-
-def _balancing(model: PreTrainedModel) -> float | None:
-    """The weight of a loss that balances experts; None: as the base's configuration says.
-
-    It is 0 where TRL cannot compute it, because the configuration counts experts by another name.
-    """
-    config = model.config.get_text_config()
-    return 0.0 if hasattr(config, "router_aux_loss_coef") and not hasattr(config, "num_experts") else None
-
-
 def _arguments(
     recipe: Recipe, folder: str, accel: Accelerator, steps: int, balancing: float | None
 ) -> SFTConfig:
     """The recipe in TRL's words; what TRL would do by default and must not is switched off."""
     cfg, device = recipe.sft, accel.device
-    microbatch, accumulation = _microbatches(cfg, accel)
+    microbatch, accumulation = microbatches(cfg, accel.num_processes)
     arguments = SFTConfig(
         output_dir=folder,
         seed=recipe.run.seed % 2**32,  # numpy takes no larger one

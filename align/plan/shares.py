@@ -1,0 +1,39 @@
+"""What each process has of a batch: as many rows as the others, in microbatches that come out even."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from align.errors import UserError
+from align.processes.distributed import check_shared
+from align.recipe.sections import SFT, Recipe
+from align.stage_table import Stage
+
+BATCHES: dict[Stage, str] = {"sft": "batch_size", "rm": "batch_size", "ppo": "rollout_batch_size"}
+
+
+def batch_of(recipe: Recipe, stage: Stage) -> int:
+    """The rows of a step of all processes; of ppo, of a rollout."""
+    rows: int = getattr(getattr(recipe, stage), BATCHES[stage])
+    return rows
+
+
+def check_shares(recipe: Recipe, stages: Sequence[Stage], processes: int) -> None:
+    """Raise UserError where so many processes cannot share a stage's batch, as the stage itself would."""
+    for stage in stages:
+        check_shared(batch_of(recipe, stage), f"{stage}.{BATCHES[stage]}", processes)
+    if "sft" in stages:
+        microbatches(recipe.sft, processes)
+
+
+def microbatches(cfg: SFT, processes: int) -> tuple[int, int]:
+    """Demonstrations in one forward pass of one process, and how many passes make its share of a step."""
+    check_shared(cfg.batch_size, "sft.batch_size", processes)
+    mine = cfg.batch_size // processes
+    size = min(cfg.microbatch_size or mine, mine)
+    if mine % size:
+        raise UserError(
+            f"sft.microbatch_size is {size}, which does not divide the {mine} demonstrations that each "
+            f"process has of sft.batch_size {cfg.batch_size}: change one of them"
+        )
+    return size, mine // size
