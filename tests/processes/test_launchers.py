@@ -197,6 +197,40 @@ def test_a_killed_process_ends_the_command_with_a_message(
     assert "sft goes on from step 2" in ended.output[0]
 
 
+def test_a_process_whose_others_never_come_can_be_stopped(tmp_path: Path, tiny_base: Path) -> None:
+    """It waits in C++ for run.timeout, half an hour; a batch system's SIGTERM must end it all the same."""
+    recipe = make_recipe(tmp_path, tiny_base)
+    port = _port()
+    alone = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "align", "sft", str(recipe)],
+        cwd=ROOT,
+        env={**os.environ, **PATHS, **alone, "MASTER_PORT": port},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 100
+    while not _answers(int(port)) and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), stderr
+    assert "Traceback" not in stderr
+
+
+def test_processes_that_are_not_told_where_they_meet(tmp_path: Path, tiny_base: Path) -> None:
+    """As mpirun and `srun --mpi=pmi2` start them."""
+    done = align("sft", make_recipe(tmp_path, tiny_base), PMI_RANK="0", PMI_SIZE="2", **PATHS)
+    assert done.returncode == 2, done.stderr
+    assert "MASTER_ADDR does not say where they meet: start them by torchrun" in done.stderr
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.slow
 def test_sigterm_reaches_every_process(group: Ranks, tmp_path: Path, tiny_base: Path) -> None:
     settings = {"sft": {"steps": 400, "batch_size": 4, "checkpoint_every": 2}}
