@@ -14,10 +14,11 @@ from talking_app import asking, user  # noqa: E402
 
 from labeling.store import sheets  # noqa: E402
 from labeling.store.names import skeleton  # noqa: E402
-from labeling.web import (  # noqa: E402  # noqa: E402
+from labeling.web import (  # noqa: E402
     audit,
     calibration,
     chat,
+    checks,  # noqa: E402
     figures,
     guideline,
     manage,
@@ -29,7 +30,7 @@ from labeling.web import (  # noqa: E402  # noqa: E402
 )
 
 HTML = {"Accept": "text/html"}
-PARTS = (audit, calibration, chat, figures, guideline, manage, review, tasks, work, worktime)
+PARTS = (audit, calibration, chat, checks, figures, guideline, manage, review, tasks, work, worktime)
 RANKED = {"ranks": [1, 2], "quality": [None] * 2, "flags": [[], []]}
 DIGITS = "9" * 5000  # int() refuses so many
 WRITES = [
