@@ -52,7 +52,7 @@ from align.run.files import to_json, write_text
 from align.run.folder import StageRun
 from align.run.memory import itemised
 from align.seeds import generator, step_rows
-from align.stages.centring import centred, centring_rows
+from align.stages.centring import centred, centring_rows, compared_rows
 from align.stages.frame import Inputs, Setup, source
 from align.stages.labeler_weights import labeler_weights, write_weights
 from align.stages.ranking_rows import EncodedRows, RankingRow, RankingRows, columns
@@ -100,7 +100,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         _train(recipe, forward, train, held_out, steps, stage)
         probes = (held_out or train)[:_PROBES]
-        score, before = centred(forward, zero, probes, cfg, setup)
+        score, before = centred(forward, zero, compared_rows(train, recipe), probes, cfg, setup)
         score["centred_on"] = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
         scores = _held_out_scores(forward, held_out, cfg, accel)
         scored = attach_scores(*columns(held_out), scores, encoded[1].records)
