@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from align.data.load import load
 from align.data.template import Template
+from align.messages import Messages
 from align.models.base import find_base
 from align.recipe.data import Entry, Source
 from align.recipe.sections import Base
-from align.records import Messages, Ranking
+from align.records import Ranking, prompt_key
 from align.stats.rankings import comparisons
 
 PROMPT_TOKENS, RESPONSE_TOKENS = 48, 64  # the last of a prompt, the first of a response
@@ -66,18 +67,21 @@ def dataset(name: str, data: Path, base: Path, kept: Path) -> Dataset:
     What was computed is kept in `kept`.
     """
     rankings = first_tasks(_rankings(name, data, kept), MOST)
-    texts = {prompt: list(found) for prompt, found in _by_prompt(rankings).items()}
+    texts = _by_prompt(rankings)
     row_of = {
-        (prompt, text): row
-        for row, (prompt, text) in enumerate((p, t) for p, found in texts.items() for t in found)
+        (key, text): row
+        for row, (key, text) in enumerate((key, text) for key, (_, found) in texts.items() for text in found)
     }
     tasks = merged(
-        ((tuple(row_of[one.prompt, text] for text in one.responses), one.ranks), _opening(one.prompt))
+        (
+            (tuple(row_of[prompt_key(one.prompt), text] for text in one.responses), one.ranks),
+            _opening(one.prompt),
+        )
         for one in rankings
     )
     path = kept / f"{name}-{_code(base)}.npz"
     if not path.exists():
-        features, tokens = _compute(texts, base, name)
+        features, tokens = _compute(list(texts.values()), base, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, features=features.astype(np.float16), tokens=tokens)
     with np.load(path, allow_pickle=False) as found:
@@ -111,21 +115,22 @@ def _rankings(name: str, data: Path, kept: Path) -> list[Ranking]:
 
 def first_tasks(rankings: Iterable[Ranking], most: int) -> list[Ranking]:
     """All rankings of the first `most` different sets of responses."""
-    seen: dict[tuple[str | Messages, frozenset[str]], None] = {}
+    seen: set[tuple[str, frozenset[str]]] = set()
     found = []
     for one in rankings:
-        key = (one.prompt, frozenset(one.responses))
+        key = (prompt_key(one.prompt), frozenset(one.responses))
         if key in seen or len(seen) < most:
-            seen[key] = None
+            seen.add(key)
             found.append(one)
     return found
 
 
-def _by_prompt(rankings: Iterable[Ranking]) -> dict[str | Messages, dict[str, None]]:
-    """The different responses to each prompt, in their order."""
-    found: dict[str | Messages, dict[str, None]] = {}
+def _by_prompt(rankings: Iterable[Ranking]) -> dict[str, tuple[str | Messages, list[str]]]:
+    """Each prompt, by its key, and the different responses to it, in their order."""
+    found: dict[str, tuple[str | Messages, list[str]]] = {}
     for one in rankings:
-        found.setdefault(one.prompt, {}).update(dict.fromkeys(one.responses))
+        _, texts = found.setdefault(prompt_key(one.prompt), (one.prompt, []))
+        texts += [text for text in dict.fromkeys(one.responses) if text not in texts]
     return found
 
 
@@ -140,7 +145,9 @@ def _code(base: Path) -> str:
 
 
 @torch.no_grad()
-def _compute(texts: dict[Any, list[str]], base: Path, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def _compute(
+    texts: Sequence[tuple[str | Messages, list[str]]], base: Path, name: str
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Features [responses, 4 D] and lengths [responses]; a prompt goes through the model once."""
     torch.set_num_threads(1)
     found = find_base(Base(name=str(base), dtype=DTYPE))
@@ -149,7 +156,7 @@ def _compute(texts: dict[Any, list[str]], base: Path, name: str) -> tuple[NDArra
     read = [len(model.layers) // 3, len(model.layers) // 2]
     model.layers, model.norm = model.layers[: read[-1]], torch.nn.Identity()
     features, lengths, start = [], [], time.monotonic()
-    for number, (prompt, responses) in enumerate(texts.items()):
+    for number, (prompt, responses) in enumerate(texts):
         ids = [template.response_ids(text) for text in responses]
         lengths += [len(one) for one in ids]
         cut = [torch.tensor(one[:RESPONSE_TOKENS]) for one in ids]

@@ -134,13 +134,14 @@ def test_features_are_the_states_of_prompt_and_response_alone(
 ) -> None:
     rows = [
         {"prompt": "the film is", "responses": [" good", " dull and old", " x"], "ranks": [1, 2, 2]},
-        {"prompt": "what", "responses": [" a plot", " b"], "ranks": [2, 1]},
+        {"prompt": [{"role": "user", "content": "what"}], "responses": [" a plot", " b"], "ranks": [2, 1]},
+        {"prompt": "what", "responses": [" c", " b"], "ranks": [2, 1]},  # the same prompt
     ]
     (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(features, "DTYPE", "float32")
     monkeypatch.setitem(features.FILES, "made", [("r.jsonl", None)])
     found = features.dataset("made", tmp_path, tiny_base, tmp_path / "kept")
-    assert [task.rows for task in found.tasks] == [(0, 1, 2), (3, 4)]
+    assert [task.rows for task in found.tasks] == [(0, 1, 2), (3, 4), (4, 5)]
 
     from align.data.template import Template
     from align.models.base import find_base
