@@ -1,7 +1,7 @@
 """Which rankings to ask people for: held-out accuracy against the number of labelled rankings.
 
     python benchmarks/labels.py --base FOLDER --data FOLDER [--sets hh-rlhf oasst1 …] [--seeds 20]
-                                [--kept FOLDER] [--curves FILE]
+                                [--kept FOLDER] [--figure FILE.svg] [--curves FILE.json]
 
 A data set's rankings are split by conversation: 30% are held out, the others are the pool. A tenth of the
 pool is labelled at first, the same for all rules. Then, round by round, a reward model is fitted to what is
@@ -39,6 +39,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from label_features import FILES, Dataset, Task, dataset  # noqa: E402
+
+from align.svg import Series, line_chart  # noqa: E402
+
+WIDE, HIGH = 360, 200  # of a chart
+TONES = {"random": "a", "margin": "b", "gap": "c", "disagreement": "d", "information": "e"}
+COLOURS = {"a": "#5b6470", "b": "#c2410c", "c": "#2457c5", "d": "#15803d", "e": "#9333ea"}
+STYLE = """
+text { fill: #5b6470; font: 11px system-ui, sans-serif; } .title { fill: #1b1f24; font-weight: 600; }
+.grid { stroke: #dfe3e8; } .axis, .reference { stroke: #5b6470; } .reference { stroke-dasharray: 4 4; }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+""" + "".join(f".line.{t} {{ stroke: {c}; }} tspan.{t} {{ fill: {c}; }}\n" for t, c in COLOURS.items())
 
 Numbers = NDArray[np.float64]
 HELD_OUT, WIDTH, MEMBERS = 0.3, 64, 5
@@ -231,6 +242,16 @@ def split(tasks: Sequence[Task], seed: int) -> tuple[list[Task], list[Task]]:
     return [t for t in tasks if t.group not in apart], [t for t in tasks if t.group in apart]
 
 
+def principal(rows: Numbers, width: int) -> Numbers:
+    """The first principal directions [D, width] of rows [N, D], by subspace iteration (arXiv 0909.4061)."""
+    width = min(width, *rows.shape)
+    some = np.random.default_rng(0).normal(size=(rows.shape[1], min(width + 16, *rows.shape)))
+    for _ in range(4):
+        some, _ = np.linalg.qr(rows.T @ (rows @ some))
+    _, _, turned = np.linalg.svd(rows @ some, full_matrices=False)
+    return (some @ turned.T)[:, :width]
+
+
 def reduced(features: Numbers, tasks: Sequence[Task], width: int = WIDTH) -> Numbers:
     """[responses, width]: principal components of the differences within the pool's tasks; no labels needed.
 
@@ -239,8 +260,7 @@ def reduced(features: Numbers, tasks: Sequence[Task], width: int = WIDTH) -> Num
     scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
     rows = [scaled[list(task.rows)] for task in tasks]
     within = np.concatenate([own - own.mean(0) for own in rows])
-    _, _, directions = np.linalg.svd(within, full_matrices=False)
-    found = scaled @ directions[:width].T
+    found = scaled @ principal(within, width)
     pairs = np.array([pair for task in tasks for pair in combinations(task.rows, 2)])
     return found / np.sqrt(((found[pairs[:, 0]] - found[pairs[:, 1]]) ** 2).sum(1).mean())
 
@@ -337,27 +357,76 @@ def table(name: str, seeds: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def figure(everything: dict[str, list[dict[str, Any]]]) -> str:
+    """Mean curves of each data set as one SVG; dashed: the whole pool's accuracy."""
+    legend = "".join(
+        f'<tspan class="{tone}" dx="14">{"any order" if rule == "random" else rule}</tspan>'
+        for rule, tone in TONES.items()
+    )
+    parts = [f'<text x="32" y="16">{legend}</text>']
+    for i, (name, seeds) in enumerate(everything.items()):
+        x, y = WIDE * (i % 2), 24 + (HIGH + 26) * (i // 2)
+        pool = float(np.mean([one["pool"] for one in seeds]))
+        series = [
+            Series(
+                rule,
+                list(
+                    zip(
+                        np.multiply(SHARES, pool), np.mean([s["curves"][rule] for s in seeds], 0), strict=True
+                    )
+                ),
+                tone,
+            )
+            for rule, tone in TONES.items()
+        ]
+        whole = float(np.mean([one["curves"]["random"][-1] for one in seeds]))
+        chart = str(line_chart(name, series, x="labelled rankings", reference=whole))
+        parts.append(f'<text class="title" x="{x + 46}" y="{y + 20}">{name}: held-out accuracy</text>')
+        parts.append(chart.replace("<svg ", f'<svg x="{x}" y="{y + 26}" width="{WIDE}" height="{HIGH}" ', 1))
+    height = 24 + (HIGH + 26) * -(-len(everything) // 2)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDE} {height}"><style>{STYLE}</style>'
+        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def planted() -> Dataset:
+    """A control: worths that are linear in the features, and judged without an error.
+
+    A rule can help here. Four of five tasks differ along ten of the features alone.
+    """
+    draw, k, width = np.random.default_rng(0), 4, 60
+    features = draw.normal(size=(480, k, width))
+    features[np.arange(480) % 5 > 0, :, 10:] *= 0.1
+    worths = features @ draw.normal(size=width)
+    ranks = (-worths).argsort(1).argsort(1) + 1.0
+    tasks = [Task(tuple(range(i * k, i * k + k)), tuple(ranks[i]), str(i)) for i in range(480)]
+    return Dataset(features.reshape(-1, width).astype(np.float32), np.ones(480 * k, int), tasks)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base", type=Path, required=True, help="folder of a causal language model")
     parser.add_argument("--data", type=Path, required=True, help="folder that has FILES of label_features.py")
-    parser.add_argument(
-        "--sets", nargs="+", choices=list(FILES), default=["finegrained-rlhf", "oasst1", "hh-rlhf"]
-    )
+    parser.add_argument("--sets", nargs="+", choices=["planted", *FILES], default=["planted", *FILES])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument(
         "--kept", type=Path, default=Path("/tmp/align-labels"), help="where features are kept"
     )
+    parser.add_argument("--figure", type=Path, help="draw the curves here, as SVG")
     parser.add_argument("--curves", type=Path, help="write the curves here, as JSON")
     arguments = parser.parse_args()
     everything = {}
     for name in arguments.sets:
-        found = dataset(name, arguments.data, arguments.base, arguments.kept)
+        files = (arguments.data, arguments.base, arguments.kept)
+        found = planted() if name == "planted" else dataset(name, *files)
         everything[name] = [one_seed(found, seed, arguments.rules) for seed in range(arguments.seeds)]
         print(table(name, everything[name]), end="\n\n", flush=True)
+    if arguments.figure:
+        arguments.figure.write_text(figure(everything))
     if arguments.curves:
         arguments.curves.write_text(json.dumps(everything))
 

@@ -122,6 +122,15 @@ def test_the_first_tasks_come_with_all_their_rankings(features: Any) -> None:
     assert features.first_tasks([one, two, turned], 1) == [one, turned]
 
 
+def test_principal_directions_are_those_of_the_largest_spread(labels: Any) -> None:
+    draw = np.random.default_rng(0)
+    turn, _ = np.linalg.qr(draw.normal(size=(40, 40)))
+    rows = draw.normal(size=(500, 40)) * np.where(np.arange(40) < 3, 10.0, 0.1) @ turn
+    found = labels.principal(rows, 3)
+    assert found.shape == (40, 3) and found.T @ found == pytest.approx(np.eye(3), abs=1e-6)
+    assert np.linalg.norm(turn[:3] @ found) ** 2 == pytest.approx(3, abs=1e-2)  # the same subspace
+
+
 def test_a_conversation_is_on_one_side(labels: Any) -> None:
     tasks = [labels.Task((i, i + 1), (1, 2), str(i % 10)) for i in range(100)]
     pool, held_out = labels.split(tasks, 0)
@@ -173,3 +182,15 @@ def test_a_pool_that_is_easy_is_learned(labels: Any, features: Any) -> None:
     assert len(set(ends.values())) == 1 and ends["random"] > 0.8
     assert found["longer"] == 0.5 and (found["pool"], found["held out"]) == (42, 18)
     assert "| `design` |" in labels.table("made", [found, found])
+    drawn = labels.figure({"made": [found], "other": [found]})
+    assert drawn.count("<svg ") == 3 and drawn.count('class="line') >= 10
+
+
+def test_a_rule_that_can_help_is_seen_to(labels: Any) -> None:
+    """Where labels are right and most of the pool tells the same, what is unknown has to come first."""
+    found = labels.one_seed(labels.planted(), 0, ["random", "information", "disagreement"])
+    curves = found["curves"]
+    half = labels.SHARES.index(0.5)
+    for rule in ("information", "disagreement"):
+        assert curves[rule][half] > curves["random"][half] + 0.01
+        assert curves[rule][half] > curves[rule][-1] - 0.02
