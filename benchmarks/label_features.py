@@ -83,7 +83,9 @@ def dataset(name: str, data: Path, base: Path, kept: Path) -> Dataset:
     if not path.exists():
         features, tokens = _compute(list(texts.values()), base, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, features=features.astype(np.float16), tokens=tokens)
+        aside = path.with_suffix(".aside.npz")
+        np.savez(aside, features=features.astype(np.float16), tokens=tokens)
+        aside.replace(path)  # complete or absent
     with np.load(path, allow_pickle=False) as found:
         return Dataset(found["features"].astype(np.float32), found["tokens"], tasks)
 
@@ -113,6 +115,20 @@ def _rankings(name: str, data: Path, kept: Path) -> list[Ranking]:
     return list(load(Ranking, source, "rankings", kept / "records").train)
 
 
+def planted() -> Dataset:
+    """A control: worths that are linear in the features, and judged without an error.
+
+    A rule can help here. Four of five tasks differ along ten of the features alone.
+    """
+    draw, k, width = np.random.default_rng(0), 4, 60
+    features = draw.normal(size=(480, k, width))
+    features[np.arange(480) % 5 > 0, :, 10:] *= 0.1
+    worths = features @ draw.normal(size=width)
+    ranks = (-worths).argsort(1).argsort(1) + 1.0
+    tasks = [Task(tuple(range(i * k, i * k + k)), tuple(ranks[i]), str(i)) for i in range(480)]
+    return Dataset(features.reshape(-1, width).astype(np.float32), np.ones(480 * k, int), tasks)
+
+
 def first_tasks(rankings: Iterable[Ranking], most: int) -> list[Ranking]:
     """All rankings of the first `most` different sets of responses."""
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -140,8 +156,10 @@ def _opening(prompt: str | Messages) -> str:
 
 def _code(base: Path) -> str:
     """Changes with the base and with what is read of it."""
-    read = f"{MOST} {PROMPT_TOKENS} {RESPONSE_TOKENS} {DTYPE} ".encode() + (base / "config.json").read_bytes()
-    return hashlib.sha256(read).hexdigest()[:8]
+    fingerprint = find_base(Base(name=str(base), dtype=DTYPE)).fingerprint
+    return hashlib.sha256(
+        f"{MOST} {PROMPT_TOKENS} {RESPONSE_TOKENS} {DTYPE} {fingerprint}".encode()
+    ).hexdigest()[:8]
 
 
 @torch.no_grad()

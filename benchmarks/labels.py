@@ -38,8 +38,9 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from label_features import FILES, Dataset, Task, dataset  # noqa: E402
+from label_features import FILES, Dataset, Task, dataset, planted  # noqa: E402
 
+from align.errors import AlignError  # noqa: E402
 from align.svg import Series, line_chart  # noqa: E402
 
 WIDE, HIGH = 360, 200  # of a chart
@@ -390,20 +391,6 @@ def figure(everything: dict[str, list[dict[str, Any]]]) -> str:
     )
 
 
-def planted() -> Dataset:
-    """A control: worths that are linear in the features, and judged without an error.
-
-    A rule can help here. Four of five tasks differ along ten of the features alone.
-    """
-    draw, k, width = np.random.default_rng(0), 4, 60
-    features = draw.normal(size=(480, k, width))
-    features[np.arange(480) % 5 > 0, :, 10:] *= 0.1
-    worths = features @ draw.normal(size=width)
-    ranks = (-worths).argsort(1).argsort(1) + 1.0
-    tasks = [Task(tuple(range(i * k, i * k + k)), tuple(ranks[i]), str(i)) for i in range(480)]
-    return Dataset(features.reshape(-1, width).astype(np.float32), np.ones(480 * k, int), tasks)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -418,7 +405,15 @@ def main() -> None:
     )
     parser.add_argument("--figure", type=Path, help="draw the curves here, as SVG")
     parser.add_argument("--curves", type=Path, help="write the curves here, as JSON")
-    arguments = parser.parse_args()
+    try:
+        run(parser.parse_args())
+    except AlignError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Play every rule through on every data set, and print what came of it."""
     everything = {}
     for name in arguments.sets:
         files = (arguments.data, arguments.base, arguments.kept)
