@@ -22,6 +22,7 @@ from align.cli.options import (
 )
 from align.errors import UserError
 from align.recipe import EngineName
+from align.recipe import Priority as PriorityName
 from align.run.hub import quiet_bars
 from align.stage_table import Stage
 
@@ -33,11 +34,11 @@ Count = Annotated[
     option("--count", "Until N prompts have a task from it; without it: all of data.prompts.", "N", min=1),
 ]
 Priority = Annotated[
-    Literal["none", "margin", "disagreement"],
-    typer.Option(
+    PriorityName | None,
+    option(
         "--priority",
-        help="What people do first. margin: where the reward model cannot tell the best two apart; "
-        "disagreement: where several reward models disagree.",
+        "What people do first; without it: labeling.priority. margin: where the reward model cannot tell the "
+        "best two apart; gap: where they are far apart; disagreement: where several reward models disagree.",
     ),
 ]
 RewardModels = Annotated[
@@ -96,7 +97,7 @@ def generate(
     top_k: TopK = None,
     top_p: TopP = None,
     seed: Seed = None,
-    priority: Priority = "none",
+    priority: Priority = None,
     reward_models: RewardModels = None,
     engine: Engine = "hf",
     engine_url: EngineUrl = None,
@@ -114,7 +115,7 @@ def generate(
         drawing = Drawing(temperature, top_k, top_p, seed, engine=engine, engine_url=engine_url)
         models = tuple(reward_models or ())
         wanted = Wanted(stage, k, count, drawing, priority, models, to, url, token_file)
-        check(wanted)
+        check(loaded, wanted)
         quiet_bars()
         context.kept = KEPT
         run(loaded, wanted)

@@ -11,16 +11,17 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
 from align.data.load import load
 from align.data.tokenize import encode_prompts
-from align.errors import UserError
+from align.errors import MissingStage, UserError
 from align.loop.policy import Drawing, OpenPolicy, PolicyStage, check_drawing, check_gap, open_policy
 from align.loop.priorities import RewardModels, open_reward_models
 from align.loop.queues import Queue, open_queue
+from align.recipe import Priority
 from align.recipe.sections import Recipe
 from align.records import Demonstration, Prompt, prompt_key
 from align.run.progress import ProgressBar, say
@@ -28,7 +29,6 @@ from align.sampling.params import Draws, Sampled
 from align.stages.frame import Setup, source
 from align.values import RecordError
 
-Priority = Literal["none", "margin", "disagreement"]
 _CHUNK = 16  # prompts whose tasks are kept together: what a kill can cost
 _TRIES = 3  # times that a response is drawn again in place of one that is there already
 
@@ -41,7 +41,7 @@ class Wanted:
     k: int = 4
     count: int | None = None  # prompts with a task of this policy, all in all; None: every prompt
     drawing: Drawing = field(default_factory=Drawing)
-    priority: Priority = "none"
+    priority: Priority | None = None  # None: the recipe's, which needs no reward model to be there yet
     reward_models: Sequence[Path] = ()
     to: Path | None = None
     url: str | None = None
@@ -88,11 +88,22 @@ def generate(recipe: Recipe, wanted: Wanted, console: Console | None = None) -> 
     with open_queue(recipe, wanted.to, wanted.url, wanted.token_file) as queue:
         policy = open_policy(recipe, wanted.stage, wanted.drawing)
         with closing(policy.engine):
-            reward_models = open_reward_models(recipe, policy, wanted.priority, wanted.reward_models)
+            reward_models = _reward_models(recipe, wanted, policy, console)
             done = _fill(recipe, wanted, policy, reward_models, queue, console)
     for line in done.told(wanted.k, queue.place):
         say(console, line)
     return done
+
+
+def _reward_models(recipe: Recipe, wanted: Wanted, policy: OpenPolicy, console: Console) -> RewardModels:
+    rule = wanted.priority or recipe.labeling.priority
+    try:
+        return open_reward_models(recipe, policy, rule, wanted.reward_models)
+    except MissingStage:
+        if wanted.priority or wanted.reward_models:
+            raise
+    say(console, f"labeling.priority is {rule}, but rm has not finished: tasks come in their order")
+    return open_reward_models(recipe, policy, "none", ())
 
 
 def _fill(
@@ -194,12 +205,14 @@ def _is_response(text: str) -> bool:
     return True
 
 
-def check(wanted: Wanted) -> None:
+def check(recipe: Recipe, wanted: Wanted) -> None:
     """Raises UserError where the options don't go together."""
     check_drawing(wanted.drawing)
-    if wanted.reward_models and wanted.priority == "none":
-        raise UserError("--reward-model is for --priority margin or disagreement")
-    if wanted.priority == "disagreement" and len(wanted.reward_models) < 2:
-        raise UserError("--priority disagreement needs several reward models: name each with --reward-model")
-    if wanted.priority == "margin" and len(wanted.reward_models) > 1:
-        raise UserError("--priority margin reads one reward model; several are for --priority disagreement")
+    rule = wanted.priority or recipe.labeling.priority
+    told = f"--priority {rule}" if wanted.priority else f"labeling.priority: {rule}"
+    if wanted.reward_models and rule == "none":
+        raise UserError("--reward-model is for --priority margin, gap or disagreement")
+    if rule == "disagreement" and len(wanted.reward_models) < 2:
+        raise UserError(f"{told} needs several reward models: name each with --reward-model")
+    if rule in ("margin", "gap") and len(wanted.reward_models) > 1:
+        raise UserError(f"{told} reads one reward model; several are for --priority disagreement")

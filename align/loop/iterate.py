@@ -23,9 +23,10 @@ from rich.console import Console
 
 from align.data.load import load
 from align.errors import UserError
-from align.loop.generate import Priority, Wanted, generate, in_drawn_order
+from align.loop.generate import Wanted, generate, in_drawn_order
 from align.loop.policy import Drawing, PolicyStage, origin_of
 from align.loop.queues import labeling_package
+from align.recipe import Priority
 from align.recipe.data import LABELS, Entry, Source
 from align.recipe.load import dump, load_recipe
 from align.recipe.sections import Recipe
@@ -233,7 +234,7 @@ class _Loop:
         # Prompts may have been added since, and tasks are for the queue as it is now.
         now = {"data": self.recipe.data, "labeling": self.recipe.labeling}
         origin = origin_of(name, "ppo", _digest(self.folder / name / "ppo"))
-        return recipe.model_copy(update=now), "ppo", "margin", origin
+        return recipe.model_copy(update=now), "ppo", self.recipe.labeling.priority, origin
 
     @contextmanager
     def _config(self) -> Iterator[Any]:
@@ -276,6 +277,11 @@ def _checked(recipe: Recipe) -> Recipe:
     ]
     if given:
         raise UserError(f"iterate trains every stage itself: leave out {', '.join(given)}")
+    if recipe.labeling.priority == "disagreement":
+        raise UserError(
+            "labeling.priority: disagreement needs several reward models, and a round has one: say none, "
+            "margin or gap"
+        )
     database = labeling_package("labeling.serve").database_of(recipe)
     if "://" not in database:
         database = os.path.abspath(database)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import pvariance
-from typing import Literal
 
 from align.loop.policy import OpenPolicy
 from align.models.forward import Forward
 from align.models.scoring import score_pairs
+from align.recipe import Priority
 from align.recipe.sections import Recipe
 from align.run.lineage import parent
 from align.sampling.params import Sampled
@@ -22,12 +22,13 @@ from align.sampling.params import Sampled
 class RewardModels:
     """Reward models, or none: then all priorities are 0."""
 
+    priority: Priority
     forward: Forward | None
     roles: Sequence[str]
     tokens: int  # in one forward pass
 
     def priorities(self, tasks: Sequence[Sequence[Sampled]]) -> list[float]:
-        """One for each task: by margin with one reward model, by disagreement with several."""
+        """One for each task, by the rule."""
         if self.forward is None:
             return [0.0] * len(tasks)
         flat = [(one.prompt, one.response) for task in tasks for one in task]
@@ -35,7 +36,7 @@ class RewardModels:
         found, start = [], 0
         for task in tasks:
             own = [of_one[start : start + len(task)] for of_one in scores]
-            found.append(margin(own[0]) if len(own) == 1 else disagreement(own))
+            found.append(_by_rule(self.priority, own))
             start += len(task)
         return found
 
@@ -43,7 +44,7 @@ class RewardModels:
 def open_reward_models(
     recipe: Recipe,
     policy: OpenPolicy,
-    priority: Literal["none", "margin", "disagreement"],
+    priority: Priority,
     runs: Sequence[Path],
 ) -> RewardModels:
     """The reward models of `runs`, else the recipe's own; verified to be of the policy's base and template.
@@ -53,20 +54,35 @@ def open_reward_models(
     setup = policy.setup
     tokens = recipe.rm.microbatch_tokens
     if priority == "none":
-        return RewardModels(None, (), tokens)
+        return RewardModels(priority, None, (), tokens)
     found = [parent(recipe, "rm", str(run), setup.lineage) for run in runs]
     found = found or [parent(recipe, "rm", recipe.ppo.rm, setup.lineage)]
     names = [f"reward{i}" for i in range(len(found))]
     for name, one in zip(names, found, strict=True):
         policy.roles.add(name, one.final, trains=False)
         policy.roles.add_head(name, one.final)
-    return RewardModels(Forward(policy.roles, logits=False), names, tokens)
+    return RewardModels(priority, Forward(policy.roles, logits=False), names, tokens)
+
+
+def _by_rule(priority: Priority, scores: Sequence[Sequence[float]]) -> float:
+    """scores: for each reward model those of a task's responses."""
+    if priority == "disagreement":
+        return disagreement(scores)
+    return margin(scores[0]) if priority == "margin" else gap(scores[0])
 
 
 def margin(scores: Sequence[float]) -> float:
     """1 / (1 + gap between the two best scores): 1 where the reward model cannot tell them apart."""
     best, second = sorted(scores, reverse=True)[:2]
     return 1 / (1 + best - second)
+
+
+def gap(scores: Sequence[float]) -> float:
+    """1 - margin: 0 where the reward model cannot tell the two best apart, up to 1 where they are far apart.
+
+    Large gaps first, as arXiv 2603.09692 has it for the two responses of a pair.
+    """
+    return 1 - margin(scores)
 
 
 def disagreement(scores: Sequence[Sequence[float]]) -> float:

@@ -6,3 +6,4 @@ What the command line names too stands here, since it does without the library t
 from typing import Literal
 
 EngineName = Literal["hf", "paged", "vllm"]  # what samples; align.sampling.engines opens it
+Priority = Literal["none", "margin", "gap", "disagreement"]  # what people do first: align.loop.priorities

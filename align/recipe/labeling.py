@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from align.recipe import Priority
 from align.recipe.parts import (
     RUN_NAME,
     NonNegativeInt,
@@ -91,6 +92,12 @@ class Labeling(Section):
     )
     quality: Literal["required", "optional", "off"] = Field(
         "optional", description="whether each response gets a quality from 1 to 7 before the ranking"
+    )
+    priority: Priority = Field(
+        "none",
+        description="which tasks that `align generate` and `align iterate` sample come first: any; margin or "
+        "gap: where the reward model's two best scores are close, or far apart; disagreement: where several "
+        "reward models disagree (generate alone)",
     )
     gold_every: NonNegativeInt = Field(
         10, description="every so many tasks one whose answer is known, where there are such; 0: never"

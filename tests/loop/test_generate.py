@@ -244,10 +244,35 @@ def test_options_that_do_not_go_together_are_told(tiny_recipe: Callable[..., Pat
     assert "align sft" in told("--to", str(tmp_path / "t.jsonl"))[1]
     assert "needs several" in told("--priority", "disagreement")[1]
     assert "is for --priority" in told("--reward-model", "x")[1]
+    assert "--priority gap reads one" in told("--priority", "gap", *["--reward-model", "x"] * 2)[1]
+    assert told("--priority", "widest")[0] == 2
+    assert "'widest' is not one of" in told("--priority", "widest")[1]
+    several = ("--set", "labeling.priority=disagreement")
+    assert told(*several)[0] == 2 and "labeling.priority: disagreement needs several" in told(*several)[1]
+    code, said = told("--set", "labeling.priority=widest")
+    assert code == 2 and "labeling.priority" in said and "gap" in said
     assert "keep one" in told("--to", "x", "--url", "http://x")[1]
     assert told("--to", str(tmp_path))[0] == 2
     assert "say with --engine-url" in told("--engine", "vllm")[1]
     assert "--engine-url is for --engine vllm" in told("--engine-url", "http://x")[1]
+
+
+def test_the_recipe_says_what_people_do_first(recipe: Recipe, tmp_path: Path) -> None:
+    """Where no reward model is there yet, tasks come in their order, and that is said."""
+    by_gap = recipe.model_copy(update={"labeling": recipe.labeling.model_copy(update={"priority": "gap"})})
+    run(by_gap, tmp_path / "gap.jsonl", count=3)
+    run(recipe, tmp_path / "margin.jsonl", count=3, priority="margin")
+    run(by_gap, tmp_path / "none.jsonl", count=3, priority="none")
+    gaps, margins = (
+        [row["priority"] for row in rows_of(tmp_path / f"{name}.jsonl")] for name in ("gap", "margin")
+    )
+    assert gaps == pytest.approx([1 - value for value in margins]) and any(gaps)
+    assert {row["priority"] for row in rows_of(tmp_path / "none.jsonl")} == {0.0}
+    (recipe.run.path / "rm").rename(recipe.run.path / "rm-of-later")
+    console = Console(record=True, width=200)
+    generate(by_gap, Wanted(to=tmp_path / "early.jsonl", count=3), console)
+    assert "labeling.priority is gap, but rm has not finished: tasks come in" in console.export_text()
+    assert {row["priority"] for row in rows_of(tmp_path / "early.jsonl")} == {0.0}
 
 
 def test_a_reward_model_that_has_not_run_is_told(recipe: Recipe, tmp_path: Path) -> None:

@@ -86,7 +86,9 @@ def test_two_rounds_with_people_in_between(
     labels = str(tmp_path / "labels.db")
     read = {"labels": labels, "held_out": 0.3}
     data = {"demonstrations": read, "rankings": read, "prompts": {"train": "prompts.jsonl", "held_out": 0.2}}
-    path = tiny_recipe(data={**data, "template": "plain"}, labeling={"database": labels})
+    path = tiny_recipe(
+        data={**data, "template": "plain"}, labeling={"database": labels, "priority": "margin"}
+    )
     run = tmp_path / "runs" / "tiny"
     work = Round(path)
 
@@ -165,6 +167,7 @@ def test_prompts_that_run_out_are_told(
         ({"data": {"prompts": "p", "rankings": {"labels": "other.db"}}}, "answers go"),
         ({"data": {"template": "plain"}}, "names no data.prompts"),
         ({"data": {"prompts": "p", "rankings": {"labels": "other.db", "until": 3}}}, "leave out until"),
+        ({"labeling": {"priority": "disagreement"}}, "say none, margin or gap"),
     ],
 )
 def test_what_leaves_no_room_for_rounds_is_told(

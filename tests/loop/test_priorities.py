@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from align.loop.priorities import disagreement, margin
+from align.loop.priorities import RewardModels, disagreement, gap, margin
+from align.recipe import Priority
+from align.sampling.params import Sampled
 
 
 @pytest.mark.parametrize(
@@ -15,6 +18,35 @@ from align.loop.priorities import disagreement, margin
 )
 def test_the_margin_is_of_the_two_best(scores: list[float], expected: float) -> None:
     assert margin(scores) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [([0.0, 0.0], 0.0), ([3.0, 1.0], 2 / 3), ([1.0, -5.0, 2.0], 0.5), ([-4.0, -4.0, 9.0], 13 / 14)],
+)
+def test_the_gap_is_of_the_two_best_too(scores: list[float], expected: float) -> None:
+    assert gap(scores) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("rule", "order"),
+    [("none", "abc"), ("margin", "bca"), ("gap", "acb"), ("disagreement", "cab")],
+)
+def test_a_rule_orders_tasks(rule: Priority, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gaps of the two best by the first model: 3, 0.1, 1; the second turns c round and doubts a."""
+    first = {"a": [3.0, 0.0, -9.0], "b": [0.1, 0.0], "c": [1.0, 0.0]}
+    second = {"a": [0.5, 0.0, -9.0], "b": [0.1, 0.0], "c": [0.0, 1.0]}
+
+    def scores(forward: object, role: str, pairs: object, tokens: int) -> torch.Tensor:
+        of_role = first if role == "first" else second
+        return torch.tensor([score for task in "abc" for score in of_role[task]])
+
+    monkeypatch.setattr("align.loop.priorities.score_pairs", scores)
+    roles = {"none": [], "disagreement": ["first", "second"]}.get(rule, ["first"])
+    models = RewardModels(rule, None if rule == "none" else object(), roles, 10)  # type: ignore[arg-type]
+    tasks = [[Sampled([1], [2], [])] * len(first[task]) for task in "abc"]
+    found = models.priorities(tasks)
+    assert "".join(sorted("abc", key=lambda task: -found["abc".index(task)])) == order
 
 
 def test_models_that_agree_have_no_disagreement_whatever_their_offsets() -> None:
