@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev quickstart oracles test test-lowest vllm lint format types bases bench gpu gpu-wheels
+.PHONY: help setup dev quickstart oracles test test-lowest vllm lint format types catalogue bases bench gpu gpu-wheels
 
 help:  ## list what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -130,6 +130,10 @@ format: dev  ## ruff: mend what it can
 
 types: dev  ## mypy
 	$(BIN)/mypy
+
+# The texts of the labeling app, taken from its code; with LANGUAGE=es a new language is begun.
+catalogue: dev  ## bring labeling/locale up to date, and say how much of each language is translated
+	$(BIN)/python -m labeling.catalogue $(LANGUAGE)
 
 # On a machine that reaches no package index: `make gpu-wheels` on another one, with the GPU machine's Python, and carry
 # the folder wheels/ there. What that machine has itself (torch, transformers) is used, the rest comes from the folder.

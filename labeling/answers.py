@@ -12,30 +12,31 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from align.errors import UserError
 from align.recipe.labeling import MAX_RESPONSES
+from labeling.language import N_, gettext
 from labeling.parts import Parts, checked_parts
 
 TEXT_LIMIT = 100_000  # characters of what a person writes
 UNSTORABLE = "holds half a character, a NUL, a number without bounds, or is nested more than 50 deep"
 FLAGS = {
-    "fails": "Fails the task",
-    "inappropriate": "Inappropriate for a customer assistant",
-    "hallucination": "Hallucination",
-    "constraint": "Ignores a constraint",
-    "sexual": "Sexual content",
-    "violent": "Violent content",
-    "harm": "Encourages harm",
-    "denigrates": "Denigrates a protected class",
-    "advice": "Harmful advice",
-    "opinion": "Expresses an opinion",
-    "moral": "Expresses a moral judgement",
+    "fails": N_("Fails the task"),
+    "inappropriate": N_("Inappropriate for a customer assistant"),
+    "hallucination": N_("Hallucination"),
+    "constraint": N_("Ignores a constraint"),
+    "sexual": N_("Sexual content"),
+    "violent": N_("Violent content"),
+    "harm": N_("Encourages harm"),
+    "denigrates": N_("Denigrates a protected class"),
+    "advice": N_("Harmful advice"),
+    "opinion": N_("Expresses an opinion"),
+    "moral": N_("Expresses a moral judgement"),
 }
 SKIP_REASONS = {
-    "unclear": "I don't understand the prompt",
-    "language": "Not in a language that I read",
-    "expertise": "I don't know enough to judge",
-    "unsafe": "I'd rather not read this",
-    "broken": "Something is broken here",
-    "other": "Another reason",
+    "unclear": N_("I don't understand the prompt"),
+    "language": N_("Not in a language that I read"),
+    "expertise": N_("I don't know enough to judge"),
+    "unsafe": N_("I'd rather not read this"),
+    "broken": N_("Something is broken here"),
+    "other": N_("Another reason"),
 }
 
 Text = Annotated[str, Field(max_length=TEXT_LIMIT)]
@@ -176,36 +177,47 @@ class TaskKind:
 
 KINDS = {
     "rank": TaskKind(
-        "Rank the responses", "Rank", (2, MAX_RESPONSES), RankContent, _ranks_moved, _ranks, _edit
+        N_("Rank the responses"), N_("Rank"), (2, MAX_RESPONSES), RankContent, _ranks_moved, _ranks, _edit
     ),
     "demonstrate": TaskKind(
-        "Write the best response", "Write", (0, 0), TextContent, written=lambda made: (made["text"], None)
+        N_("Write the best response"),
+        N_("Write"),
+        (0, 0),
+        TextContent,
+        written=lambda made: (made["text"], None),
     ),
     "correct": TaskKind(
-        "Correct the response", "Correct", (1, 1), TextContent, written=lambda made: (made["text"], 0)
+        N_("Correct the response"), N_("Correct"), (1, 1), TextContent, written=lambda made: (made["text"], 0)
     ),
     "compare": TaskKind(
-        "Which response is better?", "Compare", (2, 2), CompareContent, _choice_moved, _ranks_of_choice
+        N_("Which response is better?"),
+        N_("Compare"),
+        (2, 2),
+        CompareContent,
+        _choice_moved,
+        _ranks_of_choice,
     ),
 }
 ORDERING = tuple(kind for kind, about in KINDS.items() if about.ranks)  # may have gold ranks, suggestions
-_KINDS_AND_SKIP = KINDS | {"skip": TaskKind("Skipped", "Skip", (0, MAX_RESPONSES), SkipContent)}
+_KINDS_AND_SKIP = KINDS | {"skip": TaskKind(N_("Skipped"), N_("Skip"), (0, MAX_RESPONSES), SkipContent)}
 
 
 def checked(kind: str, content: Any, count: int, quality: str = "optional") -> dict[str, Any]:
     """A complete answer to a task of this kind with `count` responses; UserError says what is missing."""
     if kind == "compare" and isinstance(content, dict) and content.get("choice") is None:
-        raise UserError("Say which response is better, or skip.")
+        raise UserError(gettext("Say which response is better, or skip."))
     try:
         made = _KINDS_AND_SKIP[kind].content.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"The answer is not well formed: {where} {first['msg']}") from error
+        raise UserError(
+            gettext("The answer is not well formed: %(what)s", what=f"{where} {first['msg']}")
+        ) from error
     if isinstance(made, TextContent) and not made.text.strip():
-        raise UserError("Write the response first.")
+        raise UserError(gettext("Write the response first."))
     if isinstance(made, SkipContent) and made.reason not in SKIP_REASONS:
-        raise UserError("Choose a reason for skipping.")
+        raise UserError(gettext("Choose a reason for skipping."))
     if isinstance(made, RankContent):
         _check_ranking(made, count, quality)
     return _without_empty(made.model_dump())
@@ -238,28 +250,30 @@ def parts_of(kind: str, content: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _check_ranking(made: RankContent, count: int, quality: str) -> None:
     if not len(made.ranks) == len(made.quality) == len(made.flags) == count:
-        raise UserError(f"The answer is not well formed: there are {count} responses.")
+        raise UserError(gettext("The answer is not well formed: there are %(count)s responses.", count=count))
     if any(flag not in FLAGS for flags in made.flags for flag in flags):
-        raise UserError("The answer is not well formed: unknown flag.")
+        raise UserError(gettext("The answer is not well formed: unknown flag."))
     made.flags = [[flag for flag in FLAGS if flag in flags] for flags in made.flags]
     if made.edit is not None:
         _check_edit(made.edit, count)
     ranked = [rank for rank in made.ranks if rank is not None]
     if not ranked and not made.all_bad:
-        raise UserError("Rank at least two responses, say that all are bad, or skip.")
+        raise UserError(gettext("Rank at least two responses, say that all are bad, or skip."))
     if len(ranked) == 1 and not made.all_bad:
-        raise UserError("One ranked response is not a ranking: rank another one, or say that all are bad.")
+        raise UserError(
+            gettext("One ranked response is not a ranking: rank another one, or say that all are bad.")
+        )
     if quality == "required" and any(value is None for value in made.quality):
-        raise UserError("Give each response a quality from 1 to 7.")
+        raise UserError(gettext("Give each response a quality from 1 to 7."))
 
 
 def _check_edit(edit: Edit, count: int) -> None:
     if edit.response is None and not edit.text.strip():
-        raise UserError("Your own answer is empty: write it, or remove it.")
+        raise UserError(gettext("Your own answer is empty: write it, or remove it."))
     if (edit.response or 0) >= count or not edit.text.strip():
-        raise UserError("The rewritten response is empty: write it, or remove it.")
+        raise UserError(gettext("The rewritten response is empty: write it, or remove it."))
     if any(part.response >= count for part in edit.parts):
-        raise UserError("A part of the answer is of a response that this task doesn't have.")
+        raise UserError(gettext("A part of the answer is of a response that this task doesn't have."))
 
 
 def drawn_order(secret: str, item: int, person: int, count: int) -> list[int]:

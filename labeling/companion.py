@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from align.errors import AlignError, UserError
+from labeling.language import N_, gettext
 
 _WAITING = 8  # people at most, including the one whose question is being answered
 _STARTS_WITHIN = 300.0  # seconds: a large base takes its time
@@ -25,7 +26,7 @@ _STOPS_WITHIN = 20.0  # seconds: a token of a large base takes its time, too
 _ENDS_WITHIN = 5.0  # seconds
 _BEAT = 0.5  # seconds between signs of life, at which is seen that somebody has left
 
-ENDED = "The policy has stopped. It starts again with the next message: try again."
+ENDED = N_("The policy has stopped. It starts again with the next message: try again.")
 Event = dict[str, Any]
 
 
@@ -64,7 +65,7 @@ class Companion:
         UserError where it cannot read the conversation.
         """
         if not self._places.acquire(blocking=False):
-            raise Absent("Too many people are waiting for the policy: try again in a moment.")
+            raise Absent(gettext("Too many people are waiting for the policy: try again in a moment."))
         try:
             yield {"waiting": True}
             texts = [""] * len(policies)
@@ -136,7 +137,7 @@ class Companion:
         if self._process is None or self._process.poll() is not None:
             self._start()
         if self._ready is None:
-            failed = "The policy could not be started: the app's terminal says why."
+            failed = N_("The policy could not be started: the app's terminal says why.")
             for found in self._told(_STARTS_WITHIN, failed):
                 if "ready" in found:
                     self._ready = found
@@ -185,7 +186,7 @@ class Companion:
                 if found.get("id") == number and "piece" not in found:
                     return
                 if time.monotonic() > until:
-                    self._absent(ENDED)
+                    self._absent(gettext(ENDED))
                     return
 
     def _write(self, asked: Event) -> None:
@@ -197,7 +198,7 @@ class Companion:
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
         except OSError as error:
-            raise self._absent(ENDED) from error
+            raise self._absent(gettext(ENDED)) from error
         finally:
             watch.cancel()
 
@@ -212,11 +213,15 @@ class Companion:
                 line = self._lines.get(timeout=max(0.01, min(_BEAT, until - time.monotonic())))
             except queue.Empty:
                 if time.monotonic() >= until:
-                    raise self._absent(f"The policy did not answer within {seconds:.0f} seconds.") from None
+                    raise self._absent(
+                        gettext(
+                            "The policy did not answer within %(seconds)s seconds.", seconds=f"{seconds:.0f}"
+                        )
+                    ) from None
                 yield {}
                 continue
             if line is None:
-                raise self._absent(ended)
+                raise self._absent(gettext(ended))
             found = as_object(line)
             if found:
                 until = time.monotonic() + seconds

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from align.errors import UserError
+from labeling.language import gettext
 
 MOST_PARTS = 100
 _PLACE = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -37,12 +38,24 @@ def checked_parts(
     for number, part in enumerate(parts, start=1):
         response, start, end = part["response"], part["start"], part["end"]
         if response >= len(responses):
-            raise UserError(f"Part {number} of the answer is of a response that this task doesn't have.")
+            raise UserError(
+                gettext(
+                    "Part %(number)s of the answer is of a response that this task doesn't have.",
+                    number=number,
+                )
+            )
         source = responses[response]
         if not 0 <= start < end <= len(source):
-            raise UserError(f"Part {number} of the answer is no range of its response's text.")
+            raise UserError(
+                gettext("Part %(number)s of the answer is no range of its response's text.", number=number)
+            )
         if source[start:end] != part["text"]:
-            raise UserError(f"Part {number} of the answer isn't what stands at that place of its response.")
+            raise UserError(
+                gettext(
+                    "Part %(number)s of the answer isn't what stands at that place of its response.",
+                    number=number,
+                )
+            )
     places = located(text, [part["text"] for part in parts])
     return [{**part, "edited": place is None} for part, place in zip(parts, places, strict=True)]
 

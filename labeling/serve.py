@@ -25,6 +25,7 @@ from align.recipe.sections import Recipe
 from align.records import RecordKind
 from labeling.companion import Companion
 from labeling.figures.show import show
+from labeling.language import languages
 from labeling.store.engine import Store
 from labeling.store.people import admin_for_link, end_links, has_admin_account, new_token
 from labeling.store.records import read_records
@@ -45,7 +46,10 @@ def database_of(recipe: Recipe) -> str:
 
 
 def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool = False) -> Config:
-    """Open the database; raises UserError where it or the guideline can't be read."""
+    """Open the database; raises UserError where it or the guideline can't be read, or a language is none."""
+    if recipe.labeling.language not in ("auto", *languages()):
+        known = ", ".join(sorted(languages()))
+        raise UserError(f"labeling.language: {recipe.labeling.language} is not there: name {known} or auto")
     store = Store(database_of(recipe))
     config = Config(store, recipe.labeling, store.secret(), recipe.run.name, secure=secure, hosts=hosts)
     config = replace(config, run=str(recipe.run.path))

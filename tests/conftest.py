@@ -18,7 +18,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 from ranks import Ranks, started
 
-pytest_plugins = ["labeling_app", "talking_app"]
+pytest_plugins = ["labeling_app", "pseudo_language", "talking_app"]
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

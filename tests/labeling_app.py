@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -255,7 +256,7 @@ def visit(browser: Any, served: Callable[[Site], str]) -> Iterator[Callable[...,
             lambda m: complaints.append(m.text) if m.type == "error" and not known.search(m.text) else None,
         )
         page.goto(site.link(person))
-        page.get_by_role("button", name="Sign in").click()
+        page.locator(f"form[action='{urlsplit(page.url).path}'] button").click()  # in any language
         page.wait_for_url(re.compile(r"/$"))
         return page
 

@@ -21,6 +21,8 @@ ROOMS = [
     {"labeling.store"},
     {"labeling.answers", "labeling.checker"},
     {"labeling.client", "labeling.companion", "labeling.guideline", "labeling.parts", "labeling.__init__"},
+    {"labeling.catalogue"},
+    {"labeling.language"},
     {"ppo", "serving"},
     {"stages"},
     {"evaluation", "plan"},

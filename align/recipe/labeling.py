@@ -126,6 +126,11 @@ class Labeling(Section):
     checks: Annotated[list[Check] | None, OneOrMore()] = Field(
         None, min_length=1, description="what people may have their own answer checked by; null: nothing"
     )
+    language: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{2,20}$")] = Field(
+        "auto",
+        description="of the interface, for people who chose none: `de`, `en`, `fr`; `auto`: what their "
+        "browser asks for",
+    )
     session_days: PositiveInt = Field(14, description="days after which a person signs in again")
     upload_limit: PositiveInt = Field(64, description="MiB that one import or request may have")
 

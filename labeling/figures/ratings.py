@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from align.stats.bootstrap import TAIL, Draws, Numbers, Observation, means
 from align.stats.estimate import Estimate
 from labeling.figures.shapes import Pairing, Policies, Policy
+from labeling.language import gettext
 
 _RESAMPLES = 500  # ratings are solved anew for each
 _VALUES = {"first": 1.0, "second": 0.0, "tie": 0.5, "both_bad": 0.5}
@@ -98,7 +99,9 @@ def ratings(
         counts[prompt, column[match]] = number
     values = _solve(matches, counts.sum(0), len(names))
     if values is None:
-        return nothing, "some policies are not yet linked to all the others by wins and losses both ways"
+        return nothing, gettext(
+            "some policies are not yet linked to all the others by wins and losses both ways"
+        )
     parts = Draws(_RESAMPLES).parts(prompts)
     drawn = [_solve(matches, row, len(names)) for draw in parts for row in draw(counts)]
     known = np.array([row for row in drawn if row is not None])

@@ -11,6 +11,7 @@ from sqlalchemy import Text, and_, cast, delete, select
 from sqlalchemy.orm import Session
 
 from align.errors import UserError
+from labeling.language import gettext
 from labeling.store.audit import note
 from labeling.store.models import Ability, Draft, Item, Person, Response, Slot, Token, now
 from labeling.store.names import ERASED, good_name
@@ -36,7 +37,7 @@ def reset(session: Session, by: Person, person: Person) -> str:
     """The secret of a link by which a person comes in and sets a new password; the old one is gone."""
     _check_there(person)
     if person.disabled is not None or person.role == "machine":
-        raise UserError("A link is for people whose account is open.")
+        raise UserError(gettext("A link is for people whose account is open."))
     end_sessions(session, person, None)
     person.password = None
     note(session, by, "made a link to reset a password", "person", person.id)
@@ -47,7 +48,7 @@ def renew_token(session: Session, by: Person, machine: Person) -> str:
     """A machine's new token; those before it end."""
     _check_there(machine)
     if machine.disabled is not None or machine.role != "machine":
-        raise UserError("A token is for a machine whose account is open.")
+        raise UserError(gettext("A token is for a machine whose account is open."))
     end_tokens(session, and_(Token.person_id == machine.id, Token.kind == "api"))
     note(session, by, "made a new token", "person", machine.id)
     return new_token(session, "api", person=machine)
@@ -73,10 +74,10 @@ def erase(session: Session, by: Person, person: Person) -> str:
     """
     _check_there(person)
     if person.id == by.id:
-        raise UserError("This is your own account: another admin has to erase it.")
+        raise UserError(gettext("This is your own account: another admin has to erase it."))
     keep_past_name(session, person)
     old, person.name = person.name, f"{ERASED} {person.id}"
-    person.password, person.disabled = None, person.disabled or now()
+    person.password, person.language, person.disabled = None, None, person.disabled or now()
     end_tokens(session, Token.person_id == person.id)
     session.execute(delete(Ability).where(Ability.person_id == person.id))
     for slot in session.scalars(select(Slot).where(Slot.person_id == person.id, Slot.state.in_(HELD))):
@@ -92,7 +93,7 @@ def erase(session: Session, by: Person, person: Person) -> str:
 
 def _check_there(person: Person) -> None:
     if is_erased(person):
-        raise UserError("This person was erased: nothing of the account is left.")
+        raise UserError(gettext("This person was erased: nothing of the account is left."))
 
 
 def _replace_in_tasks(session: Session, old: str, new: str) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from align.errors import UserError
 from align.values import RecordError
 from labeling.answers import storable
+from labeling.language import gettext
 from labeling.store.models import Ability, Item, Label, Need, Person, Response, Slot, is_newest
 
 NEEDS = ("people", "skills", "language")  # keys of a task
@@ -130,7 +131,9 @@ def listed(text: str, lower: bool = True) -> list[str]:
     try:
         return _values("a list", text.split(","), lower)
     except RecordError as error:
-        raise UserError(f"Names of skills and languages: {error.message}") from error
+        raise UserError(
+            gettext("Skills and languages: at most %(most)s, of at most 80 characters each.", most=_MOST)
+        ) from error
 
 
 def _values(key: str, given: list[str], lower: bool) -> list[str]:

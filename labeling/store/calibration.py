@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from align.errors import UserError
 from align.stats.rankings import disagreement
 from labeling.answers import ranks_of
+from labeling.language import gettext
 from labeling.store.assignment import fits
 from labeling.store.audit import note
 from labeling.store.models import Calibration, Item, Label, Person
@@ -71,9 +72,11 @@ def conclude(session: Session, person: Person, standard: Standard, none_left: bo
 def decide(session: Session, by: Person, person: Person, said: str) -> None:
     """A lead lets somebody try again with other gold tasks, or work without passing. Raises UserError."""
     if said not in (AGAIN, WAIVED):
-        raise UserError("Let them try again, or let them work.")
+        raise UserError(gettext("Let them try again, or let them work."))
     if said == AGAIN and not session.scalar(select(func.count()).select_from(unmet(person).subquery())):
-        raise UserError("There is no gold task that they have not met: add some first, or let them work.")
+        raise UserError(
+            gettext("There is no gold task that they have not met: add some first, or let them work.")
+        )
     _say(session, person, said, None)
     note(session, by, f"calibration: {said}", "person", person.id)
 

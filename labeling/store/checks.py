@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from align.errors import UserError
 from labeling.answers import storable
+from labeling.language import gettext
 from labeling.store.models import AnswerCheck, Draft, Item, Label, Person
 
 MOST_CHECKS = 30  # of one person on one task
@@ -30,7 +31,12 @@ def to_check(session: Session, person: Person, item: int) -> Item | None:
         return None
     mine = select(func.count()).where(AnswerCheck.item_id == item, AnswerCheck.person_id == person.id)
     if (session.scalar(mine) or 0) >= MOST_CHECKS:
-        raise UserError(f"You had this answer checked {MOST_CHECKS} times: send it without another check.")
+        raise UserError(
+            gettext(
+                "You had this answer checked %(times)s times: send it without another check.",
+                times=MOST_CHECKS,
+            )
+        )
     return session.get_one(Item, item)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from align.errors import UserError
 from labeling.answers import Answer, in_shown_order
+from labeling.language import gettext
 from labeling.store.items import add_items
 from labeling.store.labels import NotYours, keep_guideline, last_act, last_own, submit
 from labeling.store.models import Draft, Item, Label, Person, in_turn
@@ -40,7 +41,7 @@ def keep_correction(
     known = _known(session, person, submission)
     if known is not None:
         if (known.item_id, known.content.get("text")) != (item.id, text):
-            raise UserError("An earlier version of this text was kept, not this one: keep it again.")
+            raise UserError(gettext("An earlier version of this text was kept, not this one: keep it again."))
         return known
     given = _answer(session, person, item, {"text": text}, guideline, seconds, submission)
     return submit(session, person, item, given, secret)
@@ -79,7 +80,7 @@ def keep_choice(
     if known is not None:
         chosen = in_shown_order("compare", known.content, shown_order)["choice"]
         if (known.item_id, chosen) != (item.id, choice):
-            raise UserError("Your first choice was kept, not this one: choose again.")
+            raise UserError(gettext("Your first choice was kept, not this one: choose again."))
         return known
     given = _answer(session, person, item, content, guideline, seconds, submission)
     return submit(session, person, item, given, secret, order=shown_order)
@@ -94,7 +95,7 @@ def _private_item(session: Session, person: Person, row: dict[str, Any]) -> Item
 def _known(session: Session, person: Person, submission: str) -> Label | None:
     known = session.scalar(select(Label).where(Label.submission == submission))
     if known is not None and known.person_id != person.id:
-        raise NotYours("This answer was given by somebody else.")
+        raise NotYours(gettext("This answer was given by somebody else."))
     return known
 
 

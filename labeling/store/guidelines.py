@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from align.errors import UserError
+from labeling.language import gettext, number
 from labeling.store.audit import note
 from labeling.store.labels import keep_guideline
 from labeling.store.models import Guideline, GuidelineVersion, Label, Person, in_turn
@@ -67,10 +68,12 @@ def edit(session: Session, by: Person, text: str, remark: str, base: str, now: s
     """
     text = text.replace("\r\n", "\n").rstrip() + "\n"
     if not text.strip() or len(text) > MAX_TEXT or "\0" in text:
-        raise UserError(f"A guideline has 1 to {MAX_TEXT:,} characters.")
+        raise UserError(gettext("A guideline has 1 to %(most)s characters.", most=number(MAX_TEXT)))
     in_turn(session, "guideline")
     if digest(now) != base:
-        raise Edited("The guideline was changed meanwhile: see what changed, and put your changes to it.")
+        raise Edited(
+            gettext("The guideline was changed meanwhile: see what changed, and put your changes to it.")
+        )
     found = keep_guideline(session, text)
     if found != base:
         session.add(GuidelineVersion(hash=found, person_id=by.id, remark=remark.strip()[:500]))

@@ -14,6 +14,7 @@ from align.data.one_file import OneFile
 from align.data.rows import EMPTY_ROW, KINDS, PACKED, FileError, read_rows
 from align.errors import UserError
 from align.values import RecordError
+from labeling.language import gettext, ngettext, number
 from labeling.store.audit import note
 from labeling.store.engine import Store
 from labeling.store.items import AddedItems, add_items, made_of, names_of, shown_format
@@ -38,21 +39,37 @@ class Imported:
     repeated: int = 0  # rows that are the same as another one of the file
 
     def __str__(self) -> str:
-        said = f"{_many(self.tasks, 'task')} added"
-        said += f", {self.known} were there before" if self.known else ""
+        said = [ngettext("%(num)s task added", "%(num)s tasks added", self.tasks)]
+        if self.known:
+            said[0] += ", " + ngettext("%(num)s were there before", "%(num)s were there before", self.known)
         if self.repeated:
-            is_are = "row is" if self.repeated == 1 else "rows are"
-            said += f"; {self.repeated:,} {is_are} the same as another one of the file"
+            said.append(
+                ngettext(
+                    "%(num)s row is the same as another one of the file",
+                    "%(num)s rows are the same as another one of the file",
+                    self.repeated,
+                )
+            )
         if self.kept is not None:
-            said += f"; {_many(self.kept, 'ranking')} kept as labels"
+            said.append(
+                ngettext("%(num)s ranking kept as labels", "%(num)s rankings kept as labels", self.kept)
+            )
         elif self.rankings:
-            said += f"; {_many(self.rankings, 'ranking')} by people not kept (--with-labels keeps them)"
+            said.append(
+                ngettext(
+                    "%(num)s ranking by people not kept (--with-labels keeps them)",
+                    "%(num)s rankings by people not kept (--with-labels keeps them)",
+                    self.rankings,
+                )
+            )
         if self.left_out:
-            reasons = "; ".join(f"{count:,} × {reason}" for reason, count in self.left_out.items())
-            said += f"; {sum(self.left_out.values()):,} left out ({reasons})"
+            reasons = "; ".join(f"{number(count)} × {reason}" for reason, count in self.left_out.items())
+            total = number(sum(self.left_out.values()))
+            said.append(gettext("%(total)s left out (%(reasons)s)", total=total, reasons=reasons))
         if self.unread:
-            said += f"; nothing of {', '.join(f'`{name}`' for name in self.unread)} is used"
-        return said
+            columns = ", ".join(f"`{name}`" for name in self.unread)
+            said.append(gettext("nothing of %(columns)s is used", columns=columns))
+        return "; ".join(said)
 
 
 def import_file(
@@ -189,7 +206,3 @@ def _checked(
 def suffix_of(name: str) -> str:
     """How a copy of a file must end, to be read as the kind that its name says."""
     return "".join(suffix for suffix in Path(name.lower()).suffixes if suffix in (*KINDS, *PACKED))
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -26,6 +26,7 @@ from labeling.answers import (
     with_sources,
     written_in,
 )
+from labeling.language import N_, gettext
 from labeling.store.checks import note_checks
 from labeling.store.models import (
     Draft,
@@ -48,24 +49,24 @@ from labeling.store.summary import summarise
 
 MAX_DRAFT = 400_000  # characters of JSON
 _TOGETHER = 1000  # rows asked for at once
-_OTHER = (
+_OTHER = N_(
     "An earlier version of this answer was saved, not this one. Nothing here is lost: submit again to put "
     "this one in its place."
 )
-_ANSWERED = (
+_ANSWERED = N_(
     "You have answered this task already, in another tab or browser. Nothing here is lost: submit again to "
     "put this answer in the place of that one."
 )
-_DECIDED = (
-    "{name} has decided this task already. Nothing was changed: look at that decision, or submit again to "
+_DECIDED = N_(
+    "%(name)s has decided this task already. Nothing was changed: look at that decision, or submit again to "
     "put yours in its place."
 )
 KEPT = "kept"  # a person's own word on an answer that was returned: it stays
 REJECTED = "rejected"  # the kind of a label that takes one back which a reviewer rejected
 
 
-_UNTOUCHED = "You changed nothing: change it, or say that it is right as it stands."
-_TOUCHED = "You changed it, so it isn't right as it stands: submit your version."
+_UNTOUCHED = N_("You changed nothing: change it, or say that it is right as it stands.")
+_TOUCHED = N_("You changed it, so it isn't right as it stands: submit your version.")
 
 
 class NotYours(UserError):
@@ -84,7 +85,7 @@ class NewerDraft(UserError):
     """The draft that is kept isn't the one that this one was made from."""
 
     def __init__(self, content: dict[str, Any], revision: int) -> None:
-        super().__init__("This task was worked on elsewhere meanwhile.")
+        super().__init__(gettext("This task was worked on elsewhere meanwhile."))
         self.content, self.revision = content, revision
 
 
@@ -105,7 +106,7 @@ def save_draft(
     Raises NotYours where the task was never given to them, NewerDraft where another revision is kept.
     """
     if not was_given(session, person, item):
-        raise NotYours("This task was not given to you.")
+        raise NotYours(gettext("This task was not given to you."))
     draft = session.get_one(Draft, (item, person.id))
     if revision is not None and revision != draft.revision:
         raise NewerDraft(draft.content, draft.revision)
@@ -141,16 +142,16 @@ def submit(
     if known is not None:
         if not _same(known, item, given, kind, order):
             before = _before(session, person, item, given.adjudicates)
-            raise Superseded(_OTHER, _submission(session, before) or known.submission)
+            raise Superseded(gettext(_OTHER), _submission(session, before) or known.submission)
         return known
     answer = checked(kind, given.content, count, "optional" if given.adjudicates else quality)
     if given.guideline is not None and session.get(Guideline, given.guideline) is None:
-        raise UserError("This version of the guideline is not known: reload the page.")
+        raise UserError(gettext("This version of the guideline is not known: reload the page."))
     in_order = _with_sources(item, kind, in_item_order(kind, answer, order))
     draft = session.get(Draft, (item.id, person.id))
     untouched = not given.adjudicates and is_untouched(session, item, draft, kind, in_order)
     if untouched != given.affirmed:
-        raise UserError(_UNTOUCHED if untouched else _TOUCHED)
+        raise UserError(gettext(_UNTOUCHED if untouched else _TOUCHED))
     before = _before(session, person, item, given.adjudicates)
     _check_before(session, person, item, before, given)
     label = Label(
@@ -209,9 +210,11 @@ def _check_before(session: Session, person: Person, item: Item, before: int | No
             and found.submission not in given.instead_of
         ):
             name = session.get_one(Person, found.person_id).name
-            raise Superseded(_DECIDED.format(name=name), found.submission)
+            raise Superseded(gettext(_DECIDED, name=name), found.submission)
     elif found.kind == REJECTED and own_slot(session, person.id, item.id) is None:
-        raise UserError("A reviewer rejected your earlier answer to this task, which went to somebody else.")
+        raise UserError(
+            gettext("A reviewer rejected your earlier answer to this task, which went to somebody else.")
+        )
 
 
 def _submitted(session: Session, person: Person, item: Item, given: Answer) -> Label | None:
@@ -222,7 +225,7 @@ def _submitted(session: Session, person: Person, item: Item, given: Answer) -> L
     theirs = lock_item(session, item.id) if given.adjudicates else was_given(session, person, item.id)
     known = session.scalar(select(Label).where(Label.submission == given.submission))
     if not theirs or (known is not None and known.person_id != person.id):
-        raise NotYours("This task was not given to you.")
+        raise NotYours(gettext("This task was not given to you."))
     return known
 
 
@@ -254,7 +257,7 @@ def _finish_place(session: Session, person: Person, label: Label, instead_of: li
     slot = place_for(session, person, label.item_id)
     before = _submission(session, label.replaces)
     if slot.state == "done" and before not in instead_of:
-        raise Superseded(_ANSWERED, before)
+        raise Superseded(gettext(_ANSWERED), before)
     _bound_seconds(session, person, label, taken)
     if label.kind == "skip":
         release(slot)
@@ -285,7 +288,7 @@ def reopen(session: Session, person: Person, label_id: int) -> Item:
         was_given(session, person, label.item_id)
     stands = session.scalar(select(Label.id).where(Label.id == label_id, standing())) is not None
     if label is None or label.adjudicates or not stands:
-        raise NotYours("This is not a current answer of yours.")
+        raise NotYours(gettext("This is not a current answer of yours."))
     item = session.get_one(Item, label.item_id)
     slot = place_for(session, person, item.id)
     begun = slot.state in HELD
@@ -304,7 +307,7 @@ def keep_answer(session: Session, person: Person, item: int) -> None:
     given = was_given(session, person, item)
     slot = own_slot(session, person.id, item)
     if not given or slot is None or slot.state != "reopened":
-        raise NotYours("You have not reopened this task.")
+        raise NotYours(gettext("You have not reopened this task."))
     slot.state, slot.leased_until = "done", None
     _put(session.get_one(Draft, (item, person.id)), {})
     _note_kept(session, person, item)

@@ -72,6 +72,7 @@ class Person(Tables):
     password: Mapped[str | None] = mapped_column(Text)  # argon2's hash
     created: Mapped[datetime] = mapped_column(default=now)
     disabled: Mapped[datetime | None] = mapped_column()
+    language: Mapped[str | None] = mapped_column(String(20))  # of the interface, where one was chosen
 
 
 class PastName(Tables):

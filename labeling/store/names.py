@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 from align.errors import UserError
+from labeling.language import gettext
 
 ERASED = "erased"  # how the names of erased people begin
 _SHARING = {
@@ -35,7 +36,7 @@ def good_name(name: str) -> str:
     """A name as it is kept; raises UserError where it can't be one."""
     name = tidy(name)
     if not name or len(name) > 80 or not name.isprintable():
-        raise UserError("A name needs 1 to 80 characters that can be printed.")
+        raise UserError(gettext("A name needs 1 to 80 characters that can be printed."))
     return name
 
 
@@ -49,8 +50,14 @@ def check_scripts(name: str) -> None:
     for word in re.split(r"[^\w]+", name):
         scripts = {unicodedata.name(c, "?").split()[0] for c in word if c.isalpha()} & _SHARING
         if len(scripts) > 1:
-            named = " and ".join(sorted(script.capitalize() for script in scripts))
-            raise UserError(f"{word} mixes {named} letters, which look alike: write the name in one of them.")
+            named = ", ".join(sorted(script.capitalize() for script in scripts))
+            raise UserError(
+                gettext(
+                    "%(word)s mixes letters that look alike (%(scripts)s): write the name in one script.",
+                    word=word,
+                    scripts=named,
+                )
+            )
 
 
 def skeleton(name: str) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Select, and_, select, update
 from sqlalchemy.orm import Session
 
 from align.errors import UserError
+from labeling.language import gettext
 from labeling.store.models import PastName, Person, Setting, Token, in_turn, now
 from labeling.store.names import ERASED, check_scripts, good_name, skeleton, tidy
 
@@ -63,7 +64,7 @@ def add_person(session: Session, name: str, role: str, password: str | None = No
     """Raises UserError for a name that `check_free` refuses, for no name, and for too short a password."""
     name = good_name(name)
     if role not in ROLES:
-        raise UserError(f"A role is one of {', '.join(ROLES)}.")
+        raise UserError(gettext("A role is one of %(roles)s.", roles=", ".join(ROLES)))
     in_turn(session, "people")
     check_free(session, name)
     person = Person(name=name, role=role, password=hashed_password(password) if password else None)
@@ -78,16 +79,26 @@ def check_free(session: Session, name: str, but: Person | None = None) -> None:
     mine = but.id if but is not None else None
     past = session.scalar(select(PastName.person_id).where(PastName.hash == _past(session, name)))
     if past is not None and past != mine:
-        raise UserError(f"The name {name} was another account's before: choose another.")
+        raise UserError(gettext("The name %(name)s was another account's before: choose another.", name=name))
     for id, known in session.execute(select(Person.id, Person.name)):
         if id == mine:
             continue
         if known == name:
-            raise UserError(f"The name {name} is taken: choose another.")
+            raise UserError(gettext("The name %(name)s is taken: choose another.", name=name))
         if skeleton(known) == skeleton(name):
-            raise UserError(f"The name {name} looks like {known}, which is taken: choose another.")
+            raise UserError(
+                gettext(
+                    "The name %(name)s looks like %(known)s, which is taken: choose another.",
+                    name=name,
+                    known=known,
+                )
+            )
     if name.startswith(f"{ERASED} "):
-        raise UserError(f"Names that begin with “{ERASED}” are kept for those who left: choose another.")
+        raise UserError(
+            gettext(
+                "Names that begin with “%(word)s” are kept for those who left: choose another.", word=ERASED
+            )
+        )
 
 
 def keep_past_name(session: Session, person: Person) -> None:
@@ -113,9 +124,9 @@ def _past(session: Session, name: str) -> str:
 def hashed_password(password: str) -> str:
     """What is kept of a password. Raises UserError for one that is too short or too long."""
     if len(password) < MIN_PASSWORD:
-        raise UserError(f"A password needs at least {MIN_PASSWORD} characters.")
+        raise UserError(gettext("A password needs at least %(least)s characters.", least=MIN_PASSWORD))
     if len(password) > 1000:
-        raise UserError("A password can have at most 1000 characters.")
+        raise UserError(gettext("A password can have at most 1000 characters."))
     with _AT_ONCE:
         return _HASHER.hash(password)
 

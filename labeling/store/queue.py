@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
+from labeling.language import gettext
 from labeling.store import calibration
 from labeling.store.assignment import fits
 from labeling.store.calibration import Standard
@@ -58,7 +59,7 @@ def take(store: Store, person: Person, rules: Rules) -> Item | None:
                 return slot.item
         except IntegrityError:  # the same person in another tab, or a gold item's number: look again
             continue
-    raise UserError("The queue is busy: try again.")
+    raise UserError(gettext("The queue is busy: try again."))
 
 
 def heartbeat(session: Session, person: Person, item: int, rules: Rules) -> bool:

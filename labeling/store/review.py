@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Select, and_, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
+from labeling.language import gettext, number
 from labeling.store.audit import note
 from labeling.store.labels import KEPT, reopen
 from labeling.store.models import (
@@ -141,16 +142,16 @@ def decide(session: Session, by: Person, label: int, said: str, remark: str, las
     Raises Decided where that, or the label, is not the newest; UserError where it cannot be said.
     """
     if said not in SAID:
-        raise UserError("A verdict is accepted, returned or rejected.")
+        raise UserError(gettext("A verdict is accepted, returned or rejected."))
     if said != ACCEPTED and not remark.strip():
-        raise UserError("Say why: the person reads your remark.")
+        raise UserError(gettext("Say why: the person reads your remark."))
     if len(remark) > MAX_REMARK:
-        raise UserError(f"A remark has at most {MAX_REMARK} characters.")
+        raise UserError(gettext("A remark has at most %(most)s characters.", most=number(MAX_REMARK)))
     found = session.get(Label, label)
     if found is None or found.kind == "skip" or found.kind in TAKEN_BACK:
-        raise UserError("There is no such answer to decide.")
+        raise UserError(gettext("There is no such answer to decide."))
     if found.person_id == by.id:
-        raise UserError("This is your own answer: somebody else reviews it.")
+        raise UserError(gettext("This is your own answer: somebody else reviews it."))
     if said == ACCEPTED:
         slot = None
     else:  # locked as a labeler locks them who submits: draft, place, and the turn to write labels last
@@ -188,24 +189,28 @@ def accept(session: Session, by: Person, labels: Sequence[int]) -> int:
 def _check_newest(session: Session, label: Label, last: int | None) -> None:
     newest = select(Verdict.id).where(Verdict.label_id == label.id).order_by(Verdict.id.desc()).limit(1)
     if session.scalars(newest).first() != last:
-        raise Decided("Somebody decided this answer meanwhile. Nothing was changed: look at what stands now.")
+        raise Decided(
+            gettext("Somebody decided this answer meanwhile. Nothing was changed: look at what stands now.")
+        )
     if session.scalar(select(Label.id).where(Label.id == label.id, standing())) is None:
-        raise Decided("This answer was replaced meanwhile. Nothing was changed: look at the newer one.")
+        raise Decided(
+            gettext("This answer was replaced meanwhile. Nothing was changed: look at the newer one.")
+        )
 
 
 def _give_back(session: Session, label: Label) -> None:
     person = session.get_one(Person, label.person_id)
     if person.disabled is not None or person.role == "machine":
-        raise UserError("Nobody works under this account any more: accept the answer, or reject it.")
+        raise UserError(gettext("Nobody works under this account any more: accept the answer, or reject it."))
     if label.adjudicates:
-        raise UserError("This is a reviewer's decision: decide the task again, or reject it.")
+        raise UserError(gettext("This is a reviewer's decision: decide the task again, or reject it."))
     if session.get(Draft, (label.item_id, person.id)) is None:  # it came from a file
         session.add(Draft(item_id=label.item_id, person_id=person.id, content={}))
         session.flush()
     try:
         reopen(session, person, label.id)
     except UserError:
-        raise Decided("This answer was replaced meanwhile. Nothing was changed.") from None
+        raise Decided(gettext("This answer was replaced meanwhile. Nothing was changed.")) from None
 
 
 def _free_place(session: Session, label: Label, slot: Slot | None) -> None:

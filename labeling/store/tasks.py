@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from align.errors import UserError
 from labeling.answers import FLAGS, KINDS, SKIP_REASONS
+from labeling.language import N_, gettext
 from labeling.store.assignment import ask_for, listed, nobody_can
 from labeling.store.audit import note
 from labeling.store.engine import Store
@@ -38,14 +39,14 @@ from labeling.store.suggestions import by_people
 from labeling.store.summary import summarise
 
 STATES = {
-    "open": "waiting for people",
-    "worked": "being worked on",
-    "done": "done",
-    "gold": "gold",
-    "hidden": "hidden",
-    "skipped": "skipped by somebody",
-    "flagged": "with flags",
-    "stuck": "nobody can take them",
+    "open": N_("waiting for people"),
+    "worked": N_("being worked on"),
+    "done": N_("done"),
+    "gold": N_("gold"),
+    "hidden": N_("hidden"),
+    "skipped": N_("skipped by somebody"),
+    "flagged": N_("with flags"),
+    "stuck": N_("nobody can take them"),
 }
 ACTIONS = ("hide", "show", "requeue", "delete", "priority", "overlap", "assign")
 TASKS_A_PAGE = 50
@@ -125,9 +126,18 @@ def reasons(session: Session, items: Sequence[int]) -> dict[int, list[str]]:
         said = found.setdefault(item, [])
         if kind == "skip":
             remark = f" ({content['note']})" if content.get("note") else ""
-            said.append(f"{name} skipped: {SKIP_REASONS.get(content['reason'], content['reason'])}{remark}")
+            reason = gettext(SKIP_REASONS.get(content["reason"], content["reason"]))
+            said.append(gettext("%(name)s skipped: %(reason)s", name=name, reason=reason) + remark)
         for i, flags in enumerate(content.get("flags") or ()):
-            said += [f"{name}, response {i + 1}: {FLAGS.get(flag, flag)}" for flag in flags]
+            said += [
+                gettext(
+                    "%(name)s, response %(number)s: %(flag)s",
+                    name=name,
+                    number=i + 1,
+                    flag=gettext(FLAGS.get(flag, flag)),
+                )
+                for flag in flags
+            ]
     return found
 
 
@@ -141,7 +151,7 @@ def wanted(people: str, skills: str, language: str, names: dict[str, int]) -> li
     found = []
     for name in listed(people, lower=False):
         if name not in names:
-            raise UserError(f"Nobody is called {name}.")
+            raise UserError(gettext("Nobody is called %(name)s.", name=name))
         found.append(Need(kind="person", value=str(names[name])))
     found += [Need(kind="skill", value=value) for value in listed(skills)]
     return found + [Need(kind="language", value=value) for value in listed(language)]
@@ -150,7 +160,7 @@ def wanted(people: str, skills: str, language: str, names: dict[str, int]) -> li
 def change(store: Store, by: Person, chosen: Chosen, wanted: Change) -> Counter[str]:
     """Change tasks, some at a time so that nobody waits; how many of them were changed how."""
     if wanted.action not in ACTIONS:
-        raise UserError("Choose what to do with the tasks.")
+        raise UserError(gettext("Choose what to do with the tasks."))
     with store.read() as session:
         ids = list(session.scalars(select(Item.id).where(*chosen.conditions(session)).order_by(Item.id)))
     done: Counter[str] = Counter()
@@ -232,7 +242,7 @@ def _delete(session: Session, items: list[int], wanted: Change) -> Counter[str]:
 
 def _prioritise(session: Session, items: list[int], wanted: Change) -> Counter[str]:
     if not -1e9 <= wanted.priority <= 1e9:
-        raise UserError("A priority is a number from -1e9 to 1e9.")
+        raise UserError(gettext("A priority is a number from -1e9 to 1e9."))
     session.execute(update(Item).where(Item.id.in_(items)).values(priority=wanted.priority))
     return Counter(reordered=len(items))
 
@@ -240,7 +250,7 @@ def _prioritise(session: Session, items: list[int], wanted: Change) -> Counter[s
 def _overlap(session: Session, items: list[int], wanted: Change) -> Counter[str]:
     """Free places are added or taken away; none that somebody has."""
     if not 1 <= wanted.overlap <= 50:
-        raise UserError("A task is done by 1 to 50 people.")
+        raise UserError(gettext("A task is done by 1 to 50 people."))
     done: Counter[str] = Counter()
     for item in session.scalars(select(Item).where(Item.id.in_(items))):
         if item.gold is not None:

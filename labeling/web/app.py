@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from align.errors import UserError
 from align.values import RecordError
+from labeling.language import gettext
 from labeling.store.labels import NotYours
 from labeling.web import (
     api,
@@ -26,6 +27,7 @@ from labeling.web import (
     checks,
     figures,
     guideline,
+    language,
     manage,
     review,
     signin,
@@ -67,6 +69,7 @@ def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
     app.state.checking = checks.Checking(config)
     app.state.uploads = Uploads(config.store)
     app.include_router(signin.own)
+    app.include_router(language.router)
     for part in (signin, *_PARTS):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")
@@ -97,18 +100,18 @@ def _problem(error: Exception) -> tuple[int, str]:
     """An error's status and message."""
     match error:
         case SignIn():
-            return 401, "You are signed out."
+            return 401, gettext("You are signed out.")
         case OperationalError() | PoolTimeout():
-            return 503, "The database is busy: try again in a moment. What you did before is kept."
+            return 503, gettext("The database is busy: try again in a moment. What you did before is kept.")
         case NotYours():
             return 404, str(error)
         case UserError():
             return 422 if isinstance(error, RecordError) else 409, str(error)
         case HTTPException():
             missing = error.detail == "Not Found"
-            return error.status_code, "There is no such page." if missing else str(error.detail)
+            return error.status_code, gettext("There is no such page.") if missing else str(error.detail)
         case RequestValidationError():
             found = error.errors()[0] if error.errors() else {"loc": (), "msg": "not valid"}
             where = ".".join(str(part) for part in found["loc"] if part != "body")
             return 422, f"{where}: {found['msg']}" if where else str(found["msg"])
-    return 500, "Something went wrong here; what you did before is kept."
+    return 500, gettext("Something went wrong here; what you did before is kept.")

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from labeling.answers import ranks_of
+from labeling.language import gettext
 from labeling.store import calibration as store
 from labeling.store.labels import NotYours
 from labeling.store.models import Item, Label
@@ -25,9 +26,9 @@ def feedback(label: ItemId, who: SignedIn) -> Response:
         mine = found is not None and found.person_id == who.person.id
         item = session.get(Item, found.item_id) if found is not None else None
         if found is None or item is None or item.gold is None or not mine:
-            raise NotYours("You have no such answer.")
+            raise NotYours(gettext("You have no such answer."))
         if not store.is_feedback(session, who.person, found, standard):
-            raise NotYours("You have no such answer.")
+            raise NotYours(gettext("You have no such answer."))
         stage = store.stage(session, who.person, standard)
     ranks = ranks_of(found.kind, found.content)
     alike, pairs = store.score(ranks, item.gold)

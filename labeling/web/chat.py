@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from labeling.answers import TEXT_LIMIT
 from labeling.companion import Absent, Companion, Event
+from labeling.language import gettext
 from labeling.store.corrections import keep_choice, keep_correction
 from labeling.web.markdown import safe_html
 from labeling.web.pages import page
@@ -135,7 +136,7 @@ def correct(given: Corrected, who: SignedIn) -> dict[str, int]:
     origins = [given.origin] if given.origin else companion.origins
     said = [o for o in origins if _is_sealed(given.seal, _seal(who, messages, given.answer, o))]
     if not said:
-        raise HTTPException(409, "The policy did not say this to you.")
+        raise HTTPException(409, gettext("The policy did not say this to you."))
     with config.store.write() as session:
         label = keep_correction(
             session,
@@ -159,7 +160,7 @@ def choose(given: Chosen, who: SignedIn) -> dict[str, int]:
     pairs = itertools.permutations(companion.origins, 2)
     stood = [pair for pair in pairs if _is_sealed(given.seal, _seal(who, messages, given.texts, pair))]
     if not stood:
-        raise HTTPException(409, "The policies did not say this to you.")
+        raise HTTPException(409, gettext("The policies did not say this to you."))
     # Which side each policy stood on, and so, being two, also which policy stood on each side.
     shown_order = sorted((0, 1), key=lambda side: companion.origins.index(stood[0][side]))
     said = list(zip(given.texts, stood[0], strict=True))

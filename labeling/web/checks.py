@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
-from labeling.answers import TEXT_LIMIT, UNSTORABLE, storable
+from labeling.answers import TEXT_LIMIT, storable
 from labeling.checker import Checker
 from labeling.companion import Absent
+from labeling.language import gettext
 from labeling.store.checks import keep_check, to_check
 from labeling.store.labels import NotYours
 from labeling.store.records import prompt_of
@@ -51,14 +53,16 @@ class Checking:
         """What the check says. Raises 404 for an unknown one, 429 while the person's last one runs."""
         checker = self._checkers.get(asked.check)
         if checker is None:
-            raise HTTPException(404, "There is no such check: reload the page.")
+            raise HTTPException(404, gettext("There is no such check: reload the page."))
         with self._lock:
             if who.person.id in self._busy:
-                raise HTTPException(429, "Your last check is still running: wait for it, or send without it.")
+                raise HTTPException(
+                    429, gettext("Your last check is still running: wait for it, or send without it.")
+                )
             if len(self._busy) >= _AT_ONCE:
-                raise HTTPException(503, "Too many people have an answer checked: try again soon.")
+                raise HTTPException(503, gettext("Too many people have an answer checked: try again soon."))
             self._busy.add(who.person.id)
-        running = self._threads.submit(self._run, who, item, asked, checker)
+        running = self._threads.submit(copy_context().run, self._run, who, item, asked, checker)
         return await asyncio.shield(asyncio.wrap_future(running))  # to its end, also where the page is left
 
     def _run(self, who: Visitor, item: int, asked: Asked, checker: Checker) -> dict[str, Any]:
@@ -73,12 +77,15 @@ def _checked(who: Visitor, item: int, asked: Asked, checker: Checker) -> dict[st
     store = who.config.store
     if not asked.text.strip() or not storable(asked.text):
         raise HTTPException(
-            422, "Write the answer first." if not asked.text.strip() else f"The text {UNSTORABLE}."
+            422,
+            gettext("Write the answer first.")
+            if not asked.text.strip()
+            else gettext("The text holds a character that cannot be stored."),
         )
     with store.read() as session:
         found = to_check(session, who.person, item)
         if found is None:
-            raise NotYours("This task was not given to you.")
+            raise NotYours(gettext("This task was not given to you."))
         prompt, others = prompt_of(found), [response.text for response in found.responses]
     version: str | None = None
     try:

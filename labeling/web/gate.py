@@ -15,7 +15,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from labeling.language import gettext, short
 from labeling.web.config import config_of
+from labeling.web.language import speak
 from labeling.web.security import HEADERS, SignIn, client_of, sender, session_secret
 
 BULK = ("/tasks", "/api/v1/tasks", "/api/v1/suggestions")  # may have what the recipe's upload_limit says
@@ -51,6 +53,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         request = Request(scope)
+        speak(request)
         body = _Body(self, request, receive)
         guarded = _guarded(scope, body, send)
         secret = session_secret(config_of(request), request)
@@ -60,9 +63,9 @@ class Gate:
         self._open[who] += 1
         try:
             if self._open[who] > most:
-                raise _busy("Too many requests at once")
+                raise _busy(gettext("Too many requests at once: try again in a moment."))
             if _from_elsewhere(request):
-                raise HTTPException(403, "This request comes from another site.")
+                raise HTTPException(403, gettext("This request comes from another site."))
             await body.expect()
         except Exception as error:  # told as the app's own are
             await (await self.tell(request, error))(scope, receive, guarded)
@@ -94,7 +97,7 @@ class _Body:
     async def expect(self) -> None:
         """Refuse a body whose length is told, before any of it is read."""
         if self._length < 0:
-            raise HTTPException(400, "The length of the request is not a number.")
+            raise HTTPException(400, gettext("The length of the request is not a number."))
         await self._make_room(self._length)
 
     async def receive(self) -> Message:
@@ -104,7 +107,7 @@ class _Body:
         try:
             message = await self._next()
         except TimeoutError:
-            raise HTTPException(408, "The request came too slowly.") from None
+            raise HTTPException(408, gettext("The request came too slowly.")) from None
         await self._make_room(self._size)
         return message
 
@@ -138,7 +141,7 @@ class _Body:
             raise HTTPException(413, _too_large(self._allowed, self._allowed == self.limits.upload))
         if size > self.limits.work and not self._is_large:
             if self._gate.large >= self.limits.large:
-                raise _busy("Other large files are coming in")
+                raise _busy(gettext("Other large files are coming in: try again in a moment."))
             self._is_large = True
             self._gate.large += 1
 
@@ -171,13 +174,15 @@ def _guarded(scope: Scope, body: _Body, send: Send) -> Send:
 
 
 def _busy(why: str) -> HTTPException:
-    return HTTPException(503, f"{why}: try again in a moment.", {"Retry-After": "2"})
+    return HTTPException(503, why, {"Retry-After": "2"})
 
 
 def _too_large(allowed: int, by_recipe: bool) -> str:
-    size = f"{allowed / 2**20:g} MiB" if allowed >= 2**20 else f"{allowed // 2**10} KiB"
-    more = " Give it in parts, or raise `labeling.upload_limit` in the recipe." if by_recipe else ""
-    return f"This is too large: at most {size} are allowed.{more}"
+    size = f"{short(allowed / 2**20)} MiB" if allowed >= 2**20 else f"{allowed // 2**10} KiB"
+    said = gettext("This is too large: at most %(size)s are allowed.", size=size)
+    if by_recipe:
+        said += " " + gettext("Give it in parts, or raise `labeling.upload_limit` in the recipe.")
+    return said
 
 
 def _from_elsewhere(request: Request) -> bool:

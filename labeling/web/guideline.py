@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, Query
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
+from labeling.language import gettext
 from labeling.store import guidelines as store
 from labeling.web.pages import page
 from labeling.web.security import Admin, Form, SignedIn, SignedInRoute, Visitor
@@ -36,7 +37,7 @@ def changes(who: SignedIn, old: Hash, new: Hash | None = None) -> Response:
         before = store.text_of(session, old)
         after = store.text_of(session, new) if new is not None else text
     if before is None or after is None:
-        raise HTTPException(404, "There is no such version of the guideline.")
+        raise HTTPException(404, gettext("There is no such version of the guideline."))
     return page(who, "guideline_changes.html", lines=list(store.differences(before, after)))
 
 

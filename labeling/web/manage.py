@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
+from labeling.language import gettext
 from labeling.store import accounts, calibration
 from labeling.store.assignment import abilities as all_abilities
 from labeling.store.assignment import set_abilities
@@ -41,7 +42,7 @@ def invite(given: Form, who: Admin) -> Response:
     """A link that one person can use once; for a machine, a token that is shown once."""
     role = given.get("role", "")
     if role not in ROLES:
-        raise HTTPException(422, "There is no such role.")
+        raise HTTPException(422, gettext("There is no such role."))
     with who.config.store.write() as session:
         if role == "machine":
             machine = add_person(session, given.get("name", ""), role)
@@ -58,11 +59,11 @@ def invite(given: Form, who: Admin) -> Response:
 def close(person: ItemId, who: Admin) -> Response:
     """Close an account; what the person did stays."""
     if person == who.person.id:
-        raise UserError("This is your own account: another admin has to close it.")
+        raise UserError(gettext("This is your own account: another admin has to close it."))
     with who.config.store.write() as session:
         found = session.get(Person, person)
         if found is None:
-            raise HTTPException(404, "There is no such person.")
+            raise HTTPException(404, gettext("There is no such person."))
         disable(session, found)
         note(session, who.person, "closed an account", "person", person)
     return RedirectResponse("/people", 303)
@@ -73,11 +74,13 @@ def change_role(person: ItemId, given: Form, who: Admin) -> Response:
     """Give a person another role."""
     role = given.get("role", "")
     if person == who.person.id or role not in ROLES[:3]:
-        raise UserError("Another admin has to change your own role; a role is admin, reviewer or labeler.")
+        raise UserError(
+            gettext("Another admin has to change your own role; a role is admin, reviewer or labeler.")
+        )
     with who.config.store.write() as session:
         found = session.get(Person, person)
         if found is None or found.role == "machine":
-            raise HTTPException(404, "There is no such person.")
+            raise HTTPException(404, gettext("There is no such person."))
         found.role = role
         note(session, who.person, "changed a role", "person", person, role=role)
     return RedirectResponse("/people", 303)
@@ -116,10 +119,10 @@ def account(person: ItemId, given: Form, who: Admin) -> Response:
                 shown["token"] = accounts.renew_token(session, who.person, found)
             elif what == "erase":
                 if tidy(given.get("name", "")) != found.name:
-                    raise UserError("To erase a person, write the name as it stands above.")
+                    raise UserError(gettext("To erase a person, write the name as it stands above."))
                 accounts.erase(session, who.person, found)
             else:
-                raise UserError("Your own password is set under your name, above.")
+                raise UserError(gettext("Your own password is set under your name, above."))
     except UserError as error:
         return _person(who, person, 409, error=str(error))
     if what == "erase" and not who.config.store.overwrite_freed():
@@ -141,7 +144,7 @@ def calibrate(person: ItemId, given: Form, who: Admin) -> Response:
 def _known(session: Session, person: int) -> Person:
     found = session.get(Person, person)
     if found is None:
-        raise HTTPException(404, "There is no such person.")
+        raise HTTPException(404, gettext("There is no such person."))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,70 @@ from starlette.responses import HTMLResponse
 
 from align import svg
 from align.messages import words_of
+from labeling import language
 from labeling.store.queue import MANY
-from labeling.web import keys
+from labeling.web import keys, words
 from labeling.web.config import config_of
+from labeling.web.language import COOKIE
 from labeling.web.markdown import safe_html
 from labeling.web.security import Visitor
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_TEMPLATES.filters["markdown"] = safe_html
-_TEMPLATES.filters["answer"] = lambda text: safe_html(text, lines=True)
-_TEMPLATES.filters["exact"] = lambda text: escape(text).replace(
-    "\r", Markup("&#13;")
-)  # else HTML makes \n of it
-_TEMPLATES.filters["document"] = lambda text: safe_html(text, breaks=False)
-_TEMPLATES.filters["words"] = words_of
-_TEMPLATES.filters["many"] = lambda number: f"{number}{'+' if number >= MANY else ''}"
-_TEMPLATES.filters["letter"] = lambda number: "ABCDEFGHI"[number]
-_TEMPLATES.filters["twice"] = lambda text: (text, text)  # a choice that is called what it is
-_TEMPLATES.filters["chart"] = svg.chart
-_TEMPLATES.filters["key"] = keys.named
+
+def _time(moment: datetime | None) -> Markup:
+    """A time in UTC, which static/times.js shows as the person's clock and language have it."""
+    if moment is None:
+        return Markup()
+    moment = moment.astimezone(UTC)
+    return Markup('<time datetime="{:%Y-%m-%dT%H:%M:%SZ}">{:%Y-%m-%d %H:%M} UTC</time>').format(
+        moment, moment
+    )
 
 
-def _date(moment: datetime | None) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M UTC") if moment else ""
+def _gettext(message: str, /, **values: object) -> Markup:
+    """A text of the catalogue, which may hold tags; what is filled in is escaped."""
+    return Markup(language.current().catalogue.gettext(message)) % values
 
 
-_TEMPLATES.filters["date"] = _date
+def _ngettext(one: str, many: str, number_of: int, /, **values: object) -> Markup:
+    text = language.current().catalogue.ngettext(one, many, number_of)
+    return Markup(text) % {"num": language.number(number_of), **values}
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        extensions=["jinja2.ext.i18n"],
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.newstyle_gettext = True  # type: ignore[attr-defined]
+    made.policies["ext.i18n.trimmed"] = True
+    made.globals.update(gettext=_gettext, ngettext=_ngettext, _=_gettext)
+    made.filters |= {
+        "markdown": safe_html,
+        "answer": lambda text: safe_html(text, lines=True),
+        "exact": lambda text: escape(text).replace("\r", Markup("&#13;")),  # else HTML makes \n of it
+        "document": lambda text: safe_html(text, breaks=False),
+        "words": words_of,
+        "many": lambda number: f"{language.number(number)}{'+' if number >= MANY else ''}",
+        "number": language.number,
+        "short": language.short,
+        "percent": language.percent,
+        "day": language.day,
+        "letter": lambda number: "ABCDEFGHI"[number],
+        "named": words.named,
+        "named_pair": lambda code: (code, words.named(code)),  # a choice: its value and its text
+        "sentence": lambda text: text[:1].upper() + text[1:],
+        "chart": svg.chart,
+        "key": keys.named,
+        "date": _time,
+    }
+    return made
+
+
+_TEMPLATES = _environment()
 
 
 def page(who: Visitor, template: str, status: int = 200, **values: Any) -> HTMLResponse:
@@ -56,5 +88,6 @@ def open_page(request: Request, template: str, status: int = 200, **values: Any)
     """A page of a template for anybody."""
     config = config_of(request)
     values = {"who": None, "run": config.name, "path": request.url.path, **values}
-    values["chat"] = config.companion is not None
+    values |= {"language": language.current(), "languages": list(language.languages().values())}
+    values |= {"chat": config.companion is not None, "chosen_before": request.cookies.get(COOKIE, "auto")}
     return HTMLResponse(_TEMPLATES.get_template(template).render(values), status)

@@ -20,6 +20,7 @@ from labeling.answers import (
     ranks_of,
     written_in,
 )
+from labeling.language import gettext, short
 from labeling.parts import in_pieces
 from labeling.store import review as store
 from labeling.store.models import Item, Label, Person, standing
@@ -51,13 +52,13 @@ def decide(item: ItemId, who: Reviewer) -> Response:
     with who.config.store.read() as session:
         found = session.get(Item, item)
         if found is None or found.kind not in ORDERING:
-            raise HTTPException(404, "There is no such task to decide.")
+            raise HTTPException(404, gettext("There is no such task to decide."))
         order = drawn_order(who.config.secret, found.id, who.person.id, len(found.responses))
         query = select(Label, Person.name).join(Person, Person.id == Label.person_id)
         query = query.where(Label.item_id == item, standing(), Label.kind != "skip").order_by(Label.id)
         others = [_as_seen(label, name, order) for label, name in session.execute(query)]
     if not others:
-        raise HTTPException(404, "Nobody has answered this task yet.")
+        raise HTTPException(404, gettext("Nobody has answered this task yet."))
     return task_page(who, found, others)
 
 
@@ -67,7 +68,7 @@ def answers(item: ItemId, who: Reviewer) -> Response:
     with who.config.store.read() as session:
         found = session.get(Item, item)
         if found is None:
-            raise HTTPException(404, "There is no such task.")
+            raise HTTPException(404, gettext("There is no such task."))
         labels = [in_full(label) for label in store.labels_of(session, item)]
     back = f"/review/{item}/answers"
     return page(who, "answers.html", item=found, labels=labels, back=back, ordering=ORDERING)
@@ -86,7 +87,7 @@ def persons_labels(
     with who.config.store.read() as session:
         found = session.get(Person, person)
         if found is None:
-            raise HTTPException(404, "There is no such person.")
+            raise HTTPException(404, gettext("There is no such person."))
         labels = store.persons_labels(session, person, kind or None, state or None, number)
         shown = [in_full(label) for label in labels.rows]
     back = f"/people/{person}/labels?kind={kind}&state={state}&page={labels.number}"
@@ -139,7 +140,7 @@ def _label_page(who: Visitor, label: int, status: int = 200, error: str = "", re
     with who.config.store.read() as session:
         found = store.seen(session, label)
         if found is None:
-            raise HTTPException(404, "There is no such answer.")
+            raise HTTPException(404, gettext("There is no such answer."))
         said = store.verdicts(session, label)
         shown = in_full(found)
     return page(
@@ -177,7 +178,9 @@ def in_full(found: store.SeenLabel) -> dict[str, Any]:
         "composed": _composed(label.kind, content, {index: place for place, index in enumerate(order)}),
         "checks": [_check_in_words(made) for made in label.checks or ()],
         "all_bad": content.get("all_bad") or content.get("choice") == "both_bad",
-        "reason": SKIP_REASONS.get(content["reason"], content["reason"]) if label.kind == "skip" else None,
+        "reason": gettext(SKIP_REASONS.get(content["reason"], content["reason"]))
+        if label.kind == "skip"
+        else None,
         "note": content.get("note", ""),
         "ordered": item.kind in ORDERING,
     }
@@ -185,11 +188,14 @@ def in_full(found: store.SeenLabel) -> dict[str, Any]:
 
 def _check_in_words(made: dict[str, Any]) -> dict[str, Any]:
     said = made["said"]
-    words = (
-        said.get("error") or said.get("says") or ("not passed" if said.get("passed") is False else "passed")
-    )
+    passed = gettext("not passed") if said.get("passed") is False else gettext("passed")
+    words = said.get("error") or said.get("says") or passed
     if "score" in said:
-        words = f"{said['score']:.3g}" + (f", above {said['above']} of {said['of']}" if said["of"] else "")
+        words = short(said["score"])
+        if said["of"]:
+            words = gettext(
+                "%(score)s, above %(above)s of %(of)s", score=words, above=said["above"], of=said["of"]
+            )
     return {
         "name": made["name"],
         "words": words,
@@ -216,7 +222,7 @@ def _as_seen(label: Label, name: str, order: list[int]) -> dict[str, Any]:
         "decided": label.adjudicates,
         "ranks": ranks_of(label.kind, content) or content.get("ranks") or [None] * len(order),
         "all_bad": content.get("all_bad") or content.get("choice") == "both_bad",
-        "flags": [", ".join(FLAGS[flag] for flag in given) for given in flags],
+        "flags": [", ".join(gettext(FLAGS[flag]) for flag in given) for given in flags],
         "quality": content.get("quality") or [None] * len(order),
         "edit": content.get("edit"),
         "composed": _composed(label.kind, content, {place: place for place in range(len(order))}),

@@ -19,9 +19,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.responses import RedirectResponse, Response
 
+from labeling.language import gettext, number
 from labeling.store.models import Person
 from labeling.store.people import find_token, new_token
 from labeling.web.config import Config, config_of
+from labeling.web.language import speak
 
 COOKIE = "align_session"
 CSP = (
@@ -143,7 +145,7 @@ def sender(request: Request) -> Visitor:
         if bearer is not None:
             token = find_token(session, "api", bearer)
             if token is None or token.person is None:
-                raise HTTPException(401, "This token is not known.", {"WWW-Authenticate": "Bearer"})
+                raise HTTPException(401, gettext("This token is not known."), {"WWW-Authenticate": "Bearer"})
             return Visitor(request, token.person, "")
         secret = session_secret(config, request)
         found = find_token(session, "session", secret) if secret else None
@@ -162,6 +164,7 @@ class SignedInRoute(APIRoute):
 
         async def handler(request: Request) -> Response:
             request.state.visitor = who = await run_in_threadpool(sender, request)
+            speak(request, who.person)
             kind = request.headers.get("content-type", "")
             if not kind.startswith(_FORMS):
                 _check_csrf(who, request.headers.get("x-csrf-token", ""))
@@ -189,7 +192,7 @@ def _check_csrf(who: Visitor, sent: str) -> None:
     if not who.csrf or who.request.method in ("GET", "HEAD", "OPTIONS"):
         return
     if not hmac.compare_digest(sent.encode("utf-8", "replace"), who.csrf.encode()):
-        raise HTTPException(403, "This page is out of date: reload it.")
+        raise HTTPException(403, gettext("This page is out of date: reload it."))
 
 
 async def _check_values(request: Request) -> None:
@@ -199,7 +202,9 @@ async def _check_values(request: Request) -> None:
     body = await request.body()
     most = _MOST_VALUES if len(body) > 2 * 2**20 else _MOST_VALUES // 10
     if body.count(b",") > most:
-        raise HTTPException(413, f"This holds too many values: at most {most:,} are allowed.")
+        raise HTTPException(
+            413, gettext("This holds too many values: at most %(most)s are allowed.", most=number(most))
+        )
 
 
 def needs(*roles: str) -> Any:
@@ -207,7 +212,7 @@ def needs(*roles: str) -> Any:
 
     def check(who: Annotated[Visitor, Depends(visitor)]) -> Visitor:
         if who.person.role not in roles:
-            raise HTTPException(403, "Your role has no access to this.")
+            raise HTTPException(403, gettext("Your role has no access to this."))
         return who
 
     return Depends(check)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
+from labeling.language import N_, gettext, languages
 from labeling.store.audit import note
 from labeling.store.models import Person, Token, now
 from labeling.store.people import (
@@ -22,6 +23,7 @@ from labeling.store.people import (
     use_up,
 )
 from labeling.web.config import Config, config_of
+from labeling.web.language import remember
 from labeling.web.pages import open_page, page
 from labeling.web.security import (
     COOKIE,
@@ -41,12 +43,14 @@ router = APIRouter(include_in_schema=False)
 own = APIRouter(include_in_schema=False, route_class=SignedInRoute)  # for those who are signed in
 _JOIN = ("invite", "first")
 _SIGNIN = ("signin", "reset")
-_OLD_LINK = "This link has been used or has expired. Ask for a new one."
+_OLD_LINK = N_("This link has been used or has expired. Ask for a new one.")
 
 
 def _refuse_for(seconds: float) -> HTTPException:
     whole = str(int(seconds) + 1)
-    return HTTPException(429, f"Too many attempts: wait {whole} seconds.", {"Retry-After": whole})
+    return HTTPException(
+        429, gettext("Too many attempts: wait %(seconds)s seconds.", seconds=whole), {"Retry-After": whole}
+    )
 
 
 @router.get("/signin")
@@ -67,7 +71,7 @@ async def signin(request: Request, given: Form) -> Response:
     check = partial(_checked, config, name, given.get("password", "")[:2000])
     response = await asyncio.get_running_loop().run_in_executor(request.app.state.hashing, check)
     if response is None:
-        return open_page(request, "signin.html", 401, error="Wrong name or password.")
+        return open_page(request, "signin.html", 401, error=gettext("Wrong name or password."))
     door.succeeded(name, client_of(request), device)
     return response
 
@@ -96,7 +100,7 @@ def link(request: Request, secret: str) -> Response:
     with config.store.write() as session:
         token = find_token(session, kind, secret)
         if token is None or token.person is None or not use_up(session, token):
-            raise HTTPException(410, _OLD_LINK)
+            raise HTTPException(410, gettext(_OLD_LINK))
         return start_session(config, session, token.person)
 
 
@@ -114,14 +118,14 @@ def join(request: Request, secret: str, given: Form) -> Response:
     token = _open_link(request, _JOIN, secret)
     try:
         if not given.get("password"):
-            raise UserError("Choose a password.")
+            raise UserError(gettext("Choose a password."))
         hashed = hashed_password(given["password"])
         with config.store.write() as session:
             person = add_person(session, given.get("name", ""), token.role or "labeler")
             person.password = hashed
             note(session, person, "joined", "person", person.id, role=person.role)
             if not use_up(session, token):
-                raise HTTPException(410, _OLD_LINK)
+                raise HTTPException(410, gettext(_OLD_LINK))
             if token.kind == "first":
                 end_links(session)
             return start_session(config, session, person)
@@ -148,7 +152,7 @@ def signout(request: Request, who: Annotated[Visitor, Depends(visitor)]) -> Resp
 @own.get("/account")
 def account_page(who: SignedIn) -> Response:
     """The form for the own password."""
-    return page(who, "account.html", error=None, done=False)
+    return _account(who)
 
 
 @own.post("/account")
@@ -164,15 +168,31 @@ def account(given: Form, who: SignedIn) -> Response:
                 if (wait := door.enter(*place)) > 0:
                     raise _refuse_for(wait)
                 if not check_password(session, person.name, given.get("old", "")):
-                    raise UserError("The current password is wrong.")
+                    raise UserError(gettext("The current password is wrong."))
                 door.succeeded(*place)
         hashed = hashed_password(password)
     except UserError as error:
-        return page(who, "account.html", 409, error=str(error), done=False)
+        return _account(who, 409, error=str(error))
     with config.store.write() as session:
         session.get_one(Person, who.person.id).password = hashed
         end_sessions(session, who.person, session_secret(config, who.request))
-    return page(who, "account.html", error=None, done=True)
+    return _account(who, done=True)
+
+
+def _account(who: Visitor, status: int = 200, error: str | None = None, done: bool = False) -> Response:
+    return page(who, "account.html", status, error=error, done=done, chosen=who.person.language)
+
+
+@own.post("/account/language")
+def choose_language(given: Form, who: SignedIn) -> Response:
+    """The language of the interface: with the account, and in this browser for the page to sign in."""
+    code = given.get("language", "")
+    chosen = code if code in languages() else None
+    with who.config.store.write() as session:
+        session.get_one(Person, who.person.id).language = chosen
+    response = RedirectResponse("/account", 303)
+    remember(response, code, who.config.secure)
+    return response
 
 
 @own.get("/session")
@@ -191,5 +211,5 @@ def _open_link(request: Request, kinds: tuple[str, ...], secret: str) -> Token:
         if (wait := wrong.wait(client_of(request))) > 0:
             raise _refuse_for(wait)
         wrong.failed(client_of(request))
-        raise HTTPException(410, _OLD_LINK)
+        raise HTTPException(410, gettext(_OLD_LINK))
     return token

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
 from labeling.answers import KINDS
+from labeling.language import N_, gettext, ngettext, number
 from labeling.store import tasks as store
 from labeling.store.items import names_of
 from labeling.web.numbers import whole
@@ -24,14 +25,15 @@ from labeling.web.uploads import Job, Uploads
 router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 _SHORT = 3.0  # seconds: an import that takes longer is watched on its page
 _MOST_CHOSEN = 1000
-_DOES = {
-    "hide": "Hide",
-    "show": "Show again",
-    "requeue": "Requeue",
-    "delete": "Delete",
-    "priority": "Change the priority of",
-    "overlap": "Change how many people do",
-    "assign": "Change who gets",
+_BECAME = {  # by the words of the log
+    "hidden": N_("%(number)s hidden"),
+    "shown": N_("%(number)s shown"),
+    "requeued": N_("%(number)s requeued"),
+    "deleted": N_("%(number)s deleted"),
+    "reordered": N_("%(number)s reordered"),
+    "left as they are, being gold": N_("%(number)s left as they are, being gold"),
+    "changed": N_("%(number)s changed"),
+    "assigned": N_("%(number)s assigned"),
 }
 State = Literal["open", "worked", "done", "gold", "hidden", "skipped", "flagged", "stuck", ""]
 
@@ -64,12 +66,14 @@ def change(given: Fields, who: Admin) -> Response:
         wanted = _wanted(given, names_of(session))
         number = store.count(session, chosen)
     if not number:
-        raise UserError("No task is chosen: mark some in the list, or choose all that the filter shows.")
+        raise UserError(
+            gettext("No task is chosen: mark some in the list, or choose all that the filter shows.")
+        )
     confirmed = given.get("confirmed")
     if confirmed != str(number):
         values = [(key, value) for key, value in given.multi_items() if key not in ("confirmed", "csrf")]
         grown = confirmed is not None
-        what = _DOES[wanted.action]
+        what = _what(wanted.action, number)
         status = 409 if grown else 200
         return page(
             who,
@@ -94,15 +98,37 @@ class _View:
     number: int = 1
 
 
+def _what(action: str, number_of: int) -> str:
+    """What is to be done, and with how many tasks."""
+    match action:
+        case "hide":
+            return ngettext("Hide %(num)s task", "Hide %(num)s tasks", number_of)
+        case "show":
+            return ngettext("Show %(num)s task again", "Show %(num)s tasks again", number_of)
+        case "requeue":
+            return ngettext("Requeue %(num)s task", "Requeue %(num)s tasks", number_of)
+        case "delete":
+            return ngettext("Delete %(num)s task", "Delete %(num)s tasks", number_of)
+        case "priority":
+            return ngettext(
+                "Change the priority of %(num)s task", "Change the priority of %(num)s tasks", number_of
+            )
+        case "overlap":
+            return ngettext(
+                "Change how many people do %(num)s task", "Change how many people do %(num)s tasks", number_of
+            )
+    return ngettext("Change who gets %(num)s task", "Change who gets %(num)s tasks", number_of)
+
+
 def _told(done: Counter[str]) -> str:
-    parts = [f"{number:,} {what}" for what, number in done.items() if number]
-    return f"Tasks: {', '.join(parts)}."
+    parts = [gettext(_BECAME[what], number=number(count)) for what, count in done.items() if count]
+    return gettext("Tasks: %(what)s.", what=", ".join(parts))
 
 
 def _chosen(given: FormData) -> store.Chosen:
     kind, state = str(given.get("kind") or ""), str(given.get("state") or "")
     if kind and kind not in KINDS or state and state not in store.STATES:
-        raise UserError("There is no such filter.")
+        raise UserError(gettext("There is no such filter."))
     if given.get("scope") == "filter":
         return store.Chosen((), kind or None, state or None, by_filter=True)
     ids = [number for value in given.getlist("task") if (number := whole(str(value))) is not None]
@@ -112,7 +138,7 @@ def _chosen(given: FormData) -> store.Chosen:
 def _wanted(given: FormData, names: dict[str, int]) -> store.Change:
     action = str(given.get("action") or "")
     if action not in store.ACTIONS:
-        raise UserError("Choose what to do with the tasks.")
+        raise UserError(gettext("Choose what to do with the tasks."))
     if action == "priority":
         return store.Change(action, priority=_number(given, "priority"))
     if action == "overlap":
@@ -129,7 +155,9 @@ def _number(given: FormData, key: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"Write a number as the {'priority' if key == 'priority' else 'number of people'}.")
+        if key == "priority":
+            raise UserError(gettext("Write a number as the priority."))
+        raise UserError(gettext("Write a number as the number of people."))
     return value
 
 
@@ -153,7 +181,7 @@ def _tasks(
             "names": {str(id): name for name, id in names_of(session).items()},
             "limit": who.config.settings.upload_limit,
             "all_kinds": KINDS,
-            "states": store.STATES,
+            "states": [(state, gettext(text)) for state, text in store.STATES.items()],
             "kind": view.kind,
             "state": view.state,
         }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from align.errors import UserError
+from labeling.language import gettext, number
 from labeling.store.engine import Store
 from labeling.store.models import Person
 
@@ -34,8 +36,12 @@ class Job:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __str__(self) -> str:
-        how_far = f"{self.done:,} of {self.total:,}" if self.total else "reading it"
-        return f"Adding the tasks of {self.name}: {how_far}"
+        if not self.total:
+            return gettext("Adding the tasks of %(file)s: reading it", file=self.name)
+        done, total = number(self.done), number(self.total)
+        return gettext(
+            "Adding the tasks of %(file)s: %(done)s of %(total)s", file=self.name, done=done, total=total
+        )
 
 
 class Uploads:
@@ -55,7 +61,7 @@ class Uploads:
         """
         with self._lock:
             if self.last is not None and not self.last.ended.is_set():
-                raise UserError(f"{self.last} Wait until it is done.")
+                raise UserError(f"{self.last}. " + gettext("Wait until it is done."))
             self.last = job = Job(Path(name).name)
         try:
             from labeling.store.imports import (
@@ -70,7 +76,9 @@ class Uploads:
             job.ended.set()
             raise
         arguments = (job, folder, path, overlap, by)
-        self._thread = threading.Thread(target=self._run, args=arguments, name="import", daemon=True)
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._run, *arguments), name="import", daemon=True
+        )
         self._thread.start()
         return job
 
@@ -94,9 +102,12 @@ class Uploads:
         except UserError as error:
             job.error = str(error)
         except _Stopped:
-            job.error = "The app was stopped."
+            job.error = gettext("The app was stopped.")
         except Exception:
             _LOG.exception("the import of %s failed", job.name)
-            job.error = f"Something went wrong here after {job.done:,} rows: add the file again for the rest."
+            job.error = gettext(
+                "Something went wrong here after %(done)s rows: add the file again for the rest.",
+                done=number(job.done),
+            )
         finally:
             job.ended.set()

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from align.errors import UserError
 from align.stats.rankings import disagreement
 from labeling.answers import FLAGS, KINDS, SKIP_REASONS, Answer, drawn_order, ranks_of
+from labeling.language import gettext
 from labeling.store import calibration, guidelines, labels, queue, review
 from labeling.store.checks import said_before
 from labeling.store.models import Draft, Item, Label, Suggestion, standing
@@ -37,7 +38,7 @@ def _called(number: Annotated[int, Path(ge=0, le=MOST)], who: SignedIn) -> int:
     """The id of the task that a page calls by a number."""
     item = item_of(who.config.secret, number)
     if not 1 <= item < 2**31:
-        raise labels.NotYours("This task was not given to you.")
+        raise labels.NotYours(gettext("This task was not given to you."))
     return item
 
 
@@ -123,7 +124,7 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         task=task,
         task_json=json.dumps(task),
         keys=keys,
-        title=KINDS[item.kind].title,
+        title=gettext(KINDS[item.kind].title),
         guideline_text=text,
         prefilled=prefilled,
         flags=FLAGS,
@@ -152,9 +153,9 @@ def draft(item: Called, content: dict[str, Any], who: SignedIn, revision: Revisi
     try:
         size = len(json.dumps(content, allow_nan=False))
     except ValueError as error:
-        raise HTTPException(422, "The draft holds a number without bounds.") from error
+        raise HTTPException(422, gettext("The draft holds a number without bounds.")) from error
     if size > labels.MAX_DRAFT:
-        raise HTTPException(413, "The draft is too large.")
+        raise HTTPException(413, gettext("The draft is too large."))
     try:
         with who.config.store.write() as session:
             kept = labels.save_draft(session, who.person, item, content, revision)
@@ -180,12 +181,12 @@ def answer(item: Called, given: Submission, who: SignedIn) -> Response:
     """
     config = who.config
     if given.adjudicates and not who.reviews:
-        raise HTTPException(403, "Only a reviewer decides.")
+        raise HTTPException(403, gettext("Only a reviewer decides."))
     try:
         with config.store.write() as session:
             found = session.get(Item, item)
             if found is None:
-                raise labels.NotYours("This task was not given to you.")
+                raise labels.NotYours(gettext("This task was not given to you."))
             _check_final(session, who, found, given)
             label = labels.submit(session, who.person, found, given, config.secret, config.settings.quality)
             after = _after(session, who, found, label)
@@ -201,7 +202,7 @@ def _check_final(session: Session, who: Visitor, item: Item, given: Submission) 
     ):
         return
     if session.scalar(select(Label.id).where(Label.submission == given.submission)) is None:
-        raise UserError("The known order of this task was shown to you: your answer stays as it is.")
+        raise UserError(gettext("The known order of this task was shown to you: your answer stays as it is."))
 
 
 def _after(session: Session, who: Visitor, item: Item, label: Label) -> dict[str, str]:
@@ -221,7 +222,7 @@ def answered(label: ItemId, who: SignedIn) -> Response:
         found = session.get(Label, label)
         mine = found is not None and found.person_id == who.person.id
         if found is None or not mine or found.suggestion_shown not in (AFTER, SEEN):
-            raise labels.NotYours("You have no such answer with a suggestion to show.")
+            raise labels.NotYours(gettext("You have no such answer with a suggestion to show."))
         item = session.get_one(Item, found.item_id)
         suggested = session.get_one(Suggestion, found.suggestion_id)
     ranks = ranks_of(found.kind, found.content)
@@ -254,7 +255,9 @@ def reopen(label: ItemId, who: SignedIn) -> dict[str, int]:
     with who.config.store.write() as session:
         item = labels.reopen(session, who.person, label)
         if calibration.was_shown(session, who.person, item, who.config.rules.calibration):
-            raise UserError("The known order of this task was shown to you: your answer stays as it is.")
+            raise UserError(
+                gettext("The known order of this task was shown to you: your answer stays as it is.")
+            )
         queue.heartbeat(session, who.person, item.id, who.config.rules)
         return {"number": number_of(who.config.secret, item.id)}
 
@@ -277,7 +280,12 @@ def history(who: SignedIn) -> Response:
 @router.get("/keys")
 def change_keys(who: SignedIn) -> Response:
     """The keys of the work on tasks, to change them; the browser keeps them."""
-    return page(who, "keys.html", keys=KEYS, keys_json=json.dumps([asdict(key) for key in KEYS]))
+    return page(
+        who,
+        "keys.html",
+        keys=KEYS,
+        keys_json=json.dumps([asdict(key) | {"does": gettext(key.does)} for key in KEYS]),
+    )
 
 
 def _counts(session: Session, who: Visitor) -> dict[str, int]:

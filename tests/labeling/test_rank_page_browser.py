@@ -306,7 +306,7 @@ def test_two_answers_stand_side_by_side_with_the_differences_marked(site: Any, v
     assert dialog.locator(".side strong mark").count() == 2, "in the text as it is shown"
     page.keyboard.press("a")
     assert ranks(page) == "– –", "nothing is ranked unseen"
-    dialog.get_by_label("Left", exact=True).select_option("B")
+    dialog.get_by_label("Left side", exact=True).select_option("B")
     dialog.get_by_text("0% of the words differ").wait_for()
     assert dialog.locator("mark").count() == 0
     page.keyboard.press("Escape")

@@ -1,5 +1,7 @@
 // Two responses side by side, with the words marked that stand in one of them only.
 
+import { gettext, number } from "./words.js";
+
 const FEW = 3; // so few common words between others are chance
 const LONGEST = 3000; // ms to look for the differences
 
@@ -61,15 +63,16 @@ async function show(cards) {
   try {
     await import("./diff/diff.min.js");
   } catch {
-    result.textContent = "The differences can't be marked: the app isn't responding.";
+    result.textContent = gettext("The differences can't be marked: the app isn't responding.");
     return;
   }
   const words = sides.map(wordsOf);
   const marks = differing(...words.map((side) => side.map(({ word }) => word)));
-  if (!marks) return (result.textContent = "Too long and too different to mark what differs.");
+  if (!marks) return (result.textContent = gettext("Too long and too different to mark what differs."));
   words.forEach((side, i) => mark(side, marks[i]));
   const total = marks.flat().length;
-  result.textContent = `${total ? Math.round((100 * marks.flat().filter(Boolean).length) / total) : 0}% of the words differ`;
+  const share = total ? (100 * marks.flat().filter(Boolean).length) / total : 0;
+  result.textContent = gettext("%(number)s%% of the words differ", { number: number(share) });
 }
 
 export function useBeside(cards) {

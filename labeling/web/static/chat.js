@@ -6,13 +6,14 @@ import { choices } from "./chat_pair.js";
 import { byId, made, problem, say, show, showAll } from "./chat_show.js";
 import { correcting } from "./chat_correct.js";
 import { lines, post, random, Refused } from "./server.js";
+import { gettext } from "./words.js";
 
 const person = Number(byId("chat").dataset.person);
 const pair = byId("chat").hasAttribute("data-pair");
 const place = `align draft ${person} talk`; // signing out forgets it
 const SAVE_AFTER = 500; // ms, while an answer comes
 const NEAR = 80; // px from the end of the page: who is there follows what comes
-const BROKE_OFF = "The answer broke off here and is not part of the talk. Ask again: it is given anew, from the beginning.";
+const BROKE_OFF = gettext("The answer broke off here and is not part of the talk. Ask again: it is given anew, from the beginning.");
 const GIVEN_UP = 2000; // ms
 const active = watch();
 const log = byId("talk");
@@ -58,7 +59,7 @@ const textOf = (message) => message.versions.at(-1).text;
 
 function bubble(role, name) {
   const text = made("div", { className: "said", dir: "auto" });
-  const who = made("p", { className: "role", textContent: name || (role === "user" ? "You" : "Policy") });
+  const who = made("p", { className: "role", textContent: name || (role === "user" ? gettext("You") : gettext("Policy")) });
   return { box: made("div", { className: `message ${role}` }, who, text), text };
 }
 
@@ -74,7 +75,7 @@ function put(message, render = true) {
 
 function offer(message, box, text) {
   const at = active();
-  const button = made("button", { className: "correct", type: "button", textContent: "This is wrong" });
+  const button = made("button", { className: "correct", type: "button", textContent: gettext("This is wrong") });
   button.addEventListener("click", () => {
     lock(true);
     button.hidden = true;
@@ -111,7 +112,7 @@ function allow() {
 
 async function ask(content) {
   if (running || locked || !content.trim()) return;
-  if (state.open?.end) return problem("Say first which answer is better.");
+  if (state.open?.end) return problem(gettext("Say first which answer is better."));
   problem("");
   log.querySelectorAll(".coming").forEach((box) => box.remove());
   state.open = { content, texts: pair ? ["", ""] : [""] };
@@ -127,7 +128,7 @@ async function ask(content) {
     const before = messages(state.talk.length, state.turn);
     const asked = { messages: [...before, { role: "user", content }], turn: state.turn, ask: name };
     await lines("/chat/answer", asked, person, (line) => (end = heard(line, coming) || end), control);
-    if (!end) throw new Refused(0, "The app's answer broke off.");
+    if (!end) throw new Refused(0, gettext("The app's answer broke off."));
     if (end.error) throw new Refused(end.status, end.error);
     running = null;
     finish(end, coming);
@@ -153,10 +154,10 @@ async function stopped(ask, control) {
 
 // The question and the answers that come to it.
 function begin(open) {
-  say("Waiting for the policy …");
+  say(gettext("Waiting for the policy …"));
   const question = bubble("user");
   show(question.text, open.content, person);
-  const answers = open.texts.map((_, side) => bubble("assistant", pair ? `Answer ${"AB"[side]}` : ""));
+  const answers = open.texts.map((_, side) => bubble("assistant", pair ? gettext("Answer %(letter)s", { letter: "AB"[side] }) : ""));
   const box = made("div", { className: "coming" }, question.box);
   if (pair) box.append(made("div", { className: "pair" }, ...answers.map((answer) => answer.box)));
   else box.append(answers[0].box);
@@ -170,7 +171,7 @@ function begin(open) {
 function heard(line, { answers }) {
   if (line.waiting) return null;
   if (line.piece === undefined) return line;
-  say("The policy is writing …");
+  say(gettext("The policy is writing …"));
   const { scrollHeight, scrollTop, clientHeight } = document.documentElement;
   const follows = scrollHeight - scrollTop - clientHeight < NEAR;
   state.open.texts[line.side] += line.piece;
@@ -188,9 +189,9 @@ function toEnd(follows) {
 function finish(end, coming) {
   if (end.stopped && (pair || !end.text.trim())) {
     back(coming);
-    return say(pair ? "Stopped. Send it again to have both answers." : "Stopped before anything was said.");
+    return say(pair ? gettext("Stopped. Send it again to have both answers.") : gettext("Stopped before anything was said."));
   }
-  say(end.stopped ? "Stopped; what was said so far is kept" : "");
+  say(end.stopped ? gettext("Stopped; what was said so far is kept") : "");
   if (!pair) return settle(coming, { answer: end.text, origin: end.origin, seal: end.seal });
   state.open.end = end;
   compare(coming);
@@ -224,7 +225,7 @@ function compare(coming) {
 
 // What is not answered is written again; where something else is being written by now, it stays to be asked again.
 function back(coming) {
-  if (field.value.trim()) return brokenOff(coming, "This was not answered, and is not part of the talk.");
+  if (field.value.trim()) return brokenOff(coming, gettext("This was not answered, and is not part of the talk."));
   coming.box.remove();
   field.value = state.text = state.open.content;
   state.open = null;
@@ -245,7 +246,7 @@ function brokenOff({ box, answers }, textContent = BROKE_OFF) {
   const { content } = state.open;
   answers.forEach(({ text }) => text.removeAttribute("aria-busy"));
   const why = made("p", { className: "broke", textContent });
-  const again = made("button", { className: "again", type: "button", textContent: "Ask again" });
+  const again = made("button", { className: "again", type: "button", textContent: gettext("Ask again") });
   again.addEventListener("click", () => ask(content));
   box.append(why, again);
   if (!field.value.trim()) field.value = state.text = content;
@@ -280,7 +281,7 @@ field.addEventListener("keydown", (event) => {
 });
 function stop() {
   if (!running) return;
-  say("Stopping …");
+  say(gettext("Stopping …"));
   running.stop();
 }
 byId("stop").addEventListener("click", stop);

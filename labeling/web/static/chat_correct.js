@@ -2,6 +2,7 @@
 
 import { made, problem, say } from "./chat_show.js";
 import { post, random, Refused } from "./server.js";
+import { gettext } from "./words.js";
 
 const MOST = 100_000; // characters; the app takes no more
 
@@ -10,9 +11,9 @@ export function correcting({ box, person, given, value, seconds, kept, closed })
   let submission = random();
   let said = null; // what this submission was sent with: another text is another one
   const field = made("textarea", { id: "right", rows: 6, dir: "auto", maxLength: MOST, value });
-  const label = made("label", { htmlFor: "right", textContent: "What it should have said" });
-  const keep = made("button", { className: "primary", type: "button", textContent: "Keep" });
-  const leave = made("button", { type: "button", textContent: "Cancel" });
+  const label = made("label", { htmlFor: "right", textContent: gettext("What it should have said") });
+  const keep = made("button", { className: "primary", type: "button", textContent: gettext("Keep") });
+  const leave = made("button", { type: "button", textContent: gettext("Cancel") });
   const form = made("div", { className: "written" }, label, field, made("p", { className: "actions" }, keep, leave));
   const close = () => {
     form.remove();
@@ -24,9 +25,9 @@ export function correcting({ box, person, given, value, seconds, kept, closed })
   leave.addEventListener("click", close);
   keep.addEventListener("click", async () => {
     const text = field.value;
-    if (!text.trim()) return problem("Write the response first.");
+    if (!text.trim()) return problem(gettext("Write the response first."));
     if (text.trim() === given.answer.trim()) {
-      return problem("You changed nothing: write what it should have said, or cancel.");
+      return problem(gettext("You changed nothing: write what it should have said, or cancel."));
     }
     keep.disabled = true;
     problem("");
@@ -41,7 +42,7 @@ export function correcting({ box, person, given, value, seconds, kept, closed })
     }
     kept(text);
     close();
-    say("Kept as a demonstration");
+    say(gettext("Kept as a demonstration"));
     document.getElementById("text").focus();
   });
 }

@@ -2,14 +2,15 @@
 
 import { made, problem, say } from "./chat_show.js";
 import { post, random, Refused } from "./server.js";
+import { gettext } from "./words.js";
 
-const CHOICES = [["first", "A is better"], ["second", "B is better"], ["tie", "Equally good"]];
+const CHOICES = [["first", gettext("A is better")], ["second", gettext("B is better")], ["tie", gettext("Equally good")]];
 
 // `end`: the two answers, sealed; `active`: the seconds at the page; `goOn` is told the side that the talk goes on with.
 export function choices(box, { end, asked, person, active, goOn }) {
   const [a, b] = end.texts.map((text) => text.trim());
   if (!a || !b || a === b) {
-    say(a === b ? "Both said the same: there is nothing to choose" : "One said nothing: the talk goes on with the other");
+    say(a === b ? gettext("Both said the same: there is nothing to choose") : gettext("One said nothing: the talk goes on with the other"));
     return goOn(a ? 0 : 1);
   }
   const at = active();
@@ -19,8 +20,8 @@ export function choices(box, { end, asked, person, active, goOn }) {
     button.addEventListener("click", () => choose(choice));
     return button;
   });
-  box.append(made("p", { className: "actions choose", role: "group", ariaLabel: "Which is better?" }, ...buttons));
-  say("Which is better? The talk goes on with it");
+  box.append(made("p", { className: "actions choose", role: "group", ariaLabel: gettext("Which is better?") }, ...buttons));
+  say(gettext("Which is better? The talk goes on with it"));
 
   async function choose(choice) {
     buttons.forEach((button) => (button.disabled = true));
@@ -35,7 +36,7 @@ export function choices(box, { end, asked, person, active, goOn }) {
       buttons.forEach((button) => (button.disabled = false));
       return problem(error.message);
     }
-    say("Kept as a ranking");
+    say(gettext("Kept as a ranking"));
     goOn(choice === "second" ? 1 : 0);
   }
 }

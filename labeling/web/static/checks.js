@@ -1,17 +1,19 @@
 // A person's own text, checked before it is sent, by what the recipe names. Nothing waits for it.
 
 import { post, Refused } from "./server.js";
+import { gettext, locale, ngettext } from "./words.js";
 
 const box = document.getElementById("checks");
 const button = document.getElementById("check");
 const list = document.getElementById("checked");
 
-const number = (value) => Number(value.toPrecision(3));
+const number = (value) => new Intl.NumberFormat(locale, { maximumSignificantDigits: 3 }).format(value);
 
 function words({ score, above, of, passed, says, error }) {
   if (error) return error;
-  if (score === undefined) return passed ? "passed" : says || "not passed";
-  return `${number(score)}${of ? `, above ${above} of the ${of} ${of === 1 ? "response" : "responses"} here` : ""}`;
+  if (score === undefined) return passed ? gettext("passed") : says || gettext("not passed");
+  if (!of) return number(score);
+  return ngettext("%(score)s, above %(above)s of the %(num)s response here", "%(score)s, above %(above)s of the %(num)s responses here", of, { score: number(score), above });
 }
 
 // `text()`: what is being written now, null: nothing. Returns what shows and what checks it.
@@ -28,10 +30,11 @@ export function useChecks({ task, text }) {
     list.replaceChildren(
       ...[...found].map(([name, { said, text: of, waiting }]) => {
         const row = document.createElement("li");
-        const what = waiting ? "is being checked …" : words(said);
+        const what = waiting ? gettext("is being checked …") : words(said);
         row.className = waiting || said.error ? "" : said.passed === undefined ? "" : said.passed ? "good-mark" : "bad";
         row.append(Object.assign(document.createElement("b"), { textContent: name }), ` ${what}`);
-        if (!waiting && of !== now) row.append(Object.assign(document.createElement("span"), { className: "hint", textContent: " of an earlier version" }));
+        const old = gettext("of an earlier version");
+        if (!waiting && of !== now) row.append(" ", Object.assign(document.createElement("span"), { className: "hint", textContent: old }));
         return row;
       }),
     );

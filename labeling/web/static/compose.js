@@ -2,6 +2,7 @@
 
 import { sourceOf } from "./mark.js";
 import { located } from "./parts.js";
+import { gettext } from "./words.js";
 
 const button = document.getElementById("add-part");
 const BESIDE = 8; // px from what is marked
@@ -31,7 +32,7 @@ export function useParts({ boxes, names, say, add, atHand }) {
   function take() {
     const found = marked();
     if (!found) return markByKeys();
-    if (found.several) return say("Mark text in one response at a time");
+    if (found.several) return say(gettext("Mark text in one response at a time"));
     const source = boxes[found.place].dataset.source;
     const { place: response, more } = found;
     const [start, end] = [found.start, found.end].map((at) => characters(source, at));
@@ -46,12 +47,12 @@ export function useParts({ boxes, names, say, add, atHand }) {
 
   function markByKeys() {
     const place = atHand();
-    if (!boxes[place].checkVisibility()) return say("This response is folded up: open it first");
+    if (!boxes[place].checkVisibility()) return say(gettext("This response is folded up: open it first"));
     if (boxes[place].classList.contains("folded")) boxes[place].parentElement.querySelector(".more")?.click();
     const from = Math.min(next.get(place) || 0, blocks(place).length - 1);
     cursor = { place, from, to: from };
     showCursor();
-    say(`Marked in ${names[place]}: + takes it, ↑ ↓ mark others, Shift with arrows more or less, Esc none`);
+    say(gettext("Marked in %(name)s: + takes it, ↑ ↓ mark others, Shift with arrows more or less, Esc none", { name: names[place] }));
   }
 
   function showCursor() {
@@ -133,14 +134,14 @@ export function showParts(list, answer, names, remove) {
       const words = part.text.trim().replace(/\s+/g, " ");
       const shown = Object.assign(document.createElement("q"), { dir: "auto", textContent: words.length > LONG ? `${words.slice(0, LONG)}…` : words });
       const out = Object.assign(document.createElement("button"), { className: "icon quiet", textContent: "×", type: "button" });
-      out.setAttribute("aria-label", `Take part ${number + 1}, from ${names[part.response]}, out again`);
+      out.setAttribute("aria-label", gettext("Take part %(number)s, from %(name)s, out again", { number: number + 1, name: names[part.response] }));
       out.addEventListener("click", () => remove(number));
       row.append(from, shown);
-      if (places[number] === null) row.append(Object.assign(document.createElement("span"), { className: "hint", textContent: "changed since" }));
+      if (places[number] === null) row.append(Object.assign(document.createElement("span"), { className: "hint", textContent: gettext("changed since") }));
       row.append(out);
       return row;
     }),
   );
 }
 
-export const ofWhole = (more) => (more ? ": whole paragraphs, since formatting stands in what you marked" : "");
+export const ofWhole = (more) => (more ? gettext(": whole paragraphs, since formatting stands in what you marked") : "");

@@ -3,6 +3,7 @@
 // a rank it has none. Near the window's edges the page scrolls by itself.
 
 import { groups, moveTo, tieWith } from "./order.js";
+import { gettext } from "./words.js";
 
 const MIDDLE = 0.3; // from here to 1 - here of an item means a tie
 const EDGE = 70; // px from where the page begins to scroll
@@ -71,7 +72,8 @@ export function dragging({ area, items, divider, handle, letters, across, scroll
     held.target = aim(held);
     const rank = held.target[held.place];
     const tied = held.target.flatMap((other, i) => (rank !== null && other === rank && i !== held.place ? [letters[i]] : []));
-    label.textContent = `${letters[held.place]}: ${rank === null ? "no rank" : `rank ${rank}`}${tied.length ? ` = ${tied.join(" = ")}` : ""}`;
+    const given = rank === null ? gettext("no rank") : gettext("rank %(rank)s", { rank });
+    label.textContent = `${letters[held.place]}: ${given}${tied.length ? ` = ${tied.join(" = ")}` : ""}`;
     label.hidden = false;
     label.style.transform = `translate(${Math.min(held.x + 14, innerWidth - label.offsetWidth - 4)}px, ${held.y - 44}px)`;
   }

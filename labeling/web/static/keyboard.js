@@ -1,6 +1,7 @@
 // The page on which people change their keys.
 
 import { chord, general, keep, keysOf, named, write } from "./keys.js";
+import { gettext } from "./words.js";
 
 const table = document.getElementById("keys");
 const person = Number(table.dataset.person);
@@ -28,11 +29,11 @@ function proposed(name, pressed) {
   const digits = usual[name].endsWith("#");
   const letters = usual[name].endsWith("@");
   const key = letters || /[0-9]$/.test(pressed) ? general(pressed) : pressed;
-  if (letters && !key.endsWith("@")) return { wrong: "This one needs letters: press one from A to I, with Shift or Alt if you like." };
-  if (digits !== key.endsWith("#")) return { wrong: digits ? "This one needs digits: press one, with Shift or Alt if you like." : "Digits give ranks and qualities: choose another key." };
-  if (RESERVED.test(key)) return { wrong: `${named(key)} has its use in the browser or between responses: choose another key.` };
+  if (letters && !key.endsWith("@")) return { wrong: gettext("This one needs letters: press one from A to I, with Shift or Alt if you like.") };
+  if (digits !== key.endsWith("#")) return { wrong: digits ? gettext("This one needs digits: press one, with Shift or Alt if you like.") : gettext("Digits give ranks and qualities: choose another key.") };
+  if (RESERVED.test(key)) return { wrong: gettext("%(key)s has its use in the browser or between responses: choose another key.", { key: named(key) }) };
   const [taken] = others(name, key);
-  if (taken) return { wrong: `${named(key)} is the key to ${taken.does}. Change that one first.` };
+  if (taken) return { wrong: gettext("%(key)s is the key to %(does)s. Change that one first.", { key: named(key), does: taken.does }) };
   return { key };
 }
 
@@ -40,7 +41,7 @@ function listen(button) {
   stop();
   waiting = button;
   button.setAttribute("aria-pressed", "true");
-  say(`Press the key to ${button.dataset.does}. Esc leaves it as it is.`);
+  say(gettext("Press the key to %(does)s. Esc leaves it as it is.", { does: button.dataset.does }));
 }
 
 function stop() {
@@ -78,7 +79,7 @@ document.getElementById("usual").addEventListener("click", () => {
   keys = { ...usual };
   keep(person, keys, usual);
   write(keys);
-  say("All keys are the usual ones.");
+  say(gettext("All keys are the usual ones."));
 });
 
 write(keys);

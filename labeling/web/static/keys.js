@@ -2,6 +2,8 @@
 // beside it, "#" and "Shift+#"; "@" is a letter from A to I. Digits are told by their place on the keyboard, since on many layouts they take Shift;
 // letters by what stands on the key, or by its place where that is no Latin letter.
 
+import { gettext } from "./words.js";
+
 const place = (person) => `align keys ${person}`;
 
 export function chord(event) {
@@ -20,7 +22,9 @@ export function chord(event) {
 export const general = (key) => key.replace(/[0-9]$/, "#").replace(/(^|\+)[a-i]$/, "$1@");
 
 // As people read it; labeling/web/keys.py has the same.
-export const named = (key) => key.replace("Arrow", "").replace("Up", "↑").replace("Down", "↓").replace("#", "1–9").replace("@", "A–I");
+const WRITTEN = { Enter: gettext("Enter"), Shift: gettext("Shift"), Alt: gettext("Alt"), Backspace: gettext("Backspace") };
+const SIGNS = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", "#": "1–9", "@": "A–I" };
+export const named = (key) => key.split("+").map((part) => WRITTEN[part] || SIGNS[part] || part).join("+");
 
 // A page's keys with this person's changes. `usual`: { action: key }.
 export function keysOf(person, usual) {

@@ -1,5 +1,7 @@
 // LaTeX as KaTeX shows it. The server left its source in elements with `data-math`; what can't be shown stays so.
 
+import { gettext, number } from "./words.js";
+
 const MARKS = [["\\(", "\\)"], ["\\[", "\\]"], ["$$", "$$"], ["$", "$"]];
 const LONGEST = 5000; // characters of one formula
 const AT_ONCE = 50; // ms; then keys and clicks have their turn
@@ -41,12 +43,12 @@ function show(formula) {
   const source = formula.textContent;
   const made = document.createElement("span");
   try {
-    if (source.length > LONGEST) throw new Error(`it has over ${LONGEST} characters`);
-    if (DEFINES.test(source)) throw new Error("it defines commands");
+    if (source.length > LONGEST) throw new Error(gettext("it has over %(most)s characters", { most: number(LONGEST) }));
+    if (DEFINES.test(source)) throw new Error(gettext("it defines commands"));
     katex.render(inside(source), made, { ...OPTIONS, displayMode: formula.dataset.math === "display" });
   } catch (error) {
     formula.classList.add("broken");
-    formula.title = `Shown as it was written: ${error.message}`;
+    formula.title = gettext("Shown as it was written: %(why)s", { why: error.message });
     return;
   }
   formula.replaceChildren(...made.childNodes);

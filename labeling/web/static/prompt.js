@@ -1,5 +1,7 @@
 // The prompt stays in sight. Of a long one the end does, with the last question; the beginning is folded away.
 
+import { gettext } from "./words.js";
+
 const over = document.querySelector(".overhead");
 const text = over.querySelector(".prompt");
 const button = document.getElementById("whole-prompt");
@@ -20,7 +22,7 @@ export function togglePrompt() {
   if (button.hidden) return;
   const open = text.classList.toggle("whole");
   button.setAttribute("aria-expanded", String(open));
-  button.firstChild.textContent = open ? "Only the end of the prompt " : "Whole prompt ";
+  button.firstChild.textContent = (open ? gettext("Only the end of the prompt") : gettext("Whole prompt")) + " ";
   text.scrollTop = open ? 0 : text.scrollHeight;
 }
 

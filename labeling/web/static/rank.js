@@ -11,6 +11,7 @@ import { toggleRaw } from "./raw.js";
 import { ofWhole, showParts, useParts } from "./compose.js";
 import { useChecks } from "./checks.js";
 import { appended, without } from "./parts.js";
+import { gettext, ngettext } from "./words.js";
 
 const list = document.getElementById("cards");
 const divider = document.getElementById("divider");
@@ -39,6 +40,12 @@ const { change, typed, say, undo, content, task } = start({
   answer: ({ versions, order, ...given }) => given,
 });
 
+function called(letter, rank, tied) {
+  if (rank === null) return gettext("Response %(letter)s, not ranked", { letter });
+  if (tied) return gettext("Response %(letter)s, rank %(rank)s, tied", { letter, rank });
+  return gettext("Response %(letter)s, rank %(rank)s", { letter, rank });
+}
+
 function show(now) {
   const { ranks, quality, flags, all_bad, edit } = now;
   const active = document.activeElement;
@@ -54,19 +61,20 @@ function show(now) {
     button.textContent = rank === null ? "–" : rank;
     button.setAttribute(
       "aria-label",
-      rank === null ? `Response ${letters[place]} is not ranked: give it rank ${nextRank(ranks)}` : `Response ${letters[place]} has rank ${rank}: remove it`,
+      rank === null
+        ? gettext("Response %(letter)s is not ranked: give it rank %(rank)s", { letter: letters[place], rank: nextRank(ranks) })
+        : gettext("Response %(letter)s has rank %(rank)s: remove it", { letter: letters[place], rank }),
     );
     card.classList.toggle("ranked", rank !== null);
     card.querySelector(".tied").hidden = !tied;
     card.tabIndex = place === focused ? 0 : -1;
-    card.setAttribute(
-      "aria-label",
-      `Response ${letters[place]}, ${rank === null ? "not ranked" : `rank ${rank}${tied ? ", tied" : ""}`}`,
-    );
+    card.setAttribute("aria-label", called(letters[place], rank, tied));
     for (const radio of card.querySelectorAll(".quality input")) radio.checked = Number(radio.value) === quality[place];
     for (const box of card.querySelectorAll(".flags input")) box.checked = flags[place].includes(box.value);
     card.querySelector(".flag-count").textContent = flags[place].length || "";
-    card.querySelector(".given").textContent = [quality[place] && `quality ${quality[place]}`, flags[place].length && `flags ${flags[place].length}`].filter(Boolean).join(", ");
+    const given = [quality[place] && gettext("quality %(quality)s", { quality: quality[place] })];
+    given.push(flags[place].length && ngettext("%(num)s flag", "%(num)s flags", flags[place].length));
+    card.querySelector(".given").textContent = given.filter(Boolean).join(", ");
     showWritten(card.querySelector(".rewrite"), edit && edit.response === place ? edit : null);
   });
   showWritten(own, edit && edit.response === null ? edit : null);
@@ -121,15 +129,15 @@ function dropped(ranks, place) {
 }
 
 function type(place) {
-  if (place >= cards.length) return say(`There is no ${"ABCDEFGHI"[place]}`);
+  if (place >= cards.length) return say(gettext("There is no %(letter)s", { letter: "ABCDEFGHI"[place] }));
   const next = letter(content().ranks, content().order, place);
-  if (!next) return say(`${letters[place]} is typed already`);
+  if (!next) return say(gettext("%(letter)s is typed already", { letter: letters[place] }));
   change((now) => Object.assign(now, next));
 }
 
 function typeEquals() {
   const order = equals(content().ranks, content().order);
-  if (!order) return say("= stands between two letters");
+  if (!order) return say(gettext("= stands between two letters"));
   change((now) => (now.order = order));
 }
 
@@ -148,7 +156,18 @@ function give(place, rank) {
 const OWN = "own"; // among versions, beside the places of responses
 const boxOf = (place) => (place === null ? own : cards[place].querySelector(".rewrite"));
 const areaOf = (place) => boxOf(place).querySelector("textarea");
-const called = (place) => (place === null ? "Your own answer" : `Your version of ${letters[place]}`);
+
+function putAwayNow(place) {
+  if (place === null) return gettext("Your own answer is put away: an answer has one. Go back to it to get it again");
+  return gettext("Your version of %(letter)s is put away: an answer has one. Go back to it to get it again", { letter: letters[place] });
+}
+
+function hasParts({ response, parts }, last) {
+  const values = { letter: letters[response], last };
+  if (response === null) return ngettext("Your own answer has %(num)s part, the last from %(last)s", "Your own answer has %(num)s parts, the last from %(last)s", parts.length, values);
+  return ngettext("Your version of %(letter)s has %(num)s part, the last from %(last)s", "Your version of %(letter)s has %(num)s parts, the last from %(last)s", parts.length, values);
+}
+
 
 // What is written in place of a response, or beside them all (null). An answer has one such text.
 function edit(place) {
@@ -158,7 +177,7 @@ function edit(place) {
     putAway(now);
     now.edit = { response: place, ...kept(now, place) };
   });
-  if (before && before.response !== place) say(`${called(before.response)} is put away: an answer has one. Go back to it to get it again`);
+  if (before && before.response !== place) say(putAwayNow(before.response));
   areaOf(place).focus();
 }
 
@@ -184,8 +203,7 @@ function drop(place) {
 // Into what is being written; else into an answer of one's own.
 function add(part, more) {
   change((now) => (now.edit = appended(now.edit || { response: null, ...kept(now, null) }, part)));
-  const { response, parts } = content().edit;
-  say(`${called(response)} has ${parts.length} ${parts.length === 1 ? "part" : "parts"}, the last from ${letters[part.response]}${ofWhole(more)}`);
+  say(hasParts(content().edit, letters[part.response]) + ofWhole(more));
 }
 
 function flags(place) {

@@ -1,6 +1,8 @@
 // Requests to the app: with the page's CSRF token, and a new one if somebody signed in again meanwhile.
 
-const BROKE_OFF = "The app's answer broke off.";
+import { gettext } from "./words.js";
+
+const BROKE_OFF = gettext("The app's answer broke off.");
 const SILENCE = 20_000; // ms; the app says something twice a second
 
 const meta = document.querySelector('meta[name="csrf"]');
@@ -23,7 +25,7 @@ async function once(path, body, signal) {
       body: JSON.stringify(body),
     });
   } catch {
-    throw new Refused(0, "The app isn't responding.");
+    throw new Refused(0, gettext("The app isn't responding."));
   }
 }
 
@@ -32,12 +34,12 @@ async function renew(person) {
   try {
     answer = await fetch("/session", { headers: { Accept: "application/json" } });
   } catch {
-    throw new Refused(0, "The app isn't responding.");
+    throw new Refused(0, gettext("The app isn't responding."));
   }
   if (!answer.ok) return false;
   const session = await answer.json();
   if (person !== undefined && session.person !== person) {
-    throw new Refused(409, "Somebody else is signed in now. Sign in as yourself; your work is kept.");
+    throw new Refused(409, gettext("Somebody else is signed in now. Sign in as yourself; your work is kept."));
   }
   csrf = session.csrf;
   return true;
@@ -53,7 +55,7 @@ async function answered(path, body, person, signal) {
   } catch {
     // not JSON: the status says enough
   }
-  throw new Refused(answer.status, said.detail || `The app answered ${answer.status}.`, said);
+  throw new Refused(answer.status, said.detail || gettext("The app answered %(status)s.", { status: answer.status }), said);
 }
 
 export async function post(path, body, person) {

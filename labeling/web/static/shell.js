@@ -9,10 +9,11 @@ import { asked, distinct, keysOf, named, write } from "./keys.js";
 import { showMath } from "./math.js";
 import { toggleAllRaw } from "./raw.js";
 import { steps } from "./steps.js";
+import { gettext } from "./words.js";
 
 const SAVE_AFTER = 600; // ms without a change
 const RETRY_AFTER = 4000; // ms, when the app does not answer
-const CHANGED = "You changed your answer before the app said that it arrived: submit it again.";
+const CHANGED = gettext("You changed your answer before the app said that it arrived: submit it again.");
 const LONG = 420; // px; a longer text is folded
 
 const byId = (id) => document.getElementById(id);
@@ -61,11 +62,11 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
     try {
       const { held, revision } = await post(`/work/${task.number}/draft${from}`, draft.sending, task.person);
       Object.assign(draft, { known: draft.sending, revision, unheard: [] });
-      say(held ? "Draft saved" : "Somebody else has this task now; your answer still counts");
+      say(held ? gettext("Draft saved") : gettext("Somebody else has this task now; your answer still counts"));
     } catch (error) {
       if (error.status === 0) unheard(draft);
       if (error.status === 409 && error.more.revision !== undefined) metElsewhere(error.more);
-      else say(error.status === 401 ? "Signed out: the draft is kept in this browser" : "The draft is kept in this browser");
+      else say(error.status === 401 ? gettext("Signed out: the draft is kept in this browser") : gettext("The draft is kept in this browser"));
     }
     saving = false;
     draft.sending = null;
@@ -76,11 +77,11 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
   function metElsewhere(there) {
     const theirs = { ...empty(task), note: "", ...there.content };
     const answered = Object.keys(there.content).length === 0;
-    if (answered) say("Answered elsewhere; what you see here is kept in this browser");
+    if (answered) say(gettext("Answered elsewhere; what you see here is kept in this browser"));
     else if (!isOurs(draft, there.content) && !same(theirs, draft.content)) {
       history.changes(theirs);
       draft.aside = theirs;
-      say("Worked on in another tab too: Undo brings that version back");
+      say(gettext("Worked on in another tab too: Undo brings that version back"));
     }
     Object.assign(draft, { revision: there.revision, unheard: [] });
     if (!answered) saveSoon();
@@ -128,8 +129,8 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
     changed();
     say(done);
   }
-  const undo = () => step("back", "Nothing to undo", "Undone");
-  const redo = () => step("forth", "Nothing to redo", "Redone");
+  const undo = () => step("back", gettext("Nothing to undo"), gettext("Undone"));
+  const redo = () => step("forth", gettext("Nothing to redo"), gettext("Redone"));
 
   // A submission's id belongs to its content: what was changed is another one, instead of those before it.
   function asSubmission(skip, affirmed) {
@@ -161,13 +162,13 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
 
   function affirm() {
     if (untouched()) submit(undefined, true);
-    else problem("You changed it: Submit sends your version.");
+    else problem(gettext("You changed it: Submit sends your version."));
   }
 
   async function submit(skip, affirmed = false) {
     if (sent) return;
     if (!skip && !affirmed && untouched()) {
-      return problem(`You changed nothing. Is it right as it stands? Then say so: ${named(keys.affirm)}, or the button beside Submit.`);
+      return problem(gettext("You changed nothing. Is it right as it stands? Then say so: %(key)s, or the button beside Submit.", { key: named(keys.affirm) }));
     }
     sent = true;
     clearTimeout(timer);
@@ -176,13 +177,13 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
     const given = asSubmission(skip, affirmed);
     const before = clone(draft.content);
     byId("submit").disabled = true;
-    say("Saving …");
+    say(gettext("Saving …"));
     try {
       const { next } = await post(`/work/${task.number}/answer`, given, task.person);
       if (same(before, draft.content)) return leave(next || task.next);
       draft.revision = null; // the app's draft went with the answer
       again("");
-      problem("Your answer is saved as it was when you sent it. To put what you changed since in its place, submit again.");
+      problem(gettext("Your answer is saved as it was when you sent it. To put what you changed since in its place, submit again."));
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       again("");
@@ -207,10 +208,10 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
     if (unsure && !same(before, draft.content)) {
       problem(CHANGED);
     } else if (unsure) {
-      problem("The app isn't responding. Your work is kept here; trying again …");
+      problem(gettext("The app isn't responding. Your work is kept here; trying again …"));
       retry = setTimeout(() => submit(skip, affirmed), RETRY_AFTER);
     } else if (error.status === 401) {
-      problem("You are signed out. Sign in in another tab, come back and submit again: your work is kept here.");
+      problem(gettext("You are signed out. Sign in in another tab, come back and submit again: your work is kept here."));
     } else {
       if (error.status === 409 && "standing" in error.more) {
         replaces(draft, draft.attempt.submission, error.more.standing);
@@ -300,7 +301,7 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
   });
   write(keys);
   shown();
-  if (draft.aside) say("A later version came from elsewhere: Undo brings back what was here");
+  if (draft.aside) say(gettext("A later version came from elsewhere: Undo brings back what was here"));
   return { change, typed, say, undo, content: () => draft.content, task };
 }
 
@@ -310,11 +311,11 @@ function foldLong() {
     text.classList.add("folded");
     const button = document.createElement("button");
     button.className = "more quiet";
-    button.textContent = "Show all";
+    button.textContent = gettext("Show all");
     button.setAttribute("aria-expanded", "false");
     button.addEventListener("click", () => {
       const folded = text.classList.toggle("folded");
-      button.textContent = folded ? "Show all" : "Show less";
+      button.textContent = folded ? gettext("Show all") : gettext("Show less");
       button.setAttribute("aria-expanded", String(!folded));
     });
     text.after(button);

@@ -3,6 +3,7 @@
 import { onScreen } from "./order.js";
 import { asTyped } from "./letters.js";
 import { dragging } from "./drag.js";
+import { gettext } from "./words.js";
 
 const bar = document.getElementById("strip");
 const divider = document.getElementById("strip-divider");
@@ -20,7 +21,7 @@ export function showStrip({ ranks, order }, letters) {
     const rank = ranks[place];
     chip.classList.toggle("ranked", rank !== null);
     chip.querySelector(".chip-rank").textContent = rank === null ? "–" : rank;
-    chip.querySelector("button").setAttribute("aria-label", `Go to ${letters[place]}, ${rank === null ? "not ranked" : `rank ${rank}`}`);
+    chip.querySelector("button").setAttribute("aria-label", rank === null ? gettext("Go to %(letter)s, not ranked", { letter: letters[place] }) : gettext("Go to %(letter)s, rank %(rank)s", { letter: letters[place], rank }));
   });
   typing.textContent = asTyped(order, letters);
   if (active && active !== document.activeElement && bar.contains(active)) active.focus({ preventScroll: true });

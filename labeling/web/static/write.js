@@ -3,10 +3,11 @@ import { preview } from "./preview.js";
 import { ofWhole, showParts, useParts } from "./compose.js";
 import { useChecks } from "./checks.js";
 import { appended, without } from "./parts.js";
+import { gettext } from "./words.js";
 
 const text = document.getElementById("text");
 const boxes = [...document.querySelectorAll(".card .shown")]; // the answer to correct, where there is one
-const names = ["the answer"];
+const names = [gettext("the answer")];
 
 let checks = null; // once the page stands
 const { change, typed, say, content, task } = start({
@@ -28,7 +29,7 @@ function list(content) {
 
 function add(part, more) {
   change((now) => Object.assign(now, appended(now, part)));
-  say(`Taken into your version${ofWhole(more)}`);
+  say(gettext("Taken into your version") + ofWhole(more));
 }
 
 checks = useChecks({ task, text: () => content().text });
