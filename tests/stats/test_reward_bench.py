@@ -1,4 +1,4 @@
-"""RewardBench's rules, against numbers that its own code gave (allenai/reward-bench: utils.py, constants.py)."""
+"""RewardBench's rules, against numbers of its own code (allenai/reward-bench: utils.py, constants.py)."""
 
 from __future__ import annotations
 
