@@ -20,7 +20,7 @@ from rich.console import Console
 from align.errors import Terminated, UserError
 from align.models.batch import Pair
 from align.models.forward import Forward
-from align.records import Demonstration
+from align.records import Prompt
 from align.run.progress import ProgressBar, say
 from align.serving.run import Trained, open_run, reward_model
 from align.serving.score import scores_of
@@ -75,11 +75,16 @@ class RewardServer:
         return {"rewards": scores, "scores": scores, "extra_logs": {}}
 
     def _pair(self, i: int, prompt: Any, response: Any, ended: bool) -> Pair:
-        """The ids of a prompt and a response; BadRequest says which one is wrong, and how."""
-        template = self.run.setup.template
+        """The ids of a prompt and a response; BadRequest says which one is wrong, and how.
+
+        A policy may answer nothing, or write this tokenizer's EOS as text: what follows that is no answer.
+        """
+        template, eos = self.run.setup.template, str(self.run.setup.base.tokenizer.eos_token)
+        if not isinstance(response, str):
+            raise BadRequest(f"request {i}: the response must be text")
         try:
-            record = Demonstration.from_dict({"prompt": prompt, "response": response})
-            ids, answer = template.prompt_ids(record.prompt), template.response_ids(record.response)
+            ids = template.prompt_ids(Prompt.from_dict({"prompt": prompt}).prompt)
+            answer = template.response_ids(response.split(eos)[0])
         except (RecordError, UserError) as error:
             raise BadRequest(f"request {i}: {error}") from error
         if not ended and len(answer) > 1:
