@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from align.stats.bootstrap import TAIL, Draws, Numbers, Observation, means
+from align.stats.bootstrap import CHUNK, TAIL, Draws, Numbers, Observation, means
 from align.stats.estimate import Estimate
 
 _STEPS = 60  # of Newton's method
@@ -65,7 +65,12 @@ def length_controlled(
     fitted, finite = _fit(wins, reach, np.ones((1, count)))
     if not finite[0]:
         return Estimate(), None, "wins and losses, or lengths, are too one-sided for a finite fit"
-    parts = [_fit(wins, reach, draw(np.eye(count))) for draw in draws.parts(count)]
+    random, chunk = np.random.default_rng(0), max(1, CHUNK // count)
+    parts = []
+    for start in range(0, draws.number, chunk):
+        size = min(chunk, draws.number - start)
+        times = random.multinomial(count, np.full(count, 1 / count), size).astype(float)
+        parts.append(_fit(wins, reach, times))
     rates = np.concatenate([_sigmoid(found[good, 0]) for found, good in parts])
     low = high = None
     if len(rates) >= (1 - TAIL) * draws.number:
@@ -86,8 +91,10 @@ def _fit(wins: Numbers, reach: Numbers, weights: Numbers) -> tuple[Numbers, NDAr
         a, b, c = (bend.sum(1), bend @ reach, bend @ reach**2)
         room = np.maximum(a * c - b * b, 1e-12 * size**2)
         step = np.stack([c * slope[:, 0] - b * slope[:, 1], a * slope[:, 1] - b * slope[:, 0]], 1)
-        found += np.clip(step / room[:, None], -2, 2)
-        found = np.clip(found, -2 * _FARTHEST, 2 * _FARTHEST)
+        step = np.clip(step / room[:, None], -2, 2)
+        found = np.clip(found + step, -2 * _FARTHEST, 2 * _FARTHEST)
+        if np.abs(step).max() < 1e-9:
+            break
     good = (np.abs(slope).max(1) < 1e-6 * size) & (np.abs(found).max(1) < _FARTHEST)
     return found, good
 
