@@ -145,6 +145,19 @@ def _check_count(texts: Sequence[Any]) -> None:
         )
 
 
+async def _body(request: Any) -> Any:
+    """The JSON of a request; BadRequest where it is none, or too large."""
+    raw = bytearray()
+    async for part in request.stream():
+        raw += part
+        if len(raw) > MOST_BYTES:
+            raise BadRequest(f"the body has more than {MOST_BYTES // 2**20} MiB: send several requests", 413)
+    try:
+        return json.loads(bytes(raw))
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is no JSON: {error}") from error
+
+
 def make_app(server: RewardServer) -> Any:
     """The web app; raises UserError where its libraries are not installed."""
     try:
@@ -159,23 +172,10 @@ def make_app(server: RewardServer) -> Any:
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
 
-    async def read(request: Request) -> Any:
-        raw = bytearray()
-        async for part in request.stream():
-            raw += part
-            if len(raw) > MOST_BYTES:
-                raise BadRequest(
-                    f"the body has more than {MOST_BYTES // 2**20} MiB: send several requests", 413
-                )
-        try:
-            return json.loads(bytes(raw))
-        except (ValueError, RecursionError) as error:
-            raise BadRequest(f"the body is no JSON: {error}") from error
-
     def answered_by(answer: Any) -> Any:
         async def endpoint(request: Request) -> Response:
             try:
-                found = await run_in_threadpool(answer, await read(request))
+                found = await run_in_threadpool(answer, await _body(request))
                 return JSONResponse(found)
             except ClientDisconnect:
                 return Response(status_code=400)
