@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from align import __version__
-from align.cli import loop
+from align.cli import evaluate, loop
 from align.cli.failures import reported, speak_in_any_encoding
 from align.cli.label import label_app
 from align.cli.options import (
@@ -44,6 +44,7 @@ HELP = """Teach a language model what people prefer: three stages, one recipe fi
   align check recipe.yaml                         what is wrong with the data
   align run recipe.yaml                           all three stages
   align ppo recipe.yaml --set ppo.kl_coef=0.1     one stage, one value changed
+  align evaluate recipe.yaml                      base, sft and ppo side by side
   align recipe show recipe.yaml                   every value, and where it came from
 
 Stopped or killed? The same command goes on from the last checkpoint."""
@@ -238,6 +239,8 @@ def export(
         export_stage(run, stage, to, dtype, base, trusted=trust_remote_code)
 
 
+app.command(rich_help_panel="Use")(evaluate.evaluate)
+app.command(rich_help_panel="Use")(evaluate.serve)
 app.add_typer(label_app, name="label", rich_help_panel="Label")
 for _command in (loop.generate, loop.suggest, loop.chat, loop.iterate):
     app.command(rich_help_panel="Label")(_command)

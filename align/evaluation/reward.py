@@ -263,6 +263,8 @@ def misjudged(scored: Sequence[ScoredRanking]) -> list[Comparison]:
 
 def plain(value: Any) -> Any:
     """Dataclasses as dictionaries, tuples as lists, and what is not a finite number as None."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, (tuple, list)):

@@ -348,11 +348,22 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
         path = plain["labeling"][key]
         if path and "://" not in path:
             plain["labeling"][key] = os.path.abspath(folder / os.path.expanduser(path))
-    for source in [*(plain["ppo"]["rewards"] or ()), *(plain["labeling"]["checks"] or ())]:
+    evaluate = plain["evaluate"]
+    checks, measures = plain["labeling"]["checks"], evaluate["measures"]
+    for source in [*(plain["ppo"]["rewards"] or ()), *(checks or ()), *(measures or ())]:
         if source["run"]:
             source["run"] = os.path.expanduser(source["run"])
         if source["function"]:
             source["function"] = _beside(source["function"], folder)
+    for section, key in (
+        (evaluate, "prompts"),
+        (evaluate["judge"], "template"),
+        (evaluate["lm_eval"], "folder"),
+    ):
+        if section and section[key]:
+            section[key] = _below(section[key], folder)
+    if evaluate["reward_bench"]:
+        evaluate["reward_bench"] = [_below(path, folder) for path in evaluate["reward_bench"]]
     for stage, about in STAGES.items():
         for parent in about.parents if plain.get(stage) else ():
             if plain[stage][parent]:
@@ -365,6 +376,10 @@ def _beside(function: str, folder: Path) -> str:
     module, _, name = function.rpartition(":")
     file = folder / (os.path.expanduser(module) if module.endswith(".py") else f"{module}.py")
     return f"{os.path.abspath(file)}:{name}" if file.is_file() else function
+
+
+def _below(path: str, folder: Path) -> str:
+    return os.path.abspath(folder / os.path.expanduser(path))
 
 
 def _absolute(entry: Entry, folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from align.recipe.data import Data
+from align.recipe.evaluate import Evaluate
 from align.recipe.labeling import Labeling
 from align.recipe.parts import (
     RUN_NAME,
@@ -189,7 +190,7 @@ class Run(Section):
 
 
 class Recipe(Section):
-    """Base, data, the three stages and labeling: what a run is."""
+    """Base, data, the three stages, labeling and evaluation: what a run is."""
 
     base: Base
     run: Run
@@ -199,6 +200,7 @@ class Recipe(Section):
     rm: RM = RM()
     ppo: PPO = PPO()
     labeling: Labeling = Labeling()
+    evaluate: Evaluate = Evaluate()
 
     @classmethod
     def in_full(cls, value: Any) -> tuple[Any, list[Move]]:

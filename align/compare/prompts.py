@@ -1,0 +1,98 @@
+"""What policies are asked: prompts that no stage has seen; and demonstrations that were held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from align.data.formats.base import T
+from align.data.load import load
+from align.data.tokenize import encode_demonstrations, encode_prompts
+from align.errors import UserError
+from align.evaluation.answers import Asked
+from align.loop.generate import in_drawn_order
+from align.models.batch import Pair
+from align.recipe.data import Entry, Source
+from align.recipe.sections import Recipe
+from align.records import Demonstration, Prompt, Ranking, prompt_key
+from align.stages.frame import Setup, source
+
+
+def read_prompts(recipe: Recipe, setup: Setup, allow_seen: bool, note: Callable[[str], None]) -> list[Asked]:
+    """The prompts, each once, in their file's order; of `count` of them the seed draws which.
+
+    Raises UserError where there are none, or where some train in this recipe (without `allow_seen`).
+    """
+    cfg, cache = recipe.evaluate, recipe.data.cache_folder
+    if cfg.prompts is not None:
+        where, skip = "evaluate.prompts", False
+        spec = Source(train=[Entry(path=cfg.prompts)], held_out=0.0)
+        records = load(Prompt, spec, "prompts", cache).train
+    else:
+        where, spec = "data.prompts (held out)", source(recipe, "prompts", "evaluate")
+        skip = spec.on_bad_record == "skip"
+        records = load(Prompt, spec, "prompts", cache).held_out
+    room = recipe.ppo.max_response_tokens
+    encoded = encode_prompts(setup.template, records, recipe.ppo.max_prompt_tokens, where, room, cache, skip)
+    found: dict[str, Asked] = {}
+    for record, ids in zip(encoded.records, encoded, strict=True):
+        found.setdefault(prompt_key(record.prompt), Asked(record.prompt, prompt_key(record.prompt), ids))
+    if not found:
+        raise UserError(
+            f"{where}: there is no prompt. Hold some out (data.prompts.held_out), or name a file "
+            "(evaluate.prompts)"
+        )
+    if len(found) < len(encoded):
+        note(f"{len(encoded) - len(found)} prompts are there twice, and asked once")
+    if cfg.count is not None and cfg.count < len(found):
+        chosen = set(in_drawn_order(found, recipe.run.seed)[: cfg.count])
+        found = {key: one for key, one in found.items() if key in chosen}
+    _refuse_seen(recipe, found, where, allow_seen, note)
+    return list(found.values())
+
+
+def _refuse_seen(
+    recipe: Recipe, found: dict[str, Asked], where: str, allow_seen: bool, note: Callable[[str], None]
+) -> None:
+    """Raise UserError, or say it, where prompts stand among those that train."""
+    mine = {int(key[:16], 16): one for key, one in found.items()}
+    training = [_trained(Demonstration, recipe), _trained(Ranking, recipe), _trained(Prompt, recipe)]
+    for name, hashes in zip(("demonstrations", "rankings", "prompts"), training, strict=True):
+        seen = [one for number, one in mine.items() if number in hashes]
+        if not seen:
+            continue
+        first = str(seen[0].plain)[:60]
+        counts = f"{len(seen)} of {len(found)} prompts"
+        told = f"{where}: {counts} also train, in data.{name} (such as {first!r})"
+        if not allow_seen:
+            raise UserError(
+                f"{told}: what was learned by heart would pass for skill. Name other prompts "
+                "(evaluate.prompts), or add --allow-seen"
+            )
+        note(f"{told}, as --allow-seen permits: figures may be too good")
+
+
+def _trained(kind: type[T], recipe: Recipe) -> set[int]:
+    """The hashes of the prompts that train, as `Records.prompts` has them."""
+    name = kind.kind
+    spec: Source | None = getattr(recipe.data, name)
+    return (
+        set()
+        if spec is None
+        else set(load(kind, spec, name, recipe.data.cache_folder).train.prompts.tolist())
+    )
+
+
+def held_out_demonstrations(recipe: Recipe, setup: Setup, note: Callable[[str], None]) -> list[Pair]:
+    """Token ids of prompt and response of every demonstration that is held out."""
+    spec = recipe.data.demonstrations
+    if spec is None:
+        note("there is no perplexity: the recipe names no data.demonstrations")
+        return []
+    cache, skip = recipe.data.cache_folder, spec.on_bad_record == "skip"
+    records = load(Demonstration, spec, "demonstrations", cache).held_out
+    if not len(records):
+        note("there is no perplexity: no demonstrations are held out (data.demonstrations.held_out)")
+        return []
+    where = "data.demonstrations (held out)"
+    encoded = encode_demonstrations(setup.template, records, recipe.sft.max_length, where, cache, skip)
+    return [(one.prompt, one.responses[0]) for one in encoded]

@@ -1,0 +1,313 @@
+"""`align evaluate`: the policies of a recipe answer the same prompts; what they are worth goes into one file.
+
+Answers and verdicts are kept as they come (evaluation/ in the run folder), under names that say all that they
+depend on: the same command goes on where it was stopped, with the same bits, and asks nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from align.compare import figures
+from align.compare.figures import Answers
+from align.compare.judged import by_judge, by_people, ratings_of
+from align.compare.kept import Row, alone_in, kept_rows
+from align.compare.lm_eval import check_tasks, run_tasks
+from align.compare.policies import BASE, SFT, Found, Policy, add_role, find_policies
+from align.compare.prompts import held_out_demonstrations, read_prompts
+from align.compare.show import show
+from align.errors import MissingStage
+from align.evaluation.answers import (
+    GUARD,
+    MEASURE,
+    REWARD,
+    SCORE,
+    Answering,
+    Asked,
+    find_measures,
+    load_scoring,
+)
+from align.evaluation.bench import BenchItem, bench_document, read_bench
+from align.evaluation.reward import plain
+from align.models.batch import Pair
+from align.models.forward import Forward
+from align.models.roles import Roles
+from align.recipe.sections import Recipe
+from align.rewards.rewards import RewardSource, find_sources
+from align.run.files import json_digest, to_json, write_text
+from align.run.lineage import now, parent
+from align.run.manifest import ParentRef
+from align.run.progress import ProgressBar, say
+from align.sampling.engines import open_engine, sampling_params
+from align.stages.frame import Setup, set_up
+
+FOLDER, DOCUMENT = "evaluation", "evaluation.json"
+VERSION = 1
+_CHUNK = 16  # prompts whose answers are kept together: what a kill can cost
+_BENCH_CHUNK = 64
+
+
+@dataclass
+class Evaluating:
+    """What is compared, found and verified; models are loaded when something is not kept yet."""
+
+    recipe: Recipe
+    setup: Setup
+    found: Found
+    console: Console
+    sources: list[RewardSource] = field(default_factory=list)
+    guard: Path | None = None
+    measures: list[RewardSource] = field(default_factory=list)
+    parents: list[ParentRef] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return self.recipe.run.path / FOLDER
+
+    def note(self, text: str) -> None:
+        """Say it, and write it into the document."""
+        if text not in self.notes:
+            self.notes.append(text)
+            say(self.console, text)
+
+    @cached_property
+    def answering(self) -> Answering:
+        """The base with all policies and what scores them."""
+        recipe, setup, sft = self.recipe, self.setup, self.found.sft
+        roles = Roles(setup.base.load_model(setup.accel.device))
+        policies = {policy.label: policy for policy in [*self.found.policies, *([sft] if sft else [])]}
+        for policy in sorted(policies.values(), key=lambda one: one.label == BASE):
+            add_role(roles, policy)
+        scoring = load_scoring(recipe, roles, self.sources, self.guard, self.measures, setup.accel.device)
+        forward = Forward(roles, setup.template.eos_id, recipe.ppo.min_response_tokens)
+        engine = open_engine("hf", roles, setup.accel)
+        return Answering(
+            forward,
+            engine,
+            sampling_params(recipe.ppo, setup.base),
+            setup.template,
+            scoring,
+            recipe.run.seed,
+            recipe.ppo.microbatch_tokens,
+            sft.role if sft else None,
+        )
+
+    @cached_property
+    def judged_as(self) -> dict[str, Any]:
+        """What decides scores, for names of files."""
+        ppo, evaluate = self.recipe.ppo, self.recipe.evaluate
+        spoken = [*(ppo.rewards or ()), *(evaluate.measures or ())]
+        return {
+            "lineage": self.setup.lineage,
+            "parents": [parent.hashes | {"name": parent.name} for parent in self.parents],
+            "sources": [one.model_dump(exclude={"function", "run"}) for one in spoken],
+            "guard": self.guard is not None,
+            "device": self.setup.accel.device.type,
+            "dtype": self.recipe.base.dtype,
+            "torch": torch.__version__,
+            "microbatch_tokens": ppo.microbatch_tokens,
+        }
+
+    def name_of(self, policy: Policy, of: Mapping[str, Any]) -> Path:
+        """The file of a policy's rows, by its label and a hash of all that they depend on."""
+        label = policy.label.replace("/", "-").replace("@", "-").strip(".-")
+        decided = self.judged_as | {"policy": policy.digest} | dict(of)
+        return self.folder / "answers" / f"{label}-{json_digest(decided)[:16]}.jsonl"
+
+
+def evaluate(recipe: Recipe, allow_seen: bool = False, console: Console | None = None) -> dict[str, Any]:
+    """Compare the recipe's policies; returns what evaluation.json says.
+
+    Raises MissingStage where no policy is there, UserError where prompts were seen in training (without
+    `allow_seen`), or something of the recipe does not fit.
+    """
+    console = console or Console()
+    state = _open(recipe, console)
+    if recipe.evaluate.lm_eval is not None:
+        check_tasks(recipe.evaluate.lm_eval)
+    prompts = read_prompts(recipe, state.setup, allow_seen, state.note)
+    bench = {path: read_bench(Path(path)) for path in recipe.evaluate.reward_bench or ()}
+    if len(prompts) == 1:
+        state.note("there is one prompt: its figures have no interval")
+    with alone_in(state.folder):
+        answers = _answers(state, prompts)
+        document = _document(state, answers, prompts)
+        document["perplexity"] = _perplexity(state)
+        document["reward_bench"] = _benches(state, bench)
+        document["judge"] = by_judge(recipe.evaluate.judge, answers, state.folder, state.note, console)
+        document["people"] = by_people(recipe, state.found.policies, state.note)
+        document["lm_eval"] = _lm_eval(state)
+        document["notes"] = state.notes
+        document = plain(document)
+        write_text(state.folder / DOCUMENT, to_json(document))
+    show(document, console)
+    say(console, f"everything is in {state.folder / DOCUMENT}, the answers beside it")
+    return document
+
+
+def _open(recipe: Recipe, console: Console) -> Evaluating:
+    setup = set_up(recipe)
+    found = find_policies(recipe, setup.lineage, setup.base.fingerprint)
+    if recipe.lora.modules_to_save and any(policy.label == BASE for policy in found.policies):
+        kept = [policy for policy in found.policies if policy.label != BASE]
+        why = "base is left out: sft trained its embeddings (lora.modules_to_save), which all policies share"
+        found = Found(kept, found.sft, [*found.left_out, why])
+    state = Evaluating(recipe, setup, found, console)
+    for line in found.left_out:
+        state.note(line)
+    try:
+        state.sources = find_sources(recipe, setup.lineage)
+    except MissingStage as error:
+        state.note(f"answers get no score: {error}")
+    state.parents += [one.parent for one in state.sources if one.parent]
+    if recipe.ppo.guard:
+        try:
+            guard = parent(recipe, "rm", recipe.ppo.guard, setup.lineage)
+            state.guard = guard.final
+            state.parents.append(guard.ref("guard"))
+        except MissingStage as error:
+            state.note(f"there is no guard: {error}")
+    state.measures = find_measures(recipe, setup.lineage)
+    state.parents += [one.parent for one in state.measures if one.parent]
+    return state
+
+
+def _answers(state: Evaluating, prompts: Sequence[Asked]) -> Answers:
+    """Every policy's answers, made where they are not kept."""
+    recipe, sft = state.recipe, state.found.sft
+    best = recipe.evaluate.best_of if sft is not None and state.sources else 0
+    asked_of: dict[str, tuple[Policy, int]] = {policy.label: (policy, 1) for policy in state.found.policies}
+    if sft is not None and best:
+        asked_of[SFT] = (sft, best)
+    params = sampling_params(recipe.ppo, state.setup.base)
+    about = {
+        "prompts": json_digest([one.key for one in prompts]),
+        "seed": recipe.run.seed,
+        "sampling": [params.temperature, params.max_tokens, params.min_tokens, params.batch_tokens],
+        "reference": sft.digest if sft else None,
+        "chunk": _CHUNK,
+    }
+    rows: dict[str, list[Row]] = {}
+    for label, (policy, each) in asked_of.items():
+
+        def make(part: Sequence[Asked], role: str = policy.role, n: int = each) -> list[Row]:
+            return state.answering.answers(role, part, n)
+
+        path = state.name_of(policy, about | {"each": each})
+        with ProgressBar(state.console, f"{label} answers", len(prompts)) as bar:
+            rows[label] = kept_rows(path, prompts, each, _CHUNK, make, bar)
+    first = {
+        policy.label: rows[policy.label][:: asked_of[policy.label][1]] for policy in state.found.policies
+    }
+    names = [name for name in next(iter(first.values()))[0] if _is_score(name)]
+    return Answers(first, rows[SFT] if best else [], names, SFT if sft is not None else None)
+
+
+def _is_score(name: str) -> bool:
+    return name in (SCORE, GUARD) or name.startswith((REWARD, MEASURE))
+
+
+def _document(state: Evaluating, answers: Answers, prompts: Sequence[Asked]) -> dict[str, Any]:
+    """What the answers alone say."""
+    policies = figures.policy_figures(answers)
+    for policy in state.found.policies:
+        policies[policy.label]["origin"] = policy.origin
+    distances = {
+        label: estimate.value if (estimate := found.get("kl_exact")) else None
+        for label, found in policies.items()
+        if label not in (SFT, BASE)
+    }
+    best = figures.best_of_n(answers, distances)
+    for one in best["policies"] if best else ():
+        if best and one["beyond"]:
+            state.note(
+                f"best-of-n: {one['policy']} is {one['kl']:.2f} nats from sft, and {best['samples']} samples "
+                f"reach {best['most_kl']:.2f}: what is beside it has less KL. Raise evaluate.best_of (to "
+                f"{one['n_wanted']:.0f}, if that can be)"
+            )
+    wins = figures.win_rates(answers)
+    return {
+        "version": VERSION,
+        "written_at": now(),
+        "prompts": len(prompts),
+        "seed": state.recipe.run.seed,
+        "temperature": state.recipe.ppo.temperature,
+        "reference": answers.reference,
+        "names": list(answers.names),
+        "policies": policies,
+        "differences": figures.differences(answers),
+        "wins": wins,
+        "ratings": ratings_of(answers, state.note),
+        "best_of_n": best,
+    }
+
+
+def _perplexity(state: Evaluating) -> dict[str, Any]:
+    """Of every policy on the held-out demonstrations, if there are any."""
+    pairs = held_out_demonstrations(state.recipe, state.setup, state.note)
+    if not pairs:
+        return {}
+    about = {"demonstrations": json_digest([[list(a), list(b)] for a, b in pairs]), "chunk": _BENCH_CHUNK}
+    rows: dict[str, list[Row]] = {}
+    for policy in state.found.policies:
+
+        def make(part: Sequence[Pair], role: str = policy.role) -> list[Row]:
+            return list(state.answering.likelihoods(role, part))
+
+        path = state.name_of(policy, about)
+        rows[policy.label] = kept_rows(
+            path.with_suffix(".demonstrations.jsonl"), pairs, 1, _BENCH_CHUNK, make
+        )
+    reference = state.found.sft.label if state.found.sft else None
+    return figures.perplexities(rows, reference)
+
+
+def _benches(state: Evaluating, benches: Mapping[str, Sequence[BenchItem]]) -> dict[str, Any]:
+    """Of each file, what the score, the guard and the measures make of it."""
+    document: dict[str, Any] = {}
+    if benches and not (state.sources or state.guard or state.measures):
+        state.note("reward_bench is left out: there is nothing that scores")
+        return document
+    for path, items in benches.items():
+
+        def make(part: Sequence[BenchItem]) -> list[Row]:
+            prompts = [one.prompt for one in part for _ in (*one.right, *one.wrong)]
+            texts = [text for one in part for text in (*one.right, *one.wrong)]
+            places = [one.place for one in part for _ in (*one.right, *one.wrong)]
+            said = state.answering.text_scores(prompts, texts, places.__getitem__)
+            sizes = [len(one.right) + len(one.wrong) for one in part]
+            starts = [sum(sizes[:i]) for i in range(len(sizes))]
+            names = said[0].keys()
+            return [
+                {name: [row[name] for row in said[a : a + n]] for name in names}
+                for a, n in zip(starts, sizes, strict=True)
+            ]
+
+        texts = [[one.place, one.subset, one.id, one.right, one.wrong, str(one.prompt)] for one in items]
+        about = state.judged_as | {"bench": json_digest(texts), "chunk": _BENCH_CHUNK}
+        kept = state.folder / "answers" / f"{Path(path).stem}-{json_digest(about)[:16]}.bench.jsonl"
+        with ProgressBar(state.console, Path(path).name, len(items)) as bar:
+            rows = kept_rows(kept, items, 1, _BENCH_CHUNK, make, bar)
+        document[path] = {
+            name: bench_document(items, [row[name] for row in rows], state.recipe.run.seed)
+            for name in rows[0]
+            if not name.startswith(REWARD)
+        }
+    return document
+
+
+def _lm_eval(state: Evaluating) -> dict[str, Any]:
+    if state.recipe.evaluate.lm_eval is None:
+        return {}
+
+    tasks = state.recipe.evaluate.lm_eval
+    return run_tasks(tasks, state.answering, state.found.policies, state.setup)
