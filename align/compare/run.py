@@ -40,6 +40,7 @@ from align.models.batch import Pair
 from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe.sections import Recipe
+from align.report.page import refresh
 from align.rewards.rewards import RewardSource, find_sources
 from align.run.files import json_digest, to_json, write_text
 from align.run.lineage import now, parent
@@ -150,6 +151,7 @@ def evaluate(recipe: Recipe, allow_seen: bool = False, console: Console | None =
         document = plain(document)
         write_text(state.folder / DOCUMENT, to_json(document))
     show(document, console)
+    refresh(recipe.run.path, lambda text: say(console, text))
     say(console, f"everything is in {state.folder / DOCUMENT}, the answers beside it")
     return document
 

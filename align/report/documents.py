@@ -233,3 +233,32 @@ class Check(Document):
     sets: Objects[RecordSet] = []
     length_bias: LengthBias = LengthBias()
     agreement: Objects[Judged] = []
+
+
+class Preferred(Document):
+    """How often people preferred a policy's answers."""
+
+    policy: Text = ""
+    win_rate: Share = Share()
+
+
+class Rate(Document):
+    """A judge's win rate, with its parts left out."""
+
+    rate: Share = Share()
+
+
+class Won(Document):
+    """How often a judge model preferred a policy's answers to another's."""
+
+    policy: Text = ""
+    against: Text = ""
+    win_rate: Rate = Rate()
+
+
+class Preferences(Document):
+    """What people, or a judge model, said in `align evaluate`."""
+
+    model: Text = ""
+    policies: Objects[Preferred] = []
+    wins: Objects[Won] = []

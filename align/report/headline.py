@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from align.report.documents import Answer, Share
+from align.report.documents import Answer, Preferences, Share
 from align.report.read import RunFiles, StageFiles
 from align.stats.bootstrap import Draws, Observation, means
 from align.stats.estimate import Estimate
@@ -29,7 +30,9 @@ def headline(run: RunFiles) -> list[Claim]:
     """What came out, as far as the run has come; empty where no stage has a result yet."""
     claims = []
     sft, rm, ppo = (run.stages.get(name) for name in ("sft", "rm", "ppo"))
-    if ppo and (gained := _after_ppo(ppo, rm)):
+    if compared := _asked(run.compared):
+        claims.append(Claim(compared, "compared"))
+    elif ppo and (gained := _after_ppo(ppo, rm)):
         claims.append(Claim(gained, "answers" if both_scores(ppo.held_out) else "ppo"))
     if rm and (agrees := _reward_model(rm)):
         claims.append(Claim(agrees, "rm"))
@@ -38,6 +41,21 @@ def headline(run: RunFiles) -> list[Claim]:
     elif sft and (learned := _demonstrations(sft)):
         claims.append(Claim(learned, "sft"))
     return claims
+
+
+def _asked(document: Mapping[str, Any]) -> str:
+    """What people said of the PPO policy's answers, or else a judge model; empty where nobody was asked."""
+    people = Preferences.model_validate(document.get("people") or {})
+    for one in people.policies:
+        if one.policy == "ppo" and one.win_rate.value is not None:
+            share = _of_100(one.win_rate)
+            return f"people, asked blind, preferred {share} of the PPO policy's answers to another's"
+    judge = Preferences.model_validate(document.get("judge") or {})
+    for won in judge.wins:
+        if (won.policy, won.against) == ("ppo", "sft") and won.win_rate.rate.value is not None:
+            share = _of_100(won.win_rate.rate)
+            return f"after PPO the judge {judge.model} prefers {share} answers to those before"
+    return ""
 
 
 def _after_ppo(ppo: StageFiles, rm: StageFiles | None) -> str:
@@ -96,7 +114,7 @@ def preferred(gain: float, temperature: float | None) -> float:
     return (1 + math.tanh(gain / temperature / 2)) / 2  # the sigmoid, without overflow
 
 
-def _of_100(share: Estimate) -> str:
+def _of_100(share: Estimate | Share) -> str:
     assert share.value is not None
     between = ""
     if share.low is not None and share.high is not None:

@@ -25,6 +25,7 @@ from align import __version__
 from align.errors import UserError
 from align.report.costs import costs, peaks, people
 from align.report.data import data_view
+from align.report.evaluation import evaluation_view
 from align.report.headline import headline
 from align.report.policy import ppo_view, sft_view
 from align.report.read import RunFiles, StageFiles, read_run
@@ -108,6 +109,8 @@ def render(run: RunFiles) -> str:
         stages=[_stage_row(stage) for stage in run.stages.values()],
         titles={name: about.title for name, about in STAGES.items()},
         data=data_view(run.check),
+        compared=evaluation_view(run.compared),
+        compared_notes=[str(note) for note in run.compared.get("notes") or []],
         costs=costs(run),
         peaks=peaks(run),
         people=people(run),

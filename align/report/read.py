@@ -40,6 +40,7 @@ class RunFiles:
     recipe: str
     check: Check | None
     stages: dict[Stage, StageFiles]
+    compared: dict[str, Any]  # what `align evaluate` found
 
     @property
     def empty(self) -> bool:
@@ -58,7 +59,11 @@ def read_run(folder: Path) -> RunFiles:
     }
     check = _document(folder / "check.json")
     return RunFiles(
-        clean(folder.resolve().name), recipe, Check.model_validate(check) if check else None, stages
+        clean(folder.resolve().name),
+        recipe,
+        Check.model_validate(check) if check else None,
+        stages,
+        _document(folder / "evaluation" / "evaluation.json"),
     )
 
 

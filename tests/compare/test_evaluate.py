@@ -87,6 +87,8 @@ def test_base_sft_and_ppo_are_compared(path: Path, whole: Path) -> None:
     assert found["policies"]["ppo"]["kl_se"] == pytest.approx(torch.tensor(kl).double().std().item() / 2)
     assert found["policies"]["ppo"]["kl_exact"]["value"] > 0
     (best,) = found["best_of_n"]["policies"]
+    page = (path.parent / "runs").rglob("report.html")
+    assert "Best-of-n of sft beside it" in next(page).read_text(encoding="utf-8")
     assert best["policy"] == "ppo" and best["n"] >= 1
     assert best["figures"]["score"]["value"] >= found["best_of_n"]["curve"][0]["figures"]["score"]["value"]
     assert {w["by"] for w in found["wins"]} == {"score", "measure/chars"}

@@ -187,3 +187,22 @@ def test_a_stage_at_work_writes_its_page_once_a_minute(run: Path, monkeypatch: p
         now[0] = at
         live(2, {})
     assert told == ["the report is not written while this stage is at work (ZeroDivisionError: oh)"]
+
+
+ESTIMATE = {"value": 0.64, "low": 0.55, "high": 0.72, "count": 120, "prompts": 60}
+
+
+def test_what_people_or_a_judge_said_comes_before_what_models_say(run: Path) -> None:
+    folder = run / "evaluation"
+    folder.mkdir()
+    won = {"policy": "ppo", "against": "sft", "by": "judge", "win_rate": {"rate": ESTIMATE}}
+    document: dict[str, Any] = {"judge": {"model": "J<1>", "wins": [won]}}
+    (folder / "evaluation.json").write_text(json.dumps(document))
+    assert (
+        said(run)["compared"]
+        == "after PPO the judge J<1> prefers 64 of 100 (55 to 72) answers to those before"
+    )
+    document["people"] = {"policies": [{"policy": "ppo", "win_rate": ESTIMATE | {"value": 0.7}}]}
+    (folder / "evaluation.json").write_text(json.dumps(document))
+    assert said(run)["compared"].startswith("people, asked blind, preferred 70 of 100 (55 to 72) of the PPO")
+    assert "answers" not in said(run)
