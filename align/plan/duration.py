@@ -110,6 +110,10 @@ def _ppo(asked: Question, found: StageMemory) -> StageTime:
     flops = mine * (whole + scoring + cfg.ppo_epochs * update)
     batch = max(1, min(sampling_tokens(asked) // length, mine))
     batches = -(-mine // batch) if cfg.engine != "vllm" else 0
+    if cfg.reward_shape != "none":  # the reference's responses, spread over all iterations
+        more = cfg.reference_draws(rows.count) / cfg.iterations / asked.machine.processes
+        theirs = more * (whole + pass_flops(work, length, pairs))
+        return _made(asked, found, cfg.iterations, flops + theirs, batches * (1 + more / mine) * response)
     return _made(asked, found, cfg.iterations, flops, batches * response)
 
 

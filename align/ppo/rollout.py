@@ -32,6 +32,8 @@ class Rollout:
     parts: dict[str, Tensor]  # what each source said, [B], by its name
     eos: Tensor  # [B] bool, whether the response ended by itself
     engine_logprobs: Tensor  # [B, T] as the engine saw them
+    # [B, M] the SFT policy's own responses to the same prompts, with ppo.reward_shape
+    reference_scores: Tensor | None = None
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from align.ppo.monitor import (
     write_samples,
 )
 from align.ppo.ptx import with_demonstrations
+from align.ppo.references import announced, draw_references, shape_metrics
 from align.ppo.roles import Context, prepare, resume, save
 from align.ppo.rollout import Rollout, score_rollout
 from align.ppo.safety import check_outcome, is_bad, update_kl_coef
@@ -95,6 +96,8 @@ def run(
             stage.say(f"ppo: {remark}")
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
+        for remark in announced(context, len(prompts)):
+            stage.say(f"ppo: {remark}")
         answers = HeldOut(context, held_out)
         clock, energy = Clock(), on_this_machine()
         with (
@@ -145,7 +148,7 @@ def iterate(context: Context, stage: StageRun, prompts: Sequence[list[int]], ite
     found = estimate(cfg, rollout, context.state.kl_coef, context.score_std, accel)
     coef = update_kl_coef(context, stage, rollout, iteration)
     metrics = rollout_metrics(rollout, found, accel)
-    metrics |= part_metrics(rollout.parts, cfg, accel)
+    metrics |= part_metrics(rollout.parts, cfg, accel) | shape_metrics(context, rollout)
     metrics |= engine_metrics(context, stage, rollout)
     metrics["kl/coef"] = coef
     if not is_bad(context, stage, rollout, found.rewards, iteration):
@@ -163,6 +166,9 @@ def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clo
     cfg = context.cfg
     each = cfg.responses_per_prompt
     drawn = step_rows(context.seed, "ppo", iteration, cfg.rollout_batch_size // each, len(prompts))
+    if cfg.reward_shape != "none":
+        draw_references(context, prompts, drawn)
+        clock("reference")
     rows = distributed.share(list(range(cfg.rollout_batch_size)), context.accel)
     chosen = [drawn[row // each] for row in rows]
     context.engine.update()
@@ -178,7 +184,9 @@ def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clo
         microbatch_tokens=cfg.microbatch_tokens,
     )
     clock("judge")
-    return rollout
+    if cfg.reward_shape == "none":
+        return rollout
+    return replace(rollout, reference_scores=context.references.of(chosen).to(rollout.scores))
 
 
 def rollout_metrics(rollout: Rollout, found: AdvantageEstimate, accel: Accelerator) -> dict[str, float]:

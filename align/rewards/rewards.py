@@ -19,8 +19,9 @@ from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.adapters import read_score_std
 from align.models.base import find_base
-from align.models.batch import PrefixStates
+from align.models.batch import PrefixStates, collate
 from align.models.forward import Forward
+from align.models.passes import PAIRS, passes
 from align.models.roles import Roles
 from align.processes import distributed
 from align.recipe.ppo import PPO, Reward
@@ -193,6 +194,24 @@ def texts_of(
         [template.text(one.response) for one in sampled],
         [one.response[-1] == template.eos_id for one in sampled],
     )
+
+
+@torch.no_grad()
+def score_responses(
+    forward: Forward, sampled: Sequence[Sampled], rewards: Rewards, texts: Texts | None, tokens: int
+) -> Tensor:
+    """The scores [N] of some responses, on the CPU; `tokens` go through the model at a time.
+
+    Every process calls it together.
+    """
+    said = {name: torch.zeros(len(sampled)) for name in rewards.roles}
+    pairs = [(one.prompt, one.response) for one in sampled]
+    for part in passes(forward.roles, pairs, tokens, PAIRS):
+        for name, found in rewards.adapters(forward, forward.prefix(collate(part.items))).items():
+            said[name][part.rows] = found[: len(part.rows)].float().cpu()
+    if not sampled:
+        return torch.zeros(0)
+    return rewards.all(said, texts, torch.device("cpu")).scores.float()
 
 
 def part_metrics(parts: Mapping[str, Tensor], cfg: PPO, accel: Accelerator) -> dict[str, float]:
