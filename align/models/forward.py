@@ -199,7 +199,8 @@ class Forward:
 
     def scores(self, role: str, prefix: PrefixStates) -> Tensor:
         """The score [B] of each sequence, read at its last real token, whatever the ids are."""
-        scores: Tensor = self.roles.heads[role](self._last(role, prefix))
+        head: Any = self.roles.heads[role]
+        scores: Tensor = head.scores(self._last(role, prefix), prefix.lengths - prefix.prompt_lengths)
         return scores
 
     def ends(self, role: str, batch: Batch | Packed) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,9 @@ def last_states(forward: Forward, role: str, part: Sequence[Encoded]) -> Tensor:
 
 def ranking_scores(forward: Forward, role: str, part: Sequence[Encoded]) -> list[Tensor]:
     """A [K] tensor of scores for each ranking; all responses go through the model in one pass."""
-    scores: Tensor = forward.roles.heads[role](last_states(forward, role, part))
+    head: Any = forward.roles.heads[role]
+    lengths = torch.tensor([len(response) for ranking in part for response in ranking.responses])
+    scores: Tensor = head.scores(last_states(forward, role, part), lengths)
     return list(scores.split([len(ranking.responses) for ranking in part]))
 
 

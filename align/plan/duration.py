@@ -91,6 +91,8 @@ def _rm(asked: Question, found: StageMemory) -> StageTime:
     flops = _trained(found.work, length, pairs_of([length]), 0, found.checkpointing)
     if length > max(cfg.microbatch_tokens, rows.prompt + rows.response):
         flops += pass_flops(found.work, length, pairs_of([length]))  # in parts: scores first
+    elif cfg.length_debias == "odin":
+        flops += pass_flops(found.work, length, pairs_of([length]))  # correlations are of the whole batch
     return _made(asked, found, _steps(cfg.steps, cfg.epochs, rows.count, cfg.batch_size), mine * flops)
 
 

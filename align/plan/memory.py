@@ -179,14 +179,15 @@ def _sft(asked: Question, model: Model, checkpointing: bool) -> Numbers:
 
 def _rm(asked: Question, model: Model, checkpointing: bool) -> Numbers:
     cfg, rows = asked.recipe.rm, asked.lengths.rm
-    roles = model.roles("reward", heads=["reward"])
+    heads = ["reward", "length"] if cfg.length_debias == "odin" else ["reward"]
+    roles = model.roles("reward", heads=heads)
     forward = model.forward(roles, checkpointing, logits=False)
     masked = asked.base.attends and "flash" not in (asked.base.spec.attention or "")
     forward.share_prompt = cfg.share_prompt and masked
     rankings = _microbatch(rows, cfg.microbatch_tokens, asked.share(cfg.batch_size), forward.share_prompt)
     one = rankings[0]
     shown = f"{len(rankings)} x ({len(one.prompt)} + {len(one.responses)} x {len(one.responses[0])}) tokens"
-    found: dict[str, float] = {**_held(roles, {"reward": True}, ["reward"]), **_work(roles)}
+    found: dict[str, float] = {**_held(roles, {"reward": True}, heads), **_work(roles)}
     found[f"{_PASS}rankings: {shown}"] = passes.ranking_pass(forward, rankings, asked.on_gpu)
     return found
 

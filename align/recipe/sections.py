@@ -155,6 +155,28 @@ class RM(Supervised):
         description="standard deviation of the head's first weights; null: 1/sqrt(width + 1); 0: all scores "
         "start equal, for few labels",
     )
+    length_debias: Literal["none", "linear", "lowess", "odin"] = Field(
+        "none",
+        description="linear, lowess: what length adds to scores is fitted after training and taken off; "
+        "odin: a second head learns length and is thrown away",
+    )
+    length_coef: PositiveFloat = Field(
+        1.0, description="odin: weight of the loss that keeps length out of the first head and in the second"
+    )
+    orthogonal_coef: NonNegativeFloat = Field(
+        1.0, description="odin: weight of the cosine between the two heads"
+    )
+
+    @model_validator(mode="after")
+    def _odin(self) -> RM:
+        fields = type(self).model_fields
+        for key in ("length_coef", "orthogonal_coef"):
+            if self.length_debias != "odin" and getattr(self, key) != fields[key].default:
+                raise ValueError(
+                    f"{key} does nothing with length_debias: {self.length_debias}: take it out, or choose "
+                    "`length_debias: odin`"
+                )
+        return self
 
 
 class Run(Section):

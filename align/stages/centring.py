@@ -58,16 +58,20 @@ def centred(
     head = forward.roles.heads["reward"]
     assert isinstance(head, ScalarHead)
     mine = [row.encoded for row in distributed.share(rows, setup.accel)]
-    ends: list[Tensor] = []
+    ends: list[tuple[Tensor, Tensor]] = []
     for part in passes(forward.roles, mine, cfg.microbatch_tokens, rankings(forward.share_prompt)):
         states = last_states(forward, "reward", part.items).cpu()
-        ends += [states] if part.rows else []
-    hidden = torch.cat(distributed.gather_lists(ends, setup.accel))
+        lengths = torch.tensor([len(response) for one in part.items for response in one.responses])
+        ends += [(states, lengths)] if part.rows else []
+    everyones = distributed.gather_lists(ends, setup.accel)
+    hidden, lengths = (torch.cat([pair[i] for pair in everyones]) for i in (0, 1))
+    if head.length_curve is not None:  # what length adds is 0 in the mean of these too
+        head.length_curve -= head.length_bias(lengths.to(head.length_curve.device)).mean()
     encoded = [row.encoded for row in probes]
     before = score_rankings(forward, "reward", encoded, cfg.microbatch_tokens)
     shift = centre(head, hidden)
     after = score_rankings(forward, "reward", encoded, cfg.microbatch_tokens)
-    scores = head(hidden.to(head.weight.device)).double()
+    scores = head.scores(hidden.to(head.weight.device), lengths).double()
     std = float(scores.std(unbiased=False))
     moved = difference_rms([new - old for new, old in zip(after, before, strict=True)])
     score = {

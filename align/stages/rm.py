@@ -20,6 +20,7 @@ from torch import Tensor
 
 from align.data.tokenize import Encoded, encode_rankings
 from align.errors import AlignError, UserError
+from align.evaluation.length_bias import document, length_metrics, shown
 from align.evaluation.reward import (
     Evaluation,
     ScoredRanking,
@@ -35,7 +36,7 @@ from align.models.optimizer import apply, clip, learning_rate
 from align.models.packed import in_parts
 from align.models.passes import Layout, passes, rankings
 from align.models.probes import attend_in_blocks, share_prompts
-from align.models.roles import Roles, tensors_of
+from align.models.roles import Roles
 from align.models.scoring import ranking_scores, score_rankings
 from align.objectives.bradley_terry import batch_loss, has_pair, pair_accuracy
 from align.plan.flops import work_of
@@ -55,6 +56,7 @@ from align.seeds import generator, step_rows
 from align.stages.centring import centred, centring_rows
 from align.stages.frame import Inputs, Setup, source
 from align.stages.labeler_weights import labeler_weights, write_weights
+from align.stages.length_debias import add_length_head, fit_curve, odin_gradients, reports, trained
 from align.stages.ranking_rows import EncodedRows, RankingRow, RankingRows, columns
 from align.stats.rankings import fit_length_model, length_wins
 
@@ -90,7 +92,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
         zero = centring_rows(demonstrations, train, recipe, setup)
         recipe = inputs.settled(stage, lengths_of_rankings(recipe, encoded[0]), anyway)
         checkpointing = recipe.rm.gradient_checkpointing is True
-        forward = _model(setup, sft, recipe.run.seed, cfg.head_std, checkpointing)
+        forward = _model(setup, sft, recipe.run.seed, cfg, checkpointing)
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
         if cfg.share_prompt:
             share_prompts(forward, "reward", longest)
@@ -99,6 +101,8 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
             stage.say(f"rm: {remark}")
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         _train(recipe, forward, train, held_out, steps, stage)
+        if cfg.length_debias in ("linear", "lowess"):
+            stage.say(f"rm: {fit_curve(forward, train, recipe, accel)}")
         probes = (held_out or train)[:_PROBES]
         score, before = centred(forward, zero, probes, cfg, setup)
         score["centred_on"] = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
@@ -108,10 +112,15 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
         evaluation = evaluate(scored, fit_length_model(length_wins(lengths)), recipe.run.seed)
         results = evaluation.metrics()
         results |= {f"score/{name}": score[name] for name in ("shift", "std", "centring_error")}
+        length = reports(forward, scored, held_out, recipe, accel)
+        results |= length_metrics(*length)
         stage.metrics.append(steps, results)
         _write_misjudged(stage, encoded[1].records, scored, steps)
         proof = partial(_prove_reload, forward, probes, before, cfg)
-        _finish(stage, setup, forward, evaluation, score, results, proof)
+        more = {"score": plain(score), "length_bias": document(cfg.length_debias, *length)}
+        _finish(stage, setup, forward, evaluation, more, results, proof)
+        if held_out:
+            stage.say(f"rm: {shown(*length)}")
 
 
 def _finish(
@@ -119,18 +128,21 @@ def _finish(
     setup: Setup,
     forward: Forward,
     evaluation: Evaluation,
-    score: dict[str, Any],
+    more: dict[str, Any],
     results: dict[str, float],
     proof: Callable[[Path], None],
 ) -> None:
-    """Write final/, whose scores `proof` compares with the trained model's, and evaluation.json."""
+    """Write final/, whose scores `proof` compares with the trained model's, and evaluation.json.
+
+    more: what that says beside the evaluation, of `score` and of length.
+    """
 
     def write(folder: Path) -> None:
         roles = forward.roles
         assert roles.peft is not None
         save_adapter(roles.peft, roles.adapter_of("reward"), folder)
         save_head(roles.heads["reward"], folder)
-        save_score(plain({**score, "temperature": evaluation.calibration.temperature}), folder)
+        save_score(plain({**more["score"], "temperature": evaluation.calibration.temperature}), folder)
         setup.template.save_tokenizer(folder)
 
     def prove(folder: Path) -> None:
@@ -138,8 +150,7 @@ def _finish(
             proof(folder)
 
     if stage.main:
-        document = evaluation.document() | {"score": plain(score)}
-        write_text(stage.folder / "evaluation.json", to_json(document))
+        write_text(stage.folder / "evaluation.json", to_json(evaluation.document() | more))
     stage.finish(write, {name: x for name, x in results.items() if math.isfinite(x)}, prove)
     stage.say(_summary(stage, evaluation))
 
@@ -149,7 +160,7 @@ def _train(
 ) -> None:
     """Optimizer steps from the newest checkpoint on."""
     cfg, seed, accel = recipe.rm, recipe.run.seed, stage.accel
-    named = forward.roles.parameters_of("reward")
+    named = trained(forward.roles)
     plain = torch.optim.AdamW(named.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
     optimizer = shared_out(plain, accel)
     work, clock = work_of(forward.roles.base, forward.roles.adapter_of("reward")), Clock()
@@ -161,7 +172,8 @@ def _train(
         done = found.step
 
     def save(done: int) -> None:
-        tensors = {"reward": tensors_of(forward.roles, "reward"), "optimizer": optimizer_tensors(optimizer)}
+        own = {name: p.detach() for name, p in named.items()}
+        tensors = {"reward": own, "optimizer": optimizer_tensors(optimizer)}
         stage.save(done, tensors, {})
 
     with (
@@ -174,9 +186,13 @@ def _train(
             rows = [train[i] for i in step_rows(seed, "rm", step, cfg.batch_size, len(train))]
             rate = learning_rate(cfg.learning_rate, step, steps, cfg.warmup, cfg.schedule)
             part = Clock()
+            odin: dict[str, float] = {}
             with stage.unchanged(step, keep):
-                sums = gradients(forward, rows, cfg, accel)
-            metrics = update(forward, optimizer, sums, rate, cfg, accel)
+                if cfg.length_debias == "odin":
+                    sums, odin = odin_gradients(forward, rows, cfg, accel)
+                else:
+                    sums = gradients(forward, rows, cfg, accel)
+            metrics = update(forward, optimizer, sums, rate, cfg, accel) | odin
             computed = of_rankings(work, (row.encoded for row in rows), forward.share_prompt)
             timed = speed(computed, part("train"), accel.num_processes, accel.device) | part.metrics()
             last = step + 1 == steps
@@ -259,7 +275,7 @@ def update(
     forward: Forward, optimizer: torch.optim.Optimizer, sums: Tensor, rate: float, cfg: RM, accel: Accelerator
 ) -> dict[str, float]:
     """One update by all processes' gradients, and its metrics; AlignError where a gradient is not finite."""
-    norm = clip(forward.roles.parameters_of("reward").values(), cfg.max_grad_norm, accel)
+    norm = clip(trained(forward.roles).values(), cfg.max_grad_norm, accel)
     if not math.isfinite(norm):
         raise AlignError(
             f"rm: the gradient is {norm}; lower rm.learning_rate. Nothing was changed by this step"
@@ -315,11 +331,13 @@ def _prove_reload(
             )
 
 
-def _model(setup: Setup, adapter: Path, seed: int, std: float | None, checkpointing: bool) -> Forward:
+def _model(setup: Setup, adapter: Path, seed: int, cfg: RM, checkpointing: bool) -> Forward:
     """A fresh base with the reward role, its head drawn from the seed."""
     roles = Roles(setup.load_model(), setup.shard_group)
     roles.add("reward", adapter, trains=True)
-    roles.add_head("reward", generator(seed, "rm", "head"), std=std)
+    roles.add_head("reward", generator(seed, "rm", "head"), std=cfg.head_std)
+    if cfg.length_debias == "odin":
+        add_length_head(roles, seed, cfg.head_std)
     return Forward(roles, logits=False, gradient_checkpointing=checkpointing)
 
 
