@@ -199,7 +199,5 @@ def check(wanted: Wanted) -> None:
     check_drawing(wanted.drawing)
     if wanted.reward_models and wanted.priority == "none":
         raise UserError("--reward-model is for --priority margin or disagreement")
-    if wanted.priority == "disagreement" and len(wanted.reward_models) < 2:
-        raise UserError("--priority disagreement needs several reward models: name each with --reward-model")
     if wanted.priority == "margin" and len(wanted.reward_models) > 1:
         raise UserError("--priority margin reads one reward model; several are for --priority disagreement")

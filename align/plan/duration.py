@@ -93,6 +93,9 @@ def _rm(asked: Question, found: StageMemory) -> StageTime:
         flops += pass_flops(found.work, length, pairs_of([length]))  # in parts: scores first
     elif cfg.length_debias == "odin":
         flops += pass_flops(found.work, length, pairs_of([length]))  # correlations are of the whole batch
+    if cfg.members > 1:
+        upper = _trained(found.work, length, pairs_of([length]), 0, found.checkpointing, lower=False)
+        flops += (cfg.members - 1) * upper
     return _made(asked, found, _steps(cfg.steps, cfg.epochs, rows.count, cfg.batch_size), mine * flops)
 
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from align.data.tokenize import Encoded
 from align.errors import UserError
+from align.models.ensemble import add_reward
 from align.models.forward import Forward
 from align.models.roles import Roles, tensors_of
 from align.ppo.reference_scores import ReferenceScores
@@ -95,12 +96,13 @@ def prepare(
     roles = Roles(setup.load_model(), setup.shard_group)
     roles.add("policy", sft, trains=True)
     roles.add("reference", sft, trains=False)
-    found, score_std = load_rewards(sources, roles, setup.accel.device, recipe.ppo.scale_scores)
+    found, score_std = load_rewards(
+        sources, roles, setup.accel.device, recipe.ppo.scale_scores, recipe.ppo.reward_reduce
+    )
     if recipe.ppo.has_value_model:
         _add_value(roles, recipe.ppo, sft, sources, found.score_stds, score_std)
     if guard is not None:
-        roles.add("guard", guard, trains=False)
-        roles.add_head("guard", guard)
+        add_reward(roles, "guard", guard)
     optimizers: dict[str, torch.optim.Optimizer] = {
         role: shared_out(
             torch.optim.AdamW(

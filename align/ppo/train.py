@@ -149,6 +149,11 @@ def iterate(context: Context, stage: StageRun, prompts: Sequence[list[int]], ite
     coef = update_kl_coef(context, stage, rollout, iteration)
     metrics = rollout_metrics(rollout, found, accel)
     metrics |= part_metrics(rollout.parts, cfg, accel) | shape_metrics(context, rollout)
+    if rollout.disagreement is not None:
+        apart = rollout.disagreement.double()
+        sums = torch.stack([apart.sum(), torch.ones_like(apart).sum()])
+        whole, rows = distributed.total(sums, accel).tolist()
+        metrics["reward/disagreement"] = whole / rows
     metrics |= engine_metrics(context, stage, rollout)
     metrics["kl/coef"] = coef
     if not is_bad(context, stage, rollout, found.rewards, iteration):

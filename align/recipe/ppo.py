@@ -197,6 +197,11 @@ class PPO(Training):
     score_clip: PositiveFloat | None = Field(
         None, description="scores are cut to this far from 0, after scale_scores; null: not cut"
     )
+    reward_reduce: Literal["mean", "min", "mean_minus_std"] = Field(
+        "mean",
+        description="what several members of a reward model (rm.members) are worth together: their mean, the "
+        "lowest, or the mean less their standard deviation",
+    )
     reward_shape: Literal["none", "centred", "sigmoid"] = Field(
         "none",
         description="centred: the score less the SFT policy's own score for the prompt; sigmoid: of that "
@@ -335,6 +340,7 @@ class PPO(Training):
         if double := [label for i, label in enumerate(labels) if label in labels[:i]]:
             raise ValueError(f"two of rewards are called {double[0]}: give them a name each (`name: …`)")
         own = ["score", "score_std", "total"]
+        own += ["disagreement"] if self.reward_reduce != "mean" else []
         own += [] if self.reward_shape == "none" else ["shaped", "shaped_std", "reference"]
         if taken := [label for label in labels if label in own]:
             raise ValueError(f"{taken[0]} is a metric of its own: give that source of rewards another name")

@@ -49,18 +49,18 @@ def _draw(count: int, recipe: Recipe) -> list[int]:
 
 @torch.no_grad()
 def centred(
-    forward: Forward, rows: RankingRows, probes: RankingRows, cfg: RM, setup: Setup
+    forward: Forward, rows: RankingRows, probes: RankingRows, cfg: RM, setup: Setup, role: str = "reward"
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """Let the rows' responses score 0 in the mean; gives what that did, and the probes' scores after it.
 
     The error is measured on the probes, which the constant direction was not fitted to.
     """
-    head = forward.roles.heads["reward"]
+    head = forward.roles.heads[role]
     assert isinstance(head, ScalarHead)
     mine = [row.encoded for row in distributed.share(rows, setup.accel)]
     ends: list[tuple[Tensor, Tensor]] = []
     for part in passes(forward.roles, mine, cfg.microbatch_tokens, rankings(forward.share_prompt)):
-        states = last_states(forward, "reward", part.items).cpu()
+        states = last_states(forward, role, part.items).cpu()
         lengths = torch.tensor([len(response) for one in part.items for response in one.responses])
         ends += [(states, lengths)] if part.rows else []
     everyones = distributed.gather_lists(ends, setup.accel)
@@ -68,9 +68,9 @@ def centred(
     if head.length_curve is not None:  # what length adds is 0 in the mean of these too
         head.length_curve -= head.length_bias(lengths.to(head.length_curve.device)).mean()
     encoded = [row.encoded for row in probes]
-    before = score_rankings(forward, "reward", encoded, cfg.microbatch_tokens)
+    before = score_rankings(forward, role, encoded, cfg.microbatch_tokens)
     shift = centre(head, hidden)
-    after = score_rankings(forward, "reward", encoded, cfg.microbatch_tokens)
+    after = score_rankings(forward, role, encoded, cfg.microbatch_tokens)
     scores = head.scores(hidden.to(head.weight.device), lengths).double()
     std = float(scores.std(unbiased=False))
     moved = difference_rms([new - old for new, old in zip(after, before, strict=True)])

@@ -27,6 +27,7 @@ from align.objectives.length_bias import correlation, cosine_size, disentangled,
 from align.processes import distributed
 from align.recipe.sections import RM, Recipe
 from align.seeds import generator, order
+from align.stages.members import TOGETHER
 from align.stages.ranking_rows import RankingRow, RankingRows
 
 LENGTH = "length"  # the role that shares the reward's adapter and is not saved
@@ -36,21 +37,24 @@ _RANKINGS = 2000  # that the curve is fitted on, at most: a draw from all
 # A curve, fitted after training
 
 
-def fit_curve(forward: Forward, train: RankingRows, recipe: Recipe, accel: Accelerator) -> str:
+def fit_curve(
+    forward: Forward, train: RankingRows, recipe: Recipe, accel: Accelerator, role: str = "reward"
+) -> str:
     """Give the head the curve of length that training responses show; returns what is said of it."""
     cfg = recipe.rm
     chosen = order(recipe.run.seed, "rm length", 0, len(train))[:_RANKINGS]
     encoded = [train[i].encoded for i in chosen]
     mine = distributed.share(encoded, accel)
-    scores = distributed.gather_lists(score_rankings(forward, "reward", mine, cfg.microbatch_tokens), accel)
+    scores = distributed.gather_lists(score_rankings(forward, role, mine, cfg.microbatch_tokens), accel)
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(tuple(one.prompt) for one in encoded))}
     prompts = torch.tensor([numbers[tuple(one.prompt)] for one in encoded for _ in one.responses])
     lengths = _lengths(encoded)
     fit = linear_bias if cfg.length_debias == "linear" else lowess_bias
     places, curve = fit(torch.cat(scores), lengths, prompts)
-    _head(forward.roles).debias(places, curve)
+    head = _head(forward.roles, role)
+    head.debias(places, curve)
     low, high = (int(end) for end in lengths.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)))
-    ends = _head(forward.roles).length_bias(torch.tensor([low, high]).to(places.device)).tolist()
+    ends = head.length_bias(torch.tensor([low, high]).to(places.device)).tolist()
     return (
         f"length_debias: {cfg.length_debias}: from {low} to {high} tokens length adds "
         f"{ends[1] - ends[0]:+.3f} to a score, by {len(lengths):,} responses of {len(encoded):,} training "
@@ -62,8 +66,8 @@ def _lengths(encoded: Iterable[Encoded]) -> Tensor:
     return torch.tensor([len(r) for one in encoded for r in one.responses], dtype=torch.float64)
 
 
-def _head(roles: Roles) -> ScalarHead:
-    head = roles.heads["reward"]
+def _head(roles: Roles, role: str) -> ScalarHead:
+    head = roles.heads[role]
     assert isinstance(head, ScalarHead)
     return head
 
@@ -77,9 +81,9 @@ def add_length_head(roles: Roles, seed: int, std: float | None) -> None:
     roles.add_head(LENGTH, generator(seed, "rm", "length head"), std=std)
 
 
-def trained(roles: Roles) -> dict[str, nn.Parameter]:
-    """What rm trains, by name: adapter and head, and the head for length where there is one."""
-    named = roles.parameters_of("reward")
+def trained(roles: Roles, role: str = "reward") -> dict[str, nn.Parameter]:
+    """What rm trains of a member, by name: adapter and head, and the head for length where there is one."""
+    named = roles.parameters_of(role)
     if LENGTH in roles.heads:
         named |= {f"{LENGTH}.{name}": p for name, p in roles.parameters_of(LENGTH).items()}
     return named
@@ -205,6 +209,13 @@ def reports(
         mine = distributed.share(encoded, accel)
         taken = distributed.gather_lists(score_rankings(forward, LENGTH, mine, cfg.microbatch_tokens), accel)
     else:
-        taken = [_head(forward.roles).length_bias(_lengths([one]).to(accel.device)).cpu() for one in encoded]
+        taken = [_taken(forward.roles, _lengths([one]).to(accel.device)).cpu() for one in encoded]
     before = [torch.tensor(one.scores) + more for one, more in zip(scored, taken, strict=True)]
     return now, length_report(with_scores(scored, before), seed)
+
+
+def _taken(roles: Roles, lengths: Tensor) -> Tensor:
+    """What is taken off the scores of responses of these lengths [K]; of several members in the mean."""
+    together = roles.ensembles.get(TOGETHER)
+    members = [("reward", 1.0)] if together is None else together.members
+    return torch.stack([factor * _head(roles, role).length_bias(lengths) for role, factor in members]).mean(0)

@@ -9,7 +9,7 @@ compared: a reward model that does not come back the same is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,15 @@ from align.evaluation.reward import (
     misjudged,
     plain,
 )
-from align.models.adapters import save_adapter, save_head, save_score
+from align.models.adapters import save_score
+from align.models.ensemble import add_reward, member_role
 from align.models.forward import Forward
 from align.models.optimizer import apply, clip, learning_rate
 from align.models.packed import in_parts
 from align.models.passes import Layout, passes, rankings
 from align.models.probes import attend_in_blocks, share_prompts
 from align.models.roles import Roles
-from align.models.scoring import ranking_scores, score_rankings
+from align.models.scoring import laid_out, ranking_scores, score_rankings, scores_above
 from align.objectives.bradley_terry import batch_loss, has_pair, pair_accuracy
 from align.plan.flops import work_of
 from align.plan.lengths import lengths_of_rankings
@@ -57,6 +58,7 @@ from align.stages.centring import centred, centring_rows
 from align.stages.frame import Inputs, Setup, source
 from align.stages.labeler_weights import labeler_weights, write_weights
 from align.stages.length_debias import add_length_head, fit_curve, odin_gradients, reports, trained
+from align.stages.members import Member, judge, members_of, put_together, save_members
 from align.stages.ranking_rows import EncodedRows, RankingRow, RankingRows, columns
 from align.stats.rankings import fit_length_model, length_wins
 
@@ -101,11 +103,17 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
             stage.say(f"rm: {remark}")
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         _train(recipe, forward, train, held_out, steps, stage)
-        if cfg.length_debias in ("linear", "lowess"):
-            stage.say(f"rm: {fit_curve(forward, train, recipe, accel)}")
         probes = (held_out or train)[:_PROBES]
-        score, before = centred(forward, zero, probes, cfg, setup)
-        score["centred_on"] = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
+        every: list[dict[str, Any]] = []
+        for member in members_of(cfg, recipe.run.seed):
+            if cfg.length_debias in ("linear", "lowess"):
+                stage.say(f"rm: {fit_curve(forward, train, recipe, accel, member.role)}")
+            every.append(centred(forward, zero, probes, cfg, setup, member.role)[0])
+        score = every[0]
+        put_together(forward.roles, cfg, [one["std"] for one in every])
+        before = score_rankings(forward, judge(cfg), [row.encoded for row in probes], cfg.microbatch_tokens)
+        for one in every:
+            one["centred_on"] = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
         scores = _held_out_scores(forward, held_out, cfg, accel)
         scored = attach_scores(*columns(held_out), scores, encoded[1].records)
         lengths = ((row.ranks, [len(response) for response in row.encoded.responses]) for row in train)
@@ -118,7 +126,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
         _write_misjudged(stage, encoded[1].records, scored, steps)
         proof = partial(_prove_reload, forward, probes, before, cfg)
         more = {"score": plain(score), "length_bias": document(cfg.length_debias, *length)}
-        _finish(stage, setup, forward, evaluation, more, results, proof)
+        _finish(stage, setup, forward, evaluation, more, every, cfg, results, proof)
         if held_out:
             stage.say(f"rm: {shown(*length)}")
 
@@ -129,20 +137,21 @@ def _finish(
     forward: Forward,
     evaluation: Evaluation,
     more: dict[str, Any],
+    every: Sequence[dict[str, Any]],
+    cfg: RM,
     results: dict[str, float],
     proof: Callable[[Path], None],
 ) -> None:
     """Write final/, whose scores `proof` compares with the trained model's, and evaluation.json.
 
-    more: what that says beside the evaluation, of `score` and of length.
+    more: what that says beside the evaluation, of `score` and of length. every: what is known of each
+    member's scores.
     """
 
     def write(folder: Path) -> None:
-        roles = forward.roles
-        assert roles.peft is not None
-        save_adapter(roles.peft, roles.adapter_of("reward"), folder)
-        save_head(roles.heads["reward"], folder)
-        save_score(plain({**more["score"], "temperature": evaluation.calibration.temperature}), folder)
+        known = {"temperature": evaluation.calibration.temperature}
+        for its, score in zip(save_members(forward.roles, cfg, folder), every, strict=True):
+            save_score(plain({**score, **known}), its)
         setup.template.save_tokenizer(folder)
 
     def prove(folder: Path) -> None:
@@ -160,25 +169,33 @@ def _train(
 ) -> None:
     """Optimizer steps from the newest checkpoint on."""
     cfg, seed, accel = recipe.rm, recipe.run.seed, stage.accel
-    named = trained(forward.roles)
-    plain = torch.optim.AdamW(named.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
-    optimizer = shared_out(plain, accel)
+    members = members_of(cfg, seed)
+    named = {member.role: trained(forward.roles, member.role) for member in members}
+    optimizers: dict[str, torch.optim.Optimizer] = {}
+    for role, parameters in named.items():
+        plain = torch.optim.AdamW(parameters.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
+        optimizers[role] = shared_out(plain, accel)
     work, clock = work_of(forward.roles.base, forward.roles.adapter_of("reward")), Clock()
     energy = on_this_machine()
     done = 0
     if (found := stage.newest()) is not None:
-        load_into(named, found.tensors("reward"), str(found.path))
-        load_optimizer(optimizer, found.tensors("optimizer"))
+        for member in members:
+            load_into(named[member.role], found.tensors(member.role), str(found.path))
+            saved = found.tensors(member_role("optimizer", member.number))
+            load_optimizer(optimizers[member.role], saved)
         done = found.step
 
     def save(done: int) -> None:
-        own = {name: p.detach() for name, p in named.items()}
-        tensors = {"reward": own, "optimizer": optimizer_tensors(optimizer)}
+        tensors = {}
+        for member in members:
+            tensors[member.role] = {name: p.detach() for name, p in named[member.role].items()}
+            optimizer = optimizer_tensors(optimizers[member.role])
+            tensors[member_role("optimizer", member.number)] = optimizer
         stage.save(done, tensors, {})
 
     with (
         stage.steps(steps, done) as bar,
-        itemised(stage, lambda: forward.roles.held({"reward": optimizer})),
+        itemised(stage, lambda: forward.roles.held(optimizers)),
     ):
         for step in range(done, steps):
             keep = partial(save, step)
@@ -190,9 +207,11 @@ def _train(
             with stage.unchanged(step, keep):
                 if cfg.length_debias == "odin":
                     sums, odin = odin_gradients(forward, rows, cfg, accel)
+                elif cfg.members > 1:
+                    sums = member_gradients(forward, rows, cfg, accel, members)
                 else:
                     sums = gradients(forward, rows, cfg, accel)
-            metrics = update(forward, optimizer, sums, rate, cfg, accel) | odin
+            metrics = _update_all(forward, optimizers, sums, rate, cfg, accel) | odin
             computed = of_rankings(work, (row.encoded for row in rows), forward.share_prompt)
             timed = speed(computed, part("train"), accel.num_processes, accel.device) | part.metrics()
             last = step + 1 == steps
@@ -213,11 +232,7 @@ def gradients(forward: Forward, rows: RankingRows, cfg: RM, accel: Accelerator) 
     """
     count = sum(has_pair(row.ranks, cfg.ties) for row in rows)
     sums = torch.zeros(3, dtype=torch.float64, device=forward.roles.base.device)
-    small: list[RankingRow] = []
-    large: list[RankingRow] = []
-    for row in distributed.share(rows, accel):
-        fits = len(in_parts(row.encoded, cfg.microbatch_tokens, forward.share_prompt)) == 1
-        (small if fits else large).append(row)
+    small, large = _by_size(forward, distributed.share(rows, accel), cfg)
     for part in passes(forward.roles, small, cfg.microbatch_tokens, _rows(forward)):
         scores = ranking_scores(forward, "reward", [row.encoded for row in part.items])
         sums += _backward(scores, part.items, cfg, count).to(sums)
@@ -241,7 +256,7 @@ def _backward(scores: list[Tensor], rows: RankingRows, cfg: RM, count: int) -> T
     return torch.tensor([float(loss.detach()), sum(c for c, _ in counted), sum(n for _, n in counted)])
 
 
-def _in_parts(forward: Forward, rows: RankingRows, cfg: RM, count: int) -> Tensor:
+def _in_parts(forward: Forward, rows: RankingRows, cfg: RM, count: int, role: str = "reward") -> Tensor:
     """What `gradients` does, for rankings that are larger than a pass may be; all processes call it together.
 
     A ranking's loss needs all its scores, but backward only d loss / d score of each: so scores come first,
@@ -249,7 +264,7 @@ def _in_parts(forward: Forward, rows: RankingRows, cfg: RM, count: int) -> Tenso
     cache of Gao et al., arXiv 2101.06983.)
     """
     tokens, share_prompt = cfg.microbatch_tokens, forward.share_prompt
-    scores = score_rankings(forward, "reward", [row.encoded for row in rows], tokens)
+    scores = score_rankings(forward, role, [row.encoded for row in rows], tokens)
     leaves = [s.requires_grad_() for s in scores]
     sums = _backward(leaves, rows, cfg, count) if rows else torch.zeros(3)
     parts: list[tuple[Encoded, Tensor]] = []
@@ -260,7 +275,7 @@ def _in_parts(forward: Forward, rows: RankingRows, cfg: RM, count: int) -> Tenso
     one = rankings(share_prompt)
     layout = Layout[tuple[Encoded, Tensor]](lambda item: one.size(item[0]), (one.empty, torch.zeros(1)))
     for group in passes(forward.roles, parts, tokens, layout):
-        found = torch.cat(ranking_scores(forward, "reward", [part for part, _ in group.items]))
+        found = torch.cat(ranking_scores(forward, role, [part for part, _ in group.items]))
         found.backward(torch.cat([slope for _, slope in group.items]).to(found))
     return sums
 
@@ -271,11 +286,70 @@ def _rows(forward: Forward) -> Layout[RankingRow]:
     return Layout(lambda row: layout.size(row.encoded), RankingRow(layout.empty, (1,)))
 
 
+def member_gradients(
+    forward: Forward, rows: RankingRows, cfg: RM, accel: Accelerator, members: Sequence[Member]
+) -> Tensor:
+    """The same for several members, [M, 3]; the layers below all adapters run once for all of them."""
+    counts = [sum(has_pair(row.ranks, cfg.ties) and member.learns(row) for row in rows) for member in members]
+    sums = torch.zeros(len(members), 3, dtype=torch.float64, device=forward.roles.base.device)
+    small, large = _by_size(forward, distributed.share(rows, accel), cfg)
+    for part in passes(forward.roles, small, cfg.microbatch_tokens, _rows(forward)):
+        encoded = [row.encoded for row in part.items]
+        below = forward.below(laid_out(forward, encoded))
+        for i, member in enumerate(members):
+            scores = scores_above(forward, member.role, below, encoded)
+            learnt = [place for place, row in enumerate(part.items) if member.learns(row)]
+            if learnt:
+                its = [part.items[place] for place in learnt]
+                sums[i] += _backward([scores[place] for place in learnt], its, cfg, counts[i]).to(sums)
+            elif forward.roles.sharers:  # a pass of one process is a pass of all
+                (0 * torch.cat(scores).sum()).backward()
+    for i, member in enumerate(members):
+        its = [row for row in large if member.learns(row)]
+        elsewhere = forward.roles.more_elsewhere(len(its))
+        if its or elsewhere:
+            sums[i] += _in_parts(forward, its, cfg, counts[i], member.role).to(sums)
+    return sums
+
+
+def _by_size(forward: Forward, rows: RankingRows, cfg: RM) -> tuple[list[RankingRow], list[RankingRow]]:
+    """Rankings that fit into a pass, and those that are larger."""
+    small: list[RankingRow] = []
+    large: list[RankingRow] = []
+    for row in rows:
+        fits = len(in_parts(row.encoded, cfg.microbatch_tokens, forward.share_prompt)) == 1
+        (small if fits else large).append(row)
+    return small, large
+
+
+def _update_all(
+    forward: Forward,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    sums: Tensor,
+    rate: float,
+    cfg: RM,
+    accel: Accelerator,
+) -> dict[str, float]:
+    """One update of each member by its own sums; metrics are means over members."""
+    each = sums.view(-1, 3)
+    found = [
+        update(forward, optimizer, own, rate, cfg, accel, role)
+        for (role, optimizer), own in zip(optimizers.items(), each, strict=True)
+    ]
+    return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+
+
 def update(
-    forward: Forward, optimizer: torch.optim.Optimizer, sums: Tensor, rate: float, cfg: RM, accel: Accelerator
+    forward: Forward,
+    optimizer: torch.optim.Optimizer,
+    sums: Tensor,
+    rate: float,
+    cfg: RM,
+    accel: Accelerator,
+    role: str = "reward",
 ) -> dict[str, float]:
     """One update by all processes' gradients, and its metrics; AlignError where a gradient is not finite."""
-    norm = clip(trained(forward.roles).values(), cfg.max_grad_norm, accel)
+    norm = clip(trained(forward.roles, role).values(), cfg.max_grad_norm, accel)
     if not math.isfinite(norm):
         raise AlignError(
             f"rm: the gradient is {norm}; lower rm.learning_rate. Nothing was changed by this step"
@@ -293,7 +367,7 @@ def update(
 def _held_out_scores(forward: Forward, held_out: RankingRows, cfg: RM, accel: Accelerator) -> list[Tensor]:
     """A [K] tensor of scores for each held-out ranking; each process scores its share."""
     mine = [row.encoded for row in distributed.share(held_out, accel)]
-    scores = score_rankings(forward, "reward", mine, cfg.microbatch_tokens)
+    scores = score_rankings(forward, judge(cfg), mine, cfg.microbatch_tokens)
     return distributed.gather_lists(scores, accel)
 
 
@@ -320,8 +394,7 @@ def _prove_reload(
 
     On the base that is there: a second one might not find room beside it.
     """
-    forward.roles.add("saved", folder, trains=False)
-    forward.roles.add_head("saved", folder)
+    add_reward(forward.roles, "saved", folder)
     after = score_rankings(forward, "saved", [row.encoded for row in probes], cfg.microbatch_tokens)
     for number, (old, new) in enumerate(zip(before, after, strict=True)):
         if not torch.allclose(old, new, rtol=_RELOAD_TOLERANCE, atol=_RELOAD_TOLERANCE):
@@ -334,8 +407,11 @@ def _prove_reload(
 def _model(setup: Setup, adapter: Path, seed: int, cfg: RM, checkpointing: bool) -> Forward:
     """A fresh base with the reward role, its head drawn from the seed."""
     roles = Roles(setup.load_model(), setup.shard_group)
-    roles.add("reward", adapter, trains=True)
-    roles.add_head("reward", generator(seed, "rm", "head"), std=cfg.head_std)
+    for member in members_of(cfg, seed):
+        roles.add(member.role, adapter, trains=True)
+        names = ("head", member.number) if member.number else ("head",)
+        roles.add_head(member.role, generator(seed, "rm", *names), std=cfg.head_std)
+    put_together(roles, cfg)
     if cfg.length_debias == "odin":
         add_length_head(roles, seed, cfg.head_std)
     return Forward(roles, logits=False, gradient_checkpointing=checkpointing)
