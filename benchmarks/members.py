@@ -36,8 +36,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from align.processes import distributed
     from align.recipe.sections import RM, Base, Lora
     from align.stages import rm
-    from align.stages.length_debias import trained
-    from align.stages.members import members_of
+    from align.stages.members import members_of, trained
     from align.stages.ranking_rows import RankingRow
 
     (count,) = arguments.members

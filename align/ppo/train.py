@@ -86,18 +86,13 @@ def run(
         if not prompts:
             raise UserError("data.prompts: there is no training prompt")
         if not held_out and cfg.keep == "best":
-            raise UserError(
-                "ppo.keep: best needs held-out prompts to compare iterations: data.prompts.held_out"
-            )
+            raise UserError("ppo.keep: best compares iterations on held-out prompts: data.prompts.held_out")
         recipe = inputs.settled(stage, lengths_of_prompts(recipe, prompts.lengths), anyway)
         context = prepare(recipe, inputs.setup, sft, sources, guard)
         held.callback(context.engine.close)
-        for remark in [*context.forward.remarks(), *context.engine.remarks()]:
-            stage.say(f"ppo: {remark}")
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
-        for remark in announced(context, len(prompts)):
-            stage.say(f"ppo: {remark}")
+        _say_remarks(context, stage, len(prompts))
         answers = HeldOut(context, held_out)
         clock, energy = Clock(), on_this_machine()
         with (
@@ -125,6 +120,13 @@ def run(
         answered, results = outcome(context, stage, answers)
         check_outcome(context, stage, results)
         _finish(context, stage, answered, results)
+
+
+def _say_remarks(context: Context, stage: StageRun, prompts: int) -> None:
+    """What a person should know before it begins."""
+    remarks = [*context.forward.remarks(), *context.engine.remarks(), *announced(context, prompts)]
+    for remark in remarks:
+        stage.say(f"ppo: {remark}")
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,9 @@ def speeds(context: Context, rollout: Rollout, metrics: dict[str, float], traine
     work = work_of(roles.base, roles.adapter_of("policy"))
     lengths = [(len(one.prompt), len(one.response)) for one in rollout.sampled]
     apart = cfg.has_value_model and cfg.value_model == "separate"
-    scored = of_scoring(work, lengths, 2 + apart + len(context.rewards.roles), 2, split)
+    ensembles = [roles.ensembles.get(role) for role in context.rewards.roles.values()]
+    judges = sum(1 if one is None else len(one.members) for one in ensembles)
+    scored = of_scoring(work, lengths, 2 + apart + judges, 2, split)
     share = metrics.get("policy/updates", 0.0) * cfg.minibatch_size / cfg.rollout_batch_size
     both = cfg.value_model == "shared"  # then the policy's adapter learns the values too
     updated = of_updates(work, lengths, share, trained or both, apart, split)

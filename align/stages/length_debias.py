@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from align.data.tokenize import Encoded
 from align.evaluation.length_bias import LengthReport, length_report, with_scores
@@ -27,10 +27,9 @@ from align.objectives.length_bias import correlation, cosine_size, disentangled,
 from align.processes import distributed
 from align.recipe.sections import RM, Recipe
 from align.seeds import generator, order
-from align.stages.members import TOGETHER
+from align.stages.members import LENGTH, TOGETHER
 from align.stages.ranking_rows import RankingRow, RankingRows
 
-LENGTH = "length"  # the role that shares the reward's adapter and is not saved
 _RANKINGS = 2000  # that the curve is fitted on, at most: a draw from all
 
 
@@ -79,14 +78,6 @@ def add_length_head(roles: Roles, seed: int, std: float | None) -> None:
     """A second head on the reward's adapter, drawn apart from the first."""
     roles.share(LENGTH, "reward", trains=True)
     roles.add_head(LENGTH, generator(seed, "rm", "length head"), std=std)
-
-
-def trained(roles: Roles, role: str = "reward") -> dict[str, nn.Parameter]:
-    """What rm trains of a member, by name: adapter and head, and the head for length where there is one."""
-    named = roles.parameters_of(role)
-    if LENGTH in roles.heads:
-        named |= {f"{LENGTH}.{name}": p for name, p in roles.parameters_of(LENGTH).items()}
-    return named
 
 
 def odin_gradients(

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from align.models.adapters import save_adapter, save_head
 from align.models.ensemble import MEMBERS, Ensemble, ensemble, member_role
 from align.models.roles import Roles
+from align.processes.sharding import shared_out
 from align.recipe.sections import RM
+from align.run.checkpoint import Checkpoint, load_into, load_optimizer, optimizer_tensors
 from align.stages.ranking_rows import RankingRow
 
+LENGTH = "length"  # ODIN's second head, which reads the reward's adapter and is not saved
 TOGETHER = "members"  # what reads scores of all members as one is asked for this role
 
 
@@ -56,6 +63,51 @@ def put_together(roles: Roles, cfg: RM, stds: Sequence[float] | None = None) -> 
     names = [member_role("reward", number) for number in range(cfg.members)]
     plain = Ensemble([(name, 1.0) for name in names])
     roles.ensembles[TOGETHER] = plain if stds is None else ensemble("reward", stds)
+
+
+def trained(roles: Roles, role: str = "reward") -> dict[str, nn.Parameter]:
+    """What rm trains of a member, by name: adapter and head, and the head for length where there is one."""
+    named = roles.parameters_of(role)
+    if LENGTH in roles.heads:
+        named |= {f"{LENGTH}.{name}": p for name, p in roles.parameters_of(LENGTH).items()}
+    return named
+
+
+def optimizers_of(
+    roles: Roles, members: Sequence[Member], cfg: RM, accel: Accelerator
+) -> dict[str, torch.optim.Optimizer]:
+    """An optimizer for each member, by its role."""
+    found: dict[str, torch.optim.Optimizer] = {}
+    for member in members:
+        parameters = trained(roles, member.role).values()
+        plain = torch.optim.AdamW(parameters, lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
+        found[member.role] = shared_out(plain, accel)
+    return found
+
+
+def to_checkpoint(
+    roles: Roles, members: Sequence[Member], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a checkpoint; all processes call it together."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for member in members:
+        found[member.role] = {name: p.detach() for name, p in trained(roles, member.role).items()}
+        found[member_role("optimizer", member.number)] = optimizer_tensors(optimizers[member.role])
+    return found
+
+
+def from_checkpoint(
+    roles: Roles,
+    members: Sequence[Member],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    found: Checkpoint,
+) -> int:
+    """Take over what a checkpoint holds; returns its step."""
+    for member in members:
+        load_into(trained(roles, member.role), found.tensors(member.role), str(found.path))
+        saved = found.tensors(member_role("optimizer", member.number))
+        load_optimizer(optimizers[member.role], saved)
+    return found.step
 
 
 def save_members(roles: Roles, cfg: RM, folder: Path) -> list[Path]:

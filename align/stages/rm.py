@@ -31,7 +31,7 @@ from align.evaluation.reward import (
     plain,
 )
 from align.models.adapters import save_score
-from align.models.ensemble import add_reward, member_role
+from align.models.ensemble import add_reward
 from align.models.forward import Forward
 from align.models.optimizer import apply, clip, learning_rate
 from align.models.packed import in_parts
@@ -44,10 +44,8 @@ from align.plan.flops import work_of
 from align.plan.lengths import lengths_of_rankings
 from align.plan.speed import of_rankings, peak_memory, speed
 from align.processes import distributed
-from align.processes.sharding import shared_out
 from align.recipe.sections import RM, Recipe
 from align.records import Demonstration, Ranking
-from align.run.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.run.clock import Clock
 from align.run.energy import on_this_machine
 from align.run.files import to_json, write_text
@@ -57,8 +55,18 @@ from align.seeds import generator, step_rows
 from align.stages.centring import centred, centring_rows
 from align.stages.frame import Inputs, Setup, source
 from align.stages.labeler_weights import labeler_weights, write_weights
-from align.stages.length_debias import add_length_head, fit_curve, odin_gradients, reports, trained
-from align.stages.members import Member, judge, members_of, put_together, save_members
+from align.stages.length_debias import add_length_head, fit_curve, odin_gradients, reports
+from align.stages.members import (
+    Member,
+    from_checkpoint,
+    judge,
+    members_of,
+    optimizers_of,
+    put_together,
+    save_members,
+    to_checkpoint,
+    trained,
+)
 from align.stages.ranking_rows import EncodedRows, RankingRow, RankingRows, columns
 from align.stats.rankings import fit_length_model, length_wins
 
@@ -104,31 +112,47 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         _train(recipe, forward, train, held_out, steps, stage)
         probes = (held_out or train)[:_PROBES]
-        every: list[dict[str, Any]] = []
-        for member in members_of(cfg, recipe.run.seed):
-            if cfg.length_debias in ("linear", "lowess"):
-                stage.say(f"rm: {fit_curve(forward, train, recipe, accel, member.role)}")
-            every.append(centred(forward, zero, probes, cfg, setup, member.role)[0])
-        score = every[0]
-        put_together(forward.roles, cfg, [one["std"] for one in every])
+        every = _settle_scores(stage, forward, train, zero, probes, recipe, setup)
         before = score_rankings(forward, judge(cfg), [row.encoded for row in probes], cfg.microbatch_tokens)
-        for one in every:
-            one["centred_on"] = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
         scores = _held_out_scores(forward, held_out, cfg, accel)
         scored = attach_scores(*columns(held_out), scores, encoded[1].records)
         lengths = ((row.ranks, [len(response) for response in row.encoded.responses]) for row in train)
         evaluation = evaluate(scored, fit_length_model(length_wins(lengths)), recipe.run.seed)
         results = evaluation.metrics()
-        results |= {f"score/{name}": score[name] for name in ("shift", "std", "centring_error")}
+        results |= {f"score/{name}": every[0][name] for name in ("shift", "std", "centring_error")}
         length = reports(forward, scored, held_out, recipe, accel)
         results |= length_metrics(*length)
         stage.metrics.append(steps, results)
         _write_misjudged(stage, encoded[1].records, scored, steps)
         proof = partial(_prove_reload, forward, probes, before, cfg)
-        more = {"score": plain(score), "length_bias": document(cfg.length_debias, *length)}
+        more = {"score": plain(every[0]), "length_bias": document(cfg.length_debias, *length)}
         _finish(stage, setup, forward, evaluation, more, every, cfg, results, proof)
         if held_out:
             stage.say(f"rm: {shown(*length)}")
+
+
+def _settle_scores(
+    stage: StageRun,
+    forward: Forward,
+    train: RankingRows,
+    zero: RankingRows,
+    probes: RankingRows,
+    recipe: Recipe,
+    setup: Setup,
+) -> list[dict[str, Any]]:
+    """Give every member's scores their zero, and take length off where the recipe says so.
+
+    Returns what is known of each member's scores.
+    """
+    cfg, found = recipe.rm, list[dict[str, Any]]()
+    rows = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
+    for member in members_of(cfg, recipe.run.seed):
+        if cfg.length_debias in ("linear", "lowess"):
+            stage.say(f"rm: {fit_curve(forward, train, recipe, setup.accel, member.role)}")
+        score, _ = centred(forward, zero, probes, cfg, setup, member.role)
+        found.append({**score, "centred_on": rows})
+    put_together(forward.roles, cfg, [score["std"] for score in found])
+    return found
 
 
 def _finish(
@@ -169,33 +193,19 @@ def _train(
 ) -> None:
     """Optimizer steps from the newest checkpoint on."""
     cfg, seed, accel = recipe.rm, recipe.run.seed, stage.accel
-    members = members_of(cfg, seed)
-    named = {member.role: trained(forward.roles, member.role) for member in members}
-    optimizers: dict[str, torch.optim.Optimizer] = {}
-    for role, parameters in named.items():
-        plain = torch.optim.AdamW(parameters.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
-        optimizers[role] = shared_out(plain, accel)
-    work, clock = work_of(forward.roles.base, forward.roles.adapter_of("reward")), Clock()
+    roles, members = forward.roles, members_of(cfg, seed)
+    optimizers = optimizers_of(roles, members, cfg, accel)
+    work, clock = work_of(roles.base, roles.adapter_of("reward")), Clock()
     energy = on_this_machine()
-    done = 0
-    if (found := stage.newest()) is not None:
-        for member in members:
-            load_into(named[member.role], found.tensors(member.role), str(found.path))
-            saved = found.tensors(member_role("optimizer", member.number))
-            load_optimizer(optimizers[member.role], saved)
-        done = found.step
+    found = stage.newest()
+    done = from_checkpoint(roles, members, optimizers, found) if found is not None else 0
 
     def save(done: int) -> None:
-        tensors = {}
-        for member in members:
-            tensors[member.role] = {name: p.detach() for name, p in named[member.role].items()}
-            optimizer = optimizer_tensors(optimizers[member.role])
-            tensors[member_role("optimizer", member.number)] = optimizer
-        stage.save(done, tensors, {})
+        stage.save(done, to_checkpoint(roles, members, optimizers), {})
 
     with (
         stage.steps(steps, done) as bar,
-        itemised(stage, lambda: forward.roles.held(optimizers)),
+        itemised(stage, lambda: roles.held(optimizers)),
     ):
         for step in range(done, steps):
             keep = partial(save, step)
@@ -212,7 +222,9 @@ def _train(
                 else:
                     sums = gradients(forward, rows, cfg, accel)
             metrics = _update_all(forward, optimizers, sums, rate, cfg, accel) | odin
-            computed = of_rankings(work, (row.encoded for row in rows), forward.share_prompt)
+            encoded = (row.encoded for row in rows)
+            split = bool(forward.split)
+            computed = of_rankings(work, encoded, forward.share_prompt, cfg.members, split)
             timed = speed(computed, part("train"), accel.num_processes, accel.device) | part.metrics()
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:

@@ -25,7 +25,8 @@ from align.recipe.load import load_recipe
 from align.serving.run import open_run, reward_model
 from align.stages import rm, sft
 from align.stages.frame import set_up
-from align.stages.length_debias import LENGTH, odin_gradients, trained
+from align.stages.length_debias import LENGTH, odin_gradients
+from align.stages.members import trained
 from align.stages.ranking_rows import RankingRow
 
 

@@ -30,8 +30,7 @@ from align.sampling.params import Sampled
 from align.serving.run import open_run, reward_model
 from align.stages import rm, sft
 from align.stages.frame import set_up
-from align.stages.length_debias import trained
-from align.stages.members import Member, members_of
+from align.stages.members import Member, members_of, trained
 from align.stages.ranking_rows import RankingRow
 
 THREE = ["rm.members=3", "rm.member_share=0.7"]
