@@ -183,7 +183,7 @@ def load_rewards(
     return Rewards(names, weights, adapters, scorers, {} if alone else score_stds), score_std
 
 
-def _own_model(source: RewardSource, device: torch.device, reduce: Reduce) -> OwnModel:
+def _own_model(source: RewardSource, device: torch.device, reduce: Reduce = "mean") -> OwnModel:
     recipe, final = source.foreign, source.final
     assert recipe is not None and final is not None
     who = f"ppo.rewards: the reward model {source.name}"
