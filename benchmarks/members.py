@@ -28,13 +28,10 @@ RESPONSES, BATCH, RATE = 4, 2, 1e-4
 
 def measure(arguments: argparse.Namespace) -> None:
     """Steps with one number of members: a line of seconds, MiB held and MiB at the peak."""
-    from align.models.adapters import save_adapter
     from align.models.base import find_base
-    from align.models.lora import lora_config
     from align.models.probes import share_prompts
-    from align.models.roles import Roles
     from align.processes import distributed
-    from align.recipe.sections import RM, Base, Lora
+    from align.recipe.sections import RM, Base
     from align.stages import rm
     from align.stages.members import members_of, trained
     from align.stages.ranking_rows import RankingRow
@@ -43,12 +40,7 @@ def measure(arguments: argparse.Namespace) -> None:
     cfg = RM(members=count, microbatch_tokens=10**6, gradient_checkpointing=False)
     base = find_base(Base(name=str(arguments.base), dtype="float32"))
     setup = argparse.Namespace(load_model=lambda: base.load_model(torch.device("cpu")), shard_group=None)
-    with tempfile.TemporaryDirectory() as folder:
-        roles = Roles(setup.load_model())
-        roles.add("policy", lora_config(Lora(layers=arguments.lora_layers), roles.base), trains=True)
-        save_adapter(roles.peft, "policy", Path(folder))
-        del roles
-        forward = rm._model(setup, Path(folder), 0, cfg, False)
+    forward = rm._model(setup, arguments.adapter, 0, cfg, False)
     share_prompts(forward, "reward", 10**4)
     tokenizer = AutoTokenizer.from_pretrained(arguments.base)
     made = rankings(tokenizer, RESPONSES, BATCH * arguments.steps, "members", 128, 32)
@@ -69,6 +61,19 @@ def measure(arguments: argparse.Namespace) -> None:
     print(statistics.median(seconds[1:]), (weights + training) / 2**20, peak)
 
 
+def make_adapter(arguments: argparse.Namespace, folder: Path) -> None:
+    """An adapter as sft would leave it, in this process, so that its base is in no measured one."""
+    from align.models.adapters import save_adapter
+    from align.models.base import find_base
+    from align.models.lora import lora_config
+    from align.models.roles import Roles
+    from align.recipe.sections import Base, Lora
+
+    roles = Roles(find_base(Base(name=str(arguments.base), dtype="float32")).load_model(torch.device("cpu")))
+    roles.add("policy", lora_config(Lora(layers=arguments.lora_layers), roles.base), trains=True)
+    save_adapter(roles.peft, "policy", folder)
+
+
 def main() -> None:
     """Measure each number of members in a process of its own, and print the table."""
     parser = argparse.ArgumentParser(
@@ -78,27 +83,26 @@ def main() -> None:
     parser.add_argument("--members", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--lora-layers", type=int)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--adapter", type=Path, help=argparse.SUPPRESS)  # one measurement, by a child
     arguments = parser.parse_args()
-    if arguments.one:
+    if arguments.adapter:
         torch.set_num_threads(1)
         measure(arguments)
         return
     print("| members | CPU s a step | of as many models | MiB held | of as many models | MiB at the peak |")
     print("|---|---|---|---|---|---|")
     first: tuple[float, float] | None = None
-    for count in arguments.members:
-        same = ["--base", str(arguments.base), "--steps", str(arguments.steps), "--members", str(count)]
-        same += ["--lora-layers", str(arguments.lora_layers)] if arguments.lora_layers else []
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", *same], stdout=subprocess.PIPE, text=True, check=True
-        )
-        seconds, held, peak = map(float, done.stdout.split()[-3:])
-        first = first or (seconds / count, held / count)
-        shares = [f"{x / (count * own):.0%}" for x, own in zip((seconds, held), first, strict=True)]
-        print(
-            f"| {count} | {seconds:.2f} | {shares[0]} | {held:,.0f} | {shares[1]} | {peak:,.0f} |", flush=True
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        make_adapter(arguments, Path(folder))
+        for count in arguments.members:
+            same = ["--base", arguments.base, "--steps", arguments.steps, "--members", count]
+            child = [sys.executable, __file__, "--adapter", folder, *map(str, same)]
+            done = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True)
+            seconds, held, peak = map(float, done.stdout.split()[-3:])
+            first = first or (seconds / count, held / count)
+            shares = [f"{x / (count * own):.0%}" for x, own in zip((seconds, held), first, strict=True)]
+            row = f"{seconds:.2f} | {shares[0]} | {held:,.0f} | {shares[1]} | {peak:,.0f}"
+            print(f"| {count} | {row} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,16 +23,14 @@ from align.errors import AlignError, UserError
 from align.evaluation.length_bias import document, length_metrics, shown
 from align.evaluation.reward import (
     Evaluation,
-    ScoredRanking,
     attach_scores,
     evaluate,
     evaluate_quickly,
-    misjudged,
     plain,
 )
 from align.models.adapters import save_score
 from align.models.ensemble import add_reward
-from align.models.forward import Forward
+from align.models.forward import Below, Forward
 from align.models.optimizer import apply, clip, learning_rate
 from align.models.packed import in_parts
 from align.models.passes import Layout, passes, rankings
@@ -68,9 +66,9 @@ from align.stages.members import (
     trained,
 )
 from align.stages.ranking_rows import EncodedRows, RankingRow, RankingRows, columns
+from align.stages.rm_words import summary, write_misjudged
 from align.stats.rankings import fit_length_model, length_wins
 
-_MISJUDGED = 20  # comparisons in samples.jsonl
 _PROBES = 16  # rankings scored before saving and after loading
 _RELOAD_TOLERANCE = 1e-5  # relative; the same numbers up to the batch's padding
 
@@ -123,7 +121,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
         length = reports(forward, scored, held_out, recipe, accel)
         results |= length_metrics(*length)
         stage.metrics.append(steps, results)
-        _write_misjudged(stage, encoded[1].records, scored, steps)
+        write_misjudged(stage, encoded[1].records, scored, steps)
         proof = partial(_prove_reload, forward, probes, before, cfg)
         more = {"score": plain(every[0]), "length_bias": document(cfg.length_debias, *length)}
         _finish(stage, setup, forward, evaluation, more, every, cfg, results, proof)
@@ -185,7 +183,7 @@ def _finish(
     if stage.main:
         write_text(stage.folder / "evaluation.json", to_json(evaluation.document() | more))
     stage.finish(write, {name: x for name, x in results.items() if math.isfinite(x)}, prove)
-    stage.say(_summary(stage, evaluation))
+    stage.say(summary(stage, evaluation))
 
 
 def _train(
@@ -309,19 +307,26 @@ def member_gradients(
         encoded = [row.encoded for row in part.items]
         below = forward.below(laid_out(forward, encoded))
         for i, member in enumerate(members):
-            scores = scores_above(forward, member.role, below, encoded)
-            learnt = [place for place, row in enumerate(part.items) if member.learns(row)]
-            if learnt:
-                its = [part.items[place] for place in learnt]
-                sums[i] += _backward([scores[place] for place in learnt], its, cfg, counts[i]).to(sums)
-            elif forward.roles.sharers:  # a pass of one process is a pass of all
-                (0 * torch.cat(scores).sum()).backward()
+            sums[i] += _of_member(forward, member, below, part.items, cfg, counts[i]).to(sums)
     for i, member in enumerate(members):
         its = [row for row in large if member.learns(row)]
         elsewhere = forward.roles.more_elsewhere(len(its))
         if its or elsewhere:
             sums[i] += _in_parts(forward, its, cfg, counts[i], member.role).to(sums)
     return sums
+
+
+def _of_member(
+    forward: Forward, member: Member, below: Below, rows: RankingRows, cfg: RM, count: int
+) -> Tensor:
+    """One member's part in a pass, the sums [3]. Its graph is gone before the next member's begins."""
+    scores = scores_above(forward, member.role, below, [row.encoded for row in rows])
+    learnt = [place for place, row in enumerate(rows) if member.learns(row)]
+    if learnt:
+        return _backward([scores[place] for place in learnt], [rows[place] for place in learnt], cfg, count)
+    if forward.roles.sharers:  # a pass of one process is a pass of all
+        (0 * torch.cat(scores).sum()).backward()
+    return torch.zeros(3)
 
 
 def _by_size(forward: Forward, rows: RankingRows, cfg: RM) -> tuple[list[RankingRow], list[RankingRow]]:
@@ -383,22 +388,6 @@ def _held_out_scores(forward: Forward, held_out: RankingRows, cfg: RM, accel: Ac
     return distributed.gather_lists(scores, accel)
 
 
-def _write_misjudged(
-    stage: StageRun, held_out: Sequence[Ranking], scored: Sequence[ScoredRanking], step: int
-) -> None:
-    """The held-out comparisons that the scores get most confidently wrong, for people to look at."""
-    for found in misjudged(scored)[:_MISJUDGED]:
-        ranking = held_out[found.ranking]
-        row: dict[str, object] = {
-            "prompt": ranking.to_dict()["prompt"],
-            "preferred": ranking.responses[found.better],
-            "other": ranking.responses[found.worse],
-            "margin": -found.margin,
-        }
-        said = {"labeler": ranking.labeler, "source": ranking.source}
-        stage.samples.append(step, row | {name: value for name, value in said.items() if value is not None})
-
-
 def _prove_reload(
     forward: Forward, probes: RankingRows, before: Sequence[Tensor], cfg: RM, folder: Path
 ) -> None:
@@ -427,22 +416,3 @@ def _model(setup: Setup, adapter: Path, seed: int, cfg: RM, checkpointing: bool)
     if cfg.length_debias == "odin":
         add_length_head(roles, seed, cfg.head_std)
     return Forward(roles, logits=False, gradient_checkpointing=checkpointing)
-
-
-def _summary(stage: StageRun, evaluation: Evaluation) -> str:
-    done, accuracy = f"rm is finished: {stage.final}", evaluation.accuracy
-    if not evaluation.comparisons:
-        return f"{done}; no held-out comparison to measure it on"
-    interval = f" (95% {accuracy.low:.3f} to {accuracy.high:.3f})" if accuracy.low is not None else ""
-    length = evaluation.length_only
-    said = (
-        f"{done}; it agrees with people on {accuracy.value:.3f}{interval} of {accuracy.count} held-out "
-        f"comparisons; “the {'longer' if length.longer_wins else 'shorter'} one wins” would on "
-        f"{length.accuracy.value:.3f}"
-    )
-    if (people := evaluation.people) is None:
-        return said
-    return (
-        f"{said}; people agree with each other on {people.agreement.value:.3f}, and it with them on "
-        f"{people.model.value:.3f}, of {people.agreement.count} pairs that several of them judged"
-    )
