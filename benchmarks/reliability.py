@@ -11,15 +11,15 @@ they see of each response's worth. Three reward models are trained on the same p
     weighted  the same rankings as noisy, with `weight_by: reliability`
     dropped   noisy without the rankings of the two, as one could who knew
 
-Each is measured by the planted worths. What comes back is (weighted - noisy) / (clean - noisy). With --busy B
-the two that order at random do B times as many tasks as anybody else.
+Each is measured by the planted worths. What comes back is (weighted - noisy) / (clean - noisy), where at
+least a hundredth was lost. With --busy B the two that order at random do B times as many tasks as others.
 
 Linear: a response is a vector, worth its product with a planted direction; scores are linear and fitted to
 the end (Newton's method) by the reward model's loss with align's own weights and a little ridge, so that
-nothing but the labels decides. With --rm a
-response is a few words, worth the sum of what each is worth; the base is random and small, and how training
-goes differs by several points from run to run. Prints a table in Markdown; exit code 1 where less than 90%
-comes back in the mean over seeds.
+nothing but the labels decides. With --rm a response is four letters, worth the sum of what each is worth,
+each a token of the small random base. The clean run has to reach 0.9 in every seed: settings were chosen by
+that alone (--clean). Prints a table in Markdown; exit code 1 where less than 90% comes back in the mean over
+seeds, or a clean run falls short.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import json
 import os
 import random
 import statistics
+import string
 import sys
 import tempfile
 import time
@@ -44,7 +45,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # Behind the lines above, which say where these are found.
-from conftest import make_recipe, make_tiny_base, words, write_jsonl  # noqa: E402
+from conftest import make_recipe, make_tiny_base, write_jsonl  # noqa: E402
 
 from align.data.evidence import answer  # noqa: E402
 from align.data.labeler_weights import LabelerWeights, weights_by  # noqa: E402
@@ -56,8 +57,10 @@ PEOPLE = [f"labeler {i}" for i in range(10)]
 RANDOM = PEOPLE[:2]
 ARMS = ("clean", "noisy", "weighted", "dropped")
 OVERLAP, LENGTH, NOISE = 3, 4, 0.5
+LEARNED = 0.9  # accuracy of the clean run in each seed, fixed before the other arms ran
+MEASURED = 0.01  # accuracy that must be lost for a share of it to mean anything
 WIDTH = 30  # of the linear model's vectors
-VOCABULARY = sorted(set(words(40)))
+LETTERS = string.ascii_uppercase  # each is one token of the tiny base
 
 
 def main() -> None:
@@ -73,6 +76,9 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=4)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument(
+        "--clean", action="store_true", help="the clean reward model alone, to choose settings"
+    )
     arguments = parser.parse_args()
     rows = []
     for seed in range(arguments.first, arguments.first + arguments.seeds):
@@ -82,6 +88,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(one_seed(arguments, seed, Path(folder)))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    if arguments.clean:
+        print("clean: " + ", ".join(f"{row['clean']:.3f}" for row in rows))
+        sys.exit(0 if learned(rows) else 1)
     sys.exit(table(rows))
 
 
@@ -148,14 +157,14 @@ def one_seed(arguments: argparse.Namespace, seed: int, folder: Path) -> dict[str
     """The accuracies of the three reward models, and what the weights were."""
     make_tiny_base(folder / "base", seed)
     draw = random.Random(seed)
-    worth = {word: draw.gauss(0, 1) for word in VOCABULARY}
+    worth = {letter: draw.gauss(0, 1) for letter in LETTERS}
     tasks = [one_task(draw, arguments.k, f"task {i}") for i in range(arguments.prompts)]
-    tests = [one_task(draw, arguments.k, f"test {i}") for i in range(arguments.held_out)]
+    tests = [one_task(draw, arguments.k, f"task {arguments.prompts + i}") for i in range(arguments.held_out)]
     write_jsonl(folder / "test.jsonl", [judged(draw, task, worth, 0.0) for task in tests])
     clean, noisy = labels(draw, tasks, worth, arguments.busy)
     found: dict[str, Any] = {"seed": seed}
     without = [row for row in noisy if row["labeler"] not in RANDOM]
-    for arm in ARMS:
+    for arm in ARMS[:1] if arguments.clean else ARMS:
         write_jsonl(folder / "labels.jsonl", {"clean": clean, "dropped": without}.get(arm, noisy))
         found |= trained(arguments, seed, folder, arm)
     found["random labels"] = sum(row["labeler"] in RANDOM for row in noisy) / len(noisy)
@@ -166,7 +175,7 @@ def one_task(draw: random.Random, k: int, prompt: str) -> dict[str, Any]:
     """A prompt with K different responses."""
     responses: set[str] = set()
     while len(responses) < k:
-        responses.add(" " + " ".join(draw.sample(VOCABULARY, LENGTH)))
+        responses.add(" " + "".join(draw.sample(LETTERS, LENGTH)))
     return {"prompt": prompt, "responses": sorted(responses)}
 
 
@@ -174,7 +183,8 @@ def judged(
     draw: random.Random, task: dict[str, Any], worth: dict[str, float], noise: float
 ) -> dict[str, Any]:
     """A task with the ranks of one who sees each response's worth with noise."""
-    seen = [sum(worth[word] for word in text.split()) + draw.gauss(0, noise) for text in task["responses"]]
+    worths = [sum(worth[letter] for letter in text.strip()) for text in task["responses"]]
+    seen = [right + draw.gauss(0, noise) for right in worths]
     return {**task, "ranks": list(ranks_of(seen))}
 
 
@@ -212,6 +222,7 @@ def trained(arguments: argparse.Namespace, seed: int, folder: Path, arm: str) ->
             "learning_rate": arguments.rate,
             "checkpoint_every": arguments.steps,
             "schedule": "cosine",
+            "warmup": 0.1,
         },
     )
     since = time.process_time()
@@ -240,14 +251,26 @@ def table(rows: list[dict[str, Any]]) -> int:
         )
         spans = [f"{min(part):.2f} to {max(part):.2f}" for part in (two, others)]
         numbers = " | ".join(f"{row[arm]:.3f}" for arm in ARMS)
-        print(f"| {row['seed']} | {numbers} | {lost:.3f} | {back / lost:.0%} | {spans[0]} | {spans[1]} |")
+        print(
+            f"| {row['seed']} | {numbers} | {lost:.3f} | {share_of(back, lost)} | {spans[0]} | {spans[1]} |"
+        )
     means = {arm: statistics.mean(row[arm] for row in rows) for arm in ARMS}
     lost, back = means["clean"] - means["noisy"], means["weighted"] - means["noisy"]
     numbers = " | ".join(f"{means[arm]:.3f}" for arm in ARMS)
-    print(f"| mean | {numbers} | {lost:.3f} | {back / lost:.0%} | | |")
+    print(f"| mean | {numbers} | {lost:.3f} | {share_of(back, lost)} | | |")
     share = statistics.mean(row["random labels"] for row in rows)
     print(f"\n{share:.0%} of the rankings are by the two that order at random.")
-    return 0 if back >= 0.9 * lost else 1
+    return 0 if learned(rows) and back >= 0.9 * lost else 1
+
+
+def share_of(back: float, lost: float) -> str:
+    """What of the lost accuracy came back; nothing where too little was lost to measure."""
+    return f"{back / lost:.0%}" if lost >= MEASURED else "–"
+
+
+def learned(rows: list[dict[str, Any]]) -> bool:
+    """Whether the clean run did in every seed; without that nothing was lost that could come back."""
+    return all(row["clean"] >= LEARNED for row in rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -192,11 +191,17 @@ def _applies(requirement: Requirement, extra_name: str) -> bool:
 
 
 def _memory_gib() -> float | None:
-    """The machine's memory, or the container's limit where that is less; None where it cannot be told."""
+    """The machine's memory, or the limit of a container or a job where that is less; None: it is not told."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return None
-    with suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return total / 2**30
+    return min(total, _limit() or total) / 2**30
+
+
+def _limit() -> int | None:
+    try:
+        from align.processes.hardware import memory_limit
+    except (ImportError, OSError):  # a torch that is missing or broken, which is told elsewhere
+        return None
+    return memory_limit()

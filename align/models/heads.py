@@ -60,16 +60,18 @@ class ScalarHead(nn.Module):
         self.length_curve = curve.double().to(self.weight.device)
 
 
-def constant_direction(hidden: Tensor) -> Tensor:
+def constant_direction(hidden: Tensor, beside: Tensor | None = None) -> Tensor:
     """The v [D] whose product with the hidden states [N, D] is nearest to 1 everywhere, 1 in the mean.
 
-    Ridge least squares of 1 on the hidden states, with the penalty that predicts left-out rows best
-    (in closed form: Allen's PRESS, 1974), then scaled. A final norm with a learned gain, or a feature
-    that is always on, lets a transformer's hidden states come close. Zero where their mean is zero:
-    then no weight could have any other mean score than 0.
+    beside: [M, D], hidden states on which it is to be near 1 too, without counting in the mean. A direction
+    that is constant on one kind of texts need not be so on another. Ridge least squares of 1 on the hidden
+    states, with the penalty that predicts left-out rows best (in closed form: Allen's PRESS, 1974), then
+    scaled. A final norm with a learned gain, or a feature that is always on, lets a transformer's hidden
+    states come close. Zero where their mean is zero: then no weight could have any other mean score than 0.
     """
     hidden = hidden.double()
-    left, sizes, right = torch.linalg.svd(hidden, full_matrices=False)
+    fitted = hidden if beside is None else torch.cat([hidden, beside.double()])
+    left, sizes, right = torch.linalg.svd(fitted, full_matrices=False)
     if not sizes.max() > 0:
         return torch.zeros_like(hidden[0])
     ones = left.sum(0)  # left.T @ 1
@@ -96,16 +98,18 @@ def difference_rms(changes: Sequence[Tensor]) -> float:
 
 
 @torch.no_grad()
-def centre(head: ScalarHead, hidden: Tensor) -> float:
+def centre(head: ScalarHead, hidden: Tensor, beside: Tensor | None = None) -> float:
     """Move the weight along the constant direction so that these hidden states [N, D] score 0 in the mean.
 
     Adds the same to every score as nearly as a linear map can, so that differences stay: what a bias
-    would do exactly. Returns what was added to their mean score.
+    would do exactly. beside: [M, D], hidden states whose scores' differences are to stay too. Returns what
+    was added to the mean score.
     """
     if head.bias is not None:
         raise ValueError("centre moves the weight of a head without a bias")
     hidden = hidden.double().cpu()
     weight = head.weight.double().cpu()
     before = hidden.mean(0) @ weight
-    head.weight.copy_(weight - before * constant_direction(hidden))
+    direction = constant_direction(hidden, None if beside is None else beside.double().cpu())
+    head.weight.copy_(weight - before * direction)
     return float(hidden.mean(0) @ head.weight.double().cpu() - before)

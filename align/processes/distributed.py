@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
@@ -29,7 +33,36 @@ def accelerator(timeout: float) -> Accelerator:
     check_gpu()
     sharding()
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
-    return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
+    cpu = not torch.cuda.is_available()
+    try:
+        with _endable():
+            return Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience])
+    except ValueError as error:
+        if "MASTER_ADDR" not in str(error):
+            raise
+        raise UserError(
+            "the environment says that this is one of several processes (LOCAL_RANK, or what mpirun and "
+            "srun --mpi set: OMPI_…, PMI_…), and MASTER_ADDR does not say where they meet: start "
+            "them by torchrun or accelerate launch (docs/processes.md), or unset these variables"
+        ) from error
+
+
+@contextmanager
+def _endable() -> Iterator[None]:
+    """Signals end the process at once here, where it waits for others in C++, which no handler interrupts."""
+    if (
+        int(os.environ.get("WORLD_SIZE", "1")) < 2
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+    heard = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in heard}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def more_elsewhere(passes: int, sharers: Accelerator | None) -> int:

@@ -1,16 +1,19 @@
-"""An NVIDIA device that torch cannot use: never a reason to train on the CPU without a word."""
+"""What this machine has for a process: an NVIDIA device that torch cannot use, and a limit on memory."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from align.errors import UserError
+
+_NO_LIMIT = 2**60  # version 1 writes a number near 2**63
 
 
 def check_gpu(environ: Mapping[str, str] = os.environ, root: Path = Path("/"), torch: Any = torch) -> None:
@@ -57,3 +60,28 @@ def _driver(root: Path) -> str | None:
         return None
     known = re.search(r"Kernel Module.*?(\d+\.\d+(?:\.\d+)?)", text)
     return known[1] if known else None
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """The least limit in bytes of the control groups that this process is in, as Slurm and systemd set it.
+
+    A job's group lies below the root, and any group above it may be narrower. None where nothing limits it.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    found: list[int] = []
+    for _, controllers, name in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / ("sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup")
+        file = "memory.limit_in_bytes" if controllers else "memory.max"
+        own = top / name.strip("/")
+        for group in (own, *own.parents):
+            with suppress(OSError, ValueError):  # there is none, or it is "max"
+                found.append(int((group / file).read_text()))
+            if group == top:
+                break
+    least = min(found, default=_NO_LIMIT)
+    return least if least < _NO_LIMIT else None

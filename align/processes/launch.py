@@ -10,26 +10,49 @@ import logging
 import math
 import os
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from align.errors import AlignError, UserError
 
 _EXIT_FILE = "ALIGN_EXIT_FILE"
+_GOES_ON = "the same command goes on from the last checkpoint"
+
+
+@dataclass(frozen=True)
+class _Configuration:
+    """What counts of an accelerate configuration before the processes are there."""
+
+    path: Path
+    kind: str  # its distributed_type
+    processes: int  # on all machines together
+    machines: int
+    cpu: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether accelerate's own launcher would start a single process, whatever the number says."""
+        return self.kind in ("NO", "MULTI_CPU")
 
 
 def needed(num_processes: int | None, accelerate_config: Path | None) -> bool:
     """Whether this process should start others instead of working itself.
 
-    Not when a launcher already started it; else when several processes or a configuration are asked
-    for, or when there are several GPUs and nothing was said.
+    Not when a launcher already started it; else when several processes are asked for, by a configuration
+    too, or when there are several GPUs and nothing was said. Raises UserError for a configuration that
+    cannot be read, or had.
     """
     if "LOCAL_RANK" in os.environ or "WORLD_SIZE" in os.environ:
         return False
     if accelerate_config is not None:
-        return True
+        config = _read(accelerate_config)
+        if config.plain and config.cpu:
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+        return not config.plain or (num_processes or config.processes) > 1
     if num_processes is not None:
         return num_processes > 1
     return _gpus() > 1
@@ -47,10 +70,14 @@ def start(
     grace: seconds that the processes take to stop when told to; the launcher kills what is there later.
     """
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(math.ceil(grace) + 5)
-    if accelerate_config is not None and not accelerate_config.is_file():
-        raise UserError(f"--accelerate-config {accelerate_config}: there is no such file")
-    gpus = _gpus()
-    count = num_processes or gpus
+    config = None if accelerate_config is None else _read(accelerate_config)
+    if config is not None and config.plain and config.machines > 1:
+        raise UserError(
+            f"--accelerate-config {config.path}: with distributed_type {config.kind} accelerate starts "
+            "a process that knows of no other machine; start a torchrun on each, as docs/processes.md says"
+        )
+    gpus = 0 if config is not None and config.cpu else _gpus()
+    count = num_processes or (config.processes if config is not None and config.plain else gpus)
     if gpus and count > gpus:
         raise UserError(
             f"--num-processes {count}: this machine has {gpus} GPU(s); a process needs one of its own"
@@ -59,20 +86,21 @@ def start(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with _exit_code() as code:
         try:
-            if accelerate_config is not None or gpus:
-                _accelerate(
-                    arguments,
-                    count if num_processes or accelerate_config is None else None,
-                    accelerate_config,
-                )
+            if config is not None and not config.plain:
+                _accelerate(arguments, num_processes, config.path)
+            elif gpus:
+                _accelerate(arguments, count, None)
             else:
                 _elastic(arguments, count)
         except _failures() as error:
             if not (known := code() or _signalled(error)):
                 raise AlignError(_died(error)) from error
             return known
-        except SystemExit as error:  # accelerate's simple launcher ends this way
-            return code() or int(error.code or 0)
+        except subprocess.CalledProcessError as error:  # DeepSpeed's launcher for several machines
+            if not code():
+                raise AlignError(
+                    f"the launcher ended with exit code {error.returncode}; {_GOES_ON}"
+                ) from error
         return code() or 0
 
 
@@ -84,20 +112,8 @@ def report_exit(code: int) -> None:
 
 
 def _accelerate(arguments: list[str], count: int | None, config: Path | None) -> None:
-    from accelerate.commands.config import load_config_from_file
     from accelerate.commands.launch import launch_command, launch_command_parser
 
-    from align.processes.sharding import refuse
-
-    if config is not None:
-        try:
-            kind = load_config_from_file(str(config)).distributed_type.value
-        except Exception as error:  # accelerate checks little, so it may be of any kind
-            said = " ".join(str(error).split())
-            raise UserError(
-                f"--accelerate-config {config} is not an accelerate configuration: {said}"
-            ) from error
-        refuse(kind)
     flags = [] if config is None else ["--config_file", str(config)]
     if count is not None:
         flags += ["--num_processes", str(count)]
@@ -105,7 +121,36 @@ def _accelerate(arguments: list[str], count: int | None, config: Path | None) ->
         flags += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         if count is not None and count > 1:
             flags.append("--multi_gpu")
-    launch_command(launch_command_parser().parse_args([*flags, "-m", "align", *arguments]))
+    try:
+        launch_command(launch_command_parser().parse_args([*flags, "-m", "align", *arguments]))
+    except ValueError as error:  # accelerate's own checks, before it starts anything
+        raise UserError(
+            f"accelerate refuses {config or 'to start'}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def _read(path: Path) -> _Configuration:
+    """An accelerate configuration; UserError where it is none, or asks for what the stages cannot do."""
+    from accelerate.commands.config import load_config_from_file
+
+    from align.processes.sharding import refuse
+
+    if not path.is_file():
+        raise UserError(f"--accelerate-config {path}: there is no such file")
+    try:
+        found = load_config_from_file(str(path))
+        # YAML reads a bare NO as false
+        kind = "NO" if found.distributed_type is False else found.distributed_type.value
+        precision, dynamo = found.mixed_precision or "no", (found.dynamo_config or {}).get("dynamo_backend")
+        processes, machines = int(found.num_processes or 1), int(found.num_machines or 1)
+        cpu = bool(found.use_cpu)
+    except Exception as error:  # accelerate checks little, so it may be of any kind
+        said = " ".join(str(error).split())
+        raise UserError(f"--accelerate-config {path} is not an accelerate configuration: {said}") from error
+    if processes < 1:
+        raise UserError(f"--accelerate-config {path}: num_processes is {processes}; it has to be 1 or more")
+    refuse(kind, str(precision), str(dynamo or "NO"))
+    return _Configuration(path, kind, processes, machines, cpu)
 
 
 def _elastic(arguments: list[str], count: int) -> None:
@@ -152,13 +197,11 @@ def _died(error: BaseException) -> str:
     failures = getattr(error, "failures", {})
     first = min(failures.values(), key=lambda failure: failure.timestamp, default=None)
     if first is None:
-        return (
-            f"a process ended without a message ({error}); the same command goes on from the last checkpoint"
-        )
+        return f"a process ended without a message ({error}); {_GOES_ON}"
     how = first.signal_name() if first.exitcode < 0 else f"exit code {first.exitcode}"
     hint = ", most often because memory ran out" if how == "SIGKILL" else ""
     rank = next(rank for rank, failure in failures.items() if failure is first)
-    return f"process {rank} ended with {how}{hint}; the same command goes on from the last checkpoint"
+    return f"process {rank} ended with {how}{hint}; {_GOES_ON}"
 
 
 def _gpus() -> int:

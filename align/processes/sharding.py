@@ -26,6 +26,8 @@ from torch.distributed.tensor import DTensor, Shard
 
 from align.errors import UserError
 
+_KINDS = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP", "DEEPSPEED")
+_CHANGES = ("MIXED_PRECISION", "DYNAMO_BACKEND")  # settings by which accelerate changes a model's numbers
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _GATHERED = "gathered"  # beside DeepSpeed's numbers of modules
 
@@ -47,9 +49,16 @@ def sharding() -> Sharding | None:
 
     Raises UserError where the configuration asks for what the stages cannot do.
     """
+    precision, dynamo = (os.environ.get(f"ACCELERATE_{name}", "no") for name in _CHANGES)
+    refuse("NO", precision, dynamo)
     for kind in ("MEGATRON_LM", "DEEPSPEED"):
         if _asked(kind):
             refuse(kind)
+    if _asked("PARALLELISM_CONFIG"):
+        raise UserError(
+            "the accelerate configuration has a parallelism_config: take it out; distributed_type "
+            "says what is shared out (docs/processes.md)"
+        )
     if _asked("FSDP"):
         found = _fsdp()
         del os.environ["ACCELERATE_USE_FSDP"]
@@ -61,8 +70,8 @@ def sharding() -> Sharding | None:
     return None
 
 
-def refuse(kind: str) -> None:
-    """Raise UserError where the stages cannot do this distributed_type here."""
+def refuse(kind: str, precision: str = "no", dynamo: str = "no") -> None:
+    """Raise UserError where the stages cannot do this distributed_type, mixed_precision or dynamo_backend."""
     if kind == "MEGATRON_LM":
         raise UserError(
             "the accelerate configuration asks for Megatron-LM, which has models of its own: use "
@@ -72,6 +81,21 @@ def refuse(kind: str) -> None:
         raise UserError(
             "the accelerate configuration asks for DeepSpeed, which is not installed: pip install deepspeed, "
             "or use distributed_type FSDP with fsdp_version 2, which needs nothing more"
+        )
+    if kind not in _KINDS:
+        raise UserError(
+            f"the accelerate configuration asks for distributed_type {kind}, which the stages do not run on: "
+            f"use one of {', '.join(_KINDS)}"
+        )
+    if precision.lower() != "no":
+        raise UserError(
+            f"the accelerate configuration asks for mixed_precision {precision}: set it to 'no'; precision "
+            "is the recipe's (base.dtype)"
+        )
+    if dynamo.lower() != "no":
+        raise UserError(
+            f"the accelerate configuration asks for dynamo_backend {dynamo}: take its dynamo_config out; the "
+            "stages have passes of their own"
         )
 
 

@@ -25,6 +25,7 @@ _SECONDS = 600.0  # that a request may take; the server queues what it cannot ru
 _GREETING = 15.0  # that a question may take which needs no model
 _REQUESTS = 256  # under way at a time, from one process to one server
 _IDLE = 2.0  # seconds that a connection is kept unused: the server closes it after 5
+_NO_PROXY: dict[str, None] = {"http://": None, "https://": None}  # a server is on the trainer's own network
 
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -66,14 +67,21 @@ class Server:
             max_connections=_REQUESTS, max_keepalive_connections=_REQUESTS, keepalive_expiry=_IDLE
         )
         try:
-            self._http = httpx2.Client(base_url=self.url, timeout=_SECONDS, limits=limits)
+            self._http = httpx2.Client(base_url=self.url, timeout=_SECONDS, limits=limits, mounts=_NO_PROXY)
         except httpx2.InvalidURL as error:
             raise UserError(f"engine vllm: {url} is no address ({first_line(error)})") from error
 
     def meet(self) -> None:
-        """Whether it is there, awake, and has the base of before; UserError where that is another one."""
-        self._ask("GET", "/health", seconds=_GREETING)
-        base = self._model()
+        """Whether it is there, awake, and has the base of before; UserError where it is something else."""
+        try:
+            self._ask("GET", "/health", seconds=_GREETING)
+            base = self._model()
+        except Refused as error:
+            key = ". It wants a key, and align sends none" if error.code in (401, 403) else ""
+            raise UserError(
+                f"{str(error).removesuffix(f'. {KEPT}')}{key}. Is it a vLLM server? "
+                f"docs/vllm.md says how one is started. {KEPT}"
+            ) from error
         if self.base and base != self.base:
             raise UserError(
                 f"engine vllm: {self.url} was started anew with another base: it has {base}, and before it "
@@ -154,7 +162,10 @@ class Server:
         try:
             return str(next(model["id"] for model in answer.json()["data"] if not model.get("parent")))
         except (ValueError, TypeError, KeyError, StopIteration) as error:
-            raise AlignError(f"engine vllm: {self.url}/v1/models names no base ({error!r})") from error
+            said = " ".join(answer.text.split())[:80]
+            raise Refused(
+                f"engine vllm: {self.url}/v1/models answered {said!r}, which names no base"
+            ) from error
 
     def _why_not(self, adapter: Adapter, said: str, code: int) -> AlignError:
         """Why an adapter was not taken, and what to do."""

@@ -6,6 +6,7 @@ it and loads it into every server, and all processes sample with it. Not yet see
 
 from __future__ import annotations
 
+import math
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -77,7 +78,8 @@ class Vllm:
         if self._has_adapter(role) and role not in self._servers.adapters:
             self._hand_over(role)
         seeds = [own.initial_seed() for own in draws.generators()]
-        respond = partial(_respond, role, self._servers.adapters, params)
+        vocabulary = self._roles.base.get_input_embeddings().weight.shape[0]
+        respond = partial(_respond, role, self._servers.adapters, params, vocabulary)
         rows = list(zip(prompts, seeds, strict=True))
         sampled = self._servers.answers(rows, respond, self._accel.process_index) if rows else []
         self._rest()
@@ -170,6 +172,7 @@ def _respond(
     role: str,
     adapters: dict[str, Adapter],
     params: SamplingParams,
+    vocabulary: int,
     server: Server,
     row: tuple[list[int], int],
 ) -> Sampled:
@@ -197,7 +200,8 @@ def _respond(
     try:
         (choice,) = answer["choices"]
         ids = [int(token) for token in choice["token_ids"]]
-        logprobs = [float(value) for value in choice["logprobs"]["token_logprobs"]]
+        given = choice["logprobs"]["token_logprobs"]
+        logprobs = [float("nan" if value is None else value) for value in given]  # JSON has no NaN
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"engine vllm: {server.url} answered without token ids or log probabilities ({error!r}): is "
@@ -208,5 +212,15 @@ def _respond(
             f"engine vllm: {server.url} gave {len(ids)} tokens with {len(logprobs)} log probabilities "
             f"({choice.get('finish_reason')}) that end neither with EOS nor after {params.max_tokens} "
             f"tokens: its --max-model-len may be too small. {KEPT}"
+        )
+    if not all(map(math.isfinite, logprobs)):
+        raise AlignError(
+            f"engine vllm: {server.url} gave a log probability that is not finite: its numbers overflow, "
+            f"as in --dtype float16, or the policy is broken. {KEPT}"
+        )
+    if not all(0 <= token < vocabulary for token in ids):
+        raise UserError(
+            f"engine vllm: {server.url} gave a token that this base does not have: start it on the "
+            f"recipe's base, it has {server.base}. {KEPT}"
         )
     return Sampled(prompt, ids, logprobs)

@@ -14,6 +14,7 @@ from torch import Tensor
 from align.data.tokenize import encode_demonstrations
 from align.models.forward import Forward
 from align.models.heads import ScalarHead, centre, difference_rms
+from align.models.packed import in_parts
 from align.models.passes import passes, rankings
 from align.models.scoring import last_states, score_rankings
 from align.processes import distributed
@@ -24,6 +25,7 @@ from align.stages.frame import Setup
 from align.stages.ranking_rows import RankingRow, RankingRows, best_alone
 from align.stats.rankings import comparisons
 
+_COMPARED = 64  # rankings whose responses' differences are to stay
 _CENTRING_ROWS = 256  # demonstrations whose mean score becomes 0: its standard error is std/16
 
 
@@ -43,33 +45,39 @@ def centring_rows(
     return [RankingRow(one, (1,)) for one in encoded]
 
 
+def compared_rows(train: RankingRows, recipe: Recipe) -> RankingRows:
+    """Some of the rankings that the scores are there for, drawn from all of them."""
+    return [train[i] for i in _draw(len(train), recipe)[:_COMPARED]]
+
+
 def _draw(count: int, recipe: Recipe) -> list[int]:
     return order(recipe.run.seed, "rm centring", 0, count)[:_CENTRING_ROWS]
 
 
 @torch.no_grad()
 def centred(
-    forward: Forward, rows: RankingRows, probes: RankingRows, cfg: RM, setup: Setup, role: str = "reward"
+    forward: Forward,
+    rows: RankingRows,
+    compared: RankingRows,
+    probes: RankingRows,
+    cfg: RM,
+    setup: Setup,
+    role: str = "reward",
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """Let the rows' responses score 0 in the mean; gives what that did, and the probes' scores after it.
 
-    The error is measured on the probes, which the constant direction was not fitted to.
+    compared: rankings between whose responses the scores' differences are to stay. The error is measured
+    on the probes, which the constant direction was not fitted to.
     """
     head = forward.roles.heads[role]
     assert isinstance(head, ScalarHead)
-    mine = [row.encoded for row in distributed.share(rows, setup.accel)]
-    ends: list[tuple[Tensor, Tensor]] = []
-    for part in passes(forward.roles, mine, cfg.microbatch_tokens, rankings(forward.share_prompt)):
-        states = last_states(forward, role, part.items).cpu()
-        lengths = torch.tensor([len(response) for one in part.items for response in one.responses])
-        ends += [(states, lengths)] if part.rows else []
-    everyones = distributed.gather_lists(ends, setup.accel)
-    hidden, lengths = (torch.cat([pair[i] for pair in everyones]) for i in (0, 1))
+    hidden, lengths = _states(forward, role, rows, cfg, setup)
+    beside, _ = _states(forward, role, compared, cfg, setup)
     if head.length_curve is not None:  # what length adds is 0 in the mean of these too
         head.length_curve -= head.length_bias(lengths.to(head.length_curve.device)).mean()
     encoded = [row.encoded for row in probes]
     before = score_rankings(forward, role, encoded, cfg.microbatch_tokens)
-    shift = centre(head, hidden)
+    shift = centre(head, hidden, beside)
     after = score_rankings(forward, role, encoded, cfg.microbatch_tokens)
     scores = head.scores(hidden.to(head.weight.device), lengths).double()
     std = float(scores.std(unbiased=False))
@@ -82,3 +90,16 @@ def centred(
         "rows": len(rows),
     }
     return score, after
+
+
+def _states(forward: Forward, role: str, rows: RankingRows, cfg: RM, setup: Setup) -> tuple[Tensor, Tensor]:
+    """The last hidden states [N, D] and tokens [N] of the rows' responses; every process has all of them."""
+    mine = [row.encoded for row in distributed.share(rows, setup.accel)]
+    split = [part for row in mine for part in in_parts(row, cfg.microbatch_tokens, forward.share_prompt)]
+    ends: list[tuple[Tensor, Tensor]] = []
+    for part in passes(forward.roles, split, cfg.microbatch_tokens, rankings(forward.share_prompt)):
+        states = last_states(forward, role, part.items).cpu()
+        lengths = torch.tensor([len(response) for one in part.items for response in one.responses])
+        ends += [(states, lengths)] if part.rows else []
+    everyones = distributed.gather_lists(ends, setup.accel)
+    return torch.cat([states for states, _ in everyones]), torch.cat([lengths for _, lengths in everyones])

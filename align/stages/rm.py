@@ -50,7 +50,7 @@ from align.run.files import to_json, write_text
 from align.run.folder import StageRun
 from align.run.memory import itemised
 from align.seeds import generator, step_rows
-from align.stages.centring import centred, centring_rows
+from align.stages.centring import centred, centring_rows, compared_rows
 from align.stages.frame import Inputs, Setup, source
 from align.stages.labeler_weights import labeler_weights, write_weights
 from align.stages.length_debias import add_length_head, fit_curve, odin_gradients, reports
@@ -144,10 +144,11 @@ def _settle_scores(
     """
     cfg, found = recipe.rm, list[dict[str, Any]]()
     rows = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
+    compared = compared_rows(train, recipe)
     for member in members_of(cfg, recipe.run.seed):
         if cfg.length_debias in ("linear", "lowess"):
             stage.say(f"rm: {fit_curve(forward, train, recipe, setup.accel, member.role)}")
-        score, _ = centred(forward, zero, probes, cfg, setup, member.role)
+        score, _ = centred(forward, zero, compared, probes, cfg, setup, member.role)
         found.append({**score, "centred_on": rows})
     put_together(forward.roles, cfg, [score["std"] for score in found])
     return found

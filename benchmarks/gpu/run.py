@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
@@ -45,6 +47,7 @@ def main() -> None:
     if unknown := set(arguments.only) - set(known):
         sys.exit(f"error: --only {unknown.pop()}: parts are {', '.join(known)}")
     arguments.results.mkdir(parents=True, exist_ok=True)
+    print(f"bases and runs lie in {arguments.work}", flush=True)
     wanted = {
         *arguments.only,
         *(need for name in arguments.only for need in known[name].needs),
@@ -92,7 +95,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["135m", "1b", "8b"])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, help="default: 135m 1b 8b")
     parser.add_argument("--results", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--vllm-url", help="of a vLLM server with the shape's base, for ppo through it")
     parser.add_argument(
@@ -102,6 +105,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="for bases and runs; default: in memory, if they fit")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.shapes is None and not torch.cuda.is_available():
+        sys.exit(
+            "error: torch sees no GPU here (`align doctor` says why); on a CPU: "
+            "make gpu GPU_FLAGS='--shapes tiny'"
+        )
+    arguments.shapes = arguments.shapes or ["135m", "1b", "8b"]
     arguments.work = arguments.work or work_folder(arguments.shapes)
     return arguments
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from align.errors import UserError
 from labeling.store.audit import note
-from labeling.store.models import Ability, Draft, Item, Person, Slot, Token, now
+from labeling.store.models import Ability, Draft, Item, Person, Response, Slot, Token, now
 from labeling.store.names import ERASED, good_name
 from labeling.store.people import check_free, end_sessions, end_tokens, keep_past_name, new_token
 from labeling.store.queue import HELD, release
@@ -60,7 +61,8 @@ def rename(session: Session, by: Person, person: Person, name: str) -> None:
         return
     check_free(session, name, person)
     keep_past_name(session, person)
-    person.name = name
+    old, person.name = person.name, name
+    _replace_in_tasks(session, old, name)
     note(session, by, "renamed", "person", person.id)
 
 
@@ -83,9 +85,7 @@ def erase(session: Session, by: Person, person: Person) -> str:
         else:
             release(slot)
     session.execute(delete(Draft).where(Draft.person_id == person.id))
-    written = json.dumps(old)[1:-1]
-    for item in session.scalars(select(Item).where(cast(Item.meta, Text).contains(written, autoescape=True))):
-        item.meta = _without(item.meta, old, person.name)
+    _replace_in_tasks(session, old, person.name)
     note(session, by, "erased a person", "person", person.id)
     return person.name
 
@@ -95,9 +95,20 @@ def _check_there(person: Person) -> None:
         raise UserError("This person was erased: nothing of the account is left.")
 
 
-def _without(value: Any, old: str, new: str) -> Any:
+def _replace_in_tasks(session: Session, old: str, new: str) -> None:
+    """Put another name in the place of one that came with tasks, in `meta` and as a response's `origin`."""
+    word = re.compile(rf"(?<!\w){re.escape(old)}(?!\w)")
+    written = json.dumps(old)[1:-1]
+    for item in session.scalars(select(Item).where(cast(Item.meta, Text).contains(written, autoescape=True))):
+        item.meta = _replaced(item.meta, word, new)
+    named = select(Response).where(Response.origin.contains(old, autoescape=True))
+    for response in session.scalars(named):
+        response.origin = str(_replaced(response.origin, word, new))[:200]
+
+
+def _replaced(value: Any, word: re.Pattern[str], new: str) -> Any:
     if isinstance(value, str):
-        return value.replace(old, new)
+        return word.sub(lambda found: new, value)
     if isinstance(value, dict):
-        return {_without(key, old, new): _without(part, old, new) for key, part in value.items()}
-    return [_without(part, old, new) for part in value] if isinstance(value, list) else value
+        return {_replaced(key, word, new): _replaced(part, word, new) for key, part in value.items()}
+    return [_replaced(part, word, new) for part in value] if isinstance(value, list) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select
@@ -11,8 +10,8 @@ from sqlalchemy.orm import Session
 from align.errors import UserError
 from labeling.answers import Answer, in_shown_order
 from labeling.store.items import add_items
-from labeling.store.labels import NotYours, keep_guideline, last_own, submit
-from labeling.store.models import Draft, Item, Label, Person, in_turn, now
+from labeling.store.labels import NotYours, keep_guideline, last_act, last_own, submit
+from labeling.store.models import Draft, Item, Label, Person, in_turn
 from labeling.store.queue import PRIVATE, place_for
 
 
@@ -111,7 +110,7 @@ def _answer(
     """The person's answer to a task that they hold from here on, in place of an earlier one of theirs."""
     before = last_own(session, person, item.id)
     slot = place_for(session, person, item.id)
-    slot.taken = now() - timedelta(seconds=seconds)
+    slot.taken = last_act(session, person)
     if session.get(Draft, (item.id, person.id)) is None:
         session.add(Draft(item_id=item.id, person_id=person.id, content={}))
     session.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -71,6 +72,25 @@ class Store:
                 session.add(found)
             return found.value
 
+    def overwrite_freed(self) -> bool:
+        """Let nothing that was deleted or changed stay readable in SQLite's files; whether that is done.
+
+        It isn't where somebody reads all the time, an export say: then the log keeps it until all have
+        stopped. Nobody writes meanwhile. PostgreSQL has VACUUM FULL for its administrators.
+        """
+        if not self.is_sqlite:
+            return True
+        connection = self.engine.raw_connection()
+        try:
+            with self._turn:
+                connection.cursor().execute("VACUUM")  # also what was freed before secure_delete was on
+                (busy, _, _) = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            connection.close()
+        return not busy
+
     @property
     def shown(self) -> str:
         """The address as people may see it, without a password."""
@@ -113,6 +133,7 @@ def _sqlite_settings(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten
     connection.execute(f"PRAGMA busy_timeout={_BUSY_SECONDS * 1000}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, exists, or_, select
@@ -165,7 +166,9 @@ def submit(
         submission=given.submission,
         affirmed=given.affirmed,
     )
-    if not given.adjudicates:
+    if given.adjudicates:
+        _bound_seconds(session, person, label, None)
+    else:
         _finish_place(session, person, label, given.instead_of)
     if draft is not None:
         _put(draft, {})
@@ -246,16 +249,30 @@ def _submission(session: Session, label: int | None) -> str | None:
 
 def _finish_place(session: Session, person: Person, label: Label, instead_of: list[str]) -> None:
     """End the person's work on the task, and note on the label that it took no longer than they had it."""
+    own = own_slot(session, person.id, label.item_id)
+    taken = own.taken if own is not None else None  # None: somebody else has the place by now
     slot = place_for(session, person, label.item_id)
     before = _submission(session, label.replaces)
     if slot.state == "done" and before not in instead_of:
         raise Superseded(_ANSWERED, before)
-    if slot.taken and label.seconds is not None:
-        label.seconds = min(label.seconds, (now() - slot.taken).total_seconds())
+    _bound_seconds(session, person, label, taken)
     if label.kind == "skip":
         release(slot)
     else:
         slot.state, slot.leased_until = "done", None
+
+
+def _bound_seconds(session: Session, person: Person, label: Label, taken: datetime | None) -> None:
+    """Believe a page's seconds up to the time that has gone by since the person took the task."""
+    if label.seconds is not None:
+        gone = now() - (taken or last_act(session, person))
+        label.seconds = min(label.seconds, max(0.0, gone.total_seconds()))
+
+
+def last_act(session: Session, person: Person) -> datetime:
+    """When a person gave their newest label, or got their account: what they do now is work since then."""
+    newest = select(Label.created).where(Label.person_id == person.id).order_by(Label.id.desc()).limit(1)
+    return session.scalar(newest) or person.created
 
 
 def reopen(session: Session, person: Person, label_id: int) -> Item:

@@ -28,6 +28,7 @@ _SMALL = str.maketrans(
     "авгеѕіјкмнопрстухԛԝһԁ" + "αβγεικνορτυχω" + "օսհոզց" + "ıɑɡ01",
     "abresijkmhonpctyxqwhd" + "abyeikvoptuxw" + "ouhnqg" + "iagol",
 )
+_ALIKE = (("i", "l"), ("rn", "m"), ("vv", "w"))  # a capital i is a small l in most typefaces
 
 
 def good_name(name: str) -> str:
@@ -55,4 +56,7 @@ def check_scripts(name: str) -> None:
 def skeleton(name: str) -> str:
     """The same text for names that a reader would take for each other."""
     plain = unicodedata.normalize("NFKC", name).translate(_CAPITALS)
-    return re.sub(r"[\W_]+", " ", plain.casefold().translate(_SMALL)).strip()
+    plain = re.sub(r"[\W_]+", " ", plain.casefold().translate(_SMALL)).strip()
+    for parts, whole in _ALIKE:
+        plain = plain.replace(parts, whole)
+    return plain

@@ -12,7 +12,7 @@ from align.recipe.labeling import MAX_RESPONSES
 from align.records import RecordKind
 
 BOM = "\ufeff"  # spreadsheets take a file without it for another encoding
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", *"＝＋－＠")  # full-width: spreadsheets in East Asia
 _RANKED = [f"{what}_{i + 1}" for i in range(MAX_RESPONSES) for what in ("response", "rank")]
 COLUMNS: dict[RecordKind, list[str]] = {
     "prompts": ["prompt"],

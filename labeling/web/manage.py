@@ -24,6 +24,10 @@ from labeling.web.work import ItemId
 
 router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 INVITE_LASTS = timedelta(days=7)
+_STILL_READ = (
+    "The person is erased. Something was reading the database, so bytes of the name may stay in its log, the "
+    "file that ends in -wal, until the app is stopped."
+)
 
 
 @router.get("/people")
@@ -118,6 +122,8 @@ def account(person: ItemId, given: Form, who: Admin) -> Response:
                 raise UserError("Your own password is set under your name, above.")
     except UserError as error:
         return _person(who, person, 409, error=str(error))
+    if what == "erase" and not who.config.store.overwrite_freed():
+        shown["error"] = _STILL_READ
     return _person(who, person, **shown) if shown else RedirectResponse(f"/people/{person}", 303)
 
 

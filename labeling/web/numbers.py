@@ -32,3 +32,9 @@ def item_of(secret: str, number: int) -> int:
 def _mixed(secret: str, turn: int, half: int) -> int:
     made = hmac.new(secret.encode(), f"task {turn} {half}".encode(), hashlib.sha256)
     return int.from_bytes(made.digest()[:2], "big")
+
+
+def whole(text: str) -> int | None:
+    """The number that a form's text is; None where it is none that a row can have."""
+    is_short = text.isdecimal() and len(text) <= 10  # int() refuses very long ones
+    return number if is_short and (number := int(text)) < 2**31 else None

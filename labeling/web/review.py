@@ -23,6 +23,7 @@ from labeling.answers import (
 from labeling.parts import in_pieces
 from labeling.store import review as store
 from labeling.store.models import Item, Label, Person, standing
+from labeling.web.numbers import whole
 from labeling.web.pages import page
 from labeling.web.security import Fields, Form, Reviewer, SignedInRoute, Visitor
 from labeling.web.work import ItemId, task_page
@@ -107,9 +108,9 @@ def persons_labels(
 @router.post("/people/{person}/labels/accept")
 def accept(person: ItemId, given: Fields, who: Reviewer) -> Response:
     """Accept the undecided answers of one page at once."""
-    ids = [int(str(value)) for value in given.getlist("label") if str(value).isdecimal()]
+    ids = [number for value in given.getlist("label") if (number := whole(str(value))) is not None]
     with who.config.store.write() as session:
-        done = store.accept(session, who.person, [i for i in ids if i < 2**31][: store.LABELS_A_PAGE])
+        done = store.accept(session, who.person, ids[: store.LABELS_A_PAGE])
     back = str(given.get("back", ""))
     back = back if _BACK.match(back) else f"/people/{person}/labels?kind="
     return RedirectResponse(f"{back}&accepted={done}", 303)
@@ -127,7 +128,7 @@ def verdict(label: ItemId, given: Form, who: Reviewer) -> Response:
     said, remark, last = given.get("said", ""), given.get("remark", ""), given.get("last", "")
     try:
         with who.config.store.write() as session:
-            store.decide(session, who.person, label, said, remark, int(last) if last.isdecimal() else None)
+            store.decide(session, who.person, label, said, remark, whole(last))
     except store.Decided as error:
         return _label_page(who, label, 409, error=str(error), remark=remark)
     back = given.get("back", "")

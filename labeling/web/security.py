@@ -178,7 +178,10 @@ async def visitor(request: Request) -> Visitor:
     """
     who: Visitor = request.state.visitor
     if request.headers.get("content-type", "").startswith(_FORMS):
-        _check_csrf(who, request.headers.get("x-csrf-token") or (await form(request)).get("csrf", ""))
+        given = await form(request)
+        _check_csrf(who, request.headers.get("x-csrf-token") or given.get("csrf", ""))
+        if any("\0" in text for text in given.values()):
+            raise HTTPException(422, "A text holds a character that cannot be stored.")
     return who
 
 

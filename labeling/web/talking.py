@@ -14,16 +14,28 @@ from starlette.types import Receive, Scope, Send
 from align.errors import UserError
 from labeling.companion import Absent, Companion, Event
 
+_OF_ONE = 2  # answers that a person waits for: the one of a page that was left, and the next one
+
 
 class Stops:
     """The answers that are on their way, each with what stops it."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._running: dict[tuple[int, str], threading.Event] = {}
 
     def begin(self, person: int, ask: str) -> threading.Event:
-        """For an answer that a person asks for under a name of their page's."""
-        return self._running.setdefault((person, ask), threading.Event())
+        """For an answer that a person asks for under a name of their page's.
+
+        Raises UserError where that one, or as many as a person may have, are on their way: places are few.
+        """
+        with self._lock:
+            many = sum(who == person for who, _ in self._running) >= _OF_ONE
+            if many or (person, ask) in self._running:
+                raise UserError(
+                    "You wait for other answers already: stop them, or wait until they are there."
+                )
+            return self._running.setdefault((person, ask), threading.Event())
 
     def stop(self, person: int, ask: str) -> bool:
         """Whether this answer of theirs was on its way."""

@@ -15,6 +15,7 @@ from align.errors import UserError
 from labeling.answers import KINDS
 from labeling.store import tasks as store
 from labeling.store.items import names_of
+from labeling.web.numbers import whole
 from labeling.web.pages import page
 from labeling.web.review import Kind, Number
 from labeling.web.security import Admin, Fields, SignedInRoute, Visitor
@@ -104,8 +105,8 @@ def _chosen(given: FormData) -> store.Chosen:
         raise UserError("There is no such filter.")
     if given.get("scope") == "filter":
         return store.Chosen((), kind or None, state or None, by_filter=True)
-    ids = [int(str(value)) for value in given.getlist("task") if str(value).isdecimal()]
-    return store.Chosen([number for number in ids if number < 2**31][:_MOST_CHOSEN])
+    ids = [number for value in given.getlist("task") if (number := whole(str(value))) is not None]
+    return store.Chosen(ids[:_MOST_CHOSEN])
 
 
 def _wanted(given: FormData, names: dict[str, int]) -> store.Change:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,3 +181,43 @@ def test_accounts_are_an_admins_alone(team: Any) -> None:
     eve = team.signed_in("eve", "admin")
     assert does(eve, 99, "reset").status_code == 404
     assert does(eve, 1, "melt").status_code == 409
+
+
+def test_no_byte_of_an_erased_name_stays_in_sqlites_files(
+    make_site: Callable[..., Any], tmp_path: Path
+) -> None:
+    site = make_site(gold_every=0)
+    site.add(*({"prompt": f"p{i}", "responses": ["x", "y"], "meta": {"by": "Quist"}} for i in range(50)))
+    zoe, eve = site.signed_in("Quist"), site.signed_in("eve", "admin")
+    task = site.taken(zoe)
+    for i in range(30):
+        note = {"note": "Quist " * 40 + str(i)}
+        assert zoe.post(f"/work/{task['number']}/draft", json=note).status_code == 200
+
+    def found() -> list[str]:
+        return [file.name for file in tmp_path.glob("labeling.db*") if b"Quist" in file.read_bytes()]
+
+    assert found()
+    assert does(eve, 1, "erase", name="Quist").status_code == 303
+    assert found() == []
+    assert eve.get("/people/1", headers=HTML).status_code == 200
+
+
+def test_who_erases_is_told_where_a_reader_keeps_the_name_in_the_log(site: Any, monkeypatch: Any) -> None:
+    site.person("Quist")
+    eve = site.signed_in("eve", "admin")
+    monkeypatch.setattr(type(site.config.store), "overwrite_freed", lambda store: False)
+    page = does(eve, 1, "erase", name="Quist")
+    assert page.status_code == 200 and "-wal" in page.text and "erased 1" in page.text
+
+
+def test_names_that_came_with_tasks_follow_and_parts_of_other_words_stay(team: Any) -> None:
+    meta = {"asked by": ["Ann", "Anniversary of Ann"], "Ann": {"deep": "by Ann."}}
+    team.add({"prompt": "p", "responses": [{"text": "x", "origin": "human: Ann"}, "y"], "meta": meta})
+    team.person("Ann")
+    eve = team.signed_in("eve", "admin")
+    assert does(eve, 1, "rename", name="Zoë Quist").status_code == 303
+    assert "human: Zoë Quist" in everything(team) and "Anniversary of Zo" in everything(team)
+    assert does(eve, 1, "erase", name="Zoë Quist").status_code == 303
+    left = everything(team)
+    assert "Quist" not in left and "Anniversary of erased 1" in left and "human: erased 1" in left

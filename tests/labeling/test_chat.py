@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from talking_app import PRETENDER, asking, told, user  # noqa: E402
 
 from labeling import companion as module  # noqa: E402
 from labeling.companion import Absent, Companion  # noqa: E402
+from labeling.store.models import Person, now  # noqa: E402
 
 ATTACK = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
@@ -30,6 +32,8 @@ def corrected(asked: list[dict[str, str]], answer: dict[str, str], text: str, **
 
 def test_a_correction_is_the_persons_own_label(talking: Site) -> None:
     ann, bob = talking.signed_in("ann"), talking.signed_in("bob")
+    with talking.config.store.write() as session:  # nobody works longer than they are here
+        session.get_one(Person, 1).created = now() - timedelta(hours=1)
     asked = [user("hi"), {"role": "assistant", "content": "hello"}, user("and you?")]
     _, answer = told(ann, *asked)
     assert answer["text"] == "3: and you?"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
+from sqlalchemy import select  # noqa: E402
+
 from labeling.store import worktime  # noqa: E402
-from labeling.store.models import Label  # noqa: E402
+from labeling.store.models import Label, Person, Slot, now  # noqa: E402
 
 HTML = {"Accept": "text/html"}
 CONTENT = {
@@ -72,3 +74,44 @@ def test_what_is_too_fast_is_listed_and_only_leads_see_it(team: Any) -> None:
     assert page.status_code == 200 and "Answer 2" in page.text
     for role in ("labeler", "reviewer"):
         assert team.signed_in(role, role).get("/people/time").status_code == 403
+
+
+def test_a_pages_seconds_are_believed_up_to_the_time_that_has_gone_by(
+    make_site: Callable[..., Any], database: str
+) -> None:
+    site = make_site(database, overlap=2, gold_every=0)
+    site.add(*({"prompt": f"p{i}", "responses": ["x", "y"]} for i in range(3)))
+    ann, eve = site.signed_in("ann"), site.signed_in("eve", "reviewer")
+
+    def seconds() -> float | None:
+        with site.config.store.read() as session:
+            return session.scalars(select(Label.seconds).order_by(Label.id.desc()).limit(1)).one()
+
+    assert site.answer(ann, CONTENT, seconds=9e6).status_code == 200
+    assert 0 <= (seconds() or 0) < 60, "since the task was taken"
+    assert site.answer(ann, CONTENT, seconds=0.001).status_code == 200
+    assert seconds() == 0.001
+    assert site.answer(ann, CONTENT, seconds=-1.0).status_code == 422
+    task = site.taken_at(eve, "/review/1")
+    decided = {"task": task, "content": CONTENT, "seconds": 9e6, "adjudicates": True}
+    assert site.answer(eve, **decided).status_code == 200
+    assert (seconds() or 0) < 60, "a decision too: since the reviewer's last answer, or the account"
+
+
+def test_an_answer_that_comes_when_somebody_else_has_the_place_keeps_its_seconds(
+    make_site: Callable[..., Any], database: str
+) -> None:
+    site = make_site(database, overlap=1, gold_every=0)
+    site.add({"prompt": "p", "responses": ["x", "y"]})
+    ann, bob = site.signed_in("ann"), site.signed_in("bob")
+    task = site.taken(ann)
+    hour = timedelta(hours=1)
+    with site.config.store.write() as session:
+        slot = session.scalars(select(Slot)).unique().one()
+        slot.leased_until, slot.taken = now() - hour, now() - 2 * hour
+        for person in session.scalars(select(Person)):
+            person.created = now() - 3 * hour
+    assert site.taken(bob)["number"] == task["number"], "the lease is over"
+    assert site.answer(ann, CONTENT, task=task, seconds=600.0).status_code == 200
+    with site.config.store.read() as session:
+        assert session.scalars(select(Label.seconds)).one() == 600.0

@@ -66,6 +66,20 @@ def test_an_exact_constant_is_found() -> None:
     torch.testing.assert_close(after - after[0], before - before[0], rtol=0, atol=1e-5)
 
 
+def test_differences_stay_where_scores_are_compared_though_other_texts_set_the_zero() -> None:
+    """The first feature is 1 in demonstrations alone, the second one, less strong, in everything."""
+    draws = torch.Generator().manual_seed(0)
+    first = torch.cat([torch.ones(24, 1), torch.randn(24, 7, generator=draws)], dim=1)
+    compared = torch.randn(200, 8, generator=draws)
+    first[:, 1], compared[:, 1] = 0.5, 0.5
+    head = _head(8)
+    before = head(compared[100:]).detach()
+    centre(head, first, compared[:100])
+    after = head(compared[100:]).detach()
+    torch.testing.assert_close(after - after[0], before - before[0], rtol=0, atol=1e-3)
+    assert abs(_mean(head, first)) < 1e-5
+
+
 def test_many_more_features_than_rows_do_not_fit_the_noise() -> None:
     """Without a penalty 40 rows of 400 features are fitted exactly, and fresh rows far from 1."""
     fitted, fresh = _hidden(40, 400, seed=0, noise=4.0), _hidden(400, 400, seed=1, noise=4.0)

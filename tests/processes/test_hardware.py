@@ -16,7 +16,7 @@ from align.cli.failures import CommandContext, _machine_failure
 from align.errors import UserError
 from align.ppo import train as ppo
 from align.processes.determinism import choose_kernels, lenient
-from align.processes.hardware import check_gpu, unusable
+from align.processes.hardware import check_gpu, memory_limit, unusable
 from align.recipe.load import load_recipe
 from align.stages import rm, sft
 
@@ -185,3 +185,32 @@ def test_torch_s_refusal_names_the_choice() -> None:
     told = _machine_failure(error, CommandContext()) or ""
     assert told.startswith("histc_cuda, which this base needs")
     assert "run.deterministic: false" in told
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "least"),
+    [
+        ("4:memory:/slurm/job_7/step_0", {"memory/slurm/job_7/memory.limit_in_bytes": 5000}, 5000),
+        (
+            "0::/system.slice/job.scope",
+            {"system.slice/job.scope/memory.max": 7000, "system.slice/memory.max": 6},
+            6,
+        ),
+        ("0::/", {"memory.max": 8000}, 8000),  # a container's own view
+        ("4:memory:/\n0::/", {"memory/memory.limit_in_bytes": 9223372036854771712}, None),
+        ("0::/a", {"a/memory.max": "max"}, None),
+        ("3:cpuset:/a\n", {"a/memory.max": 1}, None),
+        ("0::/../../other", {}, None),
+    ],
+)
+def test_the_limit_of_a_job_is_found_wherever_its_group_lies(
+    tmp_path: Path, groups: str, limits: dict[str, object], least: int | None
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(groups + "\n")
+    for name, value in limits.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{value}\n")
+    assert memory_limit(tmp_path) == least
+    assert memory_limit(tmp_path / "nowhere") is None

@@ -14,12 +14,13 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import yaml
 from accelerate.commands.config import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from conftest import ROOT, align, make_recipe
 from ranks import FSDP2, ZERO2, ZERO3, Ranks, needs_deepspeed
 
-from align.errors import UserError
+from align.errors import AlignError, UserError
 from align.processes import launch
 
 CONFIGURATIONS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
@@ -67,16 +68,68 @@ def test_there_are_configurations() -> None:
         ("distributed_type: MEGATRON_LM\n", "asks for Megatron-LM"),
         ("distributed_type: [\n", "is not an accelerate configuration"),
         ("distributed_type: FSDP\nno_such_key: 1\n", "is not an accelerate configuration"),
+        ("distributed_type: XLA\n", "distributed_type XLA, which the stages do not run on"),
+        ("distributed_type: MULTI_GPU\nmixed_precision: bf16\n", "mixed_precision bf16: set it to 'no'"),
+        ("distributed_type: 'NO'\nnum_processes: 1\nmixed_precision: fp16\n", "mixed_precision fp16"),
+        (
+            "distributed_type: MULTI_GPU\ndynamo_config: {dynamo_backend: INDUCTOR}\n",
+            "dynamo_backend INDUCTOR",
+        ),
+        ("distributed_type: MULTI_CPU\nnum_machines: 2\n", "knows of no other machine"),
+        ("distributed_type: MULTI_GPU\nnum_processes: -1\n", "num_processes is -1"),
+        ("distributed_type: MULTI_GPU\ngpu_ids: '0'\n", "accelerate refuses .*Less than two GPU ids"),
     ],
 )
 def test_a_configuration_that_cannot_be_had_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    config = tmp_path / "accelerate.yaml"
-    config.write_text(
-        "compute_environment: LOCAL_MACHINE\nnum_machines: 1\nnum_processes: 2\nmixed_precision: 'no'\n"
-        f"use_cpu: false\n{text}"
-    )
+    config = written(tmp_path, text)
     with pytest.raises(UserError, match=said):
+        assert launch.needed(None, config)
         launch.start("sft", ["sft", "recipe.yaml"], None, config)
+
+
+def written(folder: Path, text: str) -> Path:
+    """An accelerate configuration of two processes, but for what the text says."""
+    config = folder / "accelerate.yaml"
+    whole = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "num_processes": 2}
+    whole |= {"mixed_precision": "no", "use_cpu": False}
+    try:
+        whole |= yaml.safe_load(text)
+    except yaml.YAMLError:  # as it is
+        config.write_text(text)
+    else:
+        config.write_text(yaml.safe_dump(whole))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "started"),
+    [
+        ("distributed_type: MULTI_CPU\n", None, 2),  # of which accelerate's launcher starts one
+        ("distributed_type: 'NO'\nnum_processes: 1\n", 2, 2),
+        ("distributed_type: NO\nnum_processes: 1\n", None, None),  # a bare NO is false in YAML
+        ("distributed_type: MULTI_CPU\n", 1, None),
+    ],
+)
+def test_a_configuration_for_cpus_starts_as_many_as_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, asked: int | None, started: int | None
+) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(launch, "_elastic", lambda arguments, count: counts.append(count))
+    config = written(tmp_path, text)
+    if launch.needed(asked, config):
+        assert launch.start("sft", ["sft", "recipe.yaml"], asked, config) == 0
+    assert counts == ([] if started is None else [started])
+
+
+def test_a_launcher_that_fails_is_no_bug_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed's for several machines ends this way."""
+
+    def fails(*_: object) -> None:
+        raise subprocess.CalledProcessError(3, ["pdsh"])
+
+    monkeypatch.setattr(launch, "_accelerate", fails)
+    with pytest.raises(AlignError, match="ended with exit code 3; the same command goes on"):
+        launch.start("sft", ["sft", "r.yaml"], None, written(tmp_path, "distributed_type: MULTI_GPU\n"))
 
 
 @pytest.mark.parametrize(
@@ -97,6 +150,9 @@ def test_a_configuration_that_cannot_be_had_is_refused(tmp_path: Path, text: str
             ZERO3 | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "asks for zero_stage 0", marks=needs_deepspeed
         ),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "asks for FSDP 1"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "asks for mixed_precision bf16"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "asks for dynamo_backend INDUCTOR"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "has a parallelism_config"),
         (
             {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
             "asks for fsdp_offload_params",
@@ -139,6 +195,40 @@ def test_a_killed_process_ends_the_command_with_a_message(
     ended = group.run("sft", recipe)
     assert ended.codes == [0, 0], ended.output
     assert "sft goes on from step 2" in ended.output[0]
+
+
+def test_a_process_whose_others_never_come_can_be_stopped(tmp_path: Path, tiny_base: Path) -> None:
+    """It waits in C++ for run.timeout, half an hour; a batch system's SIGTERM must end it all the same."""
+    recipe = make_recipe(tmp_path, tiny_base)
+    port = _port()
+    alone = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "align", "sft", str(recipe)],
+        cwd=ROOT,
+        env={**os.environ, **PATHS, **alone, "MASTER_PORT": port},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 100
+    while not _answers(int(port)) and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), stderr
+    assert "Traceback" not in stderr
+
+
+def test_processes_that_are_not_told_where_they_meet(tmp_path: Path, tiny_base: Path) -> None:
+    """As mpirun and `srun --mpi=pmi2` start them."""
+    done = align("sft", make_recipe(tmp_path, tiny_base), PMI_RANK="0", PMI_SIZE="2", **PATHS)
+    assert done.returncode == 2, done.stderr
+    assert "MASTER_ADDR does not say where they meet: start them by torchrun" in done.stderr
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.slow

@@ -205,6 +205,18 @@ def test_a_service_is_asked_through_the_environments_proxy(
     assert handler.paths == ["http://judge.invalid/score"]
 
 
+def test_a_service_of_this_machine_is_asked_without_a_proxy(
+    service: tuple[str, type[_Service]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = service
+    handler.answers = [(200, b'{"scores": [1, 2]}')] * 2
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert Service(url, 5).scores(TEXTS).tolist() == [1, 2]
+    assert Service(url.replace("127.0.0.1", "localhost"), 5).scores(TEXTS).tolist() == [1, 2]
+
+
 def test_an_answer_without_end_is_cut(
     service: tuple[str, type[_Service]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -139,6 +141,57 @@ def test_no_server_is_told_at_once(roles: Roles, tmp_path: Path) -> None:
         vllm(roles, tmp_path, "http://127.0.0.1:9")
 
 
+def test_a_proxy_is_not_asked_for_a_server(
+    roles: Roles, fake: Fake, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clusters set it for the outside world; the error would be of the proxy's."""
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    engine = vllm(roles, tmp_path / "engine", url)
+    engine.update()
+    assert gap(roles, engine.sample(PROMPTS, draws(0), PARAMS)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "text", "said"),
+    [
+        (
+            "/v1/models",
+            200,
+            "<html>Log in</html>",
+            "answered '<html>Log in</html>', which names no base. Is it a",
+        ),
+        (
+            "/v1/models",
+            404,
+            "<html>nginx</html>",
+            "models answered 404: <html>nginx</html>. Is it a vLLM server",
+        ),
+        ("/health", 302, "", "health answered 302: . Is it a vLLM server"),
+        ("/v1/models", 401, "Unauthorized", "It wants a key, and align sends none"),
+    ],
+)
+def test_another_program_at_the_address_is_told_as_such(
+    roles: Roles, tmp_path: Path, path: str, code: int, text: str, said: str
+) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code if self.path == path else 200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError) as caught:
+            vllm(roles, tmp_path, f"http://127.0.0.1:{server.server_address[1]}")
+        server.shutdown()
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -147,6 +200,15 @@ def test_no_server_is_told_at_once(roles: Roles, tmp_path: Path) -> None:
         ({"choices": [{"token_ids": [5, 6], "logprobs": {"token_logprobs": [-1.0, -1.0]}}]}, "end neither"),
         ({"choices": [{"token_ids": [5, 1], "logprobs": {"token_logprobs": [-1.0]}}]}, "2 tokens with 1 log"),
         ({"choices": [{"token_ids": [], "logprobs": {"token_logprobs": []}}]}, "0 tokens"),
+        ({"choices": [{"token_ids": [5, 1], "logprobs": {"token_logprobs": [-1.0, None]}}]}, "not finite"),
+        (
+            {"choices": [{"token_ids": [999, 1], "logprobs": {"token_logprobs": [-1.0, -1.0]}}]},
+            "a token that this base does not have",
+        ),
+        (
+            {"choices": [{"token_ids": [-1, 1], "logprobs": {"token_logprobs": [-1.0, -1.0]}}]},
+            "a token that this base does not have",
+        ),
     ],
 )
 def test_an_answer_that_cannot_be_trained_on_is_refused(

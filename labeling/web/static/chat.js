@@ -1,6 +1,7 @@
 // A conversation with the policy, or with two whose names nobody sees. Until it is over it is kept in this browser,
 // as a draft is: what is being written, what was said, and how far an answer came.
 
+import { watch } from "./active.js";
 import { choices } from "./chat_pair.js";
 import { byId, made, problem, say, show, showAll } from "./chat_show.js";
 import { correcting } from "./chat_correct.js";
@@ -13,6 +14,7 @@ const SAVE_AFTER = 500; // ms, while an answer comes
 const NEAR = 80; // px from the end of the page: who is there follows what comes
 const BROKE_OFF = "The answer broke off here and is not part of the talk. Ask again: it is given anew, from the beginning.";
 const GIVEN_UP = 2000; // ms
+const active = watch();
 const log = byId("talk");
 const field = byId("text");
 
@@ -71,7 +73,7 @@ function put(message, render = true) {
 }
 
 function offer(message, box, text) {
-  const at = performance.now();
+  const at = active();
   const button = made("button", { className: "correct", type: "button", textContent: "This is wrong" });
   button.addEventListener("click", () => {
     lock(true);
@@ -81,7 +83,7 @@ function offer(message, box, text) {
       person,
       given: { ...message.given, messages: messages(state.talk.indexOf(message), message.turn) },
       value: textOf(message),
-      seconds: () => (performance.now() - at) / 1000,
+      seconds: () => active() - at,
       kept: (value) => {
         message.versions.push({ since: state.turn, text: value });
         show(text, value, person);
@@ -217,7 +219,7 @@ function compare(coming) {
     settle(coming, { answer: end.texts[side], origin: "", seal: end.seals[side] });
     field.focus();
   };
-  choices(coming.box, { end, asked, person, goOn });
+  choices(coming.box, { end, asked, person, active, goOn });
 }
 
 // What is not answered is written again; where something else is being written by now, it stays to be asked again.

@@ -5,14 +5,14 @@ import { post, random, Refused } from "./server.js";
 
 const CHOICES = [["first", "A is better"], ["second", "B is better"], ["tie", "Equally good"]];
 
-// `end`: the two answers, sealed; `goOn` is told the side that the talk goes on with.
-export function choices(box, { end, asked, person, goOn }) {
+// `end`: the two answers, sealed; `active`: the seconds at the page; `goOn` is told the side that the talk goes on with.
+export function choices(box, { end, asked, person, active, goOn }) {
   const [a, b] = end.texts.map((text) => text.trim());
   if (!a || !b || a === b) {
     say(a === b ? "Both said the same: there is nothing to choose" : "One said nothing: the talk goes on with the other");
     return goOn(a ? 0 : 1);
   }
-  const at = performance.now();
+  const at = active();
   const sent = { choice: null, submission: null };
   const buttons = CHOICES.map(([choice, name]) => {
     const button = made("button", { type: "button", textContent: name });
@@ -26,7 +26,7 @@ export function choices(box, { end, asked, person, goOn }) {
     buttons.forEach((button) => (button.disabled = true));
     problem("");
     if (sent.choice !== choice) Object.assign(sent, { choice, submission: random() });
-    const seconds = (performance.now() - at) / 1000;
+    const seconds = active() - at;
     const given = { messages: asked, texts: end.texts, seal: end.seal, choice, submission: sent.submission, seconds };
     try {
       await post("/chat/choose", given, person);

@@ -1,5 +1,6 @@
 // What all tasks share: drafts, undo, keys, skipping, submitting, the lease.
 
+import { watch } from "./active.js";
 import { clone, isOurs, opened, replaces, same, unheard } from "./drafts.js";
 import { post, random, reopenByButtons, Refused } from "./server.js";
 import { foldPrompt, togglePrompt } from "./prompt.js";
@@ -26,7 +27,7 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
   const keys = distinct(keysOf(task.person, task.keys), task.keys);
   const draft = opened(task, place, { ...empty(task), ...task.start, note: "" });
   const history = steps(draft.aside);
-  let activeSince = document.hidden ? null : performance.now(); // no clock: those are set while people work
+  const active = watch(draft.seconds);
   let timer = 0;
   let retry = 0;
   let saving = false;
@@ -40,15 +41,9 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
     byId("problem").hidden = !text;
   };
 
-  function measure() {
-    const at = performance.now();
-    if (activeSince !== null) draft.seconds += (at - activeSince) / 1000;
-    activeSince = document.hidden ? null : at;
-  }
-
   function keepHere() {
     if (over) return;
-    measure();
+    draft.seconds = active();
     try {
       localStorage.setItem(place, JSON.stringify(draft));
     } catch {
@@ -285,7 +280,6 @@ export function start({ empty, show, fixed, actions, missing, answer = (content)
     help: () => byId("help-dialog").showModal(),
   };
   document.addEventListener("keydown", onKey);
-  document.addEventListener("visibilitychange", measure);
   byId("submit").addEventListener("click", () => submit());
   if (byId("affirm")) byId("affirm").addEventListener("click", affirm);
   byId("undo").addEventListener("click", undo);
