@@ -85,6 +85,11 @@ def generate(recipe: Recipe, wanted: Wanted, console: Console | None = None) -> 
     Raises MissingStage where the policy's stage has not finished, UserError where something does not fit.
     """
     console = console or Console()
+    if wanted.priority == "disagreement" and not wanted.reward_models and recipe.rm.members == 1:
+        raise UserError(
+            "--priority disagreement needs several reward models: name each with --reward-model, or train rm "
+            "with `members: 4`, say"
+        )
     with open_queue(recipe, wanted.to, wanted.url, wanted.token_file) as queue:
         policy = open_policy(recipe, wanted.stage, wanted.drawing)
         with closing(policy.engine):
