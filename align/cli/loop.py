@@ -43,7 +43,9 @@ Priority = Annotated[
 ]
 RewardModels = Annotated[
     list[Path] | None,
-    option("--reward-model", "Another run's reward model; several for disagreement.", "RUN"),
+    option(
+        "--reward-model", "Another run's reward model; several, or one with members, for disagreement.", "RUN"
+    ),
 ]
 ToFile = Annotated[Path | None, option("--to", "Into a JSON Lines file, for `align label import`.", "FILE")]
 Engine = Annotated[

@@ -212,7 +212,10 @@ def check(recipe: Recipe, wanted: Wanted) -> None:
     told = f"--priority {rule}" if wanted.priority else f"labeling.priority: {rule}"
     if wanted.reward_models and rule == "none":
         raise UserError("--reward-model is for --priority margin, gap or disagreement")
-    if rule == "disagreement" and len(wanted.reward_models) < 2:
-        raise UserError(f"{told} needs several reward models: name each with --reward-model")
+    if rule == "disagreement" and not wanted.reward_models and recipe.rm.members == 1:
+        raise UserError(
+            f"{told} needs several reward models: name each with --reward-model, or train rm with "
+            "`members: 4`, say"
+        )
     if rule in ("margin", "gap") and len(wanted.reward_models) > 1:
         raise UserError(f"{told} reads one reward model; several are for --priority disagreement")

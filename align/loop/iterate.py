@@ -277,10 +277,10 @@ def _checked(recipe: Recipe) -> Recipe:
     ]
     if given:
         raise UserError(f"iterate trains every stage itself: leave out {', '.join(given)}")
-    if recipe.labeling.priority == "disagreement":
+    if recipe.labeling.priority == "disagreement" and recipe.rm.members == 1:
         raise UserError(
-            "labeling.priority: disagreement needs several reward models, and a round has one: say none, "
-            "margin or gap"
+            "labeling.priority: disagreement needs several reward models, and a round's has one member: say "
+            "rm.members: 4, or priority none, margin or gap"
         )
     database = labeling_package("labeling.serve").database_of(recipe)
     if "://" not in database:

@@ -9,9 +9,13 @@ from itertools import combinations
 from pathlib import Path
 from statistics import pvariance
 
+import torch
+
+from align.errors import UserError
 from align.loop.policy import OpenPolicy
+from align.models.ensemble import add_reward, member_folders
 from align.models.forward import Forward
-from align.models.scoring import score_pairs
+from align.models.scoring import score_members, score_pairs
 from align.recipe import Priority
 from align.recipe.sections import Recipe
 from align.run.lineage import parent
@@ -32,7 +36,11 @@ class RewardModels:
         if self.forward is None:
             return [0.0] * len(tasks)
         flat = [(one.prompt, one.response) for task in tasks for one in task]
-        scores = [score_pairs(self.forward, role, flat, self.tokens).tolist() for role in self.roles]
+        # Only disagreement counts the members of one reward model as several.
+        read = score_members if self.priority == "disagreement" else score_pairs
+        scores = torch.cat(
+            [read(self.forward, role, flat, self.tokens).view(-1, len(flat)) for role in self.roles]
+        ).tolist()
         found, start = [], 0
         for task in tasks:
             own = [of_one[start : start + len(task)] for of_one in scores]
@@ -59,8 +67,14 @@ def open_reward_models(
     found = found or [parent(recipe, "rm", recipe.ppo.rm, setup.lineage)]
     names = [f"reward{i}" for i in range(len(found))]
     for name, one in zip(names, found, strict=True):
-        policy.roles.add(name, one.final, trains=False)
-        policy.roles.add_head(name, one.final)
+        add_reward(policy.roles, name, one.final)
+    if priority == "disagreement":
+        members = sum(len(member_folders(one.final)) for one in found)
+        if members < 2:
+            raise UserError(
+                f"priority disagreement needs several reward models, and {found[0].final.parent} is one: "
+                "name another with --reward-model too, or train rm with `members: 4`, say"
+            )
     return RewardModels(priority, Forward(policy.roles, logits=False), names, tokens)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,20 @@ _SAVINGS = {  # what is said where one is off
 }
 # What is refused is further away: in half precision an expert more or less may be rounding too.
 _REFUSED, _REFUSED_COARSE = 1e-3, 0.2
+
+
+@dataclass(frozen=True)
+class PackedStates:
+    """What all roles have in common of packed rankings: the hidden states below the lowest adapter."""
+
+    batch: Packed
+    input_ids: Tensor
+    hidden: Tensor | None  # None where the layers cannot run apart
+    within: Callable[[], AbstractContextManager[object]]
+    inputs: dict[str, Any]
+
+
+Below = PrefixStates | PackedStates
 
 
 class Forward:
@@ -198,14 +213,35 @@ class Forward:
         return values.masked_fill(~mask, 0.0)
 
     def scores(self, role: str, prefix: PrefixStates) -> Tensor:
-        """The score [B] of each sequence, read at its last real token, whatever the ids are."""
-        scores: Tensor = self.roles.heads[role](self._last(role, prefix))
+        """The score [B] of each sequence, read at its last real token, whatever the ids are.
+
+        Of a reward model with several members, what they say together.
+        """
+        ensemble = self.roles.ensembles.get(role)
+        if ensemble is None:
+            return self._scores(role, prefix)
+        return ensemble.reduced(self.member_scores(role, prefix))
+
+    def member_scores(self, role: str, prefix: PrefixStates) -> Tensor:
+        """What each member of a reward model says, [M, B], in units of the first one's scores."""
+        ensemble = self.roles.ensembles.get(role)
+        if ensemble is None:
+            return self._scores(role, prefix)[None]
+        return torch.stack([factor * self._scores(one, prefix) for one, factor in ensemble.members])
+
+    def _scores(self, role: str, prefix: PrefixStates) -> Tensor:
+        head: Any = self.roles.heads[role]
+        scores: Tensor = head.scores(self._last(role, prefix), prefix.lengths - prefix.prompt_lengths)
         return scores
 
     def ends(self, role: str, batch: Batch | Packed) -> Tensor:
         """A role's last hidden states [N, D] at the end of each response, packed or in rows of their own."""
+        return self.above(role, self.below(batch))
+
+    def below(self, batch: Batch | Packed) -> Below:
+        """What all roles have in common of some responses: the layers below all adapters have run."""
         if isinstance(batch, Batch):
-            return self._last(role, self.prefix(batch))
+            return self.prefix(batch)
         base = self.roles.base
         within: Callable[[], AbstractContextManager[object]] = nullcontext
         inputs: dict[str, Any]
@@ -219,8 +255,14 @@ class Forward:
         ids = batch.input_ids.to(base.device)
         with torch.no_grad(), within():
             lower = self._lower(ids, **inputs)
-        hidden = self._upper(role, ids, lower, within, **inputs)
-        return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
+        return PackedStates(batch, ids, lower, within, inputs)
+
+    def above(self, role: str, below: Below) -> Tensor:
+        """A role's last hidden states [N, D] at responses' ends, from what all roles have in common."""
+        if isinstance(below, PrefixStates):
+            return self._last(role, below)
+        hidden = self._upper(role, below.input_ids, below.hidden, below.within, **below.inputs)
+        return hidden[below.batch.rows.to(hidden.device), below.batch.columns.to(hidden.device)]
 
     def _last(self, role: str, prefix: PrefixStates) -> Tensor:
         return self.hidden(role, prefix, prefix.lengths[:, None] - 1)[:, 0]

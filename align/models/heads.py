@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from align.objectives.length_bias import piecewise
+
+LENGTH_BIAS = ("length_places", "length_curve")  # tensors of a head's file
 # Ridge penalties that are tried, as shares of the largest squared singular value.
 _PENALTIES = [10.0**-k for k in range(11)]
 
@@ -28,11 +31,33 @@ class ScalarHead(nn.Module):
         weight = torch.empty(width).normal_(std=std, generator=generator)
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(())) if bias else None
+        self.length_places: Tensor | None
+        self.length_curve: Tensor | None
+        self.register_buffer("length_places", None)
+        self.register_buffer("length_curve", None)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Scalars [...] in float32 from hidden states [..., D]."""
         scalars = hidden.float() @ self.weight
         return scalars if self.bias is None else scalars + self.bias
+
+    def scores(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """Scores [N] of responses of so many tokens [N], less what length adds where that is known."""
+        scores: Tensor = self(hidden)
+        if self.length_places is None:
+            return scores
+        return scores - self.length_bias(lengths.to(scores.device)).to(scores)
+
+    def length_bias(self, lengths: Tensor) -> Tensor:
+        """What length alone adds to the scores of responses of so many tokens, of any shape; float64."""
+        if self.length_places is None or self.length_curve is None:
+            return torch.zeros(lengths.shape, dtype=torch.float64, device=lengths.device)
+        return piecewise(lengths, self.length_places, self.length_curve)
+
+    def debias(self, places: Tensor, curve: Tensor) -> None:
+        """From now on take a curve [n] of length off scores, straight between the places [n] in tokens."""
+        self.length_places = places.double().to(self.weight.device)
+        self.length_curve = curve.double().to(self.weight.device)
 
 
 def constant_direction(hidden: Tensor, beside: Tensor | None = None) -> Tensor:

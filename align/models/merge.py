@@ -21,6 +21,8 @@ from transformers import (
 from align.data.template import response_end
 from align.errors import UserError
 from align.models.base import BaseCheckpoint
+from align.models.ensemble import member_folders
+from align.models.heads import LENGTH_BIAS
 from align.models.roles import Roles
 from align.run.checkpoint import read_tensors
 from align.run.manifest import HEAD
@@ -134,6 +136,16 @@ def set_padding(tokenizer: PreTrainedTokenizerBase) -> str:
 def _bias_free(final: Path) -> Tensor:
     """The reward head's weight [D]; a classifier's head has no bias."""
     tensors = read_tensors(final / HEAD)
+    if len(members := member_folders(final)) > 1:
+        raise UserError(
+            f"{final} has {len(members)} members (rm.members), which no sequence classifier can be: score "
+            "with `align score`, or train rm with `members: 1`"
+        )
+    if not tensors.keys().isdisjoint(LENGTH_BIAS):
+        raise UserError(
+            f"{final} takes a curve of length off its scores (rm.length_debias), which a sequence classifier "
+            "cannot do: score with `align score`, or train rm with `length_debias: odin`, which has none"
+        )
     if "bias" in tensors and float(tensors["bias"]):
         raise UserError(
             f"{final / HEAD} has a bias, which a sequence classifier cannot have: train rm again "

@@ -30,7 +30,8 @@ from transformers import PreTrainedModel
 from align.errors import AlignError, UserError, ran_out_of_memory
 from align.models.adapter_products import multiply_in_input_dtype
 from align.models.adapters import apart, parameters_of, read_adapter
-from align.models.heads import ScalarHead
+from align.models.ensemble import Ensemble
+from align.models.heads import LENGTH_BIAS, ScalarHead
 from align.models.logits import LastStep, last_step, said_step
 from align.models.saved_modules import mark, same, take_over
 from align.models.text_part import output_width, text_decoder
@@ -75,6 +76,7 @@ class Roles(nn.Module):
         self._active: str | None = None
         self._gathered = False  # whether a sharded base is whole at the moment
         self._last_step: LastStep | None = None
+        self.ensembles: dict[str, Ensemble] = {}  # of reward models with several members, by their role
         self._saved_modules: list[str] = []  # modules of the base that are as sft trained them
 
     def add(self, role: str, source: Path | LoraConfig, trains: bool) -> None:
@@ -154,6 +156,9 @@ class Roles(nn.Module):
         head = ScalarHead(self.width, drawn, bias, std)
         if isinstance(source, Path):
             saved = read_tensors(source / HEAD)
+            curve = [saved.pop(name) for name in LENGTH_BIAS if name in saved]
+            if curve and not bias:  # a value, which is said before a response is written, has no length
+                head.debias(*curve)
             if bias:
                 saved = {"bias": torch.zeros(()), **saved}
             load_into(dict(head.named_parameters()), saved, str(source / HEAD))

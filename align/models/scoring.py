@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from align.data.tokenize import Encoded
-from align.models.batch import Pair, PrefixStates, collate, stack
-from align.models.forward import Forward
-from align.models.packed import in_parts, pack, separate_rows
+from align.models.batch import Batch, Pair, PrefixStates, collate, stack
+from align.models.forward import Below, Forward
+from align.models.packed import Packed, in_parts, pack, separate_rows
 from align.models.passes import PAIRS, passes, rankings, states
 
 
@@ -35,6 +36,23 @@ def score_pairs(
 
 
 @torch.no_grad()
+def score_members(
+    forward: Forward,
+    role: str,
+    pairs: Sequence[Pair],
+    tokens: int,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Tensor:
+    """What each member of a reward model says of each (prompt, response), [M, N]; M is 1 of a single one."""
+    found: dict[int, Tensor] = {}
+    for part in passes(forward.roles, pairs, tokens, PAIRS):
+        said = forward.member_scores(role, forward.prefix(collate(part.items))).float().cpu()
+        found.update(zip(part.rows, said.unbind(1), strict=False))
+        advance(len(part.rows))
+    return torch.stack([found[i] for i in range(len(pairs))], dim=1)
+
+
+@torch.no_grad()
 def score_states(forward: Forward, role: str, rows: Sequence[PrefixStates], tokens: int) -> Tensor:
     """The same of rows whose lower layers have run."""
     scores = torch.empty(len(rows))
@@ -46,12 +64,31 @@ def score_states(forward: Forward, role: str, rows: Sequence[PrefixStates], toke
 
 def last_states(forward: Forward, role: str, part: Sequence[Encoded]) -> Tensor:
     """A role's last hidden states [N, D] at the end of each response of these rankings."""
-    return forward.ends(role, pack(part) if forward.share_prompt else separate_rows(part))
+    return forward.ends(role, laid_out(forward, part))
+
+
+def laid_out(forward: Forward, part: Sequence[Encoded]) -> Packed | Batch:
+    """Rankings as a pass takes them: packed where prompts are shared, else a row a response."""
+    return pack(part) if forward.share_prompt else separate_rows(part)
 
 
 def ranking_scores(forward: Forward, role: str, part: Sequence[Encoded]) -> list[Tensor]:
     """A [K] tensor of scores for each ranking; all responses go through the model in one pass."""
-    scores: Tensor = forward.roles.heads[role](last_states(forward, role, part))
+    below = forward.below(laid_out(forward, part))
+    ensemble = forward.roles.ensembles.get(role)
+    if ensemble is None:
+        return scores_above(forward, role, below, part)
+    members = [
+        [factor * s for s in scores_above(forward, one, below, part)] for one, factor in ensemble.members
+    ]
+    return [ensemble.reduced(torch.stack(scores)) for scores in zip(*members, strict=True)]
+
+
+def scores_above(forward: Forward, role: str, below: Below, part: Sequence[Encoded]) -> list[Tensor]:
+    """The same of one role, where the layers below all adapters have run."""
+    head: Any = forward.roles.heads[role]
+    lengths = torch.tensor([len(response) for ranking in part for response in ranking.responses])
+    scores: Tensor = head.scores(forward.above(role, below), lengths)
     return list(scores.split([len(ranking.responses) for ranking in part]))
 
 

@@ -35,6 +35,20 @@ class ValueStats(NamedTuple):
 
 
 @torch.no_grad()
+def against_reference(scores: Tensor, reference: Tensor, shape: Literal["centred", "sigmoid"]) -> Tensor:
+    """Give what scores [B] are worth beside those of the reference's responses to the same prompts, [B, M].
+
+        centred: mean over m of  scores - reference_m
+        sigmoid: mean over m of  sigmoid(scores - reference_m)
+
+    The second lies between 0 and 1: the Bradley-Terry probability of being preferred to a response of the
+    reference, averaged over M of them. Source: PAR (2502.18770).
+    """
+    differences = scores[:, None] - reference
+    return (differences.sigmoid() if shape == "sigmoid" else differences).mean(1)
+
+
+@torch.no_grad()
 def shaped_scores(
     scores: Tensor,
     lengths: Tensor,

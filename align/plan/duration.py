@@ -91,6 +91,11 @@ def _rm(asked: Question, found: StageMemory) -> StageTime:
     flops = _trained(found.work, length, pairs_of([length]), 0, found.checkpointing)
     if length > max(cfg.microbatch_tokens, rows.prompt + rows.response):
         flops += pass_flops(found.work, length, pairs_of([length]))  # in parts: scores first
+    elif cfg.length_debias == "odin":
+        flops += pass_flops(found.work, length, pairs_of([length]))  # correlations are of the whole batch
+    if cfg.members > 1:
+        upper = _trained(found.work, length, pairs_of([length]), 0, found.checkpointing, lower=False)
+        flops += (cfg.members - 1) * upper
     return _made(asked, found, _steps(cfg.steps, cfg.epochs, rows.count, cfg.batch_size), mine * flops)
 
 
@@ -110,6 +115,10 @@ def _ppo(asked: Question, found: StageMemory) -> StageTime:
     flops = mine * (whole + scoring + cfg.ppo_epochs * update)
     batch = max(1, min(sampling_tokens(asked) // length, mine))
     batches = -(-mine // batch) if cfg.engine != "vllm" else 0
+    if cfg.reward_shape != "none":  # the reference's responses, spread over all iterations
+        more = cfg.reference_draws(rows.count) / cfg.iterations / asked.machine.processes
+        theirs = more * (whole + pass_flops(work, length, pairs))
+        return _made(asked, found, cfg.iterations, flops + theirs, batches * (1 + more / mine) * response)
     return _made(asked, found, cfg.iterations, flops, batches * response)
 
 

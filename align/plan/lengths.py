@@ -44,6 +44,7 @@ class PpoRows:
 
     prompt: int
     response: int
+    count: int | None = None  # prompts
 
 
 @dataclass(frozen=True)
@@ -95,5 +96,5 @@ def lengths_of_prompts(recipe: Recipe, lengths: NDArray[np.int64]) -> Lengths:
     """The same, but for ppo as its prompts are: tokens of each [N]; responses may be as long as they can."""
     if not len(lengths):
         return limits(recipe)
-    rows = PpoRows(int(lengths.max()), recipe.ppo.max_response_tokens)
+    rows = PpoRows(int(lengths.max()), recipe.ppo.max_response_tokens, len(lengths))
     return replace(limits(recipe), ppo=rows, known=True)

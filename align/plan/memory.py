@@ -179,14 +179,16 @@ def _sft(asked: Question, model: Model, checkpointing: bool) -> Numbers:
 
 def _rm(asked: Question, model: Model, checkpointing: bool) -> Numbers:
     cfg, rows = asked.recipe.rm, asked.lengths.rm
-    roles = model.roles("reward", heads=["reward"])
+    members = ["reward", *(f"reward_member{i}" for i in range(1, cfg.members))]
+    heads = ["reward", "length"] if cfg.length_debias == "odin" else members
+    roles = model.roles("reward", members[1:], heads)
     forward = model.forward(roles, checkpointing, logits=False)
     masked = asked.base.attends and "flash" not in (asked.base.spec.attention or "")
     forward.share_prompt = cfg.share_prompt and masked
     rankings = _microbatch(rows, cfg.microbatch_tokens, asked.share(cfg.batch_size), forward.share_prompt)
     one = rankings[0]
     shown = f"{len(rankings)} x ({len(one.prompt)} + {len(one.responses)} x {len(one.responses[0])}) tokens"
-    found: dict[str, float] = {**_held(roles, {"reward": True}, ["reward"]), **_work(roles)}
+    found: dict[str, float] = {**_held(roles, dict.fromkeys(members, True), heads), **_work(roles)}
     found[f"{_PASS}rankings: {shown}"] = passes.ranking_pass(forward, rankings, asked.on_gpu)
     return found
 
@@ -265,6 +267,9 @@ def _rewards(recipe: Recipe) -> list[str]:
     """The reward models that are taken to be adapters on this base."""
     sources = recipe.ppo.rewards
     count = 1 if sources is None else sum(reward.run is not None for reward in sources)
+    own = sources is None or any(reward.run == "this" for reward in sources)
+    if own and recipe.ppo.rm is None:  # others' members are not known from this recipe
+        count += recipe.rm.members - 1
     return [f"reward{i}" if i else "reward" for i in range(count)]
 
 

@@ -52,8 +52,13 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return {"memory/peak": found}
 
 
-def of_rankings(work: Work, rankings: Iterable[Encoded], share_prompt: bool) -> Computed:
-    """A step over rankings, forward and backward; with share_prompt each prompt once for all responses."""
+def of_rankings(
+    work: Work, rankings: Iterable[Encoded], share_prompt: bool, members: int = 1, split: bool = False
+) -> Computed:
+    """A step over rankings, forward and backward; with share_prompt each prompt once for all responses.
+
+    members: how many adapters learn from them; with split the layers below all of these run once.
+    """
     tokens = pairs = 0
     for one in rankings:
         prompt, responses = len(one.prompt), [len(response) for response in one.responses]
@@ -63,7 +68,9 @@ def of_rankings(work: Work, rankings: Iterable[Encoded], share_prompt: bool) -> 
         else:
             rows = [prompt + length for length in responses]
             tokens, pairs = tokens + sum(rows), pairs + pairs_of(rows)
-    return Computed(tokens, pass_flops(work, tokens, pairs, backward=True))
+    first = pass_flops(work, tokens, pairs, backward=True)
+    more = pass_flops(work, tokens, pairs, backward=True, lower=not split)
+    return Computed(tokens, first + (members - 1) * more)
 
 
 def of_demonstrations(work: Work, lengths: Sequence[int], learned: int) -> Computed:

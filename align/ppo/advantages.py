@@ -16,7 +16,7 @@ from align.objectives.gae import gae
 from align.objectives.group import leave_one_out, standardised
 from align.objectives.importance import truncated_weights
 from align.objectives.masked import mean_and_var, moments, whiten_with
-from align.objectives.ppo import shaped_scores, token_rewards
+from align.objectives.ppo import against_reference, shaped_scores, token_rewards
 from align.ppo.rollout import Rollout
 from align.processes import distributed
 from align.recipe.ppo import PPO
@@ -52,7 +52,7 @@ def kl_rewards(cfg: PPO, rollout: Rollout, kl_coef: float, score_std: float) -> 
     """Rewards [B, T]: shaped scores, and the KL penalty where it is part of the rewards."""
     mask = rollout.response_mask
     scores = shaped_scores(
-        rollout.scores / score_std,
+        worth(cfg, rollout, score_std),
         mask.sum(1),
         rollout.eos,
         clip=cfg.score_clip,
@@ -61,6 +61,15 @@ def kl_rewards(cfg: PPO, rollout: Rollout, kl_coef: float, score_std: float) -> 
     )
     coef = kl_coef if cfg.kl_in == "reward" else 0.0
     return token_rewards(scores, rollout.old_logprobs, rollout.ref_logprobs, mask, coef, cfg.kl_estimator)
+
+
+def worth(cfg: PPO, rollout: Rollout, score_std: float) -> Tensor:
+    """Scores [B] over score_std, and as ppo.reward_shape says; neither cut nor penalised."""
+    scores = rollout.scores / score_std
+    if cfg.reward_shape == "none":
+        return scores
+    assert rollout.reference_scores is not None
+    return against_reference(scores, rollout.reference_scores / score_std, cfg.reward_shape)
 
 
 def importance(cfg: PPO, rollout: Rollout) -> Tensor:

@@ -230,6 +230,8 @@ def write_samples(
             "score": float(rollout.scores[i]),
             "kl": float(kl[i]),
         }
+        if rollout.disagreement is not None:
+            row["disagreement"] = float(rollout.disagreement[i])
         if show:
             row["reference"] = template.text(reference[i].response)
         rows.append(row)

@@ -12,8 +12,10 @@ from accelerate import Accelerator
 
 from align.data.tokenize import Encoded
 from align.errors import UserError
+from align.models.ensemble import add_reward
 from align.models.forward import Forward
 from align.models.roles import Roles, tensors_of
+from align.ppo.reference_scores import ReferenceScores
 from align.processes.sharding import shared_out
 from align.recipe.ppo import PPO
 from align.recipe.sections import Recipe
@@ -65,6 +67,7 @@ class Context:
     state: TrainingState
     engine: Engine
     demonstrations: Sequence[Encoded] = field(default=())  # of PPO-ptx
+    references: ReferenceScores = field(default_factory=ReferenceScores)
     watched: Watched = field(default_factory=Watched)
 
     @property
@@ -93,12 +96,13 @@ def prepare(
     roles = Roles(setup.load_model(), setup.shard_group)
     roles.add("policy", sft, trains=True)
     roles.add("reference", sft, trains=False)
-    found, score_std = load_rewards(sources, roles, setup.accel.device, recipe.ppo.scale_scores)
+    found, score_std = load_rewards(
+        sources, roles, setup.accel.device, recipe.ppo.scale_scores, recipe.ppo.reward_reduce
+    )
     if recipe.ppo.has_value_model:
         _add_value(roles, recipe.ppo, sft, sources, found.score_stds, score_std)
     if guard is not None:
-        roles.add("guard", guard, trains=False)
-        roles.add_head("guard", guard)
+        add_reward(roles, "guard", guard)
     optimizers: dict[str, torch.optim.Optimizer] = {
         role: shared_out(
             torch.optim.AdamW(
@@ -164,6 +168,9 @@ def _add_value(
     with torch.no_grad():  # values are in units of what the scaled score counts
         weight = roles.parameters_of("value")["head.weight"]
         weight.mul_(first.weight).div_(score_stds.get(first.name, score_std))
+        if cfg.reward_shape == "sigmoid":  # near 0, where centred scores lie, it is 1/2 + score/4
+            weight.mul_(0.25)
+            roles.parameters_of("value")["head.bias"].fill_(0.5)
 
 
 def resume(context: Context, stage: StageRun) -> int:
@@ -177,6 +184,8 @@ def resume(context: Context, stage: StageRun) -> int:
     for name, value in found.document("state").items():
         setattr(context.state, name, value)
     context.watched.restore(found.document("watched"))
+    if context.cfg.reward_shape != "none":
+        context.references.restore(found.tensors("reference_scores"))
     return found.step
 
 
@@ -184,4 +193,6 @@ def save(context: Context, stage: StageRun, iteration: int) -> None:
     """Write what the next start goes on from."""
     tensors = {role: tensors_of(context.forward.roles, role) for role in context.trained}
     tensors |= {f"{role}_optimizer": optimizer_tensors(context.optimizers[role]) for role in context.trained}
+    if context.cfg.reward_shape != "none":
+        tensors["reference_scores"] = context.references.tensors()
     stage.save(iteration, tensors, {"state": asdict(context.state), "watched": asdict(context.watched)})

@@ -32,6 +32,9 @@ class Rollout:
     parts: dict[str, Tensor]  # what each source said, [B], by its name
     eos: Tensor  # [B] bool, whether the response ended by itself
     engine_logprobs: Tensor  # [B, T] as the engine saw them
+    # [B, M] the SFT policy's own responses to the same prompts, with ppo.reward_shape
+    reference_scores: Tensor | None = None
+    disagreement: Tensor | None = None  # [B] of the members of reward models, where one has several
 
 
 @torch.no_grad()
@@ -52,12 +55,16 @@ def score_rollout(
     prefixes: dict[int, PrefixStates] = {}
     numbers: dict[str, dict[int, Tensor]] = defaultdict(dict)
     said: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    disagreement: dict[int, Tensor] = {}
     for part in passes(roles, [(s.prompt, s.response) for s in sampled], microbatch_tokens, PAIRS):
         prefix = forward.prefix(collate(part.items))
         for name, values in _token_numbers(forward, prefix, temperature).items():
             numbers[name].update(zip(part.rows, values, strict=False))
-        for name, scores in rewards.adapters(forward, prefix).items():
+        adapters, apart = rewards.with_disagreement(forward, prefix)
+        for name, scores in adapters.items():
             said[name].update(zip(part.rows, scores, strict=False))
+        if apart is not None:
+            disagreement.update(zip(part.rows, apart, strict=False))
         prefixes.update(zip(part.rows, prefix.rows(), strict=False))
 
     def padded(name: str) -> Tensor:
@@ -82,6 +89,7 @@ def score_rollout(
         engine_logprobs=pad_sequence(
             [torch.tensor(one.logprobs, device=device) for one in sampled], batch_first=True
         ),
+        disagreement=torch.stack([disagreement[i] for i in order]) if disagreement else None,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from align.ppo.monitor import (
     write_samples,
 )
 from align.ppo.ptx import with_demonstrations
+from align.ppo.references import announced, draw_references, shape_metrics
 from align.ppo.roles import Context, prepare, resume, save
 from align.ppo.rollout import Rollout, score_rollout
 from align.ppo.safety import check_outcome, is_bad, update_kl_coef
@@ -85,16 +86,13 @@ def run(
         if not prompts:
             raise UserError("data.prompts: there is no training prompt")
         if not held_out and cfg.keep == "best":
-            raise UserError(
-                "ppo.keep: best needs held-out prompts to compare iterations: data.prompts.held_out"
-            )
+            raise UserError("ppo.keep: best compares iterations on held-out prompts: data.prompts.held_out")
         recipe = inputs.settled(stage, lengths_of_prompts(recipe, prompts.lengths), anyway)
         context = prepare(recipe, inputs.setup, sft, sources, guard)
         held.callback(context.engine.close)
-        for remark in [*context.forward.remarks(), *context.engine.remarks()]:
-            stage.say(f"ppo: {remark}")
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
+        _say_remarks(context, stage, len(prompts))
         answers = HeldOut(context, held_out)
         clock, energy = Clock(), on_this_machine()
         with (
@@ -124,6 +122,13 @@ def run(
         _finish(context, stage, answered, results)
 
 
+def _say_remarks(context: Context, stage: StageRun, prompts: int) -> None:
+    """What a person should know before it begins."""
+    remarks = [*context.forward.remarks(), *context.engine.remarks(), *announced(context, prompts)]
+    for remark in remarks:
+        stage.say(f"ppo: {remark}")
+
+
 @dataclass(frozen=True)
 class Iteration:
     """What one turn of the algorithm found."""
@@ -145,7 +150,12 @@ def iterate(context: Context, stage: StageRun, prompts: Sequence[list[int]], ite
     found = estimate(cfg, rollout, context.state.kl_coef, context.score_std, accel)
     coef = update_kl_coef(context, stage, rollout, iteration)
     metrics = rollout_metrics(rollout, found, accel)
-    metrics |= part_metrics(rollout.parts, cfg, accel)
+    metrics |= part_metrics(rollout.parts, cfg, accel) | shape_metrics(context, rollout)
+    if rollout.disagreement is not None:
+        apart = rollout.disagreement.double()
+        sums = torch.stack([apart.sum(), torch.ones_like(apart).sum()])
+        whole, rows = distributed.total(sums, accel).tolist()
+        metrics["reward/disagreement"] = whole / rows
     metrics |= engine_metrics(context, stage, rollout)
     metrics["kl/coef"] = coef
     if not is_bad(context, stage, rollout, found.rewards, iteration):
@@ -163,6 +173,9 @@ def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clo
     cfg = context.cfg
     each = cfg.responses_per_prompt
     drawn = step_rows(context.seed, "ppo", iteration, cfg.rollout_batch_size // each, len(prompts))
+    if cfg.reward_shape != "none":
+        draw_references(context, prompts, drawn)
+        clock("reference")
     rows = distributed.share(list(range(cfg.rollout_batch_size)), context.accel)
     chosen = [drawn[row // each] for row in rows]
     context.engine.update()
@@ -178,7 +191,9 @@ def roll_out(context: Context, prompts: Sequence[list[int]], iteration: int, clo
         microbatch_tokens=cfg.microbatch_tokens,
     )
     clock("judge")
-    return rollout
+    if cfg.reward_shape == "none":
+        return rollout
+    return replace(rollout, reference_scores=context.references.of(chosen).to(rollout.scores))
 
 
 def rollout_metrics(rollout: Rollout, found: AdvantageEstimate, accel: Accelerator) -> dict[str, float]:
@@ -212,7 +227,9 @@ def speeds(context: Context, rollout: Rollout, metrics: dict[str, float], traine
     work = work_of(roles.base, roles.adapter_of("policy"))
     lengths = [(len(one.prompt), len(one.response)) for one in rollout.sampled]
     apart = cfg.has_value_model and cfg.value_model == "separate"
-    scored = of_scoring(work, lengths, 2 + apart + len(context.rewards.roles), 2, split)
+    ensembles = [roles.ensembles.get(role) for role in context.rewards.roles.values()]
+    judges = sum(1 if one is None else len(one.members) for one in ensembles)
+    scored = of_scoring(work, lengths, 2 + apart + judges, 2, split)
     share = metrics.get("policy/updates", 0.0) * cfg.minibatch_size / cfg.rollout_batch_size
     both = cfg.value_model == "shared"  # then the policy's adapter learns the values too
     updated = of_updates(work, lengths, share, trained or both, apart, split)

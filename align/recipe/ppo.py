@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from align.recipe import EngineName
 from align.recipe.parts import (
@@ -197,6 +197,19 @@ class PPO(Training):
     score_clip: PositiveFloat | None = Field(
         None, description="scores are cut to this far from 0, after scale_scores; null: not cut"
     )
+    reward_reduce: Literal["mean", "min", "mean_minus_std"] = Field(
+        "mean",
+        description="what several members of a reward model (rm.members) are worth together: their mean, the "
+        "lowest, or the mean less their standard deviation",
+    )
+    reward_shape: Literal["none", "centred", "sigmoid"] = Field(
+        "none",
+        description="centred: the score less the SFT policy's own score for the prompt; sigmoid: of that "
+        "difference, between 0 and 1 (PAR)",
+    )
+    reference_responses: PositiveInt = Field(
+        1, description="responses of the SFT policy to a prompt, whose scores reward_shape compares with"
+    )
     length_penalty: Annotated[float, Field(allow_inf_nan=False)] = Field(
         0.0, description="taken off the score for every token of the response"
     )
@@ -293,12 +306,43 @@ class PPO(Training):
             )
         return self
 
+    @field_validator("reward_shape", mode="before")
+    @classmethod
+    def _no_second_clip(cls, shape: Any) -> Any:
+        if shape == "clip":
+            raise ValueError(
+                "scores are cut by score_clip: BOUND; with scale_scores: true it is in units of their spread"
+            )
+        return shape
+
+    @model_validator(mode="after")
+    def _shape(self) -> PPO:
+        if self.reward_shape == "none" and self.reference_responses != 1:
+            raise ValueError(
+                "reference_responses does nothing with reward_shape: none: take it out, or choose "
+                "`reward_shape: sigmoid`"
+            )
+        if self.reward_shape == "sigmoid" and self.score_clip is not None:
+            raise ValueError(
+                "reward_shape: sigmoid keeps scores between 0 and 1 already: take score_clip out, or choose "
+                "`reward_shape: centred`, which it cuts"
+            )
+        if self.reward_shape == "centred" and self.advantage in _BY_GROUP and self.score_clip is None:
+            raise ValueError(
+                f"reward_shape: centred does nothing with advantage: {self.advantage}, which compares the "
+                "responses to a prompt: set score_clip too, or choose `reward_shape: sigmoid`"
+            )
+        return self
+
     @model_validator(mode="after")
     def _sources(self) -> PPO:
         labels = [reward.label for reward in self.rewards or ()]
         if double := [label for i, label in enumerate(labels) if label in labels[:i]]:
             raise ValueError(f"two of rewards are called {double[0]}: give them a name each (`name: …`)")
-        if taken := [label for label in labels if label in ("score", "score_std", "total")]:
+        own = ["score", "score_std", "total"]
+        own += ["disagreement"] if self.reward_reduce != "mean" else []
+        own += [] if self.reward_shape == "none" else ["shaped", "shaped_std", "reference"]
+        if taken := [label for label in labels if label in own]:
             raise ValueError(f"{taken[0]} is a metric of its own: give that source of rewards another name")
         if self.has_value_model and self.value_init == "reward" and not self.judged_by_model:
             raise ValueError(
@@ -311,6 +355,13 @@ class PPO(Training):
                 "set `value_init: policy`"
             )
         return self
+
+    def reference_draws(self, prompts: int | None) -> int:
+        """How many responses of the SFT policy reward_shape needs in all iterations; None: prompts enough."""
+        if self.reward_shape == "none":
+            return 0
+        used = self.iterations * self.rollout_batch_size // self.responses_per_prompt
+        return self.reference_responses * (used if prompts is None else min(used, prompts))
 
     @property
     def has_value_model(self) -> bool:

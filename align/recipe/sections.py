@@ -156,6 +156,49 @@ class RM(Supervised):
         description="standard deviation of the head's first weights; null: 1/sqrt(width + 1); 0: all scores "
         "start equal, for few labels",
     )
+    length_debias: Literal["none", "linear", "lowess", "odin"] = Field(
+        "none",
+        description="linear, lowess: what length adds to scores is fitted after training and taken off; "
+        "odin: a second head learns length and is thrown away",
+    )
+    length_coef: PositiveFloat = Field(
+        1.0, description="odin: weight of the loss that keeps length out of the first head and in the second"
+    )
+    orthogonal_coef: NonNegativeFloat = Field(
+        1.0, description="odin: weight of the cosine between the two heads"
+    )
+
+    members: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, description="reward models that are trained side by side on one base; their scores are averaged"
+    )
+    member_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.8, description="the share of the training prompts that each of several members learns from"
+    )
+
+    @model_validator(mode="after")
+    def _members(self) -> RM:
+        if self.members == 1 and self.member_share != type(self).model_fields["member_share"].default:
+            raise ValueError(
+                "member_share does nothing with members: 1, which learns from all prompts: take it out, or "
+                "set members to 2 or more"
+            )
+        if self.members > 1 and self.length_debias == "odin":
+            raise ValueError(
+                "length_debias: odin trains one reward model: set members to 1, or choose "
+                "`length_debias: linear` or `lowess`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _odin(self) -> RM:
+        fields = type(self).model_fields
+        for key in ("length_coef", "orthogonal_coef"):
+            if self.length_debias != "odin" and getattr(self, key) != fields[key].default:
+                raise ValueError(
+                    f"{key} does nothing with length_debias: {self.length_debias}: take it out, or choose "
+                    "`length_debias: odin`"
+                )
+        return self
 
 
 class Run(Section):

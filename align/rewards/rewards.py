@@ -19,8 +19,10 @@ from align.data.tokenize import Encodings
 from align.errors import UserError
 from align.models.adapters import read_score_std
 from align.models.base import find_base
-from align.models.batch import PrefixStates
+from align.models.batch import PrefixStates, collate
+from align.models.ensemble import Reduce, add_reward, member_folders, spread
 from align.models.forward import Forward
+from align.models.passes import PAIRS, passes
 from align.models.roles import Roles
 from align.processes import distributed
 from align.recipe.ppo import PPO, Reward
@@ -99,6 +101,22 @@ class Rewards:
         """What the reward models of the policy's base say of a microbatch: by name, [b]."""
         return {name: forward.scores(role, prefix) for name, role in self.roles.items()}
 
+    def with_disagreement(
+        self, forward: Forward, prefix: PrefixStates
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The same, and how far the members of these reward models disagree [b], by the models' weights."""
+        scores, apart = {}, []
+        for name, weight in zip(self.names, self.weights, strict=True):
+            role = self.roles.get(name)
+            if role is None:
+                continue
+            members = forward.member_scores(role, prefix)
+            ensemble = forward.roles.ensembles.get(role)
+            scores[name] = members[0] if ensemble is None else ensemble.reduced(members)
+            if ensemble is not None:
+                apart.append(abs(weight) * spread(members) / self.score_stds.get(name, 1.0))
+        return scores, torch.stack(apart).sum(0) if apart else None
+
     def all(self, scores: Mapping[str, Tensor], texts: Texts | None, device: torch.device) -> SourceScores:
         """The scores of adapters [B] with those of the other sources, and their weighted sum."""
         parts = dict(scores)
@@ -126,24 +144,34 @@ class SourceScores:
 
 
 def load_rewards(
-    sources: Sequence[RewardSource], roles: Roles, device: torch.device, scale: bool
+    sources: Sequence[RewardSource],
+    roles: Roles,
+    device: torch.device,
+    scale: bool,
+    reduce: Reduce = "mean",
 ) -> tuple[Rewards, float]:
     """Give the sources' models their places; roles are added to the policy's base.
 
+    reduce: what the members of a reward model of this base are worth together.
     Returns the rewards and what their sum is to be divided by: with `scale`, the spread of the only
     source's scores; of several, each reward model's scores are divided by their own spread.
     """
+    models = [source.final for source in sources if source.final is not None]
+    if reduce != "mean" and not any(len(member_folders(final)) > 1 for final in models):
+        raise UserError(
+            f"ppo.reward_reduce: {reduce} is about a reward model with several members, and there is none: "
+            "train rm with `members: 4`, say, or take reward_reduce out"
+        )
     adapters: dict[str, str] = {}
     scorers: dict[str, ScoreTexts] = {}
     score_stds: dict[str, float] = {}
     for source in sources:
         if source.adapter is not None:
             role = f"reward{len(adapters)}" if adapters else "reward"
-            roles.add(role, source.adapter, trains=False)
-            roles.add_head(role, source.adapter)
+            add_reward(roles, role, source.adapter, reduce)
             adapters[source.name] = role
         elif source.foreign is not None:
-            scorers[source.name] = _own_model(source, device).scores
+            scorers[source.name] = _own_model(source, device, reduce).scores
         elif source.scorer is not None:
             scorers[source.name] = source.scorer
         if scale and source.final is not None:
@@ -155,7 +183,7 @@ def load_rewards(
     return Rewards(names, weights, adapters, scorers, {} if alone else score_stds), score_std
 
 
-def _own_model(source: RewardSource, device: torch.device) -> OwnModel:
+def _own_model(source: RewardSource, device: torch.device, reduce: Reduce = "mean") -> OwnModel:
     recipe, final = source.foreign, source.final
     assert recipe is not None and final is not None
     who = f"ppo.rewards: the reward model {source.name}"
@@ -165,8 +193,7 @@ def _own_model(source: RewardSource, device: torch.device) -> OwnModel:
     if changed := [part for part, mine in found.items() if source.trained_on.get(part) != mine]:
         raise UserError(f"{who} was trained with another {' and '.join(changed)} than the one there now")
     roles = Roles(base.load_model(device))
-    roles.add("reward", final, trains=False)
-    roles.add_head("reward", final)
+    add_reward(roles, "reward", final, reduce)
     return OwnModel(who, base, template, Forward(roles, logits=False), recipe.rm.microbatch_tokens)
 
 
@@ -193,6 +220,24 @@ def texts_of(
         [template.text(one.response) for one in sampled],
         [one.response[-1] == template.eos_id for one in sampled],
     )
+
+
+@torch.no_grad()
+def score_responses(
+    forward: Forward, sampled: Sequence[Sampled], rewards: Rewards, texts: Texts | None, tokens: int
+) -> Tensor:
+    """The scores [N] of some responses, on the CPU; `tokens` go through the model at a time.
+
+    Every process calls it together.
+    """
+    said = {name: torch.zeros(len(sampled)) for name in rewards.roles}
+    pairs = [(one.prompt, one.response) for one in sampled]
+    for part in passes(forward.roles, pairs, tokens, PAIRS):
+        for name, found in rewards.adapters(forward, forward.prefix(collate(part.items))).items():
+            said[name][part.rows] = found[: len(part.rows)].float().cpu()
+    if not sampled:
+        return torch.zeros(0)
+    return rewards.all(said, texts, torch.device("cpu")).scores.float()
 
 
 def part_metrics(parts: Mapping[str, Tensor], cfg: PPO, accel: Accelerator) -> dict[str, float]:

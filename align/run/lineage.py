@@ -58,8 +58,16 @@ class Parent:
         """What the manifest of a stage that starts from it says; `base`: its own, where that is another."""
         # Of a reward model's head too: centring it anew changes every score, and the adapter stays.
         head = self.manifest.final[HEAD] if STAGES[self.manifest.stage].has_head else None
+        files = {name: value for name, value in self.manifest.final.items() if name.startswith("members/")}
+        members = _digest(json.dumps(files, sort_keys=True).encode()) if files else None
         return ParentRef(
-            kind=kind, name=name or kind, run=self.run, adapter=self.adapter_hash, head=head, base=base
+            kind=kind,
+            name=name or kind,
+            run=self.run,
+            adapter=self.adapter_hash,
+            head=head,
+            base=base,
+            members=members,
         )
 
 

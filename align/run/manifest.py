@@ -34,6 +34,7 @@ class ParentRef(BaseModel):
     head: str | None = None  # of a reward model
     base: str | None = None  # its base's fingerprint, where it is another one than the stage's
     digest: str | None = None  # of a function's code
+    members: str | None = None  # of all files of a reward model's other members, where it has several
 
     @property
     def stage(self) -> Stage | None:
@@ -44,6 +45,7 @@ class ParentRef(BaseModel):
     def hashes(self) -> dict[str, str]:
         """What is compared of it, by the name that messages use."""
         named = {"": self.adapter or self.digest, "_head": self.head, "_base": self.base}
+        named["_members"] = self.members
         return {self.name + part: value for part, value in named.items() if value is not None}
 
 

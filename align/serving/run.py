@@ -7,6 +7,7 @@ from pathlib import Path
 
 from align.errors import UserError
 from align.models.base import BaseCheckpoint
+from align.models.ensemble import add_reward
 from align.models.forward import Forward
 from align.models.roles import Roles
 from align.recipe.sections import Recipe
@@ -51,6 +52,5 @@ def open_run(folder: Path, stage: Stage, base: Path | None = None, trusted: bool
 def reward_model(run: Trained, base: BaseCheckpoint | None = None) -> Forward:
     """The run's reward model as it was trained, on the base in its own precision or as `base` says."""
     roles = Roles((base or run.setup.base).load_model(run.setup.accel.device))
-    roles.add("reward", run.final, trains=False)
-    roles.add_head("reward", run.final)
+    add_reward(roles, "reward", run.final)
     return Forward(roles, logits=False)

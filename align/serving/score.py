@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from align.data.formats import Format, LeftOut
@@ -20,8 +21,9 @@ from align.data.one_file import OneFile
 from align.data.template import Template
 from align.errors import UserError
 from align.models.batch import Pair
+from align.models.ensemble import spread
 from align.models.forward import Forward
-from align.models.scoring import score_pairs
+from align.models.scoring import score_members, score_pairs
 from align.run.files import whole_file
 from align.run.progress import ProgressBar, say
 from align.serving.records import SCORE, ScoreItem, read_items
@@ -146,8 +148,32 @@ def _scored(
     """Rows with their scores in the items' order; within a window, batches are of like length."""
     while window := list(islice(items, _WINDOW)):
         encoded = [encoded_pairs(item, run.setup.template) for item in window]
-        for item, scores in zip(window, scores_of(forward, encoded, run, bar), strict=True):
-            yield {**item.row, item.key: scores[0] if item.key == SCORE else scores}
+        if "reward" not in forward.roles.ensembles:
+            for item, scores in zip(window, scores_of(forward, encoded, run, bar), strict=True):
+                yield {**item.row, item.key: scores[0] if item.key == SCORE else scores}
+            continue
+        for item, (scores, apart) in zip(window, _with_disagreement(forward, encoded, run, bar), strict=True):
+            alone = item.key == SCORE
+            yield {
+                **item.row,
+                item.key: scores[0] if alone else scores,
+                "disagreement": apart[0] if alone else apart,
+            }
+
+
+def _with_disagreement(
+    forward: Forward, groups: Sequence[Sequence[Pair]], run: Trained, bar: ProgressBar
+) -> list[tuple[list[float], list[float]]]:
+    """For each group the scores, and how far the reward model's members disagree on each."""
+    tokens, pairs = run.recipe.rm.microbatch_tokens, [pair for group in groups for pair in group]
+    members = score_members(forward, "reward", pairs, tokens, lambda done: bar.advance(count=done))
+    both = torch.stack([forward.roles.ensembles["reward"].reduced(members), spread(members)])
+    found, start = [], 0
+    for group in groups:
+        scores, apart = both[:, start : start + len(group)].double().tolist()
+        found.append(([round(x, _DECIMALS) for x in scores], [round(x, _DECIMALS) for x in apart]))
+        start += len(group)
+    return found
 
 
 def scores_of(

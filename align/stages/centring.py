@@ -56,21 +56,30 @@ def _draw(count: int, recipe: Recipe) -> list[int]:
 
 @torch.no_grad()
 def centred(
-    forward: Forward, rows: RankingRows, compared: RankingRows, probes: RankingRows, cfg: RM, setup: Setup
+    forward: Forward,
+    rows: RankingRows,
+    compared: RankingRows,
+    probes: RankingRows,
+    cfg: RM,
+    setup: Setup,
+    role: str = "reward",
 ) -> tuple[dict[str, Any], list[Tensor]]:
     """Let the rows' responses score 0 in the mean; gives what that did, and the probes' scores after it.
 
     compared: rankings between whose responses the scores' differences are to stay. The error is measured
     on the probes, which the constant direction was not fitted to.
     """
-    head = forward.roles.heads["reward"]
+    head = forward.roles.heads[role]
     assert isinstance(head, ScalarHead)
-    hidden, beside = _states(forward, rows, cfg, setup), _states(forward, compared, cfg, setup)
+    hidden, lengths = _states(forward, role, rows, cfg, setup)
+    beside, _ = _states(forward, role, compared, cfg, setup)
+    if head.length_curve is not None:  # what length adds is 0 in the mean of these too
+        head.length_curve -= head.length_bias(lengths.to(head.length_curve.device)).mean()
     encoded = [row.encoded for row in probes]
-    before = score_rankings(forward, "reward", encoded, cfg.microbatch_tokens)
+    before = score_rankings(forward, role, encoded, cfg.microbatch_tokens)
     shift = centre(head, hidden, beside)
-    after = score_rankings(forward, "reward", encoded, cfg.microbatch_tokens)
-    scores = head(hidden.to(head.weight.device)).double()
+    after = score_rankings(forward, role, encoded, cfg.microbatch_tokens)
+    scores = head.scores(hidden.to(head.weight.device), lengths).double()
     std = float(scores.std(unbiased=False))
     moved = difference_rms([new - old for new, old in zip(after, before, strict=True)])
     score = {
@@ -83,12 +92,14 @@ def centred(
     return score, after
 
 
-def _states(forward: Forward, rows: RankingRows, cfg: RM, setup: Setup) -> Tensor:
-    """The last hidden states [N, D] of all responses of the rows; every process has all of them."""
+def _states(forward: Forward, role: str, rows: RankingRows, cfg: RM, setup: Setup) -> tuple[Tensor, Tensor]:
+    """The last hidden states [N, D] and tokens [N] of the rows' responses; every process has all of them."""
     mine = [row.encoded for row in distributed.share(rows, setup.accel)]
     split = [part for row in mine for part in in_parts(row, cfg.microbatch_tokens, forward.share_prompt)]
-    ends: list[Tensor] = []
+    ends: list[tuple[Tensor, Tensor]] = []
     for part in passes(forward.roles, split, cfg.microbatch_tokens, rankings(forward.share_prompt)):
-        states = last_states(forward, "reward", part.items).cpu()
-        ends += [states] if part.rows else []
-    return torch.cat(distributed.gather_lists(ends, setup.accel))
+        states = last_states(forward, role, part.items).cpu()
+        lengths = torch.tensor([len(response) for one in part.items for response in one.responses])
+        ends += [(states, lengths)] if part.rows else []
+    everyones = distributed.gather_lists(ends, setup.accel)
+    return torch.cat([states for states, _ in everyones]), torch.cat([lengths for _, lengths in everyones])

@@ -9,7 +9,7 @@ compared: a reward model that does not come back the same is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,32 +20,30 @@ from torch import Tensor
 
 from align.data.tokenize import Encoded, encode_rankings
 from align.errors import AlignError, UserError
+from align.evaluation.length_bias import document, length_metrics, shown
 from align.evaluation.reward import (
     Evaluation,
-    ScoredRanking,
     attach_scores,
     evaluate,
     evaluate_quickly,
-    misjudged,
     plain,
 )
-from align.models.adapters import save_adapter, save_head, save_score
-from align.models.forward import Forward
+from align.models.adapters import save_score
+from align.models.ensemble import add_reward
+from align.models.forward import Below, Forward
 from align.models.optimizer import apply, clip, learning_rate
 from align.models.packed import in_parts
 from align.models.passes import Layout, passes, rankings
 from align.models.probes import attend_in_blocks, share_prompts
-from align.models.roles import Roles, tensors_of
-from align.models.scoring import ranking_scores, score_rankings
+from align.models.roles import Roles
+from align.models.scoring import laid_out, ranking_scores, score_rankings, scores_above
 from align.objectives.bradley_terry import batch_loss, has_pair, pair_accuracy
 from align.plan.flops import work_of
 from align.plan.lengths import lengths_of_rankings
 from align.plan.speed import of_rankings, peak_memory, speed
 from align.processes import distributed
-from align.processes.sharding import shared_out
 from align.recipe.sections import RM, Recipe
 from align.records import Demonstration, Ranking
-from align.run.checkpoint import load_into, load_optimizer, optimizer_tensors
 from align.run.clock import Clock
 from align.run.energy import on_this_machine
 from align.run.files import to_json, write_text
@@ -55,10 +53,22 @@ from align.seeds import generator, step_rows
 from align.stages.centring import centred, centring_rows, compared_rows
 from align.stages.frame import Inputs, Setup, source
 from align.stages.labeler_weights import labeler_weights, write_weights
+from align.stages.length_debias import add_length_head, fit_curve, odin_gradients, reports
+from align.stages.members import (
+    Member,
+    from_checkpoint,
+    judge,
+    members_of,
+    optimizers_of,
+    put_together,
+    save_members,
+    to_checkpoint,
+    trained,
+)
 from align.stages.ranking_rows import EncodedRows, RankingRow, RankingRows, columns
+from align.stages.rm_words import summary, write_misjudged
 from align.stats.rankings import fit_length_model, length_wins
 
-_MISJUDGED = 20  # comparisons in samples.jsonl
 _PROBES = 16  # rankings scored before saving and after loading
 _RELOAD_TOLERANCE = 1e-5  # relative; the same numbers up to the batch's padding
 
@@ -90,7 +100,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
         zero = centring_rows(demonstrations, train, recipe, setup)
         recipe = inputs.settled(stage, lengths_of_rankings(recipe, encoded[0]), anyway)
         checkpointing = recipe.rm.gradient_checkpointing is True
-        forward = _model(setup, sft, recipe.run.seed, cfg.head_std, checkpointing)
+        forward = _model(setup, sft, recipe.run.seed, cfg, checkpointing)
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored
         if cfg.share_prompt:
             share_prompts(forward, "reward", longest)
@@ -100,18 +110,48 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         _train(recipe, forward, train, held_out, steps, stage)
         probes = (held_out or train)[:_PROBES]
-        score, before = centred(forward, zero, compared_rows(train, recipe), probes, cfg, setup)
-        score["centred_on"] = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
+        every = _settle_scores(stage, forward, train, zero, probes, recipe, setup)
+        before = score_rankings(forward, judge(cfg), [row.encoded for row in probes], cfg.microbatch_tokens)
         scores = _held_out_scores(forward, held_out, cfg, accel)
         scored = attach_scores(*columns(held_out), scores, encoded[1].records)
         lengths = ((row.ranks, [len(response) for response in row.encoded.responses]) for row in train)
         evaluation = evaluate(scored, fit_length_model(length_wins(lengths)), recipe.run.seed)
         results = evaluation.metrics()
-        results |= {f"score/{name}": score[name] for name in ("shift", "std", "centring_error")}
+        results |= {f"score/{name}": every[0][name] for name in ("shift", "std", "centring_error")}
+        length = reports(forward, scored, held_out, recipe, accel)
+        results |= length_metrics(*length)
         stage.metrics.append(steps, results)
-        _write_misjudged(stage, encoded[1].records, scored, steps)
+        write_misjudged(stage, encoded[1].records, scored, steps)
         proof = partial(_prove_reload, forward, probes, before, cfg)
-        _finish(stage, setup, forward, evaluation, score, results, proof)
+        more = {"score": plain(every[0]), "length_bias": document(cfg.length_debias, *length)}
+        _finish(stage, setup, forward, evaluation, more, every, cfg, results, proof)
+        if held_out:
+            stage.say(f"rm: {shown(*length)}")
+
+
+def _settle_scores(
+    stage: StageRun,
+    forward: Forward,
+    train: RankingRows,
+    zero: RankingRows,
+    probes: RankingRows,
+    recipe: Recipe,
+    setup: Setup,
+) -> list[dict[str, Any]]:
+    """Give every member's scores their zero, and take length off where the recipe says so.
+
+    Returns what is known of each member's scores.
+    """
+    cfg, found = recipe.rm, list[dict[str, Any]]()
+    rows = "demonstrations" if recipe.data.demonstrations else "best-ranked responses"
+    compared = compared_rows(train, recipe)
+    for member in members_of(cfg, recipe.run.seed):
+        if cfg.length_debias in ("linear", "lowess"):
+            stage.say(f"rm: {fit_curve(forward, train, recipe, setup.accel, member.role)}")
+        score, _ = centred(forward, zero, compared, probes, cfg, setup, member.role)
+        found.append({**score, "centred_on": rows})
+    put_together(forward.roles, cfg, [score["std"] for score in found])
+    return found
 
 
 def _finish(
@@ -119,18 +159,22 @@ def _finish(
     setup: Setup,
     forward: Forward,
     evaluation: Evaluation,
-    score: dict[str, Any],
+    more: dict[str, Any],
+    every: Sequence[dict[str, Any]],
+    cfg: RM,
     results: dict[str, float],
     proof: Callable[[Path], None],
 ) -> None:
-    """Write final/, whose scores `proof` compares with the trained model's, and evaluation.json."""
+    """Write final/, whose scores `proof` compares with the trained model's, and evaluation.json.
+
+    more: what that says beside the evaluation, of `score` and of length. every: what is known of each
+    member's scores.
+    """
 
     def write(folder: Path) -> None:
-        roles = forward.roles
-        assert roles.peft is not None
-        save_adapter(roles.peft, roles.adapter_of("reward"), folder)
-        save_head(roles.heads["reward"], folder)
-        save_score(plain({**score, "temperature": evaluation.calibration.temperature}), folder)
+        known = {"temperature": evaluation.calibration.temperature}
+        for its, score in zip(save_members(forward.roles, cfg, folder), every, strict=True):
+            save_score(plain({**score, **known}), its)
         setup.template.save_tokenizer(folder)
 
     def prove(folder: Path) -> None:
@@ -138,10 +182,9 @@ def _finish(
             proof(folder)
 
     if stage.main:
-        document = evaluation.document() | {"score": plain(score)}
-        write_text(stage.folder / "evaluation.json", to_json(document))
+        write_text(stage.folder / "evaluation.json", to_json(evaluation.document() | more))
     stage.finish(write, {name: x for name, x in results.items() if math.isfinite(x)}, prove)
-    stage.say(_summary(stage, evaluation))
+    stage.say(summary(stage, evaluation))
 
 
 def _train(
@@ -149,24 +192,19 @@ def _train(
 ) -> None:
     """Optimizer steps from the newest checkpoint on."""
     cfg, seed, accel = recipe.rm, recipe.run.seed, stage.accel
-    named = forward.roles.parameters_of("reward")
-    plain = torch.optim.AdamW(named.values(), lr=cfg.learning_rate, weight_decay=cfg.weight_decay)
-    optimizer = shared_out(plain, accel)
-    work, clock = work_of(forward.roles.base, forward.roles.adapter_of("reward")), Clock()
+    roles, members = forward.roles, members_of(cfg, seed)
+    optimizers = optimizers_of(roles, members, cfg, accel)
+    work, clock = work_of(roles.base, roles.adapter_of("reward")), Clock()
     energy = on_this_machine()
-    done = 0
-    if (found := stage.newest()) is not None:
-        load_into(named, found.tensors("reward"), str(found.path))
-        load_optimizer(optimizer, found.tensors("optimizer"))
-        done = found.step
+    found = stage.newest()
+    done = from_checkpoint(roles, members, optimizers, found) if found is not None else 0
 
     def save(done: int) -> None:
-        tensors = {"reward": tensors_of(forward.roles, "reward"), "optimizer": optimizer_tensors(optimizer)}
-        stage.save(done, tensors, {})
+        stage.save(done, to_checkpoint(roles, members, optimizers), {})
 
     with (
         stage.steps(steps, done) as bar,
-        itemised(stage, lambda: forward.roles.held({"reward": optimizer})),
+        itemised(stage, lambda: roles.held(optimizers)),
     ):
         for step in range(done, steps):
             keep = partial(save, step)
@@ -174,10 +212,18 @@ def _train(
             rows = [train[i] for i in step_rows(seed, "rm", step, cfg.batch_size, len(train))]
             rate = learning_rate(cfg.learning_rate, step, steps, cfg.warmup, cfg.schedule)
             part = Clock()
+            odin: dict[str, float] = {}
             with stage.unchanged(step, keep):
-                sums = gradients(forward, rows, cfg, accel)
-            metrics = update(forward, optimizer, sums, rate, cfg, accel)
-            computed = of_rankings(work, (row.encoded for row in rows), forward.share_prompt)
+                if cfg.length_debias == "odin":
+                    sums, odin = odin_gradients(forward, rows, cfg, accel)
+                elif cfg.members > 1:
+                    sums = member_gradients(forward, rows, cfg, accel, members)
+                else:
+                    sums = gradients(forward, rows, cfg, accel)
+            metrics = _update_all(forward, optimizers, sums, rate, cfg, accel) | odin
+            encoded = (row.encoded for row in rows)
+            split = bool(forward.split)
+            computed = of_rankings(work, encoded, forward.share_prompt, cfg.members, split)
             timed = speed(computed, part("train"), accel.num_processes, accel.device) | part.metrics()
             last = step + 1 == steps
             if cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0 and not last:
@@ -197,11 +243,7 @@ def gradients(forward: Forward, rows: RankingRows, cfg: RM, accel: Accelerator) 
     """
     count = sum(has_pair(row.ranks, cfg.ties) for row in rows)
     sums = torch.zeros(3, dtype=torch.float64, device=forward.roles.base.device)
-    small: list[RankingRow] = []
-    large: list[RankingRow] = []
-    for row in distributed.share(rows, accel):
-        fits = len(in_parts(row.encoded, cfg.microbatch_tokens, forward.share_prompt)) == 1
-        (small if fits else large).append(row)
+    small, large = _by_size(forward, distributed.share(rows, accel), cfg)
     for part in passes(forward.roles, small, cfg.microbatch_tokens, _rows(forward)):
         scores = ranking_scores(forward, "reward", [row.encoded for row in part.items])
         sums += _backward(scores, part.items, cfg, count).to(sums)
@@ -225,7 +267,7 @@ def _backward(scores: list[Tensor], rows: RankingRows, cfg: RM, count: int) -> T
     return torch.tensor([float(loss.detach()), sum(c for c, _ in counted), sum(n for _, n in counted)])
 
 
-def _in_parts(forward: Forward, rows: RankingRows, cfg: RM, count: int) -> Tensor:
+def _in_parts(forward: Forward, rows: RankingRows, cfg: RM, count: int, role: str = "reward") -> Tensor:
     """What `gradients` does, for rankings that are larger than a pass may be; all processes call it together.
 
     A ranking's loss needs all its scores, but backward only d loss / d score of each: so scores come first,
@@ -233,7 +275,7 @@ def _in_parts(forward: Forward, rows: RankingRows, cfg: RM, count: int) -> Tenso
     cache of Gao et al., arXiv 2101.06983.)
     """
     tokens, share_prompt = cfg.microbatch_tokens, forward.share_prompt
-    scores = score_rankings(forward, "reward", [row.encoded for row in rows], tokens)
+    scores = score_rankings(forward, role, [row.encoded for row in rows], tokens)
     leaves = [s.requires_grad_() for s in scores]
     sums = _backward(leaves, rows, cfg, count) if rows else torch.zeros(3)
     parts: list[tuple[Encoded, Tensor]] = []
@@ -244,7 +286,7 @@ def _in_parts(forward: Forward, rows: RankingRows, cfg: RM, count: int) -> Tenso
     one = rankings(share_prompt)
     layout = Layout[tuple[Encoded, Tensor]](lambda item: one.size(item[0]), (one.empty, torch.zeros(1)))
     for group in passes(forward.roles, parts, tokens, layout):
-        found = torch.cat(ranking_scores(forward, "reward", [part for part, _ in group.items]))
+        found = torch.cat(ranking_scores(forward, role, [part for part, _ in group.items]))
         found.backward(torch.cat([slope for _, slope in group.items]).to(found))
     return sums
 
@@ -255,11 +297,77 @@ def _rows(forward: Forward) -> Layout[RankingRow]:
     return Layout(lambda row: layout.size(row.encoded), RankingRow(layout.empty, (1,)))
 
 
+def member_gradients(
+    forward: Forward, rows: RankingRows, cfg: RM, accel: Accelerator, members: Sequence[Member]
+) -> Tensor:
+    """The same for several members, [M, 3]; the layers below all adapters run once for all of them."""
+    counts = [sum(has_pair(row.ranks, cfg.ties) and member.learns(row) for row in rows) for member in members]
+    sums = torch.zeros(len(members), 3, dtype=torch.float64, device=forward.roles.base.device)
+    small, large = _by_size(forward, distributed.share(rows, accel), cfg)
+    for part in passes(forward.roles, small, cfg.microbatch_tokens, _rows(forward)):
+        encoded = [row.encoded for row in part.items]
+        below = forward.below(laid_out(forward, encoded))
+        for i, member in enumerate(members):
+            sums[i] += _of_member(forward, member, below, part.items, cfg, counts[i]).to(sums)
+    for i, member in enumerate(members):
+        its = [row for row in large if member.learns(row)]
+        elsewhere = forward.roles.more_elsewhere(len(its))
+        if its or elsewhere:
+            sums[i] += _in_parts(forward, its, cfg, counts[i], member.role).to(sums)
+    return sums
+
+
+def _of_member(
+    forward: Forward, member: Member, below: Below, rows: RankingRows, cfg: RM, count: int
+) -> Tensor:
+    """One member's part in a pass, the sums [3]. Its graph is gone before the next member's begins."""
+    scores = scores_above(forward, member.role, below, [row.encoded for row in rows])
+    learnt = [place for place, row in enumerate(rows) if member.learns(row)]
+    if learnt:
+        return _backward([scores[place] for place in learnt], [rows[place] for place in learnt], cfg, count)
+    if forward.roles.sharers:  # a pass of one process is a pass of all
+        (0 * torch.cat(scores).sum()).backward()
+    return torch.zeros(3)
+
+
+def _by_size(forward: Forward, rows: RankingRows, cfg: RM) -> tuple[list[RankingRow], list[RankingRow]]:
+    """Rankings that fit into a pass, and those that are larger."""
+    small: list[RankingRow] = []
+    large: list[RankingRow] = []
+    for row in rows:
+        fits = len(in_parts(row.encoded, cfg.microbatch_tokens, forward.share_prompt)) == 1
+        (small if fits else large).append(row)
+    return small, large
+
+
+def _update_all(
+    forward: Forward,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    sums: Tensor,
+    rate: float,
+    cfg: RM,
+    accel: Accelerator,
+) -> dict[str, float]:
+    """One update of each member by its own sums; metrics are means over members."""
+    each = sums.view(-1, 3)
+    found = [
+        update(forward, optimizer, own, rate, cfg, accel, role)
+        for (role, optimizer), own in zip(optimizers.items(), each, strict=True)
+    ]
+    return {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+
+
 def update(
-    forward: Forward, optimizer: torch.optim.Optimizer, sums: Tensor, rate: float, cfg: RM, accel: Accelerator
+    forward: Forward,
+    optimizer: torch.optim.Optimizer,
+    sums: Tensor,
+    rate: float,
+    cfg: RM,
+    accel: Accelerator,
+    role: str = "reward",
 ) -> dict[str, float]:
     """One update by all processes' gradients, and its metrics; AlignError where a gradient is not finite."""
-    norm = clip(forward.roles.parameters_of("reward").values(), cfg.max_grad_norm, accel)
+    norm = clip(trained(forward.roles, role).values(), cfg.max_grad_norm, accel)
     if not math.isfinite(norm):
         raise AlignError(
             f"rm: the gradient is {norm}; lower rm.learning_rate. Nothing was changed by this step"
@@ -277,24 +385,8 @@ def update(
 def _held_out_scores(forward: Forward, held_out: RankingRows, cfg: RM, accel: Accelerator) -> list[Tensor]:
     """A [K] tensor of scores for each held-out ranking; each process scores its share."""
     mine = [row.encoded for row in distributed.share(held_out, accel)]
-    scores = score_rankings(forward, "reward", mine, cfg.microbatch_tokens)
+    scores = score_rankings(forward, judge(cfg), mine, cfg.microbatch_tokens)
     return distributed.gather_lists(scores, accel)
-
-
-def _write_misjudged(
-    stage: StageRun, held_out: Sequence[Ranking], scored: Sequence[ScoredRanking], step: int
-) -> None:
-    """The held-out comparisons that the scores get most confidently wrong, for people to look at."""
-    for found in misjudged(scored)[:_MISJUDGED]:
-        ranking = held_out[found.ranking]
-        row: dict[str, object] = {
-            "prompt": ranking.to_dict()["prompt"],
-            "preferred": ranking.responses[found.better],
-            "other": ranking.responses[found.worse],
-            "margin": -found.margin,
-        }
-        said = {"labeler": ranking.labeler, "source": ranking.source}
-        stage.samples.append(step, row | {name: value for name, value in said.items() if value is not None})
 
 
 def _prove_reload(
@@ -304,8 +396,7 @@ def _prove_reload(
 
     On the base that is there: a second one might not find room beside it.
     """
-    forward.roles.add("saved", folder, trains=False)
-    forward.roles.add_head("saved", folder)
+    add_reward(forward.roles, "saved", folder)
     after = score_rankings(forward, "saved", [row.encoded for row in probes], cfg.microbatch_tokens)
     for number, (old, new) in enumerate(zip(before, after, strict=True)):
         if not torch.allclose(old, new, rtol=_RELOAD_TOLERANCE, atol=_RELOAD_TOLERANCE):
@@ -315,28 +406,14 @@ def _prove_reload(
             )
 
 
-def _model(setup: Setup, adapter: Path, seed: int, std: float | None, checkpointing: bool) -> Forward:
+def _model(setup: Setup, adapter: Path, seed: int, cfg: RM, checkpointing: bool) -> Forward:
     """A fresh base with the reward role, its head drawn from the seed."""
     roles = Roles(setup.load_model(), setup.shard_group)
-    roles.add("reward", adapter, trains=True)
-    roles.add_head("reward", generator(seed, "rm", "head"), std=std)
+    for member in members_of(cfg, seed):
+        roles.add(member.role, adapter, trains=True)
+        names = ("head", member.number) if member.number else ("head",)
+        roles.add_head(member.role, generator(seed, "rm", *names), std=cfg.head_std)
+    put_together(roles, cfg)
+    if cfg.length_debias == "odin":
+        add_length_head(roles, seed, cfg.head_std)
     return Forward(roles, logits=False, gradient_checkpointing=checkpointing)
-
-
-def _summary(stage: StageRun, evaluation: Evaluation) -> str:
-    done, accuracy = f"rm is finished: {stage.final}", evaluation.accuracy
-    if not evaluation.comparisons:
-        return f"{done}; no held-out comparison to measure it on"
-    interval = f" (95% {accuracy.low:.3f} to {accuracy.high:.3f})" if accuracy.low is not None else ""
-    length = evaluation.length_only
-    said = (
-        f"{done}; it agrees with people on {accuracy.value:.3f}{interval} of {accuracy.count} held-out "
-        f"comparisons; “the {'longer' if length.longer_wins else 'shorter'} one wins” would on "
-        f"{length.accuracy.value:.3f}"
-    )
-    if (people := evaluation.people) is None:
-        return said
-    return (
-        f"{said}; people agree with each other on {people.agreement.value:.3f}, and it with them on "
-        f"{people.model.value:.3f}, of {people.agreement.count} pairs that several of them judged"
-    )

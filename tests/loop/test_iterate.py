@@ -167,7 +167,7 @@ def test_prompts_that_run_out_are_told(
         ({"data": {"prompts": "p", "rankings": {"labels": "other.db"}}}, "answers go"),
         ({"data": {"template": "plain"}}, "names no data.prompts"),
         ({"data": {"prompts": "p", "rankings": {"labels": "other.db", "until": 3}}}, "leave out until"),
-        ({"labeling": {"priority": "disagreement"}}, "say none, margin or gap"),
+        ({"labeling": {"priority": "disagreement"}}, "priority none, margin or gap"),
     ],
 )
 def test_what_leaves_no_room_for_rounds_is_told(

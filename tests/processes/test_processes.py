@@ -203,6 +203,8 @@ DETAILS = {
     "rewards": [{"run": "this"}, {"function": "judge:length", "weight": 0.1}],
     "responses_per_prompt": 2,
     "score_clip": 1.0,
+    "reward_shape": "centred",
+    "reference_responses": 2,
     "length_penalty": 0.01,
     "kl_coef": 0.2,
     "kl_in": "loss",

@@ -78,6 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
             "kl_target": 0.5,  # kl_coef moves from iteration to iteration
             "kl_horizon": 40,
             "ptx_coef": 0.1,
+            "reward_shape": "sigmoid",
             "rewards": [{"run": "this"}, {"function": "lengths:count", "weight": 0.1}],
         },
     )
