@@ -41,7 +41,8 @@ def test_a_rule_orders_tasks(rule: Priority, order: str, monkeypatch: pytest.Mon
         of_role = first if role == "first" else second
         return torch.tensor([score for task in "abc" for score in of_role[task]])
 
-    monkeypatch.setattr("align.loop.priorities.score_pairs", scores)
+    for read in ("score_pairs", "score_members"):  # a model without members has its one score from both
+        monkeypatch.setattr(f"align.loop.priorities.{read}", scores)
     roles = {"none": [], "disagreement": ["first", "second"]}.get(rule, ["first"])
     models = RewardModels(rule, None if rule == "none" else object(), roles, 10)  # type: ignore[arg-type]
     tasks = [[Sampled([1], [2], [])] * len(first[task]) for task in "abc"]
