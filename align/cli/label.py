@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +86,11 @@ def serve(
     """Serve the app in which people write demonstrations and rank responses; prints a sign-in link."""
     with reported():
         loaded = load(recipe, overrides)
+        if loaded.labeling.checks:
+            from align.loop.try_checks import refuse_broken_checks
+            from align.recipe.load import place_of
+
+            refuse_broken_checks(loaded, partial(place_of, recipe, overrides or ()))
         labeling_app().serve(loaded, host, port, url, chat or ())
 
 
