@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from align.errors import UserError
 from align.recipe.labeling import MAX_RESPONSES
 from labeling.language import N_, gettext
-from labeling.parts import Parts, checked_parts
+from labeling.parts import MOST_PARTS, Parts, checked_parts
 
 TEXT_LIMIT = 100_000  # characters of what a person writes
 UNSTORABLE = "holds half a character, a NUL, a number without bounds, or is nested more than 50 deep"
@@ -211,6 +211,9 @@ def checked(kind: str, content: Any, count: int, quality: str = "optional") -> d
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "too_long" and where.endswith("parts"):
+            most = gettext("An answer has %(most)s parts at most: take some out.", most=MOST_PARTS)
+            raise UserError(most) from error
         raise UserError(
             gettext("The answer is not well formed: %(what)s", what=f"{where} {first['msg']}")
         ) from error

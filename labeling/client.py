@@ -67,6 +67,15 @@ class Task(TypedDict):
     meta: dict[str, Any]
 
 
+class SuggestionUse(TypedDict):
+    """The suggestion that a label goes with."""
+
+    id: int
+    shown: str  # how; empty: not at all
+    taken: bool | None  # exactly
+    agreed: float | None  # share of its pairs that the label orders alike
+
+
 class Label(TypedDict):
     """One thing that one person did; `content` speaks of the responses in the task's own order."""
 
@@ -79,7 +88,10 @@ class Label(TypedDict):
     guideline: str | None
     seconds: float | None
     adjudicates: bool
+    affirmed: bool  # what the person was shown is right as it stands: nothing was changed
     replaces: int | None
+    suggestion: SuggestionUse | None
+    checks: list[dict[str, Any]] | None  # of their own text, that the person asked for before sending it
     created: str
 
 

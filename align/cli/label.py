@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -84,8 +85,13 @@ def serve(
 ) -> None:
     """Serve the app in which people write demonstrations and rank responses; prints a sign-in link."""
     with reported():
-        loaded = load(recipe, overrides)
-        labeling_app().serve(loaded, host, port, url, chat or ())
+        loaded, app = load(recipe, overrides), labeling_app()
+        if loaded.labeling.checks:
+            from align.loop.try_checks import refuse_broken_checks
+            from align.recipe.load import place_of
+
+            refuse_broken_checks(loaded, partial(place_of, recipe, overrides or ()))
+        app.serve(loaded, host, port, url, chat or ())
 
 
 @label_app.command("import")

@@ -8,9 +8,11 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from align.errors import UserError
 
 
 def load(name: str) -> Any:
@@ -24,6 +26,33 @@ def load(name: str) -> Any:
     found = _from_file(Path(module)) if module.endswith(".py") else _module(module)
     for part in attribute.strip().split("."):
         found = getattr(found, part)
+    return found
+
+
+def load_judge(name: str, key: str = "") -> Callable[..., Any]:
+    """A person's function of prompts and responses; UserError where it cannot be loaded or called so.
+
+    `key`: what messages begin with, such as "ppo.rewards: ".
+    """
+    try:
+        found = load(name)
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"{key}the function {name} cannot be loaded: {last_line(error)}. A module is "
+            "looked for next to the recipe, in the working directory, and where Python finds packages"
+        ) from error
+    if not callable(found):
+        raise UserError(f"{key}{name} is a {type(found).__name__}, not a function of prompts and responses")
+    try:
+        takes = inspect.signature(found)
+    except ValueError:  # some functions in C do not tell
+        return found
+    try:
+        takes.bind([], [])
+    except TypeError as error:
+        raise UserError(
+            f"{key}{name}{takes} cannot be called with prompts and responses ({error}): it gets two lists"
+        ) from error
     return found
 
 

@@ -1,8 +1,9 @@
 """What a recipe's `labeling.checks` say of an answer, for the labeling app, in a process of its own.
 
-`python -m align.loop.checks CHECK`, CHECK as JSON: a line {"id", "prompt", "responses"} in, a line
-{"id", "scores": [one a response]}, {"id", "passed", "says"} or {"id", "error"} out. Before the first it says
-{"ready": version} or {"failed": why}.
+`python -m align.loop.checks`: the first line in is a check of a recipe, and {"ready": version} or
+{"failed": why} comes out; then a line {"id", "prompt", "responses"} in, a line {"id", "scores": [one a
+response]}, {"id", "passed", "says"} or {"id", "error"} out. What a function raised may hold what isn't for
+everybody: that goes to the terminal.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +26,9 @@ from align.recipe.labeling import Check
 
 Said = dict[str, Any]
 Judge = Callable[[Any, Sequence[str]], Said]
+SAYS_AT_MOST = 2000  # characters
+LOADS_WITHIN = 300  # seconds: a large base takes its time
+_GRACE = 5  # seconds after the time that the app gives a check
 
 
 def judge_of(check: Check) -> tuple[Judge, str]:
@@ -55,19 +61,26 @@ def _stands(word: str, text: str) -> bool:
 
 
 def _by_function(name: str) -> tuple[Judge, str]:
-    try:
-        function = imports.load(name)
-        version = imports.digest(name, function)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"the function {name} cannot be loaded: {imports.last_line(error)}") from error
+    function = imports.load_judge(name)
+    version = imports.digest(name, function)
 
     def judge(prompt: Any, responses: Sequence[str]) -> Said:
+        count = len(responses)
         try:
-            given = function([prompt] * len(responses), list(responses))
-            given = given.tolist() if callable(getattr(given, "tolist", None)) else list(given)
+            given = function([prompt] * count, list(responses))
+            given = given.tolist() if callable(getattr(given, "tolist", None)) else given
+            if isinstance(given, str | bytes | dict) or not hasattr(given, "__iter__"):
+                raise UserError(f"it gave a {type(given).__name__}; a list, one value a response, is needed")
+            given = list(islice(given, count + 1))  # a generator may have no end
+        except AlignError:
+            raise
         except (Exception, SystemExit) as error:
-            raise UserError(f"{imports.last_line(error)} ({imports.place(error)})") from error
-        return as_said(given, len(responses))
+            where = imports.place(error)
+            _tell(f"{name} raised {imports.last_line(error)} ({where})")
+            raise UserError(
+                f"it raised {type(error).__name__} ({where}); the app's terminal says more"
+            ) from error
+        return as_said(given, count)
 
     return judge, version
 
@@ -75,14 +88,15 @@ def _by_function(name: str) -> tuple[Judge, str]:
 def as_said(given: list[Any], count: int) -> Said:
     """What a function gave of so many responses: numbers, or of the first true, nothing or a text."""
     if len(given) != count:
-        raise UserError(f"it gave {len(given)} values for {count} responses; one a response is needed")
+        found = len(given) if len(given) < count else f"more than {count}"
+        raise UserError(f"it gave {found} values for {count} responses; one a response is needed")
     first = given[0]
     if first is None or isinstance(first, bool | str):
         said = first.strip() if isinstance(first, str) else ""
-        return {"passed": not said and first is not False, "says": said}
+        return {"passed": not said and first is not False, "says": said[:SAYS_AT_MOST]}
     try:
         scores = [float(value) for value in given]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         scores = []
     if not scores or not all(math.isfinite(score) for score in scores):
         raise UserError("it gave something else than numbers, or true or a text for the answer")
@@ -118,24 +132,68 @@ def serve(check: Check, lines: Iterable[str], out: TextIO) -> None:
         out.write(json.dumps(answer) + "\n")
         out.flush()
 
+    _end_within(LOADS_WITHIN)
     try:
         judge, version = judge_of(check)
     except AlignError as error:
-        return say({"failed": str(error)})
+        _tell(str(error))
+        why = "its function cannot be loaded; the app's terminal says why" if check.function else str(error)
+        return say({"failed": why})
+    _end_within(0)
     say({"ready": version})
     for line in lines:
         asked = json.loads(line)
+        _end_within(math.ceil(check.timeout) + _GRACE)
         try:
-            say({"id": asked["id"], **judge(asked["prompt"], asked["responses"])})
+            said = judge(asked["prompt"], asked["responses"])
         except AlignError as error:
-            say({"id": asked["id"], "error": str(error)})
+            said = {"error": str(error)}
+        _end_within(0)
+        say({"id": asked["id"], **said})
+
+
+def _tell(what: str) -> None:
+    """To the app's terminal."""
+    print(f"labeling.checks: {what}", file=sys.stderr, flush=True)
+
+
+def _end_within(seconds: int) -> None:
+    """The kernel ends this process, whatever it does then; 0: not any more.
+
+    The app ends it earlier, unless it was killed itself.
+    """
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
+
+
+def _own_streams() -> tuple[TextIO, TextIO]:
+    """This process's input and output; a function reads nothing and prints to the terminal."""
+    lines = os.fdopen(os.dup(0), encoding="utf-8")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    return lines, out
 
 
 def main() -> None:
-    """On this process's own streams; what a function prints goes to the terminal."""
-    out = sys.stdout
-    with redirect_stdout(sys.stderr):
-        serve(Check.model_validate_json(sys.argv[1]), sys.stdin, out)
+    """Serve a check, or with `--try` say what is wrong with a function, or null."""
+    lines, out = _own_streams()
+    given = json.loads(lines.readline())
+    if sys.argv[1:] == ["--try"]:
+        json.dump(_wrong_with(given), out)
+        out.flush()
+    else:
+        serve(Check.model_validate(given), lines, out)
+
+
+def _wrong_with(function: str) -> str | None:
+    try:
+        _by_function(function)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Check(Section):
     name: str | None = Field(
         None, pattern=RUN_NAME, description="what pages and exports call it; null: from what it is"
     )
-    timeout: PositiveFloat = Field(30.0, description="seconds that one check may take")
+    timeout: PositiveFloat = Field(30.0, le=86400, description="seconds that one check may take")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Check:

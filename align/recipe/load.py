@@ -97,6 +97,13 @@ def origins(path: Path, overrides: Sequence[str] = ()) -> dict[str, str]:
     return found
 
 
+def place_of(path: Path, overrides: Sequence[str], keys: Keys) -> str:
+    """Where a recipe says something: `recipes/q.yaml:12`, or `--set a.b=c`."""
+    _, document = _load(path, overrides)
+    place = document.place(keys)
+    return place.label if place else str(path)
+
+
 def values(recipe: Recipe) -> dict[str, Any]:
     """All values of a recipe by dotted key, with the same keys as `origins`."""
     flat: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import numbers
@@ -61,29 +60,7 @@ def scorer_of(reward: Reward) -> tuple[ScoreTexts, ParentRef | None]:
 
 def load_function(name: str) -> Callable[..., Any]:
     """A person's function of prompts and responses; UserError where it cannot be loaded or called so."""
-    try:
-        found = imports.load(name)
-    except (Exception, SystemExit) as error:
-        raise UserError(
-            f"ppo.rewards: the function {name} cannot be loaded: {last_line(error)}. A module is "
-            "looked for next to the recipe, in the working directory, and where Python finds packages"
-        ) from error
-    if not callable(found):
-        raise UserError(
-            f"ppo.rewards: {name} is a {type(found).__name__}, not a function of prompts and responses"
-        )
-    try:
-        takes = inspect.signature(found)
-    except ValueError:  # some functions in C do not tell
-        return found
-    try:
-        takes.bind([], [])
-    except TypeError as error:
-        raise UserError(
-            f"ppo.rewards: {name}{takes} cannot be called with prompts and responses ({error}): it gets "
-            "two lists"
-        ) from error
-    return found
+    return imports.load_judge(name, "ppo.rewards: ")
 
 
 def by_function(name: str, function: Callable[..., Any], texts: Texts) -> Tensor:

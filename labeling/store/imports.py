@@ -18,7 +18,7 @@ from labeling.language import gettext, ngettext, number
 from labeling.store.audit import note
 from labeling.store.engine import Store
 from labeling.store.items import AddedItems, add_items, made_of, names_of, shown_format
-from labeling.store.labels import check_ranking, keep_rankings
+from labeling.store.made_elsewhere import check_ranking, keep_rankings
 from labeling.store.models import Person
 
 TOGETHER = 100  # rows written in one transaction

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -13,15 +11,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
 from align.errors import UserError
-from align.records import Ranking
-from align.values import RecordError
 from labeling.answers import (
     Answer,
     checked,
     drawn_order,
     in_item_order,
     in_shown_order,
-    ranks_alone,
     ranks_of,
     with_sources,
     written_in,
@@ -41,8 +36,6 @@ from labeling.store.models import (
     now,
     standing,
 )
-from labeling.store.names import good_name, tidy
-from labeling.store.people import past_person
 from labeling.store.queue import HELD, lock_item, own_slot, place_for, release, was_given
 from labeling.store.suggestions import note_suggestion, prefilled_ranks
 from labeling.store.summary import summarise
@@ -141,7 +134,7 @@ def submit(
     order = drawn_order(secret, item.id, person.id, count) if order is None else order
     if known is not None:
         if not _same(known, item, given, kind, order):
-            before = _before(session, person, item, given.adjudicates)
+            before = label_before(session, person, item, given.adjudicates)
             raise Superseded(gettext(_OTHER), _submission(session, before) or known.submission)
         return known
     answer = checked(kind, given.content, count, "optional" if given.adjudicates else quality)
@@ -152,7 +145,7 @@ def submit(
     untouched = not given.adjudicates and is_untouched(session, item, draft, kind, in_order)
     if untouched != given.affirmed:
         raise UserError(gettext(_UNTOUCHED if untouched else _TOUCHED))
-    before = _before(session, person, item, given.adjudicates)
+    before = label_before(session, person, item, given.adjudicates)
     _check_before(session, person, item, before, given)
     label = Label(
         item_id=item.id,
@@ -324,73 +317,6 @@ def _note_kept(session: Session, person: Person, item: int) -> None:
         summarise(session, [item])
 
 
-def keep_rankings(session: Session, said: Iterable[tuple[int, Ranking]]) -> int:
-    """Rankings that people made elsewhere, as labels of theirs; how many are new.
-
-    A person without an account gets one that is closed. Later rankings of a person replace earlier ones.
-    """
-    kept, said = 0, list(said)
-    lock_all(session, {number for number, _ in said})
-    people = {tidy(person.name): person for person in session.scalars(select(Person))}
-    for number, ranking in said:
-        item = session.get_one(Item, number)
-        ordered = sum(rank is not None for rank in ranking.ranks) > 1
-        if item.gold is not None or not ordered or ranking.labeler is None:
-            continue
-        name = good_name(ranking.labeler)
-        if name not in people:
-            people[name] = past_person(session, name) or _closed_account(session, name)
-        if people[name].role != "machine":  # its labels come from here, exported: no person said so
-            kept += _keep_ranking(session, item, people[name], ranking, name)
-    summarise(session, {number for number, _ in said})
-    return kept
-
-
-def check_ranking(item: Item, ranking: Ranking) -> None:
-    """Raises RecordError where `keep_rankings` could not keep it: for its labeler's name, or its ranks."""
-    if item.gold is not None or sum(rank is not None for rank in ranking.ranks) < 2:
-        return
-    key = "labeler"
-    try:
-        good_name(ranking.labeler or "")
-        key = "ranks"
-        checked(item.kind, ranks_alone(ranking.ranks), len(ranking.ranks))
-    except UserError as error:
-        raise RecordError(key, str(error)) from error
-
-
-def _closed_account(session: Session, name: str) -> Person:
-    """For who ranked elsewhere and does not work here: as the file calls them, whomever that looks like."""
-    person = Person(name=name, role="labeler", disabled=now())
-    session.add(person)
-    session.flush()
-    return person
-
-
-def _keep_ranking(session: Session, item: Item, person: Person, ranking: Ranking, name: str) -> bool:
-    """Whether it is new; `name`: what the file calls the person."""
-    same = hashlib.sha256(json.dumps([item.key, name, ranking.ranks]).encode()).hexdigest()[:32]
-    if session.scalar(select(Label.id).where(Label.submission == same)) is not None:
-        return False
-    count, guideline = len(ranking.ranks), ranking.guideline
-    label = Label(
-        item_id=item.id,
-        person_id=person.id,
-        kind=item.kind,
-        content=checked(item.kind, ranks_alone(ranking.ranks), count),
-        guideline=guideline if guideline and session.get(Guideline, guideline) else None,
-        shown_order=list(ranking.shown_order or range(count)),
-        seconds=ranking.seconds,
-        replaces=_before(session, person, item, adjudicates=False),
-        submission=same,
-    )
-    slot = place_for(session, person, item.id)
-    slot.state, slot.leased_until = "done", None
-    session.add(label)
-    session.flush()
-    return True
-
-
 def lock_all(session: Session, items: set[int]) -> None:
     """Take what others hold while they wait to write a label: the tasks, then their places.
 
@@ -424,7 +350,7 @@ def history(session: Session, person: Person, limit: int = 200) -> list[tuple[La
     return [(label, item, verdict) for label, item, verdict in found]
 
 
-def _before(session: Session, person: Person, item: Item, adjudicates: bool) -> int | None:
+def label_before(session: Session, person: Person, item: Item, adjudicates: bool) -> int | None:
     """The label that a new one comes after: the last of the person's own, or the last adjudication."""
     query = select(Label.id).where(Label.item_id == item.id, is_newest())
     if adjudicates:

@@ -16,7 +16,7 @@ from sqlalchemy import text  # noqa: E402
 
 from align.errors import UserError  # noqa: E402
 from align.records import Ranking  # noqa: E402
-from labeling.store.labels import keep_rankings  # noqa: E402
+from labeling.store.made_elsewhere import keep_rankings  # noqa: E402
 from labeling.store.models import Tables  # noqa: E402
 from labeling.store.names import check_scripts, skeleton  # noqa: E402
 

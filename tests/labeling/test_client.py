@@ -165,3 +165,18 @@ def test_a_server_that_stops_keeps_nobody_waiting(reached: tuple[Any, Client]) -
     reply = client._once("GET", "labels", params={"wait": 50})
     assert reply == {"labels": [], "next": 0, "more": False}
     assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize(
+    ("typed", "described"),
+    [
+        (module.Task, "Task"),
+        (module.Added, "Added"),
+        (module.Label, "LabelOut"),
+        (module.SuggestionUse, "SuggestionUse"),
+    ],
+)
+def test_what_the_client_gives_is_what_the_api_describes(site: Any, typed: Any, described: str) -> None:
+    described_as = site.app.openapi()["components"]["schemas"][described]
+    assert sorted(typed.__annotations__) == sorted(described_as["properties"])
+    assert typed.__required_keys__ == set(described_as["required"])

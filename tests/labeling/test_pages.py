@@ -101,3 +101,59 @@ def test_axe_finds_nothing_on_any_page(site: Any, visit: Any, look: dict[str, An
         page.goto(path)
         found[path] = violations(page)
     assert {path: wrong for path, wrong in found.items() if wrong} == {}
+
+
+CHECKS = [
+    {"name": "short", "max_characters": 10},
+    {"name": "long", "min_characters": 1},
+    {"function": "math:nothing", "name": "broken"},
+]
+SELECT = """(box) => {
+  const words = document.createTreeWalker(box, NodeFilter.SHOW_TEXT).nextNode();
+  getSelection().setBaseAndExtent(words, 0, words, words.length);
+}"""
+
+
+@pytest.mark.parametrize("look", [WIDE, PHONE], ids=["wide-light", "phone-dark"])
+def test_axe_finds_nothing_in_answers_of_parts_and_what_checked_them(
+    make_site: Any, visit: Any, look: dict[str, Any]
+) -> None:
+    site = make_site(checks=CHECKS)
+    (item,) = site.add({"prompt": "Why?", "responses": ["One sentence.", "Another one."]})
+    site.add(*({"prompt": "P", **KINDS[kind]} for kind in ("correct", "demonstrate")))
+    page = visit(site, site.person("ann", "admin"), **look)
+    found: dict[str, list[str]] = {}
+
+    def check(name: str) -> None:
+        page.get_by_role("button", name="Check my text").click()
+        page.locator("#checked li", has_text="10 are the most").wait_for()
+        page.locator("#checked li", has_text="The check broken failed").wait_for()
+        found[f"{name} checked"] = violations(page)
+        page.locator("textarea:visible").first.fill("Another text, which nobody checked.")
+        found[f"{name} changed"] = violations(page)
+
+    page.goto("/work")
+    page.wait_for_selector(".card:focus")
+    for place in (0, 1):
+        page.locator(".card .shown .prose").nth(place).evaluate(SELECT)
+        page.locator("#add-part").wait_for()
+        found[f"marked {place}"] = violations(page)
+        page.keyboard.press("+")
+    found["composed"] = violations(page)
+    check("rank")
+    page.keyboard.press("Escape")
+    page.locator(".card").first.focus()
+    page.keyboard.type("ab")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    for path in ("/labels/1", f"/review/{item}", f"/review/{item}/answers", "/figures"):
+        page.goto(path)
+        found[path] = violations(page)
+    for kind in ("correct", "demonstrate"):
+        page.goto("/work")
+        page.locator("#text").fill("Something of my own")
+        check(kind)
+        with page.expect_navigation():
+            page.get_by_role("button", name="Submit").click()
+    site.app.state.checking.close()
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}

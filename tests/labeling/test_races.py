@@ -140,7 +140,7 @@ def test_an_import_and_a_reviewer_at_once_wait_for_each_other_only_once(
     team: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from align.records import Ranking
-    from labeling.store import labels
+    from labeling.store import labels, made_elsewhere
 
     first, second = team.add(*({"prompt": f"p{i}", "responses": ["x", "y"]} for i in range(2)))
     ann = team.signed_in("ann")
@@ -166,12 +166,13 @@ def test_an_import_and_a_reviewer_at_once_wait_for_each_other_only_once(
         return found
 
     monkeypatch.setattr(labels, "checked", slow_checked)
+    monkeypatch.setattr(made_elsewhere, "checked", slow_checked)
     monkeypatch.setattr(labels, "lock_item", told_lock)
     eve = team.person("eve", "reviewer")
 
     def bring() -> int:
         with team.config.store.write() as session:
-            return labels.keep_rankings(session, said)
+            return made_elsewhere.keep_rankings(session, said)
 
     def decide() -> int:
         with team.config.store.write() as session:

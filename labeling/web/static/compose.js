@@ -1,7 +1,7 @@
 // Taking parts of responses into an answer: what is marked, by which key or button, and the list of what was taken.
 
 import { sourceOf } from "./mark.js";
-import { located } from "./parts.js";
+import { appended, located } from "./parts.js";
 import { gettext } from "./words.js";
 
 const button = document.getElementById("add-part");
@@ -145,3 +145,12 @@ export function showParts(list, answer, names, remove) {
 }
 
 export const ofWhole = (more) => (more ? gettext(": whole paragraphs, since formatting stands in what you marked") : "");
+
+const MOST_PARTS = 100; // as in labeling/parts.py
+const MOST = 100_000; // characters of what a person writes, as in labeling/answers.py
+
+// Why an answer has no room for one more part; empty: it has.
+export function full(answer, part) {
+  if ((answer.parts || []).length >= MOST_PARTS) return gettext("An answer has %(most)s parts at most: take some out.", { most: MOST_PARTS });
+  return appended(answer, part).text.length > MOST ? gettext("Your answer would be too long with this part.") : "";
+}

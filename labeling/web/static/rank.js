@@ -8,7 +8,7 @@ import { columns, inLines, setColumns, useColumns } from "./columns.js";
 import { readCards } from "./read.js";
 import { useBeside } from "./beside.js";
 import { toggleRaw } from "./raw.js";
-import { ofWhole, showParts, useParts } from "./compose.js";
+import { full, ofWhole, showParts, useParts } from "./compose.js";
 import { useChecks } from "./checks.js";
 import { appended, without } from "./parts.js";
 import { gettext, ngettext } from "./words.js";
@@ -202,7 +202,10 @@ function drop(place) {
 
 // Into what is being written; else into an answer of one's own.
 function add(part, more) {
-  change((now) => (now.edit = appended(now.edit || { response: null, ...kept(now, null) }, part)));
+  const before = content().edit || { response: null, ...kept(content(), null) };
+  const problem = full(before, part);
+  if (problem) return say(problem);
+  change((now) => (now.edit = appended(before, part)));
   say(hasParts(content().edit, letters[part.response]) + ofWhole(more));
 }
 

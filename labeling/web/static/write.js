@@ -1,6 +1,6 @@
 import { start } from "./shell.js";
 import { preview } from "./preview.js";
-import { ofWhole, showParts, useParts } from "./compose.js";
+import { full, ofWhole, showParts, useParts } from "./compose.js";
 import { useChecks } from "./checks.js";
 import { appended, without } from "./parts.js";
 import { gettext } from "./words.js";
@@ -28,6 +28,8 @@ function list(content) {
 }
 
 function add(part, more) {
+  const problem = full(content(), part);
+  if (problem) return say(problem);
   change((now) => Object.assign(now, appended(now, part)));
   say(gettext("Taken into your version") + ofWhole(more));
 }
