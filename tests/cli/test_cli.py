@@ -47,6 +47,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
         launch: Any = types.ModuleType("align.processes.launch")
         launch.needed = lambda num_processes, config: launched is not None
+        launch.told = lambda num_processes, config: None
         launch.start = start
         launch.report_exit = lambda code: calls.append(("reported", code))
         monkeypatch.setitem(sys.modules, "align.processes.launch", launch)
