@@ -117,9 +117,9 @@ def available(root: Path = Path("/")) -> int:
 def configured(path: Path) -> tuple[int, Sharded]:
     """How many processes an accelerate configuration starts, and what it shares out among them.
 
-    Raises UserError as a stage's launcher does.
+    Raises UserError as a stage's launcher does; DeepSpeed need not be installed where it is planned.
     """
-    config = read_configuration(path)
+    config = read_configuration(path, starts=False)
     sharded: Sharded = None
     if config.kind == "FSDP":
         sharded = "fsdp2"

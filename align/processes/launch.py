@@ -153,8 +153,11 @@ def _accelerate(arguments: list[str], count: int | None, config: Path | None) ->
         ) from error
 
 
-def read_configuration(path: Path) -> Configuration:
-    """An accelerate configuration; UserError where it is none, or asks for what the stages cannot do."""
+def read_configuration(path: Path, starts: bool = True) -> Configuration:
+    """An accelerate configuration; UserError where it is none, or asks for what the stages cannot do.
+
+    starts: whether it is for processes here, which need DeepSpeed where it says so; else for a plan.
+    """
     from accelerate.commands.config import load_config_from_file
 
     from align.processes.sharding import refuse
@@ -173,7 +176,7 @@ def read_configuration(path: Path) -> Configuration:
         raise UserError(f"--accelerate-config {path} is not an accelerate configuration: {said}") from error
     if processes < 1:
         raise UserError(f"--accelerate-config {path}: num_processes is {processes}; it has to be 1 or more")
-    refuse(kind, str(precision), str(dynamo or "NO"))
+    refuse(kind, str(precision), str(dynamo or "NO"), starts)
     return Configuration(path, kind, processes, machines, cpu, zero)
 
 
