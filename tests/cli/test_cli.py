@@ -309,6 +309,7 @@ def test_signals_end_a_stage_with_one_line(number: signal.Signals, code: int, ti
         "import sys, time, types\n"
         "from align.cli.app import main\n"
         "launch = types.ModuleType('align.processes.launch'); launch.needed = lambda *a: False\n"
+        "launch.told = lambda *a: None\n"
         "sys.modules['align.processes.launch'] = launch\n"
         "import align.processes; align.processes.launch = launch\n"
         "stage = types.ModuleType('align.ppo.train')\n"

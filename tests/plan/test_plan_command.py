@@ -397,8 +397,8 @@ def test_configurations_are_read_as_the_launcher_reads_them(tmp_path: Path) -> N
 def test_a_refusal_comes_before_its_advice_and_before_the_data(
     tiny_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the base's weights alone, whose bytes are 4 a parameter in float32."""
-    path = tiny_recipe(sft={"steps": 1}, base={"dtype": "bfloat16"})
+    """By the base's weights alone; files in float32 are read as bfloat16, so that their pages are copied."""
+    recipe = load_recipe(tiny_recipe(sft={"steps": 1}), ["base.dtype=bfloat16"])
     monkeypatch.setattr(guard, "available", lambda: 10_000)
     seen: list[str] = []
 
@@ -409,16 +409,16 @@ def test_a_refusal_comes_before_its_advice_and_before_the_data(
     monkeypatch.setattr(guard, "advise", advised)
     monkeypatch.setattr("align.stages.frame.load", no_loading)
     with pytest.raises(UserError, match="sft does not fit"):
-        sft.run(load_recipe(path))
+        sft.run(recipe)
     assert "sft does not fit: it needs at least" in seen[0]
     with pytest.raises(AssertionError):  # goes on to the data
-        sft.run(load_recipe(path), anyway=True)
+        sft.run(recipe, anyway=True)
     assert len(seen) == 1
 
 
 def test_a_limit_that_no_row_can_reach_is_counted_as_the_base_s(tmp_path: Path) -> None:
     """As in the stages, which leave longer records out or refuse them."""
-    path = recipe_on(tmp_path, "smollm2-135m")
+    path = recipe_on(tmp_path, "smollm2-135m", ppo={"max_response_tokens": 64})
     config = json.loads((tmp_path / "base" / "config.json").read_text()) | {"max_position_embeddings": 256}
     (tmp_path / "base" / "config.json").write_text(json.dumps(config))
     done = run("plan", path, "--gpu", "h100-80")
