@@ -112,6 +112,8 @@ def run_stages(
         from align.recipe.load import stages_of
 
         elsewhere = launch.needed(num_processes, accelerate_config)
+        if line := launch.told(num_processes, accelerate_config):
+            print(line, flush=True)
         chosen = stages_of(recipe) if stages is None else stages
         if len(chosen) > 1 and not anyway:
             from align.plan.guard import check_all

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -29,11 +31,11 @@ class Advice:
 Change = tuple[str, str, Question]  # what is changed, what it costs, and what is asked then
 
 
-def advise(asked: Question, found: StagePlan) -> list[Advice]:
+def advise(asked: Question, found: StagePlan, until: float = math.inf) -> list[Advice]:
     """Changes that together let the stage fit; all that there are, where it does not fit with them either.
 
     What leaves the result as it is comes first, but for passes that no size would help: where what is held
-    alone is too much.
+    alone is too much. until: of `time.monotonic`; after it no other change is counted.
     """
     advice: list[Advice] = []
     passes, base = [_microbatch, _checkpointing], [_quantized, _spread]
@@ -42,6 +44,8 @@ def advise(asked: Question, found: StagePlan) -> list[Advice]:
     too_much = found.memory.static + asked.machine.fixed > found.room
     for next_change in [*(base + passes if too_much else passes + base), _layers, _lengths]:
         for change, costs, then in next_change(asked, found):
+            if time.monotonic() > until:
+                return advice
             try:
                 after = stage_plan(then, found.stage)
             except UserError:
@@ -135,11 +139,15 @@ def _layers(asked: Question, found: StagePlan) -> Iterator[Change]:
 def _lengths(asked: Question, found: StagePlan) -> Iterator[Change]:
     field = "max_response_tokens" if found.stage == "ppo" else "max_length"
     now: int = getattr(getattr(asked.recipe, found.stage), field)
+    if found.stage != "ppo":
+        now = min(now, asked.base.positions or now)
     if now > 64:
         recipe = set_in(asked.recipe, found.stage, **{field: now // 2})
         rankings = asked.lengths.rm
         then = replace(
-            asked, recipe=recipe, lengths=limits(recipe, Responses(rankings.typical, rankings.responses))
+            asked,
+            recipe=recipe,
+            lengths=limits(recipe, Responses(rankings.typical, rankings.responses), asked.base.positions),
         )
         yield (
             f"{found.stage}.{field}: {now // 2}",

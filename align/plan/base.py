@@ -75,6 +75,12 @@ class PlannedBase:
         return int(self.config.get_text_config().num_hidden_layers)
 
     @property
+    def positions(self) -> int | None:
+        """How many tokens the base reads at most; None where its configuration does not say."""
+        found = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else None
+
+    @property
     def attends(self) -> bool:
         """Whether all layers are attention; behind others rankings cannot share a prompt."""
         config = self.config.get_text_config()

@@ -8,6 +8,7 @@ be made refuses nothing.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from align.errors import UserError
 from align.plan.advice import advise
 from align.plan.base import PlannedBase, plan_base
 from align.plan.lengths import Lengths, limits
-from align.plan.machine import Machine, Sharded, accelerate_config, available
-from align.plan.memory import Question, StageMemory, least_rows, sampling_tokens, stage_memory
+from align.plan.machine import Machine, Sharded, available, configured
+from align.plan.memory import Part, Question, base_parts, least_rows, sampling_tokens, stage_memory
 from align.plan.show import gib
 from align.plan.stage import StagePlan, checkpointing_of, set_in, stage_plan
 from align.processes import distributed, sharding
@@ -30,6 +31,7 @@ from align.stage_table import Stage
 
 _SURE = 0.85  # of a counted pass: plans were within 15% of what was measured
 _OBVIOUS = 0.8  # of the memory: a bound below it needs no count
+_PATIENCE = 20.0  # seconds for which advice is counted once a stage is refused
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def settled(
     asked = Question(recipe, PlannedBase(recipe.base, config), lengths, found.machine)
     on = bool(said)
     if not obvious(asked, stage):
+        say(f"{stage}: counting what it needs, as it does not obviously fit; this can take a minute")
         try:
             plan = stage_plan(asked, stage)
         except Exception:  # whatever a base does that cannot be counted, the stage can still run
@@ -89,14 +92,29 @@ def settled(
         if plan is not None:
             on = plan.memory.checkpointing
             if not anyway:
-                _refuse(asked, plan, found.total)
+                _refuse(asked, plan, found.total, say)
             _tell(plan, say)
     on = bool(distributed.highest(int(on), accel))  # one result is as good as the other, but all do the same
     return set_in(recipe, stage, gradient_checkpointing=on)
 
 
+def check_base_alone(
+    recipe: Recipe, stage: Stage, config: PreTrainedConfig, accel: Accelerator, say: Callable[[str], object]
+) -> None:
+    """Raise UserError where the base's weights alone are more than there is, before any data are read."""
+    found = here(accel.device, accel.num_processes)
+    base = PlannedBase(recipe.base, config)
+    asked = Question(recipe, base, limits(recipe, positions=base.positions), found.machine)
+    if not obvious(asked, stage):
+        _refuse_base(asked, stage, found.total, say)
+
+
 def check_all(
-    recipe: Recipe, stages: Sequence[Stage], processes: int | None = None, config: Path | None = None
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    processes: int | None = None,
+    config: Path | None = None,
+    say: Callable[[str], object] = print,
 ) -> None:
     """Raise UserError where the base alone, with adapters and optimizers, leaves a stage no room at all.
 
@@ -104,7 +122,7 @@ def check_all(
     not looked at. processes, config: as the command line has them; the stages say what is wrong with these.
     """
     try:
-        count, sharded = (1, None) if config is None else accelerate_config(config)
+        count, sharded = (1, None) if config is None else configured(config)
     except UserError:
         return
     machine = smallest(processes or count, sharded)
@@ -113,45 +131,79 @@ def check_all(
             continue
         try:
             base = plan_base(recipe.base)
-            asked = Question(recipe, base, least_rows(limits(recipe)), machine)
-            if obvious(asked, stage):
-                continue
+        except UserError:  # which the stage says too
+            continue
+        asked = Question(recipe, base, least_rows(limits(recipe, positions=base.positions)), machine)
+        if obvious(asked, stage):
+            continue
+        _refuse_base(asked, stage, machine.memory, say)
+        try:
             memory = stage_memory(asked, stage, True)
         except Exception:  # the stage itself says what is wrong with its base
             continue
-        least = _held(asked, memory)
+        least = _held(asked, memory.held)
         if least > machine.memory:
             plan = StagePlan(memory, None, machine.memory, auto=False)
-            raise UserError(_refusal(asked, plan, least, machine.memory))
+            raise UserError(_refusal(asked, stage, plan, least, machine.memory, say))
 
 
-def _refuse(asked: Question, plan: StagePlan, total: int) -> None:
+def _refuse_base(asked: Question, stage: Stage, total: int, say: Callable[[str], object]) -> None:
+    """By the weights alone, which need no pass to be counted."""
+    try:
+        least = _held(asked, base_parts(asked, {}))
+    except Exception:  # as in `settled`
+        return
+    if least > total:
+        raise UserError(_refusal(asked, stage, None, least, total, say))
+
+
+def _refuse(asked: Question, plan: StagePlan, total: int, say: Callable[[str], object]) -> None:
     if plan.memory.static + plan.memory.largest.size <= total:
         return
     rows = replace(asked, lengths=least_rows(asked.lengths))
     memory = stage_memory(rows, plan.stage, plan.memory.checkpointing)
-    least = _held(asked, memory) + round(_SURE * memory.largest.size)
+    least = _held(asked, memory.held) + round(_SURE * memory.largest.size)
     if least > total:
-        raise UserError(_refusal(asked, plan, least, total))
+        raise UserError(_refusal(asked, plan.stage, plan, least, total, say))
 
 
-def _held(asked: Question, memory: StageMemory) -> int:
+def _held(asked: Question, held: Sequence[Part]) -> int:
     """What is held at least: on a CPU a base in its files' precision stays mapped, and its pages can go."""
     kept = str(getattr(asked.base.config, "dtype", None) or "")
     mapped = asked.machine.device == "cpu" and kept in ("", str(asked.dtype), str(asked.dtype).split(".")[-1])
-    return sum(part.size for part in memory.held if not (mapped and part.who == "base"))
+    return sum(part.size for part in held if not (mapped and part.who == "base"))
 
 
-def _refusal(asked: Question, plan: StagePlan, least: int, total: int) -> str:
-    machine = asked.machine
-    place = "this GPU has" if machine.device == "gpu" else "this machine has for each process"
+def _refusal(
+    asked: Question,
+    stage: Stage,
+    plan: StagePlan | None,
+    least: int,
+    total: int,
+    say: Callable[[str], object],
+) -> str:
+    """What is missing, which `say` is told before anything more is counted, and what to change.
+
+    plan: None where the stage is not counted yet.
+    """
+    place = "this GPU has" if asked.machine.device == "gpu" else "this machine has for each process"
+    found = f"{stage} does not fit: it needs at least {gib(least)}, and {place} {gib(total)}"
+    say(f"{found}. Counting what would help, for {_PATIENCE:.0f} seconds at most, or somewhat longer…")
+    until = time.monotonic() + _PATIENCE
+    try:
+        advice = advise(asked, plan or stage_plan(asked, stage), until)
+    except Exception:  # as in `settled`: then there is none
+        advice = []
     lines = [
-        f"{plan.stage} does not fit: it needs at least {gib(least)}, and {place} {gib(total)}, so "
-        f"{gib(least - total)} are missing. Nothing was loaded. To change, in order of cost, together:"
+        f"{found}, so {gib(least - total)} are missing. Nothing was loaded. To change, in order of cost, "
+        "together:",
+        *(f"  {one.change}: saves {gib(one.saves)} ({one.costs})" for one in advice),
     ]
-    advice = advise(asked, plan)
-    lines += [f"  {one.change}: saves {gib(one.saves)} ({one.costs})" for one in advice]
-    if not advice or not advice[-1].fits:
+    if advice and advice[-1].fits:
+        pass
+    elif time.monotonic() > until:
+        lines.append("  more than this: time was up, and `align plan` goes through all changes")
+    else:
         lines.append("  a smaller base, or more memory: the changes above are not enough")
     lines.append("`align plan` shows the whole plan; --anyway starts the stage nevertheless")
     return "\n".join(lines)

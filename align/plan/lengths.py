@@ -57,19 +57,19 @@ class Lengths:
     known: bool = False
 
 
-def limits(recipe: Recipe, responses: Responses | None = None) -> Lengths:
+def limits(recipe: Recipe, responses: Responses | None = None, positions: int | None = None) -> Lengths:
     """The longest rows that the recipe allows; a ranking's prompt is as long as each of its responses.
 
-    responses: how many a ranking has; None: what is assumed of that.
+    responses: how many a ranking has; None: what is assumed of that. positions: how many tokens the base
+    reads, None where nothing says it; longer rows are bad records, whatever the recipe allows.
     """
-    counts = responses or Responses()
-    sft, rm, ppo = recipe.sft.max_length, recipe.rm.max_length, recipe.ppo
+    counts, most = responses or Responses(), positions or 2**62
+    sft, rm, ppo = min(recipe.sft.max_length, most), min(recipe.rm.max_length, most), recipe.ppo
+    prompt = max(1, min(ppo.max_prompt_tokens, most - ppo.max_response_tokens))
     half = max(1, rm // 2)
     mean = float(rm - half + counts.mean * half)
     rankings = RmRows(rm - half or 1, half, counts.most, mean, typical=counts.mean)
-    return Lengths(
-        SftRows(sft, float(sft)), rankings, PpoRows(ppo.max_prompt_tokens, ppo.max_response_tokens)
-    )
+    return Lengths(SftRows(sft, float(sft)), rankings, PpoRows(prompt, ppo.max_response_tokens))
 
 
 def lengths_of_demonstrations(recipe: Recipe, lengths: NDArray[np.int64]) -> Lengths:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from align.errors import UserError
 from align.plan.gpus import Gpu, like
+from align.processes.hardware import memory_left, numbers
+from align.processes.launch import read_configuration
 
 # What processes share out: the base's layers and the optimizers' states (by FSDP2 or ZeRO-3), or these alone.
 Sharded = Literal["fsdp2", "zero3", "states"] | None
@@ -104,52 +104,25 @@ def measured() -> tuple[float, float]:
 
 
 def available(root: Path = Path("/")) -> int:
-    """Bytes that this process can have on Linux before it is killed, swap included; of a control group too.
+    """Bytes that this process can have on Linux before it is killed, swap included; of control groups too.
 
     Pages of files do not count as taken: they are given up. 2**62 where nothing says it.
     """
-    said = _fields(root / "proc/meminfo")
+    said = numbers(root / "proc/meminfo")
     free = (said.get("MemAvailable:", 0) + said.get("SwapFree:", 0)) * 1024 or 2**62
-    for limit, usage in (
-        ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory.stat"),
-        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "sys/fs/cgroup/memory/memory.stat"),
-    ):
-        try:
-            most = int((root / limit).read_text())
-        except (OSError, ValueError):  # there is none, or it is "max"
-            continue
-        used = _fields(root / usage)
-        free = min(free, most - used.get("anon", used.get("total_rss", 0)))
-    return free
+    left = memory_left(root)
+    return free if left is None else max(0, min(free, left))
 
 
-def _fields(path: Path) -> Mapping[str, int]:
-    """Numbers by name, of a file that has one on each line; nothing where it cannot be read."""
-    try:
-        lines = [line.split() for line in path.read_text().splitlines()]
-    except OSError:
-        return {}
-    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+def configured(path: Path) -> tuple[int, Sharded]:
+    """How many processes an accelerate configuration starts, and what it shares out among them.
 
-
-def accelerate_config(path: Path) -> tuple[int, Sharded]:
-    """How many processes an accelerate configuration starts, and what it shares out among them."""
-    from accelerate.commands.config import load_config_from_file
-
-    if not path.is_file():
-        raise UserError(f"--accelerate-config {path}: there is no such file")
-    try:
-        config = load_config_from_file(str(path))
-        kind = config.distributed_type.value
-    except Exception as error:  # accelerate checks little, so it may be of any kind
-        said = " ".join(str(error).split())
-        raise UserError(f"--accelerate-config {path} is not an accelerate configuration: {said}") from error
-    stage = str((config.deepspeed_config or {}).get("zero_stage", ""))
+    Raises UserError as a stage's launcher does; DeepSpeed need not be installed where it is planned.
+    """
+    config = read_configuration(path, starts=False)
     sharded: Sharded = None
-    if kind == "FSDP":
+    if config.kind == "FSDP":
         sharded = "fsdp2"
-    elif kind == "DEEPSPEED" and stage == "3":
-        sharded = "zero3"
-    elif kind == "DEEPSPEED":
-        sharded = "states"
-    return int(config.num_processes or 1), sharded
+    elif config.kind == "DEEPSPEED":
+        sharded = "zero3" if config.zero_stage == "3" else "states"
+    return config.processes, sharded

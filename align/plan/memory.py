@@ -108,7 +108,7 @@ def stage_memory(asked: Question, stage: Stage, checkpointing: bool) -> StageMem
     """What the stage needs; raises UserError where the base cannot be built or adapted as the recipe says."""
     count = {"sft": _sft, "rm": _rm, "ppo": _ppo}[stage]
     found = _whole(asked, lambda model: count(asked, model, checkpointing))
-    held = [*_base_parts(asked, found), *_trained_parts(asked, found)]
+    held = [*base_parts(asked, found), *_trained_parts(asked, found)]
     if stage == "ppo":
         held.append(Part("rollout", "states and numbers of each token", _rollout(asked)))
     largest = found_parts(found, _PASS)
@@ -290,8 +290,8 @@ def _held(roles: Roles, adapters: Mapping[str, bool], heads: list[str]) -> dict[
     return found
 
 
-def _base_parts(asked: Question, found: Numbers) -> list[Part]:
-    """The base's weights as they lie on one process."""
+def base_parts(asked: Question, found: Numbers) -> list[Part]:
+    """The base's weights on one process, without embeddings that are found to train."""
     weights, machine = asked.base.weights(asked.dtype), asked.machine
     moved = found.get(f"{_HELD}policy: embeddings that train", 0.0) * asked.dtype.itemsize / 4
     rest = weights.rest - round(moved)

@@ -12,7 +12,7 @@ from align.stage_table import Stage
 
 def notes(asked: Question, stages: Sequence[Stage], responses: Responses) -> list[str]:
     """A sentence each, in the order of their weight."""
-    found = [*_of_base(asked)]
+    found = [*_of_base(asked), *_of_positions(asked, stages)]
     if "rm" in stages:
         found.append(f"rm: {responses.said}")
     if "ppo" in stages:
@@ -35,6 +35,25 @@ def _of_base(asked: Question) -> Iterator[str]:
             f"base: layers of {base.config.model_type} are not all attention. They are counted the slow way, "
             "as without their own kernels (mamba-ssm, causal-conv1d, flash-linear-attention), which keep "
             "less: figures of passes are at the most"
+        )
+
+
+def _of_positions(asked: Question, stages: Sequence[Stage]) -> Iterator[str]:
+    """Limits of the recipe that no row reaches, as the base has no positions for it."""
+    recipe, most = asked.recipe, asked.base.positions
+    if most is None:
+        return
+    for stage, allowed in (("sft", recipe.sft.max_length), ("rm", recipe.rm.max_length)):
+        if stage in stages and allowed > most:
+            yield (
+                f"{stage}.max_length allows {allowed:,} tokens, and the base reads at most {most:,}: longer "
+                "records are bad records, and rows are counted at that"
+            )
+    prompt, room = recipe.ppo.max_prompt_tokens, recipe.ppo.max_response_tokens
+    if "ppo" in stages and prompt + room > most:
+        yield (
+            f"ppo.max_prompt_tokens with ppo.max_response_tokens allows {prompt + room:,} tokens, and the "
+            f"base reads at most {most:,}: longer prompts are bad records, and {most - room:,} are counted"
         )
 
 

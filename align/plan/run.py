@@ -13,7 +13,7 @@ from align.plan.advice import advise
 from align.plan.base import PlannedBase, plan_base
 from align.plan.gpus import find_gpu
 from align.plan.lengths import limits
-from align.plan.machine import Machine, Sharded, accelerate_config, of_gpu, this_machine
+from align.plan.machine import Machine, Sharded, configured, of_gpu, this_machine
 from align.plan.memory import Question
 from align.plan.notes import notes
 from align.plan.responses import Responses, responses_of
@@ -41,7 +41,7 @@ def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None,
         )
     check_shares(recipe, stages, machine.processes)
     responses = responses_of(recipe) if "rm" in stages else Responses()
-    asked = Question(recipe, base, limits(recipe, responses), machine)
+    asked = Question(recipe, base, limits(recipe, responses, base.positions), machine)
     try:
         check_reading(base.model(torch.float32))
         check_logits(base.model(torch.float32))
@@ -65,30 +65,19 @@ def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None,
 
 
 def _refuse_beyond(recipe: Recipe, base: PlannedBase) -> None:
-    """Raise UserError for a limit that no row can reach, because the base has no positions for it."""
-    most = getattr(base.config.get_text_config(), "max_position_embeddings", None)
-    ppo = recipe.ppo
-    asked = {
-        "sft": ("sft.max_length", recipe.sft.max_length),
-        "rm": ("rm.max_length", recipe.rm.max_length),
-        "ppo": (
-            "ppo.max_prompt_tokens with ppo.max_response_tokens",
-            ppo.max_prompt_tokens + ppo.max_response_tokens,
-        ),
-    }
-    for stage in stages_of(recipe):
-        key, length = asked[stage]
-        if isinstance(most, int) and length > most:
-            raise UserError(
-                f"{key} allows {length:,} tokens, and the base reads at most {most:,}: no row can be so "
-                "long, so lower it"
-            )
+    """Raise UserError where responses of ppo leave its prompts no position of the base."""
+    room = recipe.ppo.max_response_tokens
+    if "ppo" in stages_of(recipe) and base.positions is not None and room >= base.positions:
+        raise UserError(
+            f"ppo.max_response_tokens is {room:,}, and the base reads at most {base.positions:,} tokens, "
+            f"prompt and response together: lower it, for example to {max(1, base.positions // 2):,}"
+        )
 
 
 def _machine(gpu: str | None, gpus: int | None, config: Path | None) -> Machine:
     count = gpus or 1
     sharded: Sharded = None
     if config is not None:
-        processes, sharded = accelerate_config(config)
+        processes, sharded = configured(config)
         count = gpus or processes
     return this_machine(count, sharded) if gpu is None else of_gpu(find_gpu(gpu), count, sharded)

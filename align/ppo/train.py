@@ -69,7 +69,7 @@ def run(
     accepted: what may have changed since it began. anyway: also where memory will not do. Raises MissingStage
     where an earlier stage has not finished, UserError where something must be changed.
     """
-    cfg, inputs = recipe.ppo, Inputs(recipe, "ppo", restart, accepted)
+    cfg, inputs = recipe.ppo, Inputs(recipe, "ppo", restart, accepted, anyway)
     sft = inputs.parent("sft", "sft", cfg.sft)
     sources = find_sources(recipe, inputs.setup.lineage)
     inputs.parents += [one.parent for one in sources if one.parent]
@@ -87,7 +87,7 @@ def run(
             raise UserError("data.prompts: there is no training prompt")
         if not held_out and cfg.keep == "best":
             raise UserError("ppo.keep: best compares iterations on held-out prompts: data.prompts.held_out")
-        recipe = inputs.settled(stage, lengths_of_prompts(recipe, prompts.lengths), anyway)
+        recipe = inputs.settled(stage, lengths_of_prompts(recipe, prompts.lengths))
         context = prepare(recipe, inputs.setup, sft, sources, guard)
         held.callback(context.engine.close)
         context = with_demonstrations(context, recipe, ptx)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,39 @@ def memory_limit(root: Path = Path("/")) -> int | None:
 
     A job's group lies below the root, and any group above it may be narrower. None where nothing limits it.
     """
+    return min((limit for _, limit in _limits(root)), default=None)
+
+
+def memory_left(root: Path = Path("/")) -> int | None:
+    """Bytes that the control groups of this process let it and its neighbours in them have yet.
+
+    Each limit is set against what its own group has taken, and the least counts. Pages of files do not count
+    as taken, as they are given up; those of shared memory do. None where nothing limits it.
+    """
+    left: list[int] = []
+    for group, limit in _limits(root):
+        taken = numbers(group / "memory.stat")
+        # Version 1 says what the groups below have taken too as total_…; version 2 always counts them.
+        kinds = (("anon", "shmem"), ("total_rss", "total_shmem"))["total_rss" in taken]
+        left.append(limit - sum(taken.get(kind, 0) for kind in kinds))
+    return min(left, default=None)
+
+
+def numbers(path: Path) -> Mapping[str, int]:
+    """Numbers by name, of a file that has one on each line; nothing where it cannot be read."""
+    try:
+        lines = [line.split() for line in path.read_text().splitlines()]
+    except OSError:
+        return {}
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+
+
+def _limits(root: Path) -> Iterator[tuple[Path, int]]:
+    """The folders of this process's control groups, and of those above them, that limit memory; in bytes."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return None
-    found: list[int] = []
+        return
     for _, controllers, name in (line.split(":", 2) for line in lines if line.count(":") >= 2):
         if controllers and "memory" not in controllers.split(","):
             continue
@@ -80,8 +108,7 @@ def memory_limit(root: Path = Path("/")) -> int | None:
         own = top / name.strip("/")
         for group in (own, *own.parents):
             with suppress(OSError, ValueError):  # there is none, or it is "max"
-                found.append(int((group / file).read_text()))
+                if (limit := int((group / file).read_text())) < _NO_LIMIT:
+                    yield group, limit
             if group == top:
                 break
-    least = min(found, default=_NO_LIMIT)
-    return least if least < _NO_LIMIT else None

@@ -20,11 +20,13 @@ from pathlib import Path
 from align.errors import AlignError, UserError
 
 _EXIT_FILE = "ALIGN_EXIT_FILE"
+# Of torchrun and Kubernetes operators, and of MPI: Open MPI, MPICH with Slurm, MVAPICH.
+_SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 _GOES_ON = "the same command goes on from the last checkpoint"
 
 
 @dataclass(frozen=True)
-class _Configuration:
+class Configuration:
     """What counts of an accelerate configuration before the processes are there."""
 
     path: Path
@@ -32,6 +34,7 @@ class _Configuration:
     processes: int  # on all machines together
     machines: int
     cpu: bool
+    zero_stage: str = ""  # DeepSpeed's
 
     @property
     def plain(self) -> bool:
@@ -44,18 +47,39 @@ def needed(num_processes: int | None, accelerate_config: Path | None) -> bool:
 
     Not when a launcher already started it; else when several processes are asked for, by a configuration
     too, or when there are several GPUs and nothing was said. Raises UserError for a configuration that
-    cannot be read, or had.
+    cannot be read, or had, and for one of several processes that do not know which GPU is theirs.
     """
-    if "LOCAL_RANK" in os.environ or "WORLD_SIZE" in os.environ:
+    if "LOCAL_RANK" in os.environ:
         return False
-    if accelerate_config is not None:
-        config = _read(accelerate_config)
+    config = None if accelerate_config is None else read_configuration(accelerate_config)
+    name, size = _started()
+    if size > 1 and not (config and config.machines > 1 and name != "WORLD_SIZE"):  # one on each machine
+        if _gpus() and not (config and config.cpu) and not _on_cpu():
+            raise UserError(_without_gpu(name, size))
+        return False
+    if "WORLD_SIZE" in os.environ:
+        return False
+    if config is not None:
         if config.plain and config.cpu:
             os.environ["ACCELERATE_USE_CPU"] = "true"
         return not config.plain or (num_processes or config.processes) > 1
     if num_processes is not None:
         return num_processes > 1
     return _gpus() > 1
+
+
+def told(num_processes: int | None, accelerate_config: Path | None) -> str | None:
+    """A line where the environment alone is why one process works, though more was asked for or is there."""
+    if "LOCAL_RANK" in os.environ or os.environ.get("WORLD_SIZE") != "1":
+        return None
+    if num_processes is not None:
+        more = f"--num-processes {num_processes} does not count" if num_processes > 1 else None
+    elif accelerate_config is not None:
+        more = f"--accelerate-config {accelerate_config} does not count"
+    else:
+        more = f"{count - 1} of {count} GPUs stay idle" if (count := _gpus()) > 1 else None
+    why = "WORLD_SIZE is 1, as a launcher sets it, so one process works"
+    return f"{why}, and {more}; to start them here, unset WORLD_SIZE" if more else None
 
 
 def start(
@@ -70,7 +94,7 @@ def start(
     grace: seconds that the processes take to stop when told to; the launcher kills what is there later.
     """
     os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(math.ceil(grace) + 5)
-    config = None if accelerate_config is None else _read(accelerate_config)
+    config = None if accelerate_config is None else read_configuration(accelerate_config)
     if config is not None and config.plain and config.machines > 1:
         raise UserError(
             f"--accelerate-config {config.path}: with distributed_type {config.kind} accelerate starts "
@@ -129,8 +153,11 @@ def _accelerate(arguments: list[str], count: int | None, config: Path | None) ->
         ) from error
 
 
-def _read(path: Path) -> _Configuration:
-    """An accelerate configuration; UserError where it is none, or asks for what the stages cannot do."""
+def read_configuration(path: Path, starts: bool = True) -> Configuration:
+    """An accelerate configuration; UserError where it is none, or asks for what the stages cannot do.
+
+    starts: whether it is for processes here, which need DeepSpeed where it says so; else for a plan.
+    """
     from accelerate.commands.config import load_config_from_file
 
     from align.processes.sharding import refuse
@@ -143,14 +170,14 @@ def _read(path: Path) -> _Configuration:
         kind = "NO" if found.distributed_type is False else found.distributed_type.value
         precision, dynamo = found.mixed_precision or "no", (found.dynamo_config or {}).get("dynamo_backend")
         processes, machines = int(found.num_processes or 1), int(found.num_machines or 1)
-        cpu = bool(found.use_cpu)
+        cpu, zero = bool(found.use_cpu), str((found.deepspeed_config or {}).get("zero_stage", ""))
     except Exception as error:  # accelerate checks little, so it may be of any kind
         said = " ".join(str(error).split())
         raise UserError(f"--accelerate-config {path} is not an accelerate configuration: {said}") from error
     if processes < 1:
         raise UserError(f"--accelerate-config {path}: num_processes is {processes}; it has to be 1 or more")
-    refuse(kind, str(precision), str(dynamo or "NO"))
-    return _Configuration(path, kind, processes, machines, cpu)
+    refuse(kind, str(precision), str(dynamo or "NO"), starts)
+    return Configuration(path, kind, processes, machines, cpu, zero)
 
 
 def _elastic(arguments: list[str], count: int) -> None:
@@ -202,6 +229,27 @@ def _died(error: BaseException) -> str:
     hint = ", most often because memory ran out" if how == "SIGKILL" else ""
     rank = next(rank for rank, failure in failures.items() if failure is first)
     return f"process {rank} ended with {how}{hint}; {_GOES_ON}"
+
+
+def _started() -> tuple[str, int]:
+    """By which variable a launcher says how many processes it started, and how many; 1 where none does."""
+    for name in _SIZES:
+        if (value := os.environ.get(name, "")).isdigit():
+            return name, int(value)
+    return "", 1
+
+
+def _without_gpu(name: str, size: int) -> str:
+    return (
+        f"{name} is {size}: this is one of {size} processes that mpirun, srun or an operator started, and "
+        "LOCAL_RANK does not say which GPU is its own: start one torchrun or accelerate launch on each "
+        f"machine, which sets it (docs/processes.md); or unset {name}, and align starts a process for each "
+        "GPU here"
+    )
+
+
+def _on_cpu() -> bool:
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
 
 
 def _gpus() -> int:

@@ -70,14 +70,17 @@ def sharding() -> Sharding | None:
     return None
 
 
-def refuse(kind: str, precision: str = "no", dynamo: str = "no") -> None:
-    """Raise UserError where the stages cannot do this distributed_type, mixed_precision or dynamo_backend."""
+def refuse(kind: str, precision: str = "no", dynamo: str = "no", starts: bool = True) -> None:
+    """Raise UserError where the stages cannot do this distributed_type, mixed_precision or dynamo_backend.
+
+    starts: whether they are to start here, with what is installed.
+    """
     if kind == "MEGATRON_LM":
         raise UserError(
             "the accelerate configuration asks for Megatron-LM, which has models of its own: use "
             "distributed_type MULTI_GPU"
         )
-    if kind == "DEEPSPEED" and not is_deepspeed_available():
+    if starts and kind == "DEEPSPEED" and not is_deepspeed_available():
         raise UserError(
             "the accelerate configuration asks for DeepSpeed, which is not installed: pip install deepspeed, "
             "or use distributed_type FSDP with fsdp_version 2, which needs nothing more"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ from align.errors import UserError
 from align.models.base import BaseCheckpoint, find_base
 from align.models.slices import NotInSlices, check_slices
 from align.models.text_part import name_decoder, text_decoder
-from align.plan.guard import settled
+from align.plan.guard import check_base_alone, settled
 from align.plan.lengths import Lengths
 from align.processes import distributed, sharding
 from align.processes.determinism import choose_kernels
@@ -142,11 +142,23 @@ class Inputs:
     """What a stage is made of, read and verified before anything trains."""
 
     def __init__(
-        self, recipe: Recipe, stage: Stage, restart: bool, accepted: Sequence[Accepted] = ()
+        self,
+        recipe: Recipe,
+        stage: Stage,
+        restart: bool,
+        accepted: Sequence[Accepted] = (),
+        anyway: bool = False,
     ) -> None:
-        """accepted: what may have changed since the stage began. Raises UserError as `set_up` does."""
+        """accepted: what may have changed since the stage began. anyway: also where memory will not do.
+
+        Raises UserError as `set_up` does, and where the base alone does not fit.
+        """
         self.recipe, self.stage, self.restart, self.accepted = recipe, stage, restart, accepted
-        self.setup = set_up(recipe)
+        self.anyway, self.setup = anyway, set_up(recipe)
+        if not anyway and (restart or not (recipe.run.path / stage / "final").is_dir()):
+            accel = self.setup.accel
+            say = partial(print, flush=True) if accel.is_main_process else str
+            check_base_alone(recipe, stage, self.setup.base.config, accel, say)
         self.parents: list[manifest.ParentRef] = []
         self._splits: dict[RecordType, Split[Any]] = {}
         self._labels: dict[str, bytes] = {}  # what was read of labeling databases, by entry of the recipe
@@ -190,11 +202,10 @@ class Inputs:
             stage.say(f"{len(found)} records are left out; {path} lists them with what is wrong")
         return train, held_out
 
-    def settled(self, stage: StageRun, lengths: Lengths, anyway: bool) -> Recipe:
+    def settled(self, stage: StageRun, lengths: Lengths) -> Recipe:
         """The recipe as the stage will run, see `align.plan.guard.settled`; UserError where it cannot fit."""
-        return settled(
-            self.recipe, self.stage, self.setup.base.config, self.setup.accel, lengths, stage.say, anyway
-        )
+        config, accel = self.setup.base.config, self.setup.accel
+        return settled(self.recipe, self.stage, config, accel, lengths, stage.say, self.anyway)
 
     @contextmanager
     def open(self) -> Iterator[StageRun]:

@@ -79,7 +79,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
     anyway: also where memory will not do. Raises MissingStage where sft has not finished, UserError where
     something must be changed first.
     """
-    cfg, inputs = recipe.rm, Inputs(recipe, "rm", restart)
+    cfg, inputs = recipe.rm, Inputs(recipe, "rm", restart, anyway=anyway)
     setup, accel = inputs.setup, inputs.setup.accel
     sft = inputs.parent("sft", "sft", cfg.sft)
     weights = labeler_weights(inputs, source(recipe, "rankings", "rm"), inputs.read(Ranking))
@@ -98,7 +98,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
                 "data.rankings: no training ranking decides any comparison; all responses are tied"
             )
         zero = centring_rows(demonstrations, train, recipe, setup)
-        recipe = inputs.settled(stage, lengths_of_rankings(recipe, encoded[0]), anyway)
+        recipe = inputs.settled(stage, lengths_of_rankings(recipe, encoded[0]))
         checkpointing = recipe.rm.gradient_checkpointing is True
         forward = _model(setup, sft, recipe.run.seed, cfg, checkpointing)
         longest = max(cfg.max_length, recipe.sft.max_length)  # demonstrations too are scored

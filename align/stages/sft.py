@@ -64,7 +64,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
     anyway: also where memory will not do. Raises UserError where the recipe, the base or the data must be
     changed first.
     """
-    cfg, inputs = recipe.sft, Inputs(recipe, "sft", restart)
+    cfg, inputs = recipe.sft, Inputs(recipe, "sft", restart, anyway=anyway)
     check_base(inputs.setup.base, recipe.lora)
     microbatches(cfg, inputs.setup.accel.num_processes)
     inputs.read(Demonstration)
@@ -73,7 +73,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
             return
         train, held_out = inputs.encode(stage, Demonstration, encode_demonstrations, cfg.max_length)
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
-        recipe = inputs.settled(stage, lengths_of_demonstrations(recipe, train.lengths), anyway)
+        recipe = inputs.settled(stage, lengths_of_demonstrations(recipe, train.lengths))
         trainer = _trainer(recipe, inputs.setup, stage, train, _rows(held_out), steps)
         _tell(trainer, recipe, stage)
         trainer.go()

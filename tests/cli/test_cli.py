@@ -47,6 +47,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
         launch: Any = types.ModuleType("align.processes.launch")
         launch.needed = lambda num_processes, config: launched is not None
+        launch.told = lambda num_processes, config: None
         launch.start = start
         launch.report_exit = lambda code: calls.append(("reported", code))
         monkeypatch.setitem(sys.modules, "align.processes.launch", launch)
@@ -308,6 +309,7 @@ def test_signals_end_a_stage_with_one_line(number: signal.Signals, code: int, ti
         "import sys, time, types\n"
         "from align.cli.app import main\n"
         "launch = types.ModuleType('align.processes.launch'); launch.needed = lambda *a: False\n"
+        "launch.told = lambda *a: None\n"
         "sys.modules['align.processes.launch'] = launch\n"
         "import align.processes; align.processes.launch = launch\n"
         "stage = types.ModuleType('align.ppo.train')\n"

@@ -335,7 +335,7 @@ def test_checkpointing_is_on_by_itself_where_it_has_to_be(
         found = guard.settled(recipe, "sft", config, accel, lengths, told.append)
         return found.sft.gradient_checkpointing is True
 
-    assert settle(2**40) is False and not told
+    assert settle(2**40) is False and all("counting what it needs" in line for line in told)
     with_it = stage_memory(
         Question(recipe, guard.plan_base(recipe.base), lengths, guard.here(accel.device, 1).machine),
         "sft",
@@ -356,26 +356,75 @@ def test_memory_of_a_control_group_is_the_limit(tmp_path: Path) -> None:
     assert available(tmp_path) == 2**62  # nothing is said
     write("proc/meminfo", "MemTotal: 99 kB\nMemAvailable: 3000 kB\nSwapFree: 1000 kB\n")
     assert available(tmp_path) == 4000 * 1024
+    write("proc/self/cgroup", "0::/\n")
     write("sys/fs/cgroup/memory.max", "max\n")
     assert available(tmp_path) == 4000 * 1024
     write("sys/fs/cgroup/memory.max", "2048000\n")
     write("sys/fs/cgroup/memory.stat", "anon 48000\nfile 2000000\n")
     assert available(tmp_path) == 2_000_000
+    write("proc/self/cgroup", "0::/system.slice/job.scope\n")  # the parent is the narrower one
+    write("sys/fs/cgroup/system.slice/job.scope/memory.max", "1900000\n")
+    write("sys/fs/cgroup/system.slice/job.scope/memory.stat", "anon 10\nshmem 90\n")
+    assert available(tmp_path) == 1_899_900
+    write("sys/fs/cgroup/system.slice/memory.max", "1500000\n")
+    write("sys/fs/cgroup/system.slice/memory.stat", "anon 500000\n")
+    assert available(tmp_path) == 1_000_000
+    write("proc/self/cgroup", "4:memory:/slurm/job_7\n3:cpuset:/\n")
+    write("sys/fs/cgroup/memory/slurm/job_7/memory.limit_in_bytes", "900000\n")
+    write("sys/fs/cgroup/memory/slurm/job_7/memory.stat", "rss 1\ntotal_rss 200000\n")
+    assert available(tmp_path) == 700_000
 
 
 def test_accelerate_configurations_say_what_is_shared_out() -> None:
     folder = ROOT / "recipes" / "accelerate"
-    found = {path.stem: machine.accelerate_config(path) for path in folder.glob("*.yaml")}
+    found = {path.stem: machine.configured(path) for path in folder.glob("*.yaml")}
     assert found["fsdp2"] == (8, "fsdp2")
     assert found["zero3"] == (8, "zero3")
     assert found["zero2"] == (8, "states")
     assert found["ddp"] == (8, None)
 
 
-def test_a_limit_that_no_row_can_reach_is_refused(tmp_path: Path) -> None:
-    path = recipe_on(tmp_path, "llama-8b")
-    done = run("plan", path, "--gpu", "h100-80", "--set", "sft.max_length=1000000")
-    assert done.exit_code == 2
-    assert "sft.max_length allows 1,000,000 tokens, and the base reads at most 131,072" in " ".join(
-        done.output.split()
-    )
+def test_configurations_are_read_as_the_launcher_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "accelerate.yaml"
+    text = "compute_environment: LOCAL_MACHINE\nnum_machines: 1\nnum_processes: 2\nuse_cpu: false\n"
+    path.write_text(text + "mixed_precision: 'no'\ndistributed_type: NO\n")  # false, for YAML
+    assert machine.configured(path) == (2, None)
+    path.write_text(text + "mixed_precision: bf16\ndistributed_type: MULTI_GPU\n")
+    with pytest.raises(UserError, match="mixed_precision bf16"):
+        machine.configured(path)
+
+
+def test_a_refusal_comes_before_its_advice_and_before_the_data(
+    tiny_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the base's weights alone; files in float32 are read as bfloat16, so that their pages are copied."""
+    recipe = load_recipe(tiny_recipe(sft={"steps": 1}), ["base.dtype=bfloat16"])
+    monkeypatch.setattr(guard, "available", lambda: 10_000)
+    seen: list[str] = []
+
+    def advised(*_: object) -> list[Any]:
+        seen.append(capsys.readouterr().out)
+        return []
+
+    monkeypatch.setattr(guard, "advise", advised)
+    monkeypatch.setattr("align.stages.frame.load", no_loading)
+    with pytest.raises(UserError, match="sft does not fit"):
+        sft.run(recipe)
+    assert "sft does not fit: it needs at least" in seen[0]
+    with pytest.raises(AssertionError):  # goes on to the data
+        sft.run(recipe, anyway=True)
+    assert len(seen) == 1
+
+
+def test_a_limit_that_no_row_can_reach_is_counted_as_the_base_s(tmp_path: Path) -> None:
+    """As in the stages, which leave longer records out or refuse them."""
+    path = recipe_on(tmp_path, "smollm2-135m", ppo={"max_response_tokens": 64})
+    config = json.loads((tmp_path / "base" / "config.json").read_text()) | {"max_position_embeddings": 256}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    done = run("plan", path, "--gpu", "h100-80")
+    words = " ".join(done.output.split())
+    assert done.exit_code == 0, done.output
+    assert "sft.max_length allows 1,024 tokens, and the base reads at most 256" in words
+    assert "x 256 tokens" in words
+    done = run("plan", path, "--gpu", "h100-80", "--set", "ppo.max_response_tokens=256")
+    assert done.exit_code == 2 and "ppo.max_response_tokens is 256" in " ".join(done.stderr.split())

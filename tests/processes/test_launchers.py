@@ -226,6 +226,28 @@ def test_processes_that_are_not_told_where_they_meet(tmp_path: Path, tiny_base: 
     assert "MASTER_ADDR does not say where they meet: start them by torchrun" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE"])
+def test_one_of_several_processes_starts_none_for_every_gpu(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_gpus", lambda: 4)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(UserError, match=f"{name} is 2: .*LOCAL_RANK does not say"):
+        launch.needed(None, None)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert not launch.needed(None, None)
+
+
+def test_a_world_of_one_is_told_where_gpus_stay_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_gpus", lambda: 4)
+    assert launch.told(None, None) is None and launch.needed(None, None)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert not launch.needed(None, None)
+    assert "3 of 4 GPUs stay idle" in str(launch.told(None, None))
+    assert "--num-processes 2 does not count" in str(launch.told(2, None))
+
+
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
