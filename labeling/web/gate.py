@@ -171,7 +171,8 @@ def _guarded(scope: Scope, body: _Body, send: Send) -> Send:
 
 
 def _busy(why: str) -> HTTPException:
-    return HTTPException(503, f"{why}: try again in a moment.", {"Retry-After": "2"})
+    # The connection ends: others would wait for the requests behind this one to be refused, too.
+    return HTTPException(503, f"{why}: try again in a moment.", {"Retry-After": "2", "Connection": "close"})
 
 
 def _too_large(allowed: int, by_recipe: bool) -> str:
