@@ -11,7 +11,8 @@ from typing import Any
 
 from align.data.formats import Format
 from align.data.one_file import OneFile
-from align.data.rows import EMPTY_ROW, KINDS, PACKED, FileError, read_rows
+from align.data.rows import EMPTY_ROW, KINDS, PACKED, FileError
+from align.data.rows_within import rows_within
 from align.errors import UserError
 from align.values import RecordError
 from labeling.language import gettext, ngettext, number
@@ -82,13 +83,15 @@ def import_file(
     form: Format | None = None,
     ignore: Sequence[str] = (),
     progress: Progress = lambda done, total: None,
+    most: int | None = None,
 ) -> Imported:
     """Add the tasks of a file (JSON Lines, JSON, CSV, Parquet); nothing where a row is wrong.
 
     They are read and checked first, then written as by `add_in_parts`, which tells its progress.
     With `labels`, rankings that name their labeler are kept as theirs. `name` is what messages call the file.
     `form` reads its rows, less the columns to `ignore`; without it they are ours, or in the known format that
-    the first row shows. Raises UserError with the place in the file.
+    the first row shows. `most`: bytes that they may have, unpacked.
+    Raises UserError with the place in the file.
     """
     place, name = "", name or str(path)
 
@@ -96,7 +99,7 @@ def import_file(
 
     def good() -> Iterator[tuple[str, Any]]:
         nonlocal place
-        for place, row in read_rows(path, typed=form is not None and form.typed):
+        for place, row in rows_within(path, form is not None and form.typed, most):
             if isinstance(row, RecordError):
                 raise row
             if row is not EMPTY_ROW:

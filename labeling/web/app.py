@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -44,7 +45,8 @@ from labeling.web.talking import Stops
 from labeling.web.throttle import Door, Throttle
 from labeling.web.uploads import Uploads
 
-_KNOWN = (SignIn, UserError, HTTPException, RequestValidationError, OperationalError, PoolTimeout)
+_DATABASE = (OperationalError, PoolTimeout)
+_KNOWN = (SignIn, UserError, HTTPException, RequestValidationError, ClientDisconnect, *_DATABASE)
 # In this order: /people/time is no person's number.
 _PARTS = (work, checks, guideline, calibration, chat, review, figures, tasks, worktime, audit, manage, api)
 _LOG = logging.getLogger("labeling")
@@ -67,7 +69,7 @@ def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
     app.state.news = News(config.store)
     app.state.stops = Stops()
     app.state.checking = checks.Checking(config)
-    app.state.uploads = Uploads(config.store)
+    app.state.uploads = Uploads(config.store, config.settings.upload_limit * 2**20)
     app.include_router(signin.own)
     app.include_router(language.router)
     for part in (signin, *_PARTS):
@@ -107,6 +109,8 @@ def _problem(error: Exception) -> tuple[int, str]:
             return 404, str(error)
         case UserError():
             return 422 if isinstance(error, RecordError) else 409, str(error)
+        case ClientDisconnect():
+            return 400, "The request broke off."  # nobody reads it
         case HTTPException():
             missing = error.detail == "Not Found"
             return error.status_code, gettext("There is no such page.") if missing else str(error.detail)

@@ -174,7 +174,8 @@ def _guarded(scope: Scope, body: _Body, send: Send) -> Send:
 
 
 def _busy(why: str) -> HTTPException:
-    return HTTPException(503, why, {"Retry-After": "2"})
+    # The connection ends: others would wait for the requests behind this one to be refused, too.
+    return HTTPException(503, why, {"Retry-After": "2", "Connection": "close"})
 
 
 def _too_large(allowed: int, by_recipe: bool) -> str:

@@ -37,7 +37,7 @@ _ATTRIBUTES = {
     "div": {"data-math"},
     "*": {"dir", "data-lines"},
 }
-_OUTSIDE = ("https:", "http:", "mailto:")  # a link into the app would act for who follows it
+_OUTSIDE = ("https://", "http://", "mailto:")  # `http:people`, like `/people`, is a place in the app
 # Of what people mark, the smallest of these is taken whole where its own words are not its source.
 _BLOCKS = {"paragraph_open", "heading_open", "blockquote_open", "list_item_open", "table_open"}
 _BLOCKS |= {"bullet_list_open", "ordered_list_open", "fence", "formula"}

@@ -18,6 +18,7 @@ from labeling.store.models import Person
 
 _LOG = logging.getLogger("labeling")
 _ENDS_WITHIN = 5.0  # seconds
+_UNPACKED = 8  # times what may be sent: text packs to a third or a fifth
 
 
 class _Stopped(Exception):
@@ -47,8 +48,9 @@ class Job:
 class Uploads:
     """The imports of a running app."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, limit: int) -> None:
+        """`limit`: bytes of a file that is sent."""
+        self._store, self._most = store, _UNPACKED * limit
         self._lock = threading.Lock()
         self._stop = False
         self._thread: threading.Thread | None = None
@@ -98,7 +100,10 @@ class Uploads:
 
         try:
             with folder:
-                job.said = f"{import_file(self._store, path, overlap, by, name=job.name, progress=progress)}."
+                imported = import_file(
+                    self._store, path, overlap, by, name=job.name, progress=progress, most=self._most
+                )
+                job.said = f"{imported}."
         except UserError as error:
             job.error = str(error)
         except _Stopped:
