@@ -39,6 +39,7 @@ from align.recipe.sections import Recipe
 from align.records import RecordKind, RecordType
 from align.report.page import LivePage, refresh
 from align.run import lineage, manifest
+from align.run.agreement import agree_on_recipe
 from align.run.files import json_digest, write_text
 from align.run.folder import StageRun, open_stage, share_object
 from align.run.metrics import json_line
@@ -144,9 +145,12 @@ class Inputs:
     def __init__(
         self, recipe: Recipe, stage: Stage, restart: bool, accepted: Sequence[Accepted] = ()
     ) -> None:
-        """accepted: what may have changed since the stage began. Raises UserError as `set_up` does."""
+        """accepted: what may have changed since the stage began. Raises UserError as `set_up` and
+        `agree_on_recipe` do.
+        """
         self.recipe, self.stage, self.restart, self.accepted = recipe, stage, restart, accepted
         self.setup = set_up(recipe)
+        agree_on_recipe(recipe, stage, self.setup.accel)
         self.parents: list[manifest.ParentRef] = []
         self._splits: dict[RecordType, Split[Any]] = {}
         self._labels: dict[str, bytes] = {}  # what was read of labeling databases, by entry of the recipe
