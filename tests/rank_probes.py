@@ -192,3 +192,8 @@ def files_of_their_own(recipe: str) -> None:
     """sft where each process finds another file under the same name, as on machines without a common disk."""
     name = f"demonstrations{os.environ['RANK']}.jsonl"
     app(["sft", recipe, "--set", f"data.demonstrations.train={name}"], prog_name="align")
+
+
+def with_other_value(stage: str, recipe: str, change: str) -> None:
+    """A stage whose process 1 was started with another value."""
+    app([stage, recipe, *(["--set", change] if os.environ["RANK"] == "1" else [])], prog_name="align")

@@ -109,7 +109,7 @@ def _tell(error: BaseException, context: CommandContext) -> int:
     who = "" if main else f"process {rank}: "
     if isinstance(error, AlignError):
         if _speaks(main):
-            say(str(error))
+            say(who + str(error) if not _launched() else str(error))
         return error.exit_code
     if isinstance(error, ModuleNotFoundError) and not (error.name or "align").startswith("align"):
         if _speaks(main):
@@ -131,7 +131,9 @@ def _machine_failure(error: BaseException, context: CommandContext) -> str | Non
     """A message for what the machine does to programs: full disks, forbidden files, memory that ran out."""
     again = f"; then {GOES_ON}" if context.stage else ""
     number = error.errno if isinstance(error, OSError) else None
-    name = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    # Of a rename the second name is the one that a person knows: the first was written aside.
+    file = (error.filename2 or error.filename) if isinstance(error, OSError) else None
+    name = f": {file}" if file else ""
     text = str(error)
     if number in _NO_SPACE or "No space left on device" in text:  # safetensors hides the number
         return f"no space is left on the disk{name}; free some{again}"
@@ -202,12 +204,13 @@ def _launched() -> bool:
 def _speaks(main: bool) -> bool:
     """Whether this process tells why the run ends: the first that knows does.
 
-    Others may have met the same error, or lost the one that has.
+    Others may have met the same error, or lost the one that has. Where another launcher started them, the
+    first process of each machine tells.
 
     The launcher ends the others as soon as one has failed, so the main process may never come to speak.
     """
-    if not _launched():
-        return main
+    if not _launched():  # what is wrong with another machine's files, only a process there knows
+        return main or os.environ.get("LOCAL_RANK") == "0"
     try:
         Path(os.environ["ALIGN_EXIT_FILE"] + ".told").touch(exist_ok=False)
     except FileExistsError:

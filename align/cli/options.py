@@ -119,6 +119,11 @@ def run_stages(
             from align.plan.guard import check_all
 
             check_all(recipe, chosen, num_processes, accelerate_config)
+        if len(chosen) > 1:
+            from align.check.ahead import look_ahead
+
+            context.folder = recipe.run.path
+            look_ahead(recipe, chosen)
         for stage in chosen:
             context.stage, context.folder = stage, recipe.run.path / stage
             if not elsewhere:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -92,6 +93,11 @@ def check_urls(urls: Sequence[str] | None, key: str) -> None:
         raise ValueError(
             f"engine vllm is a server: set {key} to where it listens, such as http://localhost:8000"
         )
+    for url in urls:
+        try:
+            _ = urlsplit(url).port  # raises where it is no number, or too large
+        except ValueError as error:
+            raise ValueError(f"{key} is {url}, which is no address: {error}") from error
     plain = [url.rstrip("/").removesuffix("/v1") for url in urls]
     if double := [url for i, url in enumerate(plain) if url in plain[:i]]:
         raise ValueError(f"{key} names {double[0]} twice: each server once")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from rich.console import Console
 from torch import Tensor
@@ -31,6 +31,7 @@ from align.processes import distributed, sharding, stopping
 from align.recipe.load import dump
 from align.recipe.sections import Recipe, Run
 from align.run import checkpoint
+from align.run.agreement import agree_on_files
 from align.run.files import json_digest, sha256, sweep, to_json, whole_folder, write_text
 from align.run.lineage import LABELS, begun, keep_labels, now, stage_manifest
 from align.run.manifest import Manifest, ParentRef
@@ -243,7 +244,7 @@ def open_stage(
     """
     check_installed(recipe.run.trackers)
     made_of = {**lineage, **{parent.name: parent.hashes for parent in parents}}
-    _agree(made_of | {f"data.{kind}": read for kind, read in data.items()}, accel)
+    agree_on_files(made_of | {f"data.{kind}": read for kind, read in data.items()}, accel)
     main = accel.is_main_process
     folder, console = recipe.run.path / stage, Console(quiet=not main)
     manifest, new = None, False
@@ -304,21 +305,6 @@ def _begin(recipe: Recipe, folder: Path, manifest: Manifest, labels: Mapping[str
             f"{error.filename2 or error.filename} is in the way ({error.strerror}): move it, or give "
             "the run another name (run.name)"
         ) from error
-
-
-def _agree(made_of: Mapping[str, Any], accel: Accelerator) -> None:
-    """Raise UserError on every process unless all of them have the same base, parents and records."""
-    if accel.num_processes == 1:
-        return
-    found = gather_object([(socket.gethostname(), dict(made_of))])
-    host, first = found[0]
-    for rank, (elsewhere, theirs) in enumerate(found):
-        if other := [key for key in sorted({*first, *theirs}) if first.get(key) != theirs.get(key)]:
-            raise UserError(
-                f"process {rank} (on {elsewhere}) does not read what process 0 (on {host}) reads: "
-                f"{', '.join(other)}. Put the same files in the same places on all machines, and change "
-                "none while a stage starts"
-            )
 
 
 def share_object(value: Any, accel: Accelerator) -> Any:

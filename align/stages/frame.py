@@ -39,6 +39,7 @@ from align.recipe.sections import Recipe
 from align.records import RecordKind, RecordType
 from align.report.page import LivePage, refresh
 from align.run import lineage, manifest
+from align.run.agreement import agree_on_recipe
 from align.run.files import json_digest, write_text
 from align.run.folder import StageRun, open_stage, share_object
 from align.run.metrics import json_line
@@ -151,10 +152,11 @@ class Inputs:
     ) -> None:
         """accepted: what may have changed since the stage began. anyway: also where memory will not do.
 
-        Raises UserError as `set_up` does, and where the base alone does not fit.
+        Raises UserError as `set_up` and `agree_on_recipe` do, and where the base alone does not fit.
         """
         self.recipe, self.stage, self.restart, self.accepted = recipe, stage, restart, accepted
         self.anyway, self.setup = anyway, set_up(recipe)
+        agree_on_recipe(recipe, stage, self.setup.accel)
         if not anyway and (restart or not (recipe.run.path / stage / "final").is_dir()):
             accel = self.setup.accel
             say = partial(print, flush=True) if accel.is_main_process else str

@@ -279,13 +279,28 @@ def test_a_bug_before_there_is_a_run_folder_is_kept_in_the_temporary_folder(
     assert not (folder / "runs").exists()
 
 
-@pytest.mark.parametrize(("rank", "says"), [("0", "error: no data\n"), ("1", "")])
-def test_only_the_main_process_speaks_of_mistakes(
-    stages: Any, monkeypatch: pytest.MonkeyPatch, rank: str, says: str
+@pytest.mark.parametrize(
+    ("rank", "local", "says"),
+    [
+        ("0", "0", "error: no data\n"),
+        ("1", "1", ""),
+        ("8", "0", "error: process 8: no data\n"),  # on another machine, whose files may be other ones
+    ],
+)
+def test_the_first_process_of_each_machine_speaks_of_mistakes(
+    stages: Any, monkeypatch: pytest.MonkeyPatch, rank: str, local: str, says: str
 ) -> None:
     stages(UserError("no data"))
     monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", local)
     assert invoke("ppo", "r.yaml") == (2, "", says)
+
+
+def test_a_file_that_may_not_be_replaced_is_named_as_people_know_it(stages: Any) -> None:
+    stages(PermissionError(1, "Operation not permitted", "/r/.recipe.yaml.77", None, "/r/recipe.yaml"))
+    code, _, said = invoke("ppo", "r.yaml")
+    assert code == 1
+    assert said.startswith("error: no permission: /r/recipe.yaml (Operation not permitted)")
 
 
 def test_a_started_process_reports_its_code_and_leaves_interrupts_to_its_parent(
