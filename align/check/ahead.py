@@ -22,10 +22,10 @@ def look_ahead(recipe: Recipe, stages: Sequence[Stage]) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     for stage in stages[1:]:
-        for name in STAGES[stage].records:
+        for name, record in RECORDS.items():
             source: Source | None = getattr(recipe.data, name)
-            if source is not None and not _of_people(source):
-                load(RECORDS[name], source, name, recipe.data.cache_folder)
+            if name in STAGES[stage].records and source is not None and not _of_people(source):
+                load(record, source, name, recipe.data.cache_folder)
 
 
 def _of_people(source: Source) -> bool:
