@@ -22,8 +22,10 @@ from shapes import SHAPES, make_base, make_recipe
 
 from align.errors import UserError
 from align.plan.base import plan_base
+from align.plan.lengths import limits
 from align.plan.machine import this_machine
-from align.plan.stage import plans
+from align.plan.memory import Question
+from align.plan.stage import stage_plan
 from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
 from align.run.folder import StageRun
@@ -249,7 +251,9 @@ def _run(stage: Stage, path: Path) -> Ran:
 
 def planned(recipe: Recipe, stage: Stage) -> float:
     """GiB that `align plan` counts for tensors on this machine: what is held, and the largest pass."""
-    memory = plans(recipe, plan_base(recipe.base), this_machine())[stage].memory
+    base = plan_base(recipe.base)
+    asked = Question(recipe, base, limits(recipe, positions=base.positions), this_machine())
+    memory = stage_plan(asked, stage).memory
     return (memory.static + memory.largest.size) / 2**30
 
 
