@@ -189,6 +189,7 @@ def test_run_runs_a_fourth_stage_where_the_recipe_has_its_section(
     assert [name for name, *_ in calls] == ["sft", "rm", "ppo"]
     calls.clear()
     monkeypatch.setattr("align.cli.options.load", lambda *_: loaded)
+    monkeypatch.setattr("align.check.ahead.look_ahead", lambda *_: None)  # there are no records to read
     assert invoke("run", "r.yaml")[0] == 0
     assert [name for name, *_ in calls] == ["sft", "rm", "ppo", "fourth"]
 

@@ -31,7 +31,7 @@ def test_no_cell_is_a_formula(start: str) -> None:
     text = "".join(sheets.lines(sheets.COLUMNS["demonstrations"], [row]))
     assert text.startswith("\ufeffprompt,response")
     heading, cells = csv.reader(io.StringIO(text, newline=""))
-    assert cells == [f"'{start}1+1", "plain = text"]
+    assert cells == [f"'{start}1+1", "plain = text", "", ""]  # neither parts nor checks
 
 
 def test_records_come_as_a_table_with_a_column_for_each_response(make_site: Callable[..., Any]) -> None:
@@ -136,6 +136,6 @@ def test_backup_and_csv_on_the_command_line(make_site: Callable[..., Any], tmp_p
     made = align("label", "export", str(recipe), "demonstrations", "--to", str(tmp_path / "d.csv"))
     assert made.returncode == 0
     assert (tmp_path / "d.csv").read_text(encoding="utf-8-sig").splitlines() == [
-        "prompt,response",
-        "p,'@written",
+        "prompt,response,parts,checks",
+        "p,'@written,,",
     ]
