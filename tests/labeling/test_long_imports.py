@@ -62,7 +62,7 @@ def test_a_labeler_works_on_while_another_process_imports(
         seen.add(tasks_in(site))
         time.sleep(0.02)
     out, error = importing.communicate()
-    assert importing.returncode == 0 and "4000 tasks added" in out, out + error
+    assert importing.returncode == 0 and "4,000 tasks added" in out, out + error
     assert "of 4,000 rows" in error, "progress is told"
     assert len(seen) >= 5, "it comes in parts"
     assert longest < 2.0, "seconds"
