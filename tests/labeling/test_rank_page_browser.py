@@ -322,7 +322,7 @@ def test_quality_and_flags_are_on_the_card_at_hand(site: Any, visit: Any) -> Non
     page.keyboard.press("j")
     seen = page.get_by_role("group", name="Quality")
     assert seen.count() == 1 and page.locator(".at-hand h2").inner_text() == "B"
-    assert page.locator(".card[data-shown='0'] .given").inner_text() == "quality 6, flags 1"
+    assert page.locator(".card[data-shown='0'] .given").inner_text() == "quality 6, 1 flag"
     assert not page.locator(".card[data-shown='0'] .flags fieldset").is_visible()
 
 
