@@ -509,6 +509,8 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         ("labeling", "database"): st.none() | path | st.just("postgresql://host/name"),
         ("labeling", "guideline"): st.none() | path,
         **{(stage, parent): st.none() | path for stage in ("rm", "ppo") for parent in ("sft", "rm")},
+        ("evaluate", "prompts"): st.none() | path,
+        ("evaluate", "reward_bench"): st.none() | st.lists(path, min_size=1, max_size=2),
         ("ppo", "rewards"): st.none()
         | st.sampled_from(["this", "/data/x"]).map(
             lambda run: [{"run": run, "weight": -0.5}, {"function": "judge:f", "name": "f"}]
@@ -594,6 +596,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     together = ("rollout_batch_size", "responses_per_prompt", "min_response_tokens", "kl_target", "keep")
     for key in (*together, "advantage", "value_init", "value_model", "engine", "engine_url", "engine_sleep"):
         raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
+    raw["rm"].pop("member_share", None)  # goes with members
     if raw["data"].get("template") == "plain":
         for key in ("template_name", "chat_template_kwargs"):
             raw["data"].pop(key, None)
