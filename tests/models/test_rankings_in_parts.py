@@ -78,13 +78,13 @@ def test_a_share_of_large_rankings_alone() -> None:
 @pytest.mark.parametrize("share_prompt", [True, False])
 def test_no_pass_is_larger_than_the_budget(share_prompt: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     forward, sizes = reward(share_prompt), []
-    ends = Forward.ends
+    below = Forward.below
 
-    def watched(self: Forward, role: str, batch: Batch | Packed) -> Tensor:
+    def watched(self: Forward, batch: Batch | Packed) -> Any:
         sizes.append(batch.input_ids.numel())
-        return ends(self, role, batch)
+        return below(self, batch)
 
-    monkeypatch.setattr(Forward, "ends", watched)
+    monkeypatch.setattr(Forward, "below", watched)
     learned(forward, microbatch_tokens=TOKENS)
     score_rankings(forward, "reward", [LONG, SHORT, TIED], TOKENS)
     assert max(sizes) <= TOKENS
@@ -102,10 +102,8 @@ def test_scores_are_those_of_one_piece_in_order(share_prompt: bool) -> None:
 
 def test_what_fits_goes_through_once_and_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     forward, calls = reward(True), []
-    ends = Forward.ends
-    monkeypatch.setattr(
-        Forward, "ends", lambda self, role, batch: (calls.append(batch), ends(self, role, batch))[1]
-    )
+    below = Forward.below
+    monkeypatch.setattr(Forward, "below", lambda self, batch: (calls.append(batch), below(self, batch))[1])
     learned(forward, microbatch_tokens=53)  # all four rankings: 23 + 7 + 16 + 7, padded to more
     assert len([batch for batch in calls if isinstance(batch, Packed)]) == 2
     assert sum(len(batch.rows) for batch in calls) == 6 + 2 + 3 + 2

@@ -53,6 +53,7 @@ def rollout() -> Any:
         old_logprobs=torch.tensor([[-1.0, -1.0, -1.0], [-1.0, 0.0, 0.0]]),
         ref_logprobs=torch.tensor([[-2.0, -1.5, -1.0], [-0.25, 0.0, 0.0]]),
         engine_logprobs=torch.tensor([[-1.2, -0.8, -1.0], [-2.0, 0.0, 0.0]]),
+        disagreement=None,
     )
 
 

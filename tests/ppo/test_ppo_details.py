@@ -133,14 +133,14 @@ def test_a_kl_loss_leaves_the_rewards_alone_and_moves_the_policy_to_its_referenc
         chosen = [f"ppo.{field}" for field in [*fields, f"kl_coef={coef}"]]
         with opened(recipe_path, tmp_path / str(coef), *chosen) as (context, stage):
             move(context, 0.2)
-            found = [ppo.iterate(context, stage, PROMPTS, i) for i in range(12)]
+            found = [ppo.iterate(context, stage, PROMPTS, i) for i in range(24)]
         torch.testing.assert_close(found[-1].estimate.rewards.sum(1), found[-1].rollout.scores)
         rows = [one.metrics for one in found]
         assert ("policy/kl_loss" in rows[0]) == (coef > 0)
         kls = [row["kl/reverse"] for row in rows]
         assert kls[0] > 0.1
         ends[coef] = sum(kls[-3:]) / sum(kls[:3])
-    assert ends[100] < 0.7
+    assert ends[100] < 0.5
     assert ends[0] > 0.9
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import align, make_recipe
+from conftest import TIMED, align, make_recipe
 from safetensors.torch import load_file
 
 from align.errors import UserError
@@ -153,7 +153,7 @@ def test_a_run_that_goes_on_compares_with_the_same_numbers(finished_run: Path, t
         ppo.run(load_recipe(recipe, fields))
         out = folder / "runs" / "tiny" / "ppo"
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        kept = [{k: v for k, v in line.items() if not k.startswith(("seconds/", "perf/"))} for line in lines]
+        kept = [{k: v for k, v in line.items() if not k.startswith(TIMED)} for line in lines]
         results.append((load_file(out / "final" / "adapter_model.safetensors"), kept))
     (whole, first), (again, second) = results
     assert all(torch.equal(whole[key], again[key]) for key in whole)

@@ -38,9 +38,9 @@ def test_the_prompt_is_read_once(tiny_recipe: Callable[..., Path], monkeypatch: 
     recipe = tiny_recipe(rm={"steps": 1, "batch_size": 4, "microbatch_tokens": 10**6})
     sft.run(load_recipe(recipe))
     batches: list[object] = []
-    ends = rm.Forward.ends
+    below = rm.Forward.below
     monkeypatch.setattr(
-        rm.Forward, "ends", lambda self, role, batch: (batches.append(batch), ends(self, role, batch))[1]
+        rm.Forward, "below", lambda self, batch: (batches.append(batch), below(self, batch))[1]
     )
     _trained(recipe)
     first = next(b for b in batches if isinstance(b, Packed) and b.input_ids.shape[0] == 4)
