@@ -509,7 +509,12 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         ("labeling", "database"): st.none() | path | st.just("postgresql://host/name"),
         ("labeling", "guideline"): st.none() | path,
         **{(stage, parent): st.none() | path for stage in ("rm", "ppo") for parent in ("sft", "rm")},
+        ("labeling", "checks"): st.none() | st.just([{"function": "judge:f", "name": "f", "timeout": 2.5}]),
+        ("evaluate", "measures"): st.none() | st.just([{"function": "judge:f", "name": "f"}]),
         ("evaluate", "prompts"): st.none() | path,
+        ("evaluate", "judge"): st.none()
+        | path.map(lambda file: {"url": "http://host:1/v1", "model": "m: 1", "template": file}),
+        ("evaluate", "lm_eval"): st.none() | path.map(lambda folder: {"tasks": ["a", "1"], "folder": folder}),
         ("evaluate", "reward_bench"): st.none() | st.lists(path, min_size=1, max_size=2),
         ("ppo", "rewards"): st.none()
         | st.sampled_from(["this", "/data/x"]).map(
@@ -568,7 +573,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         simple: dict[str, st.SearchStrategy[Any]] = {
             "boolean": st.booleans(),
             "null": st.none(),
-            "string": text,
+            "string": st.from_regex(schema["pattern"], fullmatch=True) if "pattern" in schema else text,
             "array": st.lists(
                 value(schema["items"]) if "enum" in schema.get("items", {}) else text, min_size=1, max_size=3
             ),
@@ -596,7 +601,10 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     together = ("rollout_batch_size", "responses_per_prompt", "min_response_tokens", "kl_target", "keep")
     for key in (*together, "advantage", "value_init", "value_model", "engine", "engine_url", "engine_sleep"):
         raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
-    raw["rm"].pop("member_share", None)  # goes with members
+    for key in ("member_share", "members", "length_debias", "orthogonal_coef", "length_coef"):
+        raw["rm"].pop(key, None)  # they go with each other
+    for key in ("reward_shape", "reference_responses", "reward_reduce"):
+        raw["ppo"].pop(key, None)
     if raw["data"].get("template") == "plain":
         for key in ("template_name", "chat_template_kwargs"):
             raw["data"].pop(key, None)
