@@ -24,6 +24,7 @@ from align.compare.run import evaluate
 from align.errors import MissingStage, UserError
 from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
+from align.stats.estimate import Estimate
 
 GOLD = """
 def gold(prompts, responses):
@@ -209,7 +210,15 @@ def test_one_prompt_has_no_interval_and_that_is_said(path: Path) -> None:
     assert any("one prompt: its figures have no interval" in note for note in found["notes"])
 
 
-def test_a_kl_beyond_the_samples_is_said(path: Path) -> None:
+def test_a_kl_beyond_the_samples_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    near = module.figures.policy_figures
+
+    def far(answers: Any) -> dict[str, dict[str, Any]]:
+        found = near(answers)
+        found["ppo"]["kl_exact"] = Estimate(0.4)
+        return found
+
+    monkeypatch.setattr(module.figures, "policy_figures", far)
     found = run(path, "evaluate.best_of=2")  # log 2 - 1/2 is 0.19 nats
     (one,) = found["best_of_n"]["policies"]
     assert one["beyond"] and one["n"] == 2.0 and one["n_wanted"] > 2
