@@ -329,15 +329,13 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_conversation(
 
 def test_a_correction_sent_twice_is_one_label(site: Site) -> None:
     from labeling.store.corrections import keep_correction
-    from labeling.store.models import Person, now
+    from labeling.store.models import now
 
     ann, bob = site.person("ann"), site.person("bob")
     given = {"prompt": "q", "answer": "wrong", "origin": "r/sft 1", "guideline": "be kind", "seconds": 7.5}
     given |= {"secret": site.config.secret}
 
-    with site.config.store.write() as session:  # nobody works longer than they are here
-        for person in (ann, bob):
-            session.get_one(Person, person.id).created = now() - timedelta(hours=1)
+    ann.created = bob.created = now() - timedelta(hours=1)  # nobody works longer than they are here
 
     def keep(person: Any, text: str, submission: str) -> int:
         with site.config.store.write() as session:
