@@ -349,6 +349,25 @@ def test_rankings_that_are_all_tied_and_then_are_not(
     assert command("rm", recipe, *parents(finished)).code == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("data.rankings.train=nowhere.jsonl", "nowhere.jsonl"),
+        ("data.rankings.train={path: rankings.jsonl, format: helpster3}", "helpster3"),
+        ("data.prompts.train=nowhere.jsonl", "nowhere.jsonl"),
+    ],
+)
+def test_records_of_later_stages_are_read_before_the_first_trains(
+    command: Commands, tiny_recipe: MakeRecipe, change: str, says: str
+) -> None:
+    recipe = tiny_recipe()
+    done = command("run", recipe, "--set", change)
+    assert done.code == 2
+    assert says in done.err
+    assert "Traceback" not in done.err
+    assert not (recipe.parent / "runs/tiny/sft").exists()
+
+
 def test_nothing_need_be_held_out(command: Commands, tiny_recipe: MakeRecipe) -> None:
     none = (f"data.{kind}.held_out=0" for kind in ("demonstrations", "rankings", "prompts"))
     done = command("run", tiny_recipe(), *sets(*none))
@@ -356,6 +375,17 @@ def test_nothing_need_be_held_out(command: Commands, tiny_recipe: MakeRecipe) ->
 
 
 # The recipe
+
+
+@pytest.mark.parametrize("port", ["notaport", "99999"])
+def test_a_server_s_address_is_looked_at_before_anything_trains(
+    command: Commands, tiny_recipe: MakeRecipe, port: str
+) -> None:
+    url = f"http://127.0.0.1:{port}"
+    done = command("run", tiny_recipe(ppo={"engine": "vllm", "engine_url": url}))
+    assert done.code == 2
+    assert f"ppo: engine_url is {url}, which is no address" in done.err
+    assert "recipe.yaml:" in done.err
 
 
 def test_broken_yaml_and_a_missing_recipe(command: Commands, tmp_path: Path) -> None:

@@ -219,6 +219,27 @@ def test_a_process_whose_others_never_come_can_be_stopped(tmp_path: Path, tiny_b
     assert "Traceback" not in stderr
 
 
+def test_a_port_that_another_program_has(tmp_path: Path, tiny_base: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        one = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", **where}
+        done = align("sft", make_recipe(tmp_path, tiny_base), **PATHS, **one)
+    assert done.returncode == 2, done.stderr
+    assert f"has the port at which the processes meet, 127.0.0.1:{where['MASTER_PORT']}" in done.stderr
+    assert "bug" not in done.stderr
+
+
+def test_others_that_do_not_come_in_time(tmp_path: Path, tiny_base: Path) -> None:
+    one = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    recipe = make_recipe(tmp_path, tiny_base)
+    done = align("sft", recipe, "--set", "run.timeout=3", **PATHS, **one, MASTER_PORT=_port())
+    assert done.returncode == 2, done.stderr
+    assert "not all of the 2 processes came to 127.0.0.1:" in done.stderr
+    assert "bug" not in done.stderr
+
+
 def test_processes_that_are_not_told_where_they_meet(tmp_path: Path, tiny_base: Path) -> None:
     """As mpirun and `srun --mpi=pmi2` start them."""
     done = align("sft", make_recipe(tmp_path, tiny_base), PMI_RANK="0", PMI_SIZE="2", **PATHS)
