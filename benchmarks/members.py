@@ -34,6 +34,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from align.recipe.sections import RM, Base
     from align.stages import rm
     from align.stages.members import members_of, trained
+    from align.stages.ranking_gradients import gradients
     from align.stages.ranking_rows import RankingRow
 
     (count,) = arguments.members
@@ -49,10 +50,7 @@ def measure(arguments: argparse.Namespace) -> None:
     for step in range(arguments.steps):
         rows = [RankingRow(*one) for one in made[BATCH * step : BATCH * (step + 1)]]
         before = time.process_time()
-        if count > 1:
-            sums = rm.member_gradients(forward, rows, cfg, accel, members)
-        else:
-            sums = rm.gradients(forward, rows, cfg, accel)
+        sums = gradients(forward, rows, cfg, accel, members)
         rm._update_all(forward, optimizers, sums, RATE, cfg, accel)
         seconds.append(time.process_time() - before)
     weights = sum(p.nbytes for p in forward.roles.parameters())

@@ -170,6 +170,7 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
     from align.processes import distributed
     from align.recipe.sections import RM, Base
     from align.stages import rm
+    from align.stages.ranking_gradients import gradients
     from align.stages.ranking_rows import RankingRow
 
     _, batch, steps, train, held_out = _data(arguments, k)
@@ -190,7 +191,7 @@ def ours(arguments: argparse.Namespace, k: int) -> dict[str, float]:
     clock = Clock()
     for step in range(steps):
         rows = [RankingRow(*train[i]) for i in step_rows(arguments.seed, "rm", step, batch, len(train))]
-        sums = rm.gradients(forward, rows, cfg, accel)
+        (sums,) = gradients(forward, rows, cfg, accel)
         rm.update(forward, optimizer, sums, LEARNING_RATE, cfg, accel)
         clock.tick()
     figures = clock.figures(batch) | {"tokens": tokens() / (steps * batch)}

@@ -15,7 +15,6 @@ from align.models.packed import Packed, in_parts, pack, separate_rows
 from align.models.passes import PAIRS, passes, rankings, states
 
 
-@torch.no_grad()
 def score_pairs(
     forward: Forward,
     role: str,
@@ -27,15 +26,9 @@ def score_pairs(
 
     `advance` is told how many are done after each pass. Every process calls it together.
     """
-    scores = torch.empty(len(pairs))
-    for part in passes(forward.roles, pairs, tokens, PAIRS):
-        found = forward.scores(role, forward.prefix(collate(part.items)))
-        scores[part.rows] = found[: len(part.rows)].float().cpu()
-        advance(len(part.rows))
-    return scores
+    return _read(forward, lambda prefix: forward.scores(role, prefix)[None], pairs, tokens, advance)[0]
 
 
-@torch.no_grad()
 def score_members(
     forward: Forward,
     role: str,
@@ -44,12 +37,24 @@ def score_members(
     advance: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
     """What each member of a reward model says of each (prompt, response), [M, N]; M is 1 of a single one."""
+    return _read(forward, lambda prefix: forward.member_scores(role, prefix), pairs, tokens, advance)
+
+
+@torch.no_grad()
+def _read(
+    forward: Forward,
+    read: Callable[[PrefixStates], Tensor],
+    pairs: Sequence[Pair],
+    tokens: int,
+    advance: Callable[[int], object],
+) -> Tensor:
+    """What `read` says, [M, b], of the pairs of each pass, as [M, N]."""
     found: dict[int, Tensor] = {}
     for part in passes(forward.roles, pairs, tokens, PAIRS):
-        said = forward.member_scores(role, forward.prefix(collate(part.items))).float().cpu()
+        said = read(forward.prefix(collate(part.items))).float().cpu()
         found.update(zip(part.rows, said.unbind(1), strict=False))
         advance(len(part.rows))
-    return torch.stack([found[i] for i in range(len(pairs))], dim=1)
+    return torch.stack([found[i] for i in range(len(pairs))], dim=1) if found else torch.empty(1, 0)
 
 
 @torch.no_grad()

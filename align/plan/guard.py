@@ -199,12 +199,13 @@ def _refusal(
         "together:",
         *(f"  {one.change}: saves {gib(one.saves)} ({one.costs})" for one in advice),
     ]
-    if advice and advice[-1].fits:
-        pass
-    elif time.monotonic() > until:
-        lines.append("  more than this: time was up, and `align plan` goes through all changes")
-    else:
-        lines.append("  a smaller base, or more memory: the changes above are not enough")
+    if not (advice and advice[-1].fits):
+        timely = time.monotonic() <= until
+        lines.append(
+            "  a smaller base, or more memory: the changes above are not enough"
+            if timely
+            else "  more than this: time was up, and `align plan` goes through all changes"
+        )
     lines.append("`align plan` shows the whole plan; --anyway starts the stage nevertheless")
     return "\n".join(lines)
 

@@ -63,8 +63,8 @@ def centred(
     cfg: RM,
     setup: Setup,
     role: str = "reward",
-) -> tuple[dict[str, Any], list[Tensor]]:
-    """Let the rows' responses score 0 in the mean; gives what that did, and the probes' scores after it.
+) -> dict[str, Any]:
+    """Let the rows' responses score 0 in the mean; gives what that did.
 
     compared: rankings between whose responses the scores' differences are to stay. The error is measured
     on the probes, which the constant direction was not fitted to.
@@ -82,14 +82,13 @@ def centred(
     scores = head.scores(hidden.to(head.weight.device), lengths).double()
     std = float(scores.std(unbiased=False))
     moved = difference_rms([new - old for new, old in zip(after, before, strict=True)])
-    score = {
+    return {
         "mean": float(scores.mean()),
         "std": std,
         "shift": shift,
         "centring_error": moved / std if std else float("nan"),
         "rows": len(rows),
     }
-    return score, after
 
 
 def _states(forward: Forward, role: str, rows: RankingRows, cfg: RM, setup: Setup) -> tuple[Tensor, Tensor]:

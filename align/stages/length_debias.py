@@ -83,7 +83,7 @@ def add_length_head(roles: Roles, seed: int, std: float | None) -> None:
 def odin_gradients(
     forward: Forward, rows: RankingRows, cfg: RM, accel: Accelerator
 ) -> tuple[Tensor, dict[str, float]]:
-    """What `align.stages.rm.gradients` does, with both heads: the sums [3], and metrics of the heads.
+    """What `ranking_gradients.gradients` does, with both heads: the sums [1, 3], and metrics of the heads.
 
     The correlations are of the whole batch, over all processes. So both heads' scores come first, without a
     graph, then the slope of the loss by each, then the gradients of score x slope, a pass at a time.
@@ -107,7 +107,7 @@ def odin_gradients(
     right, pairs = sum(c for c, _ in counted), sum(n for _, n in counted)
     metrics["train/heads_cosine"] = float(_heads_cosine(forward.roles).detach())
     main = float(loss.detach()) if accel.is_main_process else 0.0
-    return torch.tensor([main, right, pairs], dtype=torch.float64, device=accel.device), metrics
+    return torch.tensor([[main, right, pairs]], dtype=torch.float64, device=accel.device), metrics
 
 
 Part = tuple[int, Encoded]  # which ranking, and some of its responses

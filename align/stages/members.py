@@ -45,6 +45,9 @@ class Member:
         return int.from_bytes(hashlib.sha256(named.encode()).digest()[:8], "big") / 2**64 < self.share
 
 
+ALONE = Member(0, 0, 1.0)  # a reward model without others beside it
+
+
 def members_of(cfg: RM, seed: int) -> list[Member]:
     """All members; a single one learns from everything."""
     share = cfg.member_share if cfg.members > 1 else 1.0

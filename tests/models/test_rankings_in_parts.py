@@ -16,7 +16,7 @@ from align.models.forward import Forward
 from align.models.packed import Packed, in_parts, size
 from align.models.scoring import score_rankings
 from align.recipe.sections import RM
-from align.stages import rm
+from align.stages.ranking_gradients import gradients
 from align.stages.ranking_rows import RankingRow
 
 # Six responses with a tie and one that nobody ranked, two small rankings, and one that is all ties.
@@ -38,7 +38,7 @@ def learned(forward: Forward, rows: list[RankingRow] = ROWS, **fields: Any) -> t
     """The sums that `gradients` returns, and the gradients in one vector."""
     forward.roles.zero_grad()
     cfg = RM.model_validate({"batch_size": len(rows), **fields})
-    sums = rm.gradients(forward, rows, cfg, Accelerator(cpu=True))
+    (sums,) = gradients(forward, rows, cfg, Accelerator(cpu=True))
     named = forward.roles.parameters_of("reward").values()
     return sums, torch.cat([p.grad.flatten() for p in named if p.grad is not None])
 

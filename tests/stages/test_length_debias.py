@@ -134,7 +134,7 @@ def test_odins_gradients_are_those_of_the_whole_loss(after_sft: Path) -> None:
         recipe = load_recipe(after_sft, [*fields, f"rm.microbatch_tokens={tokens}"])
         setup, folder = set_up(recipe), after_sft.parent / "runs/tiny/sft/final"
         forward = rm._model(setup, folder, 0, recipe.rm, False)
-        sums, _ = odin_gradients(forward, ROWS, recipe.rm, setup.accel)
+        (sums,), _ = odin_gradients(forward, ROWS, recipe.rm, setup.accel)
         found[tokens] = {name: p.grad.clone() for name, p in trained(forward.roles).items()}
     for p in trained(forward.roles).values():
         p.grad = None

@@ -31,6 +31,7 @@ from align.serving.run import open_run, reward_model
 from align.stages import rm, sft
 from align.stages.frame import set_up
 from align.stages.members import Member, members_of, trained
+from align.stages.ranking_gradients import gradients
 from align.stages.ranking_rows import RankingRow
 
 THREE = ["rm.members=3", "rm.member_share=0.7"]
@@ -95,7 +96,7 @@ def test_members_gradients_are_those_of_each_alone(recipe_path: Path) -> None:
         forward = rm._model(setup, folder, 0, recipe.rm, False)
         forward.share_prompt = True
         members, passes = members_of(recipe.rm, 0), count_lower(forward)
-        sums = rm.member_gradients(forward, rows, recipe.rm, setup.accel, members)
+        sums = gradients(forward, rows, recipe.rm, setup.accel, members)
         found = {
             member.role: {n: p.grad.clone() for n, p in trained(forward.roles, member.role).items()}
             for member in members
@@ -109,7 +110,7 @@ def test_members_gradients_are_those_of_each_alone(recipe_path: Path) -> None:
             alone = rm._model(setup, folder, 0, one, False)
             alone.share_prompt = True
             alone.roles.heads["reward"].load_state_dict(forward.roles.heads[member.role].state_dict())
-            by_hand = rm.gradients(alone, its, one, setup.accel)
+            (by_hand,) = gradients(alone, its, one, setup.accel)
             torch.testing.assert_close(sums[i], by_hand)
             for name, p in trained(alone.roles).items():
                 where = name.replace(".reward.", f".{member.role}.")
@@ -224,7 +225,7 @@ def test_members_go_on_with_the_same_bits(
     recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields = [*THREE, f"run.folder={tmp_path}", f"rm.sft={recipe_path.parent / 'runs/tiny'}"]
-    original, calls = rm.member_gradients, []
+    original, calls = rm.gradients, []
 
     def dies(*args: Any) -> Any:
         calls.append(1)
@@ -233,7 +234,7 @@ def test_members_go_on_with_the_same_bits(
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rm, "member_gradients", dies)
+        patch.setattr(rm, "gradients", dies)
         with pytest.raises(KeyboardInterrupt):
             rm.run(load_recipe(recipe_path, fields))
     rm.run(load_recipe(recipe_path, fields))
