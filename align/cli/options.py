@@ -121,6 +121,9 @@ def run_stages(
             check_all(recipe, chosen, num_processes, accelerate_config)
         if len(chosen) > 1:
             from align.check.ahead import look_ahead
+            from align.plan.shares import check_shares
+
+            check_shares(recipe, chosen, launch.how_many(num_processes, accelerate_config))
 
             context.folder = recipe.run.path
             look_ahead(recipe, chosen)

@@ -20,8 +20,9 @@ def batch_of(recipe: Recipe, stage: Stage) -> int:
 
 def check_shares(recipe: Recipe, stages: Sequence[Stage], processes: int) -> None:
     """Raise UserError where so many processes cannot share a stage's batch, as the stage itself would."""
-    for stage in stages:
-        check_shared(batch_of(recipe, stage), f"{stage}.{BATCHES[stage]}", processes)
+    for stage in BATCHES:
+        if stage in stages:
+            check_shared(batch_of(recipe, stage), f"{stage}.{BATCHES[stage]}", processes)
     if "sft" in stages:
         microbatches(recipe.sft, processes)
 

@@ -68,6 +68,17 @@ def needed(num_processes: int | None, accelerate_config: Path | None) -> bool:
     return _gpus() > 1
 
 
+def how_many(num_processes: int | None, accelerate_config: Path | None) -> int:
+    """How many processes work on a stage: those that a launcher started, or that `start` is going to."""
+    name, size = _started()
+    if name or "LOCAL_RANK" in os.environ:
+        return size
+    config = None if accelerate_config is None else read_configuration(accelerate_config)
+    if num_processes is not None:
+        return num_processes
+    return config.processes if config is not None else max(1, _gpus())
+
+
 def told(num_processes: int | None, accelerate_config: Path | None) -> str | None:
     """A line where the environment alone is why one process works, though more was asked for or is there."""
     if "LOCAL_RANK" in os.environ or os.environ.get("WORLD_SIZE") != "1":

@@ -377,6 +377,16 @@ def test_nothing_need_be_held_out(command: Commands, tiny_recipe: MakeRecipe) ->
 # The recipe
 
 
+def test_a_batch_that_processes_cannot_share_is_told_before_anything_trains(
+    command: Commands, tiny_recipe: MakeRecipe
+) -> None:
+    recipe = tiny_recipe(ppo={"rollout_batch_size": 9, "minibatch_size": 9})
+    done = command("run", recipe, "--num-processes", "2")
+    assert (done.code, done.err.count("error:")) == (2, 1)
+    assert "ppo.rollout_batch_size is 9, which 2 processes cannot share evenly" in done.err
+    assert not (recipe.parent / "runs/tiny/sft").exists()
+
+
 @pytest.mark.parametrize("port", ["notaport", "99999"])
 def test_a_server_s_address_is_looked_at_before_anything_trains(
     command: Commands, tiny_recipe: MakeRecipe, port: str

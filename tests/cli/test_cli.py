@@ -51,6 +51,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         launch.read_configuration = real.read_configuration
         launch.needed = lambda num_processes, config: launched is not None
         launch.told = lambda num_processes, config: None
+        launch.how_many = lambda num_processes, config: 1
         launch.start = start
         launch.report_exit = lambda code: calls.append(("reported", code))
         monkeypatch.setitem(sys.modules, "align.processes.launch", launch)

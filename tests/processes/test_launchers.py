@@ -362,3 +362,16 @@ def test_the_shipped_configurations_share_out(
     assert "are shared out among 2 processes" in done.stdout
     assert group.run("sft", other, **said).codes == [0, 0]
     assert _final(recipe, "sft") == _final(other, "sft")
+
+
+def test_how_many_processes_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "accelerate.yaml"
+    file.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 4\n")
+    monkeypatch.setattr(launch, "_gpus", lambda: 8)
+    assert launch.how_many(None, None) == 8
+    assert launch.how_many(3, None) == 3
+    assert (launch.how_many(None, file), launch.how_many(2, file)) == (4, 2)
+    monkeypatch.setenv("WORLD_SIZE", "16")  # a launcher's word counts, whatever the command line says
+    assert launch.how_many(2, file) == 16
