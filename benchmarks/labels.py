@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+# What lies there can be imported only now.
 from label_features import FILES, Dataset, Task, dataset, planted  # noqa: E402
 
 from align.errors import AlignError  # noqa: E402

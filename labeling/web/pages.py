@@ -51,6 +51,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # The extension adds it when it is loaded, so Jinja's types do not have it.
     made.newstyle_gettext = True  # type: ignore[attr-defined]
     made.policies["ext.i18n.trimmed"] = True
     made.globals.update(gettext=_gettext, ngettext=_ngettext, _=_gettext)

@@ -18,7 +18,7 @@ from labeling.web import (  # noqa: E402
     audit,
     calibration,
     chat,
-    checks,  # noqa: E402
+    checks,
     figures,
     guideline,
     manage,
