@@ -19,13 +19,12 @@ from labeling.figures.card_parts import (
     value_cells,
 )
 from labeling.figures.checks import CheckUse
+from labeling.figures.reliability_cards import reliability_cards
 from labeling.figures.shapes import (
     Figures,
-    LabelerFigures,
     OwnFigures,
     PersonFigures,
     Spread,
-    TeamReliability,
 )
 from labeling.language import N_, day, gettext, ngettext, number, percent
 
@@ -63,7 +62,7 @@ def sections(figures: Figures) -> list[CardSection]:
         ),
         CardSection(gettext("People"), [_answers(people), *_seconds(people, figures.seconds), _gold(people)]),
         CardSection(gettext("Agreement"), [_pairs(figures), _coefficients(figures), _with_others(people)]),
-        CardSection(gettext("Reliability"), _reliability(figures.reliability)),
+        CardSection(gettext("Reliability"), reliability_cards(figures.reliability)),
         CardSection(gettext("Blind comparisons"), [_win_rates(figures), _ratings(figures)]),
         *([CardSection(gettext("Checks"), [_checks(figures.checks)])] if figures.checks else []),
     ]
@@ -237,102 +236,6 @@ def _with_others(people: Sequence[PersonFigures]) -> Card:
         found,
         gettext("No task has been done by several people yet."),
     )
-
-
-def _reliability(found: TeamReliability) -> list[Card]:
-    people = [one for one in found.labelers if one.reliability.count]
-    note = gettext(
-        "The share of comparisons that a person orders right, as the answers of all who did the same tasks "
-        "and gold tasks say together. 50 %% is guessing. The weight is a label's with weight_by: reliability."
-    )
-    missing = gettext(
-        "Nothing says yet who is right. It takes three people who share tasks with each other, or gold tasks."
-    )
-    head = (
-        gettext("Name"),
-        gettext("Right"),
-        gettext("95 %% interval"),
-        gettext("Comparisons"),
-        gettext("Prompts"),
-        gettext("Weight"),
-        "",
-    )
-    rows = [
-        (
-            one.name,
-            *value_cells(one.reliability, percent),
-            number(one.reliability.count),
-            number(one.reliability.prompts),
-            "–" if one.weight is None else two(one.weight),
-            gettext("against the others")
-            if one.reversed
-            else gettext("may be guessing")
-            if one.at_chance
-            else "",
-        )
-        for one in people
-    ]
-    marks = [(one.name, one.reliability) for one in people]
-    span = (int(scale_from(0.5, marks) * 10 + 1e-9) / 10, 1.0)
-    guessing = (0.5, None, None, gettext("guessing 50 %%"))
-    card = dots_card(
-        gettext("Who orders responses right"), note, head, rows, marks, percent, missing, guessing, span
-    )
-    return [card, _together(found), _leanings(people)]
-
-
-def _together(found: TeamReliability) -> Card:
-    title = gettext("Answers put together")
-    ways = [
-        (gettext("One answer"), found.one),
-        (gettext("The majority"), found.majority),
-        (gettext("By reliability"), found.weighted),
-    ]
-    rows = [(name, percent(value)) for name, value in ways if value is not None]
-    if not rows:
-        return Card(title, gettext("It is not known yet whose answers are right."))
-    note = gettext(
-        "How often each is expected to be right, over %(pairs)s pairs that several people ordered.",
-        pairs=number(found.pairs),
-    )
-    return Card(title, note, ("", gettext("Right")), rows)
-
-
-def _leanings(people: Sequence[LabelerFigures]) -> Card:
-    title = gettext("What mistakes have in common")
-    rows = [
-        (
-            one.name,
-            *(_leaning(found) for found in (one.first_shown, one.longer, one.ties)),
-            *("–" if found.value is None else percent(found.value) for found in (one.next_to, one.apart)),
-        )
-        for one in people
-        if one.reliability.value is not None
-    ]
-    if not rows:
-        return Card(title, gettext("It is not known yet whose answers are right."))
-    note = gettext(
-        "In points of 100: how much more often than expected somebody prefers the response shown first, or "
-        "the longer one, and how much more often than the others they tie a pair; * where the interval "
-        "leaves out 0. Then the share ordered right where their ranks differ by one, and by more."
-    )
-    head = (
-        gettext("Name"),
-        gettext("First shown"),
-        gettext("Longer"),
-        gettext("Ties"),
-        gettext("Right, next ranks"),
-        gettext("Right, further apart"),
-    )
-    return Card(title, note, head, rows)
-
-
-def _leaning(found: Estimate) -> str:
-    """A difference of shares in points, with a star where its interval leaves out 0."""
-    if found.value is None:
-        return "–"
-    clear = found.low is not None and found.high is not None and not found.low <= 0 <= found.high
-    return points(100 * found.value) + ("*" if clear else "")
 
 
 def _win_rates(figures: Figures) -> Card:
