@@ -51,7 +51,7 @@ LONGEST = 16  # tokens of a response
 # Where a run is killed: in the second step of each stage.
 KILLS = {
     "sft": ("align.stages.trainer:ResumableTrainer.training_step", 5),
-    "rm": ("align.stages.rm:ranking_scores", 3),
+    "rm": ("align.stages.ranking_gradients:scores_above", 3),
     "ppo": ("align.ppo.update:policy_loss", 3),
 }
 SECTIONS: dict[str, dict[str, Any]] = {

@@ -19,7 +19,7 @@ KINDS: dict[str, dict[str, str]] = {"copies": {}, "shards": FSDP2, "zero2": ZERO
 # Where in each stage: the function, the call of it that matters, and whether before or after it.
 AT = {
     "sft": ("align.stages.trainer:set_seed", 8, "after"),  # before a microbatch's forward pass
-    "rm": ("align.stages.rm:ranking_scores", 8, "after"),  # between two microbatches
+    "rm": ("align.stages.ranking_gradients:scores_above", 8, "after"),  # between two microbatches
     "ppo": ("align.ppo.update:policy_loss", 9, "after"),  # before an update's backward
 }
 

@@ -67,7 +67,7 @@ def _signal_at(where: str, count: int, number: int, patch: pytest.MonkeyPatch) -
         ("sft", "trl:SFTTrainer.compute_loss", 6, 2),  # between the microbatches of step 3
         ("sft", "torch.optim:AdamW.step", 3, 3),  # in the update itself
         ("sft", "trl.trainer.sft_trainer:DataCollatorForLanguageModeling.__call__", 9, 2),  # evaluating
-        ("rm", "align.stages.rm:batch_loss", 3, 2),
+        ("rm", "align.stages.ranking_gradients:batch_loss", 3, 2),
         ("rm", "align.stages.rm:update", 3, 3),
         ("rm", "align.stages.rm:evaluate_quickly", 1, 2),
         ("ppo", "align.ppo.train:score_rollout", 2, 1),  # sampled, not yet updated

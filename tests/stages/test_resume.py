@@ -117,7 +117,7 @@ def test_a_base_with_experts_goes_from_stage_to_stage_and_resumes(tmp_path: Path
         recipe = make_recipe(tmp_path / name, base, lora={"targets": "all-linear", "layers": 2})
         for stage, where in (
             ("sft", "align.stages.trainer:ResumableTrainer.training_step"),
-            ("rm", "align.stages.rm:ranking_scores"),
+            ("rm", "align.stages.ranking_gradients:scores_above"),
         ):
             if name == "killed":
                 _kill(stage, recipe, where, 5, "after")
@@ -141,7 +141,7 @@ def test_dora_and_trained_embeddings_go_on_from_a_kill_with_the_same_bits(
         recipe = make_recipe(tmp_path / name, tiny_base, lora=lora)
         for stage, where, count in (
             ("sft", "align.stages.trainer:ResumableTrainer.training_step", 5),
-            ("rm", "align.stages.rm:ranking_scores", 6),
+            ("rm", "align.stages.ranking_gradients:scores_above", 6),
             ("ppo", "align.ppo.update:policy_loss", 9),
         ):
             if name == "killed":
@@ -164,7 +164,7 @@ def test_dora_and_trained_embeddings_go_on_from_a_kill_with_the_same_bits(
         ("rm", "align.run.metrics:JsonLines.append", 3, "after"),
         ("rm", "align.stages.rm:evaluate_quickly", 2, "before"),  # in the second evaluation
         ("rm", "align.models.adapters:save_file", 2, "after"),
-        ("rm", "align.stages.rm:ranking_scores", 8, "after"),  # between two microbatches
+        ("rm", "align.stages.ranking_gradients:scores_above", 8, "after"),  # between two microbatches
         ("rm", "align.run.checkpoint:save_file", 3, "after"),  # a checkpoint half written
         ("ppo", "align.ppo.train:score_rollout", 3, "before"),  # sampled, not yet updated
         (
