@@ -33,7 +33,7 @@ class RewardModels:
 
     def priorities(self, tasks: Sequence[Sequence[Sampled]]) -> list[float]:
         """One for each task, by the rule."""
-        if self.forward is None:
+        if self.forward is None or not tasks:
             return [0.0] * len(tasks)
         flat = [(one.prompt, one.response) for task in tasks for one in task]
         # Only disagreement counts the members of one reward model as several.

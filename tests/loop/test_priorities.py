@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -37,7 +38,9 @@ def test_a_rule_orders_tasks(rule: Priority, order: str, monkeypatch: pytest.Mon
     first = {"a": [3.0, 0.0, -9.0], "b": [0.1, 0.0], "c": [1.0, 0.0]}
     second = {"a": [0.5, 0.0, -9.0], "b": [0.1, 0.0], "c": [0.0, 1.0]}
 
-    def scores(forward: object, role: str, pairs: object, tokens: int) -> torch.Tensor:
+    def scores(forward: object, role: str, pairs: Sequence[object], tokens: int) -> torch.Tensor:
+        if not pairs:
+            return torch.empty(0)
         of_role = first if role == "first" else second
         return torch.tensor([score for task in "abc" for score in of_role[task]])
 
@@ -47,6 +50,7 @@ def test_a_rule_orders_tasks(rule: Priority, order: str, monkeypatch: pytest.Mon
     models = RewardModels(rule, None if rule == "none" else object(), roles, 10)  # type: ignore[arg-type]
     tasks = [[Sampled([1], [2], [])] * len(first[task]) for task in "abc"]
     found = models.priorities(tasks)
+    assert models.priorities([]) == []  # of a chunk whose prompts have no two different responses
     assert "".join(sorted("abc", key=lambda task: -found["abc".index(task)])) == order
 
 
