@@ -7,6 +7,7 @@ mean over its tokens. The base does not train, so this is done once; the vectors
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -79,12 +80,12 @@ def dataset(name: str, data: Path, base: Path, kept: Path) -> Dataset:
         )
         for one in rankings
     )
-    path = kept / f"{name}-{_code(base)}.npz"
+    path = kept / f"{name}-{_code(base, texts.values())}.npz"
     if not path.exists():
         features, tokens = _compute(list(texts.values()), base, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(".aside.npz")
-        np.savez(aside, features=features.astype(np.float16), tokens=tokens)
+        np.savez(aside, features=features, tokens=tokens)
         aside.replace(path)  # complete or absent
     with np.load(path, allow_pickle=False) as found:
         return Dataset(found["features"].astype(np.float32), found["tokens"], tasks)
@@ -154,12 +155,11 @@ def _opening(prompt: str | Messages) -> str:
     return prompt if isinstance(prompt, str) else str(prompt[0]["content"])
 
 
-def _code(base: Path) -> str:
-    """Changes with the base and with what is read of it."""
+def _code(base: Path, texts: Iterable[object]) -> str:
+    """Changes with the base, with what is read of it, and with the texts."""
     fingerprint = find_base(Base(name=str(base), dtype=DTYPE)).fingerprint
-    return hashlib.sha256(
-        f"{MOST} {PROMPT_TOKENS} {RESPONSE_TOKENS} {DTYPE} {fingerprint}".encode()
-    ).hexdigest()[:8]
+    made_of = [MOST, PROMPT_TOKENS, RESPONSE_TOKENS, str(DTYPE), fingerprint, *map(str, texts)]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:8]
 
 
 @torch.no_grad()

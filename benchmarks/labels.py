@@ -144,7 +144,7 @@ class Round:
     pool: Pool
     model: Model
     members: Sequence[Model]
-    left: NDArray[np.int64]  # tasks without a label
+    left: NDArray[np.int64]
     count: int  # how many come next
     draw: np.random.Generator
 
@@ -400,7 +400,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that has FILES of label_features.py")
     parser.add_argument("--sets", nargs="+", choices=["planted", *FILES], default=["planted", *FILES])
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument(
         "--kept", type=Path, default=Path("/tmp/align-labels"), help="where features are kept"
     )
@@ -419,7 +418,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name in arguments.sets:
         files = (arguments.data, arguments.base, arguments.kept)
         found = planted() if name == "planted" else dataset(name, *files)
-        everything[name] = [one_seed(found, seed, arguments.rules) for seed in range(arguments.seeds)]
+        everything[name] = [one_seed(found, seed, list(RULES)) for seed in range(arguments.seeds)]
         print(table(name, everything[name]), end="\n\n", flush=True)
     if arguments.figure:
         arguments.figure.write_text(figure(everything))

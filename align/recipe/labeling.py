@@ -16,6 +16,7 @@ from align.recipe.parts import (
     PositiveInt,
     Section,
     check_function_name,
+    label_of,
 )
 
 MAX_RESPONSES = 9  # one digit a rank
@@ -66,11 +67,7 @@ class Check(Section):
     @property
     def label(self) -> str:
         """Its name, or one made from what it is."""
-        if self.name:
-            return self.name
-        if self.run:
-            return "model" if self.run == "this" else re.split(r"[/\\]", self.run.rstrip("/\\"))[-1]
-        return self.function.rpartition(":")[2] if self.function else "rule"
+        return self.name or label_of(self.run, self.function) or "rule"
 
 
 class Labeling(Section):

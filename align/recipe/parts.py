@@ -91,6 +91,13 @@ def check_function_name(function: str | None) -> None:
         raise ValueError(f"function {function}: write my_package.my_module:function, or FILE.py:function")
 
 
+def label_of(run: str | None, function: str | None) -> str:
+    """What a run's reward model or a function is called that has no name; "" where there is neither."""
+    if run:
+        return "model" if run == "this" else re.split(r"[/\\]", run.rstrip("/\\"))[-1]
+    return function.rpartition(":")[2] if function else ""
+
+
 def may_change(section: Section) -> set[str]:
     """The keys of a section with whose other values a run may go on."""
     return {

@@ -22,6 +22,7 @@ from align.recipe.parts import (
     Training,
     Was,
     check_function_name,
+    label_of,
 )
 
 
@@ -65,13 +66,8 @@ class Reward(Section):
     @property
     def label(self) -> str:
         """Its name, or one made from what it is."""
-        if self.name:
-            return self.name
-        if self.run:
-            return "model" if self.run == "this" else re.split(r"[/\\]", self.run.rstrip("/\\"))[-1]
-        if self.function:
-            return self.function.rpartition(":")[2]
-        return re.sub(r"^https?://([^/:?#]*).*$", r"\1", self.url or "", flags=re.DOTALL)
+        host = re.sub(r"^https?://([^/:?#]*).*$", r"\1", self.url or "", flags=re.DOTALL)
+        return self.name or label_of(self.run, self.function) or host
 
 
 _BY_GROUP = ("rloo", "group")  # compare whole responses to one prompt
