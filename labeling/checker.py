@@ -23,7 +23,6 @@ from align.recipe.labeling import Check
 from labeling.answers import storable
 from labeling.companion import Absent, as_object, read_lines
 
-_WAITING = 8  # people at most, including the one whose answer is being checked
 _STARTS_WITHIN = 300.0  # seconds: a large base takes its time
 _ENDS_WITHIN = 5.0
 
@@ -35,7 +34,6 @@ class Checker:
         self._check = check
         self._command = list(command) or [sys.executable, "-m", "align.loop.checks"]
         self._turn = threading.Lock()
-        self._places = threading.BoundedSemaphore(_WAITING)
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._version: str | None = None
@@ -49,17 +47,12 @@ class Checker:
         The others are the task's own, among which a score is placed. Raises Absent, which says why, where
         there is no answer.
         """
-        if not self._places.acquire(blocking=False):
-            raise Absent("Too many people have an answer checked at the moment: try again soon.")
-        try:
-            with self._turn:
-                self._start()
-                number = next(self._numbers)
-                self._write({"id": number, "prompt": prompt, "responses": list(responses)})
-                slow = f"it took longer than {self._check.timeout:g} seconds"
-                said = self._told(self._check.timeout, slow, lambda found: found.get("id") == number)
-        finally:
-            self._places.release()
+        with self._turn:
+            self._start()
+            number = next(self._numbers)
+            self._write({"id": number, "prompt": prompt, "responses": list(responses)})
+            slow = f"it took longer than {self._check.timeout:g} seconds"
+            said = self._told(self._check.timeout, slow, lambda found: found.get("id") == number)
         if "error" in said:
             raise Absent(self._failed(said["error"]))
         if "scores" in said:

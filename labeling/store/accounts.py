@@ -63,7 +63,8 @@ def rename(session: Session, by: Person, person: Person, name: str) -> None:
     check_free(session, name, person)
     keep_past_name(session, person)
     old, person.name = person.name, name
-    _replace_in_tasks(session, old, name)
+    if person.role != "machine":  # whose name may be a policy's
+        _replace_in_tasks(session, old, name)
     note(session, by, "renamed", "person", person.id)
 
 
@@ -86,7 +87,8 @@ def erase(session: Session, by: Person, person: Person) -> str:
         else:
             release(slot)
     session.execute(delete(Draft).where(Draft.person_id == person.id))
-    _replace_in_tasks(session, old, person.name)
+    if person.role != "machine":
+        _replace_in_tasks(session, old, person.name)
     note(session, by, "erased a person", "person", person.id)
     return person.name
 

@@ -183,7 +183,7 @@ def choose(given: Chosen, who: SignedIn) -> dict[str, int]:
 def _companion(who: Visitor) -> Companion:
     if who.config.companion is None:
         raise HTTPException(
-            503, "No policy is here to talk to: start the app with `align label … --chat RUN`."
+            503, gettext("No policy is here to talk to: start the app with `align label … --chat RUN`.")
         )
     return who.config.companion
 

@@ -23,7 +23,7 @@ from labeling.web.security import SignedIn, SignedInRoute, Visitor
 from labeling.web.work import Called
 
 router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
-_AT_ONCE = 16  # answers that are being checked or wait for it: their threads are no one else's
+_AT_ONCE = 8  # answers that are being checked or wait for it: their threads are no one else's
 
 
 class Asked(BaseModel):

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
-from labeling.language import gettext
+from labeling.language import N_, gettext
 from labeling.store import accounts, calibration
 from labeling.store.assignment import abilities as all_abilities
 from labeling.store.assignment import set_abilities
@@ -25,7 +25,7 @@ from labeling.web.work import ItemId
 
 router = APIRouter(include_in_schema=False, route_class=SignedInRoute)
 INVITE_LASTS = timedelta(days=7)
-_STILL_READ = (
+_STILL_READ = N_(
     "The person is erased. Something was reading the database, so bytes of the name may stay in its log, the "
     "file that ends in -wal, until the app is stopped."
 )
@@ -126,7 +126,7 @@ def account(person: ItemId, given: Form, who: Admin) -> Response:
     except UserError as error:
         return _person(who, person, 409, error=str(error))
     if what == "erase" and not who.config.store.overwrite_freed():
-        shown["error"] = _STILL_READ
+        shown["error"] = gettext(_STILL_READ)
     return _person(who, person, **shown) if shown else RedirectResponse(f"/people/{person}", 303)
 
 

@@ -184,7 +184,7 @@ async def visitor(request: Request) -> Visitor:
         given = await form(request)
         _check_csrf(who, request.headers.get("x-csrf-token") or given.get("csrf", ""))
         if any("\0" in text for text in given.values()):
-            raise HTTPException(422, "A text holds a character that cannot be stored.")
+            raise HTTPException(422, gettext("The text holds a character that cannot be stored."))
     return who
 
 

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from align.errors import UserError
 from labeling.companion import Absent, Companion, Event
+from labeling.language import gettext
 
 _OF_ONE = 2  # answers that a person waits for: the one of a page that was left, and the next one
 
@@ -33,9 +34,10 @@ class Stops:
             many = sum(who == person for who, _ in self._running) >= _OF_ONE
             if many or (person, ask) in self._running:
                 raise UserError(
-                    "You wait for other answers already: stop them, or wait until they are there."
+                    gettext("You wait for other answers already: stop them, or wait until they are there.")
                 )
-            return self._running.setdefault((person, ask), threading.Event())
+            self._running[person, ask] = found = threading.Event()
+            return found
 
     def stop(self, person: int, ask: str) -> bool:
         """Whether this answer of theirs was on its way."""
@@ -46,7 +48,8 @@ class Stops:
 
     def end(self, person: int, ask: str) -> None:
         """The answer is there, or nobody wants it any more."""
-        self._running.pop((person, ask), None)
+        with self._lock:
+            self._running.pop((person, ask), None)
 
 
 class Streamed(StreamingResponse):

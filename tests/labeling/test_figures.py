@@ -33,6 +33,7 @@ def put(site: Any, item: int, person: Any, content: Any, kind: str | None = None
         if isinstance(content, list):
             size = len(content)
             content = {"ranks": content, "quality": [None] * size, "flags": [[]] * size, "all_bad": False}
+            content["edit"] = None
         elif isinstance(content, str):
             content = {"choice": content}
         label = Label(

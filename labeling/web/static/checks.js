@@ -27,8 +27,7 @@ export function useChecks({ task, text }) {
   function show() {
     const now = text();
     box.hidden = now === null;
-    list.replaceChildren(
-      ...[...found].map(([name, { said, text: of, waiting }]) => {
+    const rows = [...found].map(([name, { said, text: of, waiting }]) => {
         const row = document.createElement("li");
         const what = waiting ? gettext("is being checked …") : words(said);
         row.className = waiting || said.error ? "" : said.passed === undefined ? "" : said.passed ? "good-mark" : "bad";
@@ -36,8 +35,9 @@ export function useChecks({ task, text }) {
         const old = gettext("of an earlier version");
         if (!waiting && of !== now) row.append(" ", Object.assign(document.createElement("span"), { className: "hint", textContent: old }));
         return row;
-      }),
-    );
+      });
+    // A screen reader reads the list again whenever it is put there: only where it says something else.
+    if (rows.map((row) => row.outerHTML).join("") !== list.innerHTML) list.replaceChildren(...rows);
   }
 
   async function check() {
