@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any
 
 import torch
@@ -84,6 +85,8 @@ def shown(now: LengthReport, raw: LengthReport | None) -> str:
         new = f"{known(value(now)):.3f}"
         return new if raw is None else f"{new} (before {known(value(raw)):.3f})"
 
+    if isnan(now.pearson):
+        return "length: nothing to correlate with scores: within rankings, lengths or scores are all the same"
     return (
         f"length: correlation with scores within rankings {of(lambda r: r.pearson)} by Pearson, "
         f"{of(lambda r: r.spearman)} by Spearman; accuracy {of(lambda r: r.accuracy.value)}, on the "

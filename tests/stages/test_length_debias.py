@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from align.data.tokenize import Encoded
 from align.errors import UserError
-from align.evaluation.length_bias import average_ranks, length_report
+from align.evaluation.length_bias import average_ranks, length_report, shown
 from align.evaluation.reward import ScoredRanking
 from align.models.scoring import ranking_scores, score_pairs
 from align.objectives.bradley_terry import batch_loss
@@ -190,6 +190,11 @@ def test_correlations_within_rankings_by_numpy() -> None:
     assert found.spearman == pytest.approx(ranks)
     assert found.matched.count == 1 and found.matched.value == 0.0  # 100 and 90 are alike
     assert average_ranks(torch.tensor([2.0, 1.0, 2.0, 5.0])).tolist() == [2.5, 1, 2.5, 4]
+
+
+def test_answers_of_one_length_are_said_to_be_so() -> None:
+    alike = length_report([ScoredRanking("a", ("x", "y"), (7, 7), (1, 2), (1.0, 2.0))], 0)
+    assert "nan" not in shown(alike, None) and "all the same" in shown(alike, None)
 
 
 @pytest.mark.parametrize(
