@@ -112,6 +112,8 @@ class Evaluating:
             "parents": [parent.hashes | {"name": parent.name} for parent in self.parents],
             "sources": [one.model_dump(exclude={"function", "run"}) for one in spoken],
             "guard": self.guard is not None,
+            "scale_scores": ppo.scale_scores,
+            "reward_reduce": ppo.reward_reduce,
             "device": self.setup.accel.device.type,
             "dtype": self.recipe.base.dtype,
             "torch": torch.__version__,
