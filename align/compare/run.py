@@ -53,6 +53,7 @@ FOLDER, DOCUMENT = "evaluation", "evaluation.json"
 VERSION = 1
 _CHUNK = 16  # prompts whose answers are kept together: what a kill can cost
 _BENCH_CHUNK = 64
+_MOST_SAMPLES = 10_000  # to a prompt, that anybody draws
 
 
 @dataclass
@@ -222,6 +223,8 @@ def _is_score(name: str) -> bool:
 
 def _document(state: Evaluating, answers: Answers, prompts: Sequence[Asked]) -> dict[str, Any]:
     """What the answers alone say."""
+    for name, (lack, of) in figures.unknown_scores(answers).items():
+        state.note(f"{name}: {lack} of {of} answers got no number (nan or inf): figures leave them out")
     policies = figures.policy_figures(answers)
     for policy in state.found.policies:
         policies[policy.label]["origin"] = policy.origin
@@ -233,10 +236,15 @@ def _document(state: Evaluating, answers: Answers, prompts: Sequence[Asked]) -> 
     best = figures.best_of_n(answers, distances)
     for one in best["policies"] if best else ():
         if best and one["beyond"]:
+            wanted = one["n_wanted"]
+            more = (
+                f"Raise evaluate.best_of to {wanted:.0f}"
+                if wanted < _MOST_SAMPLES
+                else "No number reaches it"
+            )
             state.note(
                 f"best-of-n: {one['policy']} is {one['kl']:.2f} nats from sft, and {best['samples']} samples "
-                f"reach {best['most_kl']:.2f}: what is beside it has less KL. Raise evaluate.best_of (to "
-                f"{one['n_wanted']:.0f}, if that can be)"
+                f"reach {best['most_kl']:.2f}: what is beside it has less KL. {more}"
             )
     wins = figures.win_rates(answers)
     return {

@@ -85,8 +85,9 @@ def load_scoring(
     device: torch.device,
 ) -> Scoring:
     """Give every model that scores its place on the base, or one of its own."""
-    ppo = recipe.ppo
-    rewards = load_rewards(sources, roles, device, ppo.scale_scores, ppo.reward_reduce)[0] if sources else None
+    ppo, rewards = recipe.ppo, None
+    if sources:
+        rewards, _ = load_rewards(sources, roles, device, ppo.scale_scores, ppo.reward_reduce)
     own: dict[str, str] = {}
     scorers: dict[str, ScoreTexts] = {}
     for i, source in enumerate(measures):

@@ -128,7 +128,7 @@ def _benches(document: Mapping[str, Any]) -> list[Table]:
             rows += [[name, section, _figure(x)] for section, x in one["sections"].items()]
             rows += [[name, f"  {subset}", _figure(x)] for subset, x in one["subsets"].items()]
             if calibration := one.get("calibration"):
-                rows.append([name, "calibration error (ECE)", _PLAIN.format(calibration["raw"]["ece"])])
+                rows.append([name, "calibration error (ECE)", _figure(calibration["raw"]["ece"])])
         version = next(iter(by.values()))["version"]
         found.append((f"RewardBench {version}: {Path(path).name}", ["by", "part", "accuracy"], rows))
     return found
@@ -136,7 +136,7 @@ def _benches(document: Mapping[str, Any]) -> list[Table]:
 
 def _tasks(document: Mapping[str, Any]) -> Table:
     rows = [
-        [task, metric, label, f"{x['value']:.3f}" + (f" ± {x['se']:.3f}" if x["se"] is not None else "")]
+        [task, metric, label, _figure(x["value"]) + (f" ± {x['se']:.3f}" if x["se"] is not None else "")]
         for label, tasks in (document.get("lm_eval") or {}).items()
         for task, metrics in tasks.items()
         for metric, x in metrics.items()
