@@ -314,6 +314,11 @@ def _benches(state: Evaluating, benches: Mapping[str, Sequence[BenchItem]]) -> d
             for name in rows[0]
             if not name.startswith(REWARD)
         }
+        for name, one in document[path].items():
+            if one["no_number"]:
+                state.note(
+                    f"{path}: {one['no_number']} rows are left out: {name} is no number there (nan or inf)"
+                )
     return document
 
 
