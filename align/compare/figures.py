@@ -20,6 +20,7 @@ from align.stats.win_rates import WinRate, win_rate, wins_of
 Row = Mapping[str, Any]
 _SHARES = ("no_eos", "repetition")
 _DRAWS = Draws()
+_UNKNOWN = "no prompt has a verdict"
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,11 @@ def _won(answers: Answers, policy: str, against: str, by: str, wins: Numbers) ->
     ]
     known = ~np.isnan(wins)
     wins, longer = wins[known], (sizes[0] - sizes[1])[known]
-    rate = win_rate(wins, longer, _DRAWS) if len(wins) else WinRate(Estimate(), 0, 0, 0, Estimate())
+    rate = (
+        win_rate(wins, longer, _DRAWS)
+        if len(wins)
+        else WinRate(Estimate(), 0, 0, 0, Estimate(), None, _UNKNOWN)
+    )
     return {"policy": policy, "against": against, "by": by, "win_rate": rate}
 
 

@@ -35,6 +35,7 @@ from align.evaluation.answers import (
     load_scoring,
 )
 from align.evaluation.bench import BenchItem, bench_document, read_bench
+from align.evaluation.judge import check_judge
 from align.evaluation.reward import plain
 from align.models.batch import Pair
 from align.models.forward import Forward
@@ -53,6 +54,7 @@ FOLDER, DOCUMENT = "evaluation", "evaluation.json"
 VERSION = 1
 _CHUNK = 16  # prompts whose answers are kept together: what a kill can cost
 _BENCH_CHUNK = 64
+_LABEL = 60  # characters of a policy's label in a file's name, which may have 255 bytes
 _MOST_SAMPLES = 10_000  # to a prompt, that anybody draws
 
 
@@ -123,7 +125,7 @@ class Evaluating:
 
     def name_of(self, policy: Policy, of: Mapping[str, Any]) -> Path:
         """The file of a policy's rows, by its label and a hash of all that they depend on."""
-        label = policy.label.replace("/", "-").replace("@", "-").strip(".-")
+        label = policy.label.replace("/", "-").replace("@", "-").strip(".-")[-_LABEL:]
         decided = self.judged_as | {"policy": policy.digest} | dict(of)
         return self.folder / "answers" / f"{label}-{json_digest(decided)[:16]}.jsonl"
 
@@ -138,6 +140,8 @@ def evaluate(recipe: Recipe, allow_seen: bool = False, console: Console | None =
     state = _open(recipe, console)
     if recipe.evaluate.lm_eval is not None:
         check_tasks(recipe.evaluate.lm_eval)
+    if recipe.evaluate.judge is not None:
+        check_judge(recipe.evaluate.judge)
     prompts = read_prompts(recipe, state.setup, allow_seen, state.note)
     bench = {path: read_bench(Path(path)) for path in recipe.evaluate.reward_bench or ()}
     if len(prompts) == 1:
@@ -169,6 +173,11 @@ def _open(recipe: Recipe, console: Console) -> Evaluating:
     state = Evaluating(recipe, setup, found, console)
     for line in found.left_out:
         state.note(line)
+    own = recipe.run.path.resolve()
+    places = {policy.label: policy.final or policy.saved for policy in found.policies}
+    for label, place in places.items():
+        if place is not None and not place.resolve().is_relative_to(own):
+            state.note(f"{label} is of another run: whether it trained on these prompts is not known")
     try:
         state.sources = find_sources(recipe, setup.lineage)
     except MissingStage as error:

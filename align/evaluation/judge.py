@@ -99,6 +99,12 @@ def read_template(path: str | None) -> str:
     return text
 
 
+def check_judge(judge: Judge) -> None:
+    """Raise UserError where its template cannot be read or its key is not there, before anything is asked."""
+    read_template(judge.template)
+    _key(judge)
+
+
 def text_of(prompt: Any) -> str:
     """A prompt as a judge reads it: the text, or the messages with their roles."""
     if isinstance(prompt, str):

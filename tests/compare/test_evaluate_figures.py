@@ -48,6 +48,12 @@ def test_a_policy_thousands_of_nats_away_is_compared_with_the_best_of_all() -> N
     assert plain(found)["policies"][0]["n_wanted"] is None
 
 
+def test_a_win_rate_of_nothing_says_why() -> None:
+    first = {"sft": [row(None)], "ppo": [row(1.0)]}
+    (won,) = figures.win_rates(Answers(first, [], ["score"], "sft"))
+    assert won["win_rate"].rate.value is None and won["win_rate"].why == "no prompt has a verdict"
+
+
 def test_a_task_without_a_number_is_shown_as_such() -> None:
     task = {"value": None, "se": None}
     document = {
