@@ -158,9 +158,13 @@ def _figure(estimate: Any, name: str = "", form: str | None = None) -> str:
     return f"{write(estimate['value'])} [{write(estimate['low'])}, {write(estimate['high'])}]"
 
 
-def evaluation_view(document: Mapping[str, Any]) -> list[Table]:
-    """The tables; none where the file is missing or of another shape."""
+def evaluation_view(document: Mapping[str, Any]) -> tuple[list[Table], list[str]]:
+    """The tables and the notes; no table where the file is missing, and a note where it cannot be understood."""
+    if not document:
+        return [], []
+    notes = document.get("notes")
+    told = [str(note) for note in notes] if isinstance(notes, list) else []
     try:
-        return tables(document)
+        return tables(document), told
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration):
-        return []
+        return [], ["evaluation/evaluation.json cannot be understood: align evaluate writes it anew", *told]
