@@ -159,7 +159,7 @@ def _figure(estimate: Any, name: str = "", form: str | None = None) -> str:
 
 
 def evaluation_view(document: Mapping[str, Any]) -> tuple[list[Table], list[str]]:
-    """The tables and the notes; no table where the file is missing, and a note where it cannot be understood."""
+    """Tables and notes; neither where the file is missing, and a note where it cannot be understood."""
     if not document:
         return [], []
     notes = document.get("notes")
