@@ -76,13 +76,18 @@ def checked_text(value: Any, field: str) -> str:
         raise RecordError(field, "is empty")
     if "\0" in value:
         raise RecordError(field, "holds a NUL character (\\u0000): remove it")
+    return whole_characters(value, field)
+
+
+def whole_characters(text: str, field: str) -> str:
+    """The text; raises RecordError where it holds half a character, which no tokenizer takes."""
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise RecordError(
             field, "holds half of a surrogate pair (\\ud800 to \\udfff), which no text has"
         ) from error
-    return value
+    return text
 
 
 def checked_name(value: Any, field: str) -> str:

@@ -20,6 +20,7 @@ from align.stats.win_rates import WinRate, win_rate, wins_of
 Row = Mapping[str, Any]
 _SHARES = ("no_eos", "repetition")
 _DRAWS = Draws()
+_UNKNOWN = "no prompt has a verdict"
 
 
 @dataclass(frozen=True)
@@ -112,25 +113,33 @@ def win_rates(answers: Answers) -> list[dict[str, Any]]:
     return found
 
 
+def unknown_scores(answers: Answers) -> dict[str, tuple[int, int]]:
+    """Of each score that was no number somewhere: how many answers lack it, of how many."""
+    rows = [row for mine in answers.first.values() for row in mine] + list(answers.best)
+    missing = {name: sum(value(row, name) is None for row in rows) for name in answers.names}
+    return {name: (count, len(rows)) for name, count in missing.items() if count}
+
+
 def judged_wins(
     answers: Answers, policy: str, against: str, by: str, wins: Sequence[float | None]
 ) -> dict[str, Any]:
     """The same from somebody's verdicts, one for each prompt; None where there is none."""
-    known = np.array([x is not None for x in wins])
-    values = np.array([0.5 if x is None else x for x in wins], float)
-    return _won(answers, policy, against, by, values, known)
+    values = np.array([math.nan if x is None else x for x in wins], float)
+    return _won(answers, policy, against, by, values)
 
 
-def _won(
-    answers: Answers, policy: str, against: str, by: str, wins: Numbers, known: Any = None
-) -> dict[str, Any]:
+def _won(answers: Answers, policy: str, against: str, by: str, wins: Numbers) -> dict[str, Any]:
+    """wins [P]: nan where nothing is known, which is left out."""
     sizes = [
         np.array([len(row["response"]) for row in answers.first[label]], float) for label in (policy, against)
     ]
-    longer = sizes[0] - sizes[1]
-    if known is not None:
-        wins, longer = wins[known], longer[known]
-    rate = win_rate(wins, longer, _DRAWS) if len(wins) else WinRate(Estimate(), 0, 0, 0, Estimate())
+    known = ~np.isnan(wins)
+    wins, longer = wins[known], (sizes[0] - sizes[1])[known]
+    rate = (
+        win_rate(wins, longer, _DRAWS)
+        if len(wins)
+        else WinRate(Estimate(), 0, 0, 0, Estimate(), None, _UNKNOWN)
+    )
     return {"policy": policy, "against": against, "by": by, "win_rate": rate}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import combinations
@@ -87,6 +88,7 @@ def ratings_of(answers: Answers, note: Note) -> dict[str, Any]:
             (row, later, earlier, float(x))
             for earlier, later in combinations(columns, 2)
             for row, x in enumerate(wins_of(columns[later], columns[earlier]))
+            if not math.isnan(x)
         ]
         found[name] = _ratings(verdicts, list(answers.first), note)
     return {name: one for name, one in found.items() if one}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from align.data.formats.base import T
 from align.data.load import load
-from align.data.tokenize import encode_demonstrations, encode_prompts
+from align.data.tokenize import Encodings, encode_demonstrations, encode_prompts
 from align.errors import UserError
 from align.evaluation.answers import Asked
 from align.loop.generate import in_drawn_order
@@ -26,13 +27,17 @@ def read_prompts(recipe: Recipe, setup: Setup, allow_seen: bool, note: Callable[
     if cfg.prompts is not None:
         where, skip = "evaluate.prompts", False
         spec = Source(train=[Entry(path=cfg.prompts)], held_out=0.0)
-        records = load(Prompt, spec, "prompts", cache).train
+        try:
+            records = load(Prompt, spec, "prompts", cache).train
+        except UserError as error:  # which takes every file of prompts for that of data.prompts
+            raise UserError(str(error).replace("data.prompts", where, 1)) from error
     else:
         where, spec = "data.prompts (held out)", source(recipe, "prompts", "evaluate")
         skip = spec.on_bad_record == "skip"
         records = load(Prompt, spec, "prompts", cache).held_out
     room = recipe.ppo.max_response_tokens
     encoded = encode_prompts(setup.template, records, recipe.ppo.max_prompt_tokens, where, room, cache, skip)
+    _note_skipped(encoded, where, note)
     found: dict[str, Asked] = {}
     for record, ids in zip(encoded.records, encoded, strict=True):
         found.setdefault(prompt_key(record.prompt), Asked(record.prompt, prompt_key(record.prompt), ids))
@@ -48,6 +53,11 @@ def read_prompts(recipe: Recipe, setup: Setup, allow_seen: bool, note: Callable[
         found = {key: one for key, one in found.items() if key in chosen}
     _refuse_seen(recipe, found, where, allow_seen, note)
     return list(found.values())
+
+
+def _note_skipped(encoded: Encodings[Any], where: str, note: Callable[[str], None]) -> None:
+    if encoded.skipped:
+        note(f"{where}: {len(encoded.skipped)} records are left out; the first: {encoded.skipped[0]}")
 
 
 def _refuse_seen(
@@ -95,4 +105,5 @@ def held_out_demonstrations(recipe: Recipe, setup: Setup, note: Callable[[str], 
         return []
     where = "data.demonstrations (held out)"
     encoded = encode_demonstrations(setup.template, records, recipe.sft.max_length, where, cache, skip)
+    _note_skipped(encoded, where, note)
     return [(one.prompt, one.responses[0]) for one in encoded]

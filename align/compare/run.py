@@ -35,6 +35,7 @@ from align.evaluation.answers import (
     load_scoring,
 )
 from align.evaluation.bench import BenchItem, bench_document, read_bench
+from align.evaluation.judge import check_judge
 from align.evaluation.reward import plain
 from align.models.batch import Pair
 from align.models.forward import Forward
@@ -53,6 +54,8 @@ FOLDER, DOCUMENT = "evaluation", "evaluation.json"
 VERSION = 1
 _CHUNK = 16  # prompts whose answers are kept together: what a kill can cost
 _BENCH_CHUNK = 64
+_LABEL = 60  # characters of a policy's label in a file's name, which may have 255 bytes
+_MOST_SAMPLES = 10_000  # to a prompt, that anybody draws
 
 
 @dataclass
@@ -112,6 +115,8 @@ class Evaluating:
             "parents": [parent.hashes | {"name": parent.name} for parent in self.parents],
             "sources": [one.model_dump(exclude={"function", "run"}) for one in spoken],
             "guard": self.guard is not None,
+            "scale_scores": ppo.scale_scores,
+            "reward_reduce": ppo.reward_reduce,
             "device": self.setup.accel.device.type,
             "dtype": self.recipe.base.dtype,
             "torch": torch.__version__,
@@ -120,7 +125,7 @@ class Evaluating:
 
     def name_of(self, policy: Policy, of: Mapping[str, Any]) -> Path:
         """The file of a policy's rows, by its label and a hash of all that they depend on."""
-        label = policy.label.replace("/", "-").replace("@", "-").strip(".-")
+        label = policy.label.replace("/", "-").replace("@", "-").strip(".-")[-_LABEL:]
         decided = self.judged_as | {"policy": policy.digest} | dict(of)
         return self.folder / "answers" / f"{label}-{json_digest(decided)[:16]}.jsonl"
 
@@ -135,6 +140,8 @@ def evaluate(recipe: Recipe, allow_seen: bool = False, console: Console | None =
     state = _open(recipe, console)
     if recipe.evaluate.lm_eval is not None:
         check_tasks(recipe.evaluate.lm_eval)
+    if recipe.evaluate.judge is not None:
+        check_judge(recipe.evaluate.judge)
     prompts = read_prompts(recipe, state.setup, allow_seen, state.note)
     bench = {path: read_bench(Path(path)) for path in recipe.evaluate.reward_bench or ()}
     if len(prompts) == 1:
@@ -166,6 +173,11 @@ def _open(recipe: Recipe, console: Console) -> Evaluating:
     state = Evaluating(recipe, setup, found, console)
     for line in found.left_out:
         state.note(line)
+    own = recipe.run.path.resolve()
+    places = {policy.label: policy.final or policy.saved for policy in found.policies}
+    for label, place in places.items():
+        if place is not None and not place.resolve().is_relative_to(own):
+            state.note(f"{label} is of another run: whether it trained on these prompts is not known")
     try:
         state.sources = find_sources(recipe, setup.lineage)
     except MissingStage as error:
@@ -220,6 +232,8 @@ def _is_score(name: str) -> bool:
 
 def _document(state: Evaluating, answers: Answers, prompts: Sequence[Asked]) -> dict[str, Any]:
     """What the answers alone say."""
+    for name, (lack, of) in figures.unknown_scores(answers).items():
+        state.note(f"{name}: {lack} of {of} answers got no number (nan or inf): figures leave them out")
     policies = figures.policy_figures(answers)
     for policy in state.found.policies:
         policies[policy.label]["origin"] = policy.origin
@@ -231,10 +245,15 @@ def _document(state: Evaluating, answers: Answers, prompts: Sequence[Asked]) -> 
     best = figures.best_of_n(answers, distances)
     for one in best["policies"] if best else ():
         if best and one["beyond"]:
+            wanted = one["n_wanted"]
+            more = (
+                f"Raise evaluate.best_of to {wanted:.0f}"
+                if wanted < _MOST_SAMPLES
+                else "No number reaches it"
+            )
             state.note(
                 f"best-of-n: {one['policy']} is {one['kl']:.2f} nats from sft, and {best['samples']} samples "
-                f"reach {best['most_kl']:.2f}: what is beside it has less KL. Raise evaluate.best_of (to "
-                f"{one['n_wanted']:.0f}, if that can be)"
+                f"reach {best['most_kl']:.2f}: what is beside it has less KL. {more}"
             )
     wins = figures.win_rates(answers)
     return {
@@ -304,6 +323,11 @@ def _benches(state: Evaluating, benches: Mapping[str, Sequence[BenchItem]]) -> d
             for name in rows[0]
             if not name.startswith(REWARD)
         }
+        for name, one in document[path].items():
+            if one["no_number"]:
+                state.note(
+                    f"{path}: {one['no_number']} rows are left out: {name} is no number there (nan or inf)"
+                )
     return document
 
 

@@ -15,6 +15,7 @@ from align.data.template import Template
 from align.errors import AlignError, UserError
 from align.messages import Messages
 from align.models.batch import Pair, collate
+from align.models.ensemble import add_reward
 from align.models.forward import Forward
 from align.models.passes import PAIRS, passes
 from align.models.roles import Roles
@@ -84,22 +85,22 @@ def load_scoring(
     device: torch.device,
 ) -> Scoring:
     """Give every model that scores its place on the base, or one of its own."""
-    rewards = load_rewards(sources, roles, device, recipe.ppo.scale_scores)[0] if sources else None
+    ppo, rewards = recipe.ppo, None
+    if sources:
+        rewards, _ = load_rewards(sources, roles, device, ppo.scale_scores, ppo.reward_reduce)
     own: dict[str, str] = {}
     scorers: dict[str, ScoreTexts] = {}
     for i, source in enumerate(measures):
         if source.adapter is not None:
             own[source.name] = f"measure{i}"
-            roles.add(own[source.name], source.adapter, trains=False)
-            roles.add_head(own[source.name], source.adapter)
+            add_reward(roles, own[source.name], source.adapter)
             continue
         with _of_measures():
             loaded, _ = load_rewards([source], roles, device, scale=False)
         scorers[source.name] = _measured(loaded.scorers[source.name])
     if guard is not None:
-        roles.add(GUARD, guard, trains=False)
-        roles.add_head(GUARD, guard)
-    return Scoring(rewards, recipe.ppo.rewards is not None, GUARD if guard else None, own, scorers)
+        add_reward(roles, GUARD, guard)
+    return Scoring(rewards, ppo.rewards is not None, GUARD if guard else None, own, scorers)
 
 
 def _measured(scorer: ScoreTexts) -> ScoreTexts:

@@ -7,6 +7,7 @@ subset Ties names its prompts by id ("ref:3", "tied:3").
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from align.evaluation.reward import plain
 from align.messages import Messages
 from align.records import Demonstration
 from align.stats.reward_bench import TIES, TiedPrompt, best_of_k, chosen_wins, version_1, version_2
-from align.values import RecordError
+from align.values import RecordError, whole_characters
 
 _OTHER = "all"  # the subset of rows that name none
 
@@ -35,6 +36,11 @@ class BenchItem:
     subset: str
     several: bool
     id: str = ""
+
+    @property
+    def tied(self) -> bool:
+        """Whether it is of the subset Ties, which has rules of its own."""
+        return self.several and self.subset.lower() == TIES
 
 
 def read_bench(path: Path) -> list[BenchItem]:
@@ -58,6 +64,10 @@ def read_bench(path: Path) -> list[BenchItem]:
         raise UserError(
             f"{other.place}: `chosen` is a list in some rows and a text in others: name two files"
         )
+    ties: dict[str, str] = {}
+    for one in found:
+        if one.tied and ties.setdefault(one.id, one.place) != one.place:
+            raise UserError(f"{one.place}: id {one.id} of Ties is there twice (first at {ties[one.id]})")
     return found
 
 
@@ -66,8 +76,15 @@ def _item(place: str, row: Any) -> BenchItem:
         raise RecordError("", "is not an object with columns")
     if lacking := [key for key in ("prompt", "chosen", "rejected") if key not in row]:
         raise RecordError(lacking[0], "is missing: rows of RewardBench have prompt, chosen and rejected")
-    several = isinstance(_listed(row["chosen"]), list | tuple)
-    right, wrong = (_texts(row[key], key) for key in ("chosen", "rejected"))
+    chosen, rejected = _listed(row["chosen"]), _listed(row["rejected"])
+    several = isinstance(row["chosen"], list | tuple) or (
+        isinstance(chosen, list) and isinstance(rejected, list)
+    )
+    if not several:  # a text may look like a list
+        chosen, rejected = row["chosen"], row["rejected"]
+        if isinstance(rejected, list | tuple):
+            raise RecordError("rejected", "is a list, and `chosen` is a text: both are lists, or both texts")
+    right, wrong = _texts(chosen, "chosen"), _texts(rejected, "rejected")
     record = Demonstration.from_dict({"prompt": row["prompt"], "response": "any"})
     subset, name = str(row.get("subset") or _OTHER), str(row.get("id", ""))
     if several and subset.lower() == TIES:
@@ -78,21 +95,21 @@ def _item(place: str, row: Any) -> BenchItem:
 
 
 def _listed(value: Any) -> Any:
-    """A list that a table holds as text."""
+    """A list of texts that a table holds as text; anything else as it is."""
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         try:
-            return json.loads(value)
-        except ValueError:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
             return value
+        return found if found and all(isinstance(text, str) for text in found) else value
     return value
 
 
 def _texts(value: Any, key: str) -> tuple[str, ...]:
-    value = _listed(value)
     texts = list(value) if isinstance(value, list | tuple) else [value]
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise RecordError(key, "must be a text, or a list of texts, and not empty")
-    return tuple(texts)
+    return tuple(whole_characters(text, key) for text in texts)
 
 
 def bench_document(
@@ -100,7 +117,8 @@ def bench_document(
 ) -> dict[str, Any]:
     """Accuracy of each subset, the benchmark's score and calibration, for JSON.
 
-    scores: of each item's right answers, then of its wrong ones.
+    scores: of each item's right answers, then of its wrong ones. Rows with a score that is no number are left
+    out; `no_number` is how many.
     """
     results: dict[str, list[float]] = {}
     tied: list[TiedPrompt] = []
@@ -108,7 +126,9 @@ def bench_document(
     prompts: list[int] = []
     for number, (item, said) in enumerate(zip(items, scores, strict=True)):
         right, wrong = said[: len(item.right)], said[len(item.right) :]
-        if item.several and item.subset.lower() == TIES:
+        if not all(map(math.isfinite, said)):
+            continue
+        if item.tied:
             kind, _, index = item.id.partition(":")
             tied.append(TiedPrompt(kind, int(index), right, wrong))
             continue
@@ -124,6 +144,7 @@ def bench_document(
             "sections": {name: asdict(one) for name, one in bench.sections.items()},
             "subsets": {name: asdict(one) for name, one in bench.subsets.items()},
             "ties": dict(bench.parts),
+            "no_number": sum(not all(map(math.isfinite, said)) for said in scores),
         }
     )
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}

@@ -9,20 +9,20 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 from typing import Any
 
 import httpx2
 
 from align.errors import AlignError, UserError
 from align.recipe.evaluate import Judge
+from align.rewards import service
 from align.run.metrics import json_line
 
-TRIES, PAUSE = 3, 1.0  # as for services that give rewards
 TEMPLATE = """\
 Please act as an impartial judge and compare two answers to the request below. Judge how helpful, correct, \
 honest and harmless they are. Do not let their order, their length or the names of their authors sway you.
@@ -42,6 +42,7 @@ if answer A is better, [[B]] if answer B is better, [[C]] if neither is.
 _VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]")
 _VALUES = {"A": 1.0, "B": 0.0, "C": 0.5}
 _FIELDS = ("{prompt}", "{first}", "{second}")
+_KEPT = "Verdicts so far are kept, and the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,12 @@ def read_template(path: str | None) -> str:
     return text
 
 
+def check_judge(judge: Judge) -> None:
+    """Raise UserError where its template cannot be read or its key is not there, before anything is asked."""
+    read_template(judge.template)
+    _key(judge)
+
+
 def text_of(prompt: Any) -> str:
     """A prompt as a judge reads it: the text, or the messages with their roles."""
     if isinstance(prompt, str):
@@ -113,7 +120,7 @@ def ask(
 ) -> list[Judged]:
     """A judgement for each question, asked in both orders; replies are kept in the file as they come.
 
-    Raises UserError where the service refuses, AlignError where it cannot be reached.
+    Raises UserError where the service refuses, AlignError where it cannot be reached or is no such service.
     """
     template, key = read_template(judge.template), _key(judge)
     bodies = [_body(judge, template, one) for question in questions for one in (question, question.turned)]
@@ -124,12 +131,9 @@ def ask(
         if name in known:
             advance()
     kept.parent.mkdir(parents=True, exist_ok=True)
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    with (
-        httpx2.Client(timeout=judge.timeout, headers=headers, follow_redirects=True) as client,
-        kept.open("a", encoding="utf-8") as file,
-    ):
-        for name, text in _replies(client, judge, todo):
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with service.client(judge.timeout, headers) as http, kept.open("a", encoding="utf-8") as file:
+        for name, text in _replies(http, judge, todo):
             known[name] = text
             file.write(json_line({"question": name, "reply": text}))
             file.flush()
@@ -140,48 +144,60 @@ def ask(
 
 
 def _replies(
-    client: httpx2.Client, judge: Judge, todo: Mapping[str, dict[str, Any]]
+    http: httpx2.Client, judge: Judge, todo: Mapping[str, dict[str, Any]]
 ) -> Iterator[tuple[str, str | None]]:
-    """Each question's name and reply, in their order, some asked at a time."""
-    pool = ThreadPoolExecutor(judge.parallel)
+    """Each question's name and reply as they come, some asked at a time.
+
+    The threads are daemons: who stops the command waits for no judge.
+    """
+    waiting: SimpleQueue[str] = SimpleQueue()
+    done: SimpleQueue[tuple[str, str | None | Exception]] = SimpleQueue()
+    stopped = Event()
+    for name in todo:
+        waiting.put(name)
+
+    def work() -> None:
+        while not stopped.is_set():
+            try:
+                name = waiting.get_nowait()
+            except Empty:
+                return
+            try:
+                done.put((name, _reply(http, judge, todo[name])))
+            except Exception as error:
+                done.put((name, error))
+
+    for _ in range(min(judge.parallel, len(todo))):
+        Thread(target=work, daemon=True).start()
     try:
-        yield from zip(todo, pool.map(lambda body: _reply(client, judge, body), todo.values()), strict=True)
+        for _ in todo:
+            name, found = done.get()
+            if isinstance(found, Exception):
+                raise found
+            yield name, found
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        stopped.set()
 
 
-def _reply(client: httpx2.Client, judge: Judge, body: dict[str, Any]) -> str | None:
-    """The judge's text; None where its answer holds none. What may pass is tried again."""
+def _reply(http: httpx2.Client, judge: Judge, body: dict[str, Any]) -> str | None:
+    """The judge's text; None where its answer holds none."""
     url = f"{judge.url.rstrip('/').removesuffix('/chat/completions')}/chat/completions"
-    who = f"evaluate.judge: {url}"
-    kept = "Verdicts so far are kept, and the same command goes on"
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(PAUSE * 4 ** (attempt - 1))
-        try:
-            reply = client.post(url, json=body)
-        except httpx2.TimeoutException:
-            wrong = f"did not answer within {judge.timeout:g} s (evaluate.judge.timeout)"
-            continue
-        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-            wrong = f"cannot be reached: {str(error).rpartition('] ')[2] or type(error).__name__}"
-            continue
-        if reply.is_success:
-            return _content(reply.content)
-        wrong = f"answered {reply.status_code} ({reply.reason_phrase})"
-        if reply.status_code < 500 and reply.status_code not in (408, 429):
-            told = " ".join(reply.text[:300].split())
-            hint = ". Is evaluate.judge.key right?" if reply.status_code in (401, 403) else ""
-            raise UserError(f"{who} {wrong}: {told}.{hint}")
-    raise AlignError(f"{who} {wrong}, {TRIES} times. {kept}")
-
-
-def _content(raw: bytes) -> str | None:
+    who, slow = f"evaluate.judge: {url}", f"{judge.timeout:g} s (evaluate.judge.timeout)"
+    reply = service.post(http, url, json.dumps(body), who, slow, _KEPT)
+    if reply.refused:
+        hint = ". Is evaluate.judge.key right?" if reply.code in (401, 403) else ""
+        raise UserError(f"{who} answered {reply.code} ({reply.reason}): {reply.start}{hint}")
     try:
-        content = json.loads(raw)["choices"][0]["message"]["content"]
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        choices = json.loads(reply.content)["choices"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        wrong = f"answered {reply.start[:60]!r}, which is no chat completion"
+        raise AlignError(f"{who} {wrong}. Is the address right? {_KEPT}") from None
+    try:
+        content = choices[0]["message"]["content"]
+    except (TypeError, KeyError, IndexError):
         return None
-    return content if isinstance(content, str) else None
+    # Half of a surrogate pair, at which a reply was cut, stands in no file.
+    return content.encode(errors="replace").decode() if isinstance(content, str) else None
 
 
 def _body(judge: Judge, template: str, question: Question) -> dict[str, Any]:
@@ -209,11 +225,12 @@ def _known(path: Path) -> dict[str, str | None]:
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             row = json.loads(line)
-            found[row["question"]] = row["reply"]
+            name, reply = row["question"], row["reply"]
         except (ValueError, KeyError, TypeError):
             break
-        if not line.endswith(b"\n"):
+        if not line.endswith(b"\n") or not isinstance(reply, str | None):
             break
+        found[name] = reply
         good += len(line)
     os.truncate(path, good)
     return found

@@ -71,6 +71,12 @@ class Evaluate(Section):
         for name in self.policies or ():
             if "@" in name and not re.search(r"@\d+$", name):
                 raise ValueError(f"policies: {name}: a checkpoint is named by its step, as in ppo@120")
+        for measure in self.measures or ():
+            if measure.weight != 1.0:
+                raise ValueError(
+                    f"measures: {measure.label}: weight does nothing there, where each stands for itself: "
+                    "take it out"
+                )
         labels = [measure.label for measure in self.measures or ()]
         if double := [label for i, label in enumerate(labels) if label in labels[:i]]:
             raise ValueError(f"two of measures are called {double[0]}: give them a name each (`name: …`)")

@@ -128,7 +128,7 @@ def _benches(document: Mapping[str, Any]) -> list[Table]:
             rows += [[name, section, _figure(x)] for section, x in one["sections"].items()]
             rows += [[name, f"  {subset}", _figure(x)] for subset, x in one["subsets"].items()]
             if calibration := one.get("calibration"):
-                rows.append([name, "calibration error (ECE)", _PLAIN.format(calibration["raw"]["ece"])])
+                rows.append([name, "calibration error (ECE)", _figure(calibration["raw"]["ece"])])
         version = next(iter(by.values()))["version"]
         found.append((f"RewardBench {version}: {Path(path).name}", ["by", "part", "accuracy"], rows))
     return found
@@ -136,7 +136,7 @@ def _benches(document: Mapping[str, Any]) -> list[Table]:
 
 def _tasks(document: Mapping[str, Any]) -> Table:
     rows = [
-        [task, metric, label, f"{x['value']:.3f}" + (f" ± {x['se']:.3f}" if x["se"] is not None else "")]
+        [task, metric, label, _figure(x["value"]) + (f" ± {x['se']:.3f}" if x["se"] is not None else "")]
         for label, tasks in (document.get("lm_eval") or {}).items()
         for task, metrics in tasks.items()
         for metric, x in metrics.items()
@@ -158,9 +158,13 @@ def _figure(estimate: Any, name: str = "", form: str | None = None) -> str:
     return f"{write(estimate['value'])} [{write(estimate['low'])}, {write(estimate['high'])}]"
 
 
-def evaluation_view(document: Mapping[str, Any]) -> list[Table]:
-    """The tables; none where the file is missing or of another shape."""
+def evaluation_view(document: Mapping[str, Any]) -> tuple[list[Table], list[str]]:
+    """Tables and notes; neither where the file is missing, and a note where it cannot be understood."""
+    if not document:
+        return [], []
+    notes = document.get("notes")
+    told = [str(note) for note in notes] if isinstance(notes, list) else []
     try:
-        return tables(document)
+        return tables(document), told
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration):
-        return []
+        return [], ["evaluation/evaluation.json cannot be understood: align evaluate writes it anew", *told]

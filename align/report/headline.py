@@ -45,17 +45,21 @@ def headline(run: RunFiles) -> list[Claim]:
 
 def _asked(document: Mapping[str, Any]) -> str:
     """What people said of the PPO policy's answers, or else a judge model; empty where nobody was asked."""
-    people = Preferences.model_validate(document.get("people") or {})
+    people = _preferences(document.get("people"))
     for one in people.policies:
         if one.policy == "ppo" and one.win_rate.value is not None:
             share = _of_100(one.win_rate)
             return f"people, asked blind, preferred {share} of the PPO policy's answers to another's"
-    judge = Preferences.model_validate(document.get("judge") or {})
+    judge = _preferences(document.get("judge"))
     for won in judge.wins:
         if (won.policy, won.against) == ("ppo", "sft") and won.win_rate.rate.value is not None:
             share = _of_100(won.win_rate.rate)
             return f"after PPO the judge {judge.model} prefers {share} answers to those before"
     return ""
+
+
+def _preferences(found: object) -> Preferences:
+    return Preferences.model_validate(found if isinstance(found, dict) else {})
 
 
 def _after_ppo(ppo: StageFiles, rm: StageFiles | None) -> str:

@@ -95,6 +95,7 @@ def render(run: RunFiles) -> str:
     style, script = (
         Markup((Path(__file__).parent / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
     )
+    compared, notes = evaluation_view(run.compared)
     views = {"sft": sft_view, "rm": rm_view, "ppo": ppo_view}
     return environment.get_template("page.html").render(
         run=run,
@@ -109,8 +110,8 @@ def render(run: RunFiles) -> str:
         stages=[_stage_row(stage) for stage in run.stages.values()],
         titles={name: about.title for name, about in STAGES.items()},
         data=data_view(run.check),
-        compared=evaluation_view(run.compared),
-        compared_notes=[str(note) for note in run.compared.get("notes") or []],
+        compared=compared,
+        compared_notes=notes,
         costs=costs(run),
         peaks=peaks(run),
         people=people(run),

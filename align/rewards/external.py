@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import numbers
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,11 +20,8 @@ from align.data.tokenize import opening
 from align.errors import AlignError, UserError
 from align.messages import Messages
 from align.recipe.ppo import Reward
+from align.rewards import service
 from align.run.manifest import ParentRef
-
-TRIES = 3
-PAUSE = 1.0  # seconds before the second try; each further pause is four times as long
-_MOST_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -76,8 +72,6 @@ def by_function(name: str, function: Callable[..., Any], texts: Texts) -> Tensor
     return _numbers(given, texts, who, UserError)
 
 
-# http_proxy, which clusters set, is not for this machine itself
-_NO_PROXY: dict[str, None] = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
 _GOOD = "The last checkpoint is good, and the same command goes on from it"
 
 
@@ -90,37 +84,22 @@ class Service:
 
     @cached_property
     def _http(self) -> httpx2.Client:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        return httpx2.Client(timeout=self.timeout, headers=headers, follow_redirects=True, mounts=_NO_PROXY)
+        return service.client(self.timeout)
 
     def scores(self, texts: Texts) -> Tensor:
         """Scores [B]; AlignError where it is not there, fails, or answers something else."""
         who = f"ppo.rewards: {self.url}"
-        raw = self._post(json.dumps({"prompts": texts.plain(), "responses": list(texts.responses)}), who)
+        body = json.dumps({"prompts": texts.plain(), "responses": list(texts.responses)})
+        slow = f"{self.timeout:g} s (`timeout` of the source)"
+        reply = service.post(self._http, self.url, body, who, slow, _GOOD)
+        if reply.refused:
+            raise AlignError(f"{who} answered {reply.code} ({reply.reason}). {_GOOD}")
         try:
-            given = json.loads(raw)["scores"]
+            given = json.loads(reply.content)["scores"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            start = " ".join(raw[:200].decode(errors="replace").split())[:60]
-            raise AlignError(f'{who} answered {start!r}, not {{"scores": [numbers]}}. {_GOOD}') from None
+            wrong = f"answered {reply.start[:60]!r}"
+            raise AlignError(f'{who} {wrong}, not {{"scores": [numbers]}}. {_GOOD}') from None
         return _numbers(given, texts, who, AlignError)
-
-    def _post(self, body: str, who: str) -> bytes:
-        """The service's answer; what may pass (no connection, too slow, busy, 5xx) is tried again."""
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(PAUSE * 4 ** (attempt - 1))
-            try:
-                with self._http.stream("POST", self.url, content=body) as reply:
-                    if reply.is_success:
-                        return next(reply.iter_bytes(_MOST_BYTES), b"")
-                wrong = f"answered {reply.status_code} ({reply.reason_phrase})"
-                if reply.status_code < 500 and reply.status_code not in (408, 429):
-                    raise AlignError(f"{who} {wrong}. {_GOOD}")
-            except httpx2.TimeoutException:
-                wrong = f"did not answer within {self.timeout:g} s (`timeout` of the source)"
-            except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, ImportError) as error:
-                wrong = f"cannot be reached: {str(error).rpartition('] ')[2] or type(error).__name__}"
-        raise AlignError(f"{who} {wrong}, {TRIES} times. {_GOOD}")
 
 
 def _numbers(given: Any, texts: Texts, who: str, error: type[AlignError]) -> Tensor:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -24,11 +27,11 @@ from align.records import Prompt
 from align.run.progress import ProgressBar, say
 from align.serving.run import Trained, open_run, reward_model
 from align.serving.score import scores_of
-from align.values import RecordError
+from align.values import RecordError, whole_characters
 
 MOST_BYTES = 16 * 2**20  # of a request
 MOST_TEXTS = 4096
-_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+_HOSTS = ["localhost", "127.0.0.1"]
 _SHAPES = '{"prompts": […], "responses": […]}, or {"messages": […]}: conversations that end with an answer'
 
 
@@ -63,6 +66,11 @@ class RewardServer:
         if not isinstance(queries, list) or not all(isinstance(text, str) and text for text in queries):
             raise BadRequest('`query` must be a list of texts, as in {"query": ["prompt and response<eos>"]}')
         _check_count(queries)
+        try:
+            for i, text in enumerate(queries):
+                whole_characters(text, f"query[{i}]")
+        except RecordError as error:
+            raise BadRequest(str(error)) from error
         tokenizer = self.run.setup.base.tokenizer
         found = tokenizer(queries, add_special_tokens=False, verbose=False)["input_ids"] if queries else []
         pairs: list[Pair] = []
@@ -84,7 +92,7 @@ class RewardServer:
             raise BadRequest(f"request {i}: the response must be text")
         try:
             ids = template.prompt_ids(Prompt.from_dict({"prompt": prompt}).prompt)
-            answer = template.response_ids(response.split(eos)[0])
+            answer = template.response_ids(whole_characters(response.split(eos)[0], "response"))
         except (RecordError, UserError) as error:
             raise BadRequest(f"request {i}: {error}") from error
         if not ended and len(answer) > 1:
@@ -158,8 +166,8 @@ async def _body(request: Any) -> Any:
         raise BadRequest(f"the body is no JSON: {error}") from error
 
 
-def make_app(server: RewardServer) -> Any:
-    """The web app; raises UserError where its libraries are not installed."""
+def make_app(server: RewardServer, started: Callable[[], None]) -> Any:
+    """The web app, which calls `started` when it answers; UserError where its libraries are not installed."""
     try:
         from starlette.applications import Starlette
         from starlette.concurrency import run_in_threadpool
@@ -196,7 +204,13 @@ def make_app(server: RewardServer) -> Any:
         told = f"this is a bug in align: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         return JSONResponse({"error": told}, 500)
 
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        started()
+        yield
+
     return Starlette(
+        lifespan=lifespan,
         routes=[
             Route("/v1/score", answered_by(server.score), methods=["POST"]),
             Route("/get_reward", answered_by(server.get_reward), methods=["POST"]),
@@ -222,18 +236,22 @@ def serve(
     listening = _listen(port)
     try:
         trained = open_run(run, "rm", base, trusted)
-        app = make_app(RewardServer(trained, reward_model(trained), Lock()))
-        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        say(console, f"serving the reward model of {run} at {address} on this machine only")
-        say(console, f"a recipe asks it by ppo.rewards: {{url: {address}/v1/score}}")
-        say(console, f"OpenRLHF asks it by --reward.remote_url {address}/get_reward; Ctrl-C stops it")
+        server, address = RewardServer(trained, reward_model(trained), Lock()), listening.getsockname()
+        # Told once the web server takes signals: before, Ctrl-C would leave its loop half made.
+        app = make_app(server, partial(_announce, run, f"http://127.0.0.1:{address[1]}", console))
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests are answered, not told
-        config = uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off", ws="none")
+        config = uvicorn.Config(app, log_level="critical", access_log=False, ws="none")
         uvicorn.Server(config).run(sockets=[listening])
     except (KeyboardInterrupt, Terminated):
         say(console, "stopped")
     finally:
         listening.close()
+
+
+def _announce(run: Path, address: str, console: Console) -> None:
+    say(console, f"serving the reward model of {run} at {address} on this machine only")
+    say(console, f"a recipe asks it by ppo.rewards: {{url: {address}/v1/score}}")
+    say(console, f"OpenRLHF asks it by --reward.remote_url {address}/get_reward; Ctrl-C stops it")
 
 
 def _listen(port: int) -> socket.socket:
@@ -242,7 +260,7 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
         raise UserError(
-            f"cannot listen at 127.0.0.1, port {port}: {error.strerror}. Choose another --port"
+            f"cannot listen at 127.0.0.1, port {port}: {os.strerror(error.errno or 0)}. Choose another --port"
         ) from error
 
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from align.stats.bootstrap import Numbers
 
+_FARTHEST = 700.0  # nats: exp of more than 709 is no float
+
 
 def kl_of_best(n: float) -> float:
     """KL of best-of-n to the policy that draws, in nats a response; 0 for n = 1."""
@@ -20,9 +22,11 @@ def kl_of_best(n: float) -> float:
 
 
 def n_at_kl(kl: float) -> float:
-    """The n, 1 or more and no whole number as a rule, whose KL is this; 1 below 0."""
+    """The n, 1 or more and no whole number as a rule, whose KL is this; 1 below 0, inf beyond all floats."""
     if kl <= 0:
         return 1.0
+    if kl > _FARTHEST:
+        return math.inf
     low, high = 1.0, math.exp(kl + 1)  # log n - 1 < KL
     for _ in range(200):
         middle = (low + high) / 2

@@ -103,7 +103,7 @@ class Tally:
         for i, (name, group) in enumerate(groups.items()):
             value = draws.total(sums[:, i]) / draws.total(weights[:, i])
             prompts = int(np.count_nonzero(group.weights))
-            low, high = _interval(drawn[:, i], value, prompts, group.bounds)
+            low, high = interval(drawn[:, i], value, prompts, group.bounds)
             found[name] = Estimate(value, low, high, group.count, prompts)
         return found
 
@@ -123,9 +123,10 @@ def means(
     return tally.estimates(draws)
 
 
-def _interval(
+def interval(
     drawn: Numbers, value: float, prompts: int, bounds: Bounds | None
 ) -> tuple[float | None, float | None]:
+    """The 95% interval of a value with its resamples [R], as `Tally.estimates` has it."""
     if prompts < 2:
         return None, None
     if bounds is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from align.stats.bootstrap import TAIL, Numbers
+from align.stats.bootstrap import Bounds, Numbers, interval
 from align.stats.estimate import Estimate
 
 TIES = "ties"
@@ -63,10 +63,10 @@ def chosen_wins(chosen: float, rejected: float) -> float:
     return float(chosen > rejected)
 
 
-def best_of_k(scores: Sequence[float], correct: int = 1) -> float:
+def best_of_k(scores: Sequence[float]) -> float:
     """Version 2: 1 where the first of K answers scores highest; shared with answers that score as high.
 
-    scores [K]: the `correct` right answers first; of several, the first alone counts, as in their code.
+    scores [K]: right answers first; of several, the first alone counts, as in their code.
     """
     highest = max(scores)
     return 1 / sum(score == highest for score in scores) if scores[0] == highest else 0.0
@@ -145,26 +145,25 @@ def version_2(results: Mapping[str, Sequence[float]], tied: Sequence[TiedPrompt]
         column = sum(
             (w * part.drawn for w, part in zip(weights, of_parts, strict=True)), np.zeros(_RESAMPLES)
         )
-        drawn[TIES] = _Drawn(value, column, len(tied))
+        drawn[TIES] = _Drawn(value, column, len(tied), None)
     score = _weighted(list(drawn.values()), [1] * len(drawn)).estimate if drawn else Estimate()
     return Bench(_estimates(drawn), {}, score, parts)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A mean, and the same in resamples [R] of its prompts."""
+    """A mean, the same in resamples [R] of its prompts, and what it lies between, where that is known."""
 
     value: float
     drawn: Numbers
     count: int
+    bounds: Bounds | None = (0.0, 1.0)
 
     @property
     def estimate(self) -> Estimate:
-        """With the percentile interval; a single prompt has none."""
-        if self.count < 2:
-            return Estimate(self.value, None, None, self.count, self.count)
-        low, high = np.quantile(self.drawn, (TAIL, 1 - TAIL))
-        return Estimate(self.value, float(low), float(high), self.count, self.count)
+        """With its interval, as `bootstrap.Tally.estimates` has it; a single prompt has none."""
+        low, high = interval(self.drawn, self.value, self.count, self.bounds)
+        return Estimate(self.value, low, high, self.count, self.count)
 
 
 def _resampled(results: Mapping[str, Sequence[float]]) -> dict[str, _Drawn]:
@@ -181,7 +180,8 @@ def _weighted(parts: Sequence[_Drawn], weights: Sequence[float]) -> _Drawn:
     shares = np.array(weights, float) / sum(weights)
     value = sum(share * part.value for share, part in zip(shares, parts, strict=True))
     drawn = np.stack([part.drawn for part in parts], 1) @ shares
-    return _Drawn(float(value), drawn, sum(part.count for part in parts))
+    bounds = None if any(part.bounds is None for part in parts) else (0.0, 1.0)
+    return _Drawn(float(value), drawn, sum(part.count for part in parts), bounds)
 
 
 def _estimates(drawn: Mapping[str, _Drawn]) -> dict[str, Estimate]:

@@ -32,8 +32,9 @@ class WinRate:
 
 
 def wins_of(first: Numbers, second: Numbers) -> Numbers:
-    """[N] 1 where the first has the higher number, 0.5 where both are equal, else 0."""
-    return (first > second) + 0.5 * (first == second)
+    """[N] 1 where the first has the higher number, 0.5 where both are equal, else 0; nan where one is nan."""
+    wins: Numbers = (first > second) + 0.5 * (first == second)
+    return np.where(np.isnan(first) | np.isnan(second), np.nan, wins)
 
 
 def win_rate(wins: Numbers, longer: Numbers, draws: Draws) -> WinRate:
@@ -60,6 +61,8 @@ def length_controlled(
         return Estimate(), None, "one prompt tells nothing of lengths"
     spread = float(np.std(longer, ddof=1))
     if not spread:
+        if longer[0]:
+            return Estimate(), None, "all answers differ by the same length: what it adds cannot be told"
         return Estimate(), None, "all answers are equally long: the win rate is it"
     reach = np.tanh(longer / spread)
     fitted, finite = _fit(wins, reach, np.ones((1, count)))

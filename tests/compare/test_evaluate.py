@@ -290,9 +290,11 @@ def test_a_checkpoint_is_a_policy(path: Path, tiny_base: Path, tmp_path: Path) -
         ("evaluate.prompts=nowhere.jsonl", "no file matches|no such file|nowhere.jsonl"),
         ("evaluate.reward_bench=nowhere.jsonl", "nowhere.jsonl"),
         ("evaluate.lm_eval={tasks: [none]}", "not installed|has no task none"),
+        ("evaluate.prompts=none.jsonl", "evaluate.prompts: 1 problem"),
     ],
 )
 def test_what_cannot_be_is_refused(path: Path, whole: Path, override: str, says: str) -> None:
+    write_jsonl(path.parent / "none.jsonl", [])
     with pytest.raises(UserError, match=says):
         run(path, override.replace("HERE", str(whole.parent)))
 
@@ -358,3 +360,37 @@ def test_a_command_that_is_ended_goes_on_to_the_same_bits(path: Path, how: signa
     overrides = [one for one in flags if one != "--set"]
     evaluate(load_recipe(path, overrides), console=Console(quiet=True))
     assert {file.name: file.read_bytes() for file in answers(path)} == killed
+
+
+@pytest.mark.parametrize(
+    ("judge", "says"),
+    [
+        ("{url: 'http://127.0.0.1:9', model: m, template: nowhere.txt}", "nowhere.txt cannot be read"),
+        ("{url: 'http://127.0.0.1:9', model: m, key: NO_KEY_OF_TEST}", "has no NO_KEY_OF_TEST"),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_is_told_before_anything_is_answered(
+    path: Path, judge: str, says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        run(path, f"evaluate.judge={judge}")
+    assert not (path.parent / "runs" / "tiny" / "evaluation").exists()
+
+
+def test_a_run_in_deep_folders_is_compared_and_told_to_be_another(path: Path) -> None:
+    deep = path.parent / ("d" * 120) / ("e" * 120) / "other"
+    shutil.copytree(path.parent / "runs" / "tiny", deep)
+    found = run(path, f"evaluate.policies=[sft, {deep}/ppo]", "evaluate.best_of=0")
+    assert any(
+        "is of another run: whether it trained on these prompts is not known" in x for x in found["notes"]
+    )
+
+
+def test_prompts_that_are_too_long_and_skipped_are_told(path: Path) -> None:
+    longer = [{"prompt": "word " * 60 + str(i)} for i in range(40)]
+    with (path.parent / "prompts.jsonl").open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in longer))
+    found = run(path, "evaluate.best_of=0", "data.prompts.on_bad_record=skip")
+    assert any(
+        "data.prompts (held out): " in x and "records are left out; the first" in x for x in found["notes"]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,11 @@ def test_version_2_by_hand(tmp_path: Path) -> None:
         ({"prompt": "a", "chosen": ["x"], "rejected": [3]}, "rejected.*list of texts"),
         ({"prompt": "a", "chosen": ["x"], "rejected": ["y"], "subset": "Ties", "id": "4"}, "ref:NUMBER"),
         ({"prompt": 3, "chosen": "x", "rejected": "y"}, "prompt"),
+        (
+            {"prompt": "a", "chosen": "x", "rejected": ["y", "z"]},
+            "rejected.*is a list, and `chosen` is a text",
+        ),
+        ({"prompt": "a", "chosen": "x", "rejected": "\ud800"}, "rejected.*half of a surrogate pair"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, row: dict[str, object], says: str) -> None:
@@ -73,3 +79,26 @@ def test_two_versions_in_one_file_are_refused(tmp_path: Path) -> None:
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no rows"):
         read_bench(write_jsonl(tmp_path / "none.jsonl", []))
+
+
+def test_an_answer_that_looks_like_a_list_is_a_text(tmp_path: Path) -> None:
+    rows = [FIRST[0] | {"chosen": "[1, 2]"}, FIRST[0] | {"chosen": '["a", "b"]'}, FIRST[0]]
+    items = read_bench(write_jsonl(tmp_path / "one.jsonl", rows))
+    assert [item.right for item in items] == [("[1, 2]",), ('["a", "b"]',), ("x",)]
+    rows = [
+        row | {"chosen": json.dumps(row["chosen"]), "rejected": json.dumps(row["rejected"])} for row in SECOND
+    ]
+    items = read_bench(write_jsonl(tmp_path / "two.jsonl", rows))  # lists that a table holds as text
+    assert items[0].wrong == ("p", "q", "r") and all(item.several for item in items)
+
+
+def test_a_prompt_of_ties_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"two.jsonl:3: id ref:4 of Ties is there twice \(first at .*:1\)"):
+        read_bench(write_jsonl(tmp_path / "two.jsonl", [SECOND[2], SECOND[3], SECOND[2]]))
+
+
+def test_scores_that_are_no_numbers_are_counted_and_not_called_wrong(tmp_path: Path) -> None:
+    items = read_bench(write_jsonl(tmp_path / "one.jsonl", FIRST))
+    found = bench_document(items, [[2.0, 1.0], [float("nan"), 2.0], [1.0, float("inf")]], 0)
+    assert found["no_number"] == 2
+    assert {name: one["value"] for name, one in found["subsets"].items()} == {"hep-cpp": 1.0}

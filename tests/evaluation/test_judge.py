@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from align.errors import AlignError, UserError
-from align.evaluation import judge as module
 from align.evaluation.judge import Judged, Question, ask, read_template, text_of, verdict_of
 from align.recipe.evaluate import Judge
+from align.rewards import service
 
 Reply = Callable[[dict[str, Any]], tuple[int, bytes]]
 QUESTIONS = [Question("what is it", "a good one", "a bad one"), Question("and this", "dull", "good {first}")]
@@ -96,15 +96,7 @@ def test_a_judge_that_takes_the_first_place_ties(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [
-        says("Both have their merits."),
-        says(None),
-        says(""),
-        (200, b"not json"),
-        (200, b'{"choices": []}'),
-        (200, b"[]"),
-        (200, b""),
-    ],
+    [says("Both have their merits."), says(None), says(""), (200, b'{"choices": []}')],
 )
 def test_text_or_nothing_is_no_verdict_and_no_crash(tmp_path: Path, answer: tuple[int, bytes]) -> None:
     with judging(lambda _: answer) as (url, _):
@@ -127,7 +119,7 @@ def test_what_was_judged_is_asked_once(tmp_path: Path) -> None:
 
 
 def test_what_fails_for_a_while_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(service, "PAUSE", 0.0)
     failures = [503, 429]
 
     def reply(body: dict[str, Any]) -> tuple[int, bytes]:
@@ -141,7 +133,7 @@ def test_what_fails_for_a_while_is_tried_again(tmp_path: Path, monkeypatch: pyte
 def test_what_goes_on_failing_ends_with_what_to_do_and_keeps_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(service, "PAUSE", 0.0)
     count = iter(range(100))
 
     def reply(body: dict[str, Any]) -> tuple[int, bytes]:
@@ -165,7 +157,7 @@ def test_a_refusal_says_what_the_service_said(tmp_path: Path) -> None:
 
 
 def test_nobody_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAUSE", 0.0)
+    monkeypatch.setattr(service, "PAUSE", 0.0)
     with pytest.raises(
         AlignError, match="evaluate.judge: http://127.0.0.1:9/v1/chat/completions cannot be reached"
     ):
@@ -199,3 +191,52 @@ def test_a_template_of_ones_own_has_places_for_all_three(tmp_path: Path) -> None
 def test_a_conversation_is_shown_with_its_roles() -> None:
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
     assert text_of(messages) == "system: be brief\n\nuser: hi" and text_of("hi") == "hi"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"<html>not json", b"[]", b"", b'{"error": {"code": 429, "message": "too many"}}']
+)
+def test_what_is_no_chat_completion_is_told_and_not_kept(tmp_path: Path, answer: bytes) -> None:
+    """An address that is no judge's would otherwise have judged all, for good."""
+    kept = tmp_path / "judge.jsonl"
+    with judging(lambda _: (200, answer)) as (url, _), pytest.raises(AlignError, match="no chat completion"):
+        ask(Judge(url=url, model="m"), QUESTIONS, kept)
+    assert kept.read_text() == ""
+
+
+def test_a_reply_that_was_cut_within_a_character_is_kept(tmp_path: Path) -> None:
+    with judging(lambda _: (200, b'{"choices": [{"message": {"content": "[[A]] \\ud83d"}}]}')) as (url, _):
+        found = ask(Judge(url=url, model="m"), QUESTIONS, tmp_path / "judge.jsonl")
+    assert found[0].straight == 1.0
+    assert "[[A]] ?" in (tmp_path / "judge.jsonl").read_text(encoding="utf-8")
+
+
+def test_replies_are_kept_as_they_come(tmp_path: Path) -> None:
+    """A first question that takes long holds up no others; what they cost is not lost with it."""
+    kept, slow = tmp_path / "judge.jsonl", threading.Event()
+
+    def reply(body: dict[str, Any]) -> tuple[int, bytes]:
+        if "a good one" not in body["messages"][0]["content"]:
+            return loves_good(body)
+        slow.wait(10)
+        return 400, b"refused"
+
+    def advance() -> None:
+        if len(kept.read_text().splitlines()) == 2:
+            slow.set()
+
+    with judging(reply) as (url, _), pytest.raises(UserError, match="answered 400"):
+        ask(Judge(url=url, model="m", parallel=4), QUESTIONS, kept, advance)
+    assert len(kept.read_text().splitlines()) == 2
+
+
+def test_a_judge_on_this_machine_is_asked_without_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setattr(service, "PAUSE", 0.0)
+    with judging(loves_good) as (url, _):
+        found = ask(Judge(url=url, model="m"), QUESTIONS, tmp_path / "judge.jsonl")
+    assert [one.value for one in found] == [1.0, 0.0]

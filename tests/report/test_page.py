@@ -386,3 +386,15 @@ def test_a_page_that_cannot_be_written_never_fails_a_stage(
     assert (run / "report.html").read_bytes() == before
     with pytest.raises(UserError):
         write_report(run / "ppo" / "final")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"people": "x", "judge": [1]}, {"policies": 3, "notes": 7}, {"policies": {}, "notes": [PAYLOAD]}],
+)
+def test_an_evaluation_that_is_damaged_is_told_and_stops_no_page(run: Path, document: dict[str, Any]) -> None:
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "evaluation.json").write_text(json.dumps(document))
+    html, parsed = made(run)
+    harmless(html, parsed)
+    assert "evaluation.json cannot be understood: align evaluate writes it anew" in parsed.text

@@ -19,7 +19,7 @@ from conftest import align, make_recipe, make_tiny_base
 from align.errors import AlignError, UserError
 from align.ppo.roles import prepare
 from align.recipe.load import load_recipe
-from align.rewards import external
+from align.rewards import service as service_module
 from align.rewards.external import Service, Texts, by_function
 from align.rewards.rewards import find_sources
 from align.stages import rm, sft
@@ -119,7 +119,7 @@ class _Service(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[_Service]]]:
-    monkeypatch.setattr(external, "PAUSE", 0.01)
+    monkeypatch.setattr(service_module, "PAUSE", 0.01)
 
     class Handler(_Service):
         answers: list[tuple[int, bytes]] = []
@@ -222,9 +222,9 @@ def test_an_answer_without_end_is_cut(
 ) -> None:
     url, handler = service
     handler.answers.append((200, b'{"scores": [1, 2]}' + b" " * 2**20 + b"x"))
-    monkeypatch.setattr(external, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(service_module, "_MOST_BYTES", 1000)
     assert Service(url, 5).scores(TEXTS).tolist() == [1, 2]
-    monkeypatch.setattr(external, "_MOST_BYTES", 10)
+    monkeypatch.setattr(service_module, "_MOST_BYTES", 10)
     with pytest.raises(AlignError, match=r"answered '\{\"scores\":', not"):
         Service(url, 5).scores(TEXTS)
 

@@ -160,6 +160,13 @@ def test_requests_at_the_same_time_get_their_own_scores(served: Served, scored: 
         ("/v1/score", {"prompts": ["a"] * 5000, "responses": ["b"] * 5000}, 413, "4096 is the most"),
         ("/v1/score", b'"' + b"x" * (16 * 2**20), 413, "more than 16 MiB"),
         ("/v1/score", {"messages": [{"role": "user", "content": "a"}]}, 400, "must end with the assistant"),
+        (
+            "/v1/score",
+            {"prompts": ["a"], "responses": ["\ud800"]},
+            400,
+            "request 0: .*half of a surrogate pair",
+        ),
+        ("/get_reward", {"query": ["b \ud800"]}, 400, r"query\[0\].*half of a surrogate pair"),
         ("/v1/score", {"messages": "a"}, 400, "must be a conversation"),
         ("/v1/score", {"messages": [[3, {"role": "assistant", "content": "b"}]]}, 400, "request 0"),
         ("/get_reward", {"prompts": ["a"]}, 400, "`query` must be a list of texts"),

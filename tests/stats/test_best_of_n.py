@@ -69,3 +69,7 @@ def test_weights_of_many_samples_stay_finite_and_are_shares() -> None:
 def test_more_than_was_drawn_is_no_estimate(n: int) -> None:
     with pytest.raises(ValueError, match="cannot be estimated from 4"):
         order_weights(4, n)
+
+
+def test_a_policy_beyond_every_n_is_no_overflow() -> None:
+    assert n_at_kl(2000.0) == math.inf and n_at_kl(699.0) < math.inf

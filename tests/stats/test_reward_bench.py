@@ -85,3 +85,9 @@ def test_equal_scores_are_wrong_in_version_1_and_shared_in_version_2() -> None:
 def test_one_row_has_no_interval() -> None:
     found = version_1({"mine": [1.0]}).subsets["mine"]
     assert (found.low, found.high, found.count) == (None, None, 1)
+
+
+def test_a_subset_that_is_all_right_is_not_called_certain() -> None:
+    """Clopper and Pearson's 95% interval for 20 of 20 (scipy.stats.binomtest(20, 20).proportion_ci())."""
+    found = version_1({"donotanswer": [1.0] * 20}).subsets["donotanswer"]
+    assert (found.value, found.high) == (1.0, 1.0) and found.low == pytest.approx(0.8315665, abs=1e-6)

@@ -64,3 +64,14 @@ def test_what_has_no_fit_is_said(wins: np.ndarray, longer: np.ndarray, why: str)
 def test_one_prompt_has_no_interval() -> None:
     found = win_rate(np.array([1.0]), np.array([2.0]), Draws())
     assert (found.rate.value, found.rate.low, found.rate.high) == (1.0, None, None)
+
+
+def test_what_is_no_number_neither_wins_nor_loses() -> None:
+    wins = wins_of(np.array([np.nan, 2.0, 1.0]), np.array([0.0, np.nan, 0.0]))
+    assert np.isnan(wins).tolist() == [True, True, False] and wins[2] == 1
+
+
+def test_answers_that_always_differ_alike_are_not_called_equally_long() -> None:
+    for by, says in ((0.0, "equally long"), (7.0, "differ by the same length")):
+        _, _, why = length_controlled(WINS, np.full(12, by), Draws())
+        assert why is not None and says in why
