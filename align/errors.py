@@ -1,5 +1,16 @@
 """What `align` says when it stops. The command line prints the message and exits with the code."""
 
+import errno
+
+# torch's words, the C++ library's, those of the loader of shared objects (twice), the system's.
+_NO_MEMORY = (
+    "can't allocate memory",
+    "std::bad_alloc",
+    "failed to map segment from shared object",
+    "cannot allocate memory in static TLS block",
+    "Cannot allocate memory",
+)
+
 
 class AlignError(Exception):
     """The machine or a library failed while a stage ran; the last checkpoint is still good."""
@@ -13,6 +24,14 @@ class UserError(AlignError):
     exit_code = 2
 
 
+class RecipeError(UserError):
+    """What a recipe says cannot work here; the command line puts the line of `key` before the message."""
+
+    def __init__(self, message: str, key: str = "") -> None:
+        super().__init__(message)
+        self.key = key  # with dots, as lora.targets
+
+
 class MissingStage(UserError):
     """An earlier stage has to finish first."""
 
@@ -24,6 +43,8 @@ class Terminated(BaseException):
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch on a CPU or torch on a GPU could not get memory."""
+    """Whether Python, torch on a CPU or on a GPU got no memory, or a library no room to be loaded."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or "can't allocate memory" in str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    said = str(error)
+    return named or number == errno.ENOMEM or any(words in said for words in _NO_MEMORY)

@@ -170,8 +170,9 @@ def plan(
     as_json: Annotated[bool, option("--json", "Print it as JSON, sizes in bytes.")] = False,
 ) -> None:
     """Print the memory and the time that each stage needs, and what to change where it does not fit."""
-    with reported():
+    with reported() as context:
         loaded = load(recipe, overrides)
+        context.recipe = recipe, overrides or ()
         from align.plan.run import main as run_plan
 
         raise typer.Exit(run_plan(loaded, gpu, gpus, accelerate_config, as_json))

@@ -13,8 +13,8 @@ import textwrap
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ from types import FrameType
 import typer
 
 from align import __version__
-from align.errors import AlignError, Terminated, ran_out_of_memory
+from align.errors import AlignError, RecipeError, Terminated, ran_out_of_memory
 from align.stage_table import STAGES, Stage
 from align.text import printable
 
@@ -35,6 +35,12 @@ _NOT_DETERMINISTIC = " does not have a deterministic implementation"  # torch's 
 _NO_ANSWER = "Timed out waiting"  # gloo; NCCL ends the process itself
 
 
+_NO_ROOM = (
+    b"error: memory ran out, and there is none left to say where; the same command goes on. If `ulimit -v` "
+    b"is set, `ulimit -v unlimited` takes it away: torch and its libraries alone take up to 3 GB of addresses\n"
+)
+
+
 @dataclass
 class CommandContext:
     """What a command was doing when it failed."""
@@ -42,6 +48,7 @@ class CommandContext:
     stage: Stage | None = None  # None: nothing that could go on
     folder: Path | None = None  # the stage's run folder, where the traceback of a bug goes
     kept: str | None = None  # what to say where the command is interrupted, if not that nothing was changed
+    recipe: tuple[Path, Sequence[str]] | None = None  # the file and what --set said, once they were read
 
 
 @contextmanager
@@ -57,7 +64,7 @@ def reported() -> Iterator[CommandContext]:
             _discard_stdout()
             raise typer.Exit(0) from None
         except BaseException as error:
-            code = _tell(error, context)
+            code = _told(error, context)
             _report_to_launcher(error, code)
             raise typer.Exit(code) from None
 
@@ -93,6 +100,18 @@ def ended(code: int) -> None:
         say("a process was killed, most often because memory ran out; " + GOES_ON)
 
 
+def _told(error: BaseException, context: CommandContext) -> int:
+    """As `_tell`; where not even the message finds memory, one that needs none."""
+    try:
+        return _tell(error, context)
+    except Exception as another:
+        if not (ran_out_of_memory(error) or ran_out_of_memory(another)):
+            raise
+        with suppress(OSError):
+            os.write(2, _NO_ROOM)
+        return 1
+
+
 def _tell(error: BaseException, context: CommandContext) -> int:
     """Says what happened, once where all processes share it, and returns the exit code."""
     rank = os.environ.get("RANK", "0")
@@ -109,7 +128,8 @@ def _tell(error: BaseException, context: CommandContext) -> int:
     who = "" if main else f"process {rank}: "
     if isinstance(error, AlignError):
         if _speaks(main):
-            say(who + str(error) if not _launched() else str(error))
+            said = _place(error, context) + str(error)
+            say(who + said if not _launched() else said)
         return error.exit_code
     if isinstance(error, ModuleNotFoundError) and not (error.name or "align").startswith("align"):
         if _speaks(main):
@@ -125,6 +145,15 @@ def _tell(error: BaseException, context: CommandContext) -> int:
     else:
         _say_bug(error, context, who)
     return 1
+
+
+def _place(error: AlignError, context: CommandContext) -> str:
+    """`recipes/q.yaml:12: ` where the error is about a value of the recipe, else nothing."""
+    if context.recipe is None or not isinstance(error, RecipeError) or not error.key:
+        return ""
+    from align.recipe.load import place_of
+
+    return f"{place_of(*context.recipe, tuple(error.key.split('.')))}: "
 
 
 def _machine_failure(error: BaseException, context: CommandContext) -> str | None:
@@ -147,6 +176,8 @@ def _machine_failure(error: BaseException, context: CommandContext) -> str | Non
         gpu = type(error).__name__ == "OutOfMemoryError"
         notes = [*([text.split(". Of the allocated")[0]] if gpu else []), *getattr(error, "__notes__", ())]
         held = "".join(f"\n{note}" for note in notes)
+        if limit := None if gpu else memory_limit():
+            again += f". This process may have {limit}: `ulimit -v unlimited` before it takes the limit away"
         what = "the GPU's memory" if gpu else "memory"
         return f"{what} ran out; lower {free} (the result stays the same){others}{again}{held}"
     if _NOT_DETERMINISTIC in text:
@@ -164,6 +195,16 @@ def _machine_failure(error: BaseException, context: CommandContext) -> str | Non
     if any(words in text for words in _LOST_PEER):
         return f"another process of this run has ended, often because memory ran out{again}"
     return None
+
+
+def memory_limit() -> str | None:
+    """What `ulimit -v` allows this process, in GB; None where it sets no limit."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else f"{limit / 1e9:.1f} GB of addresses"
 
 
 def _say_bug(error: BaseException, context: CommandContext, who: str) -> None:

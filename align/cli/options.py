@@ -108,6 +108,7 @@ def run_stages(
     """
     with reported() as context:
         recipe = load(path, overrides)
+        context.recipe = path, overrides or ()
         from align.processes import launch
         from align.recipe.load import stages_of
 

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from align.errors import UserError
+from align.errors import RecipeError
 from align.models.saved_modules import saved_paths
 from align.models.text_part import is_composite, text_decoder
 from align.recipe.sections import Lora
@@ -55,23 +55,26 @@ def lora_config(lora: Lora, model: PreTrainedModel) -> LoraConfig:
     elif not everything:
         config.target_modules = _matching(lora.targets, config, model, linear)
     if config.target_parameters and lora.use_dora:
-        raise UserError(
+        raise RecipeError(
             f"lora.use_dora: the base's experts ({', '.join(sorted(config.target_parameters))}) are stacked, "
-            "and PEFT has no DoRA for them. Take use_dora out, or name lora.targets without them"
+            "and PEFT has no DoRA for them. Take use_dora out, or name lora.targets without them",
+            "lora.use_dora",
         )
     named = linear if config.target_modules == "all-linear" else _ending(linear, config.target_modules)
     shared = _shared(model)
     refused = {_leaf(name) for name in named if name in shared or not _adaptable(config, model, name)}
     names = [name for name in named if _leaf(name) not in refused]
     if layers and not (config.target_parameters or any(_within(name, layers) for name in names)):
-        raise UserError(
+        raise RecipeError(
             f"lora.targets and lora.layers: {lora.targets} names no layer among the upper {lora.layers}, "
-            "or none that can have an adapter. Raise lora.layers, or name other layers"
+            "or none that can have an adapter. Raise lora.layers, or name other layers",
+            "lora.targets",
         )
     if config.target_parameters and lora.dropout:
-        raise UserError(
+        raise RecipeError(
             f"lora.dropout: the base's experts ({', '.join(sorted(config.target_parameters))}) can have "
-            "adapters, but no dropout before them. Set lora.dropout: 0, or name lora.targets without them"
+            "adapters, but no dropout before them. Set lora.dropout: 0, or name lora.targets without them",
+            "lora.dropout",
         )
     if is_composite(model) or (config.target_parameters and layers):
         # Names alone would also mean the tower's layers; and PEFT has experts in all layers or in none.
@@ -94,11 +97,12 @@ def _upper_layers(lora: Lora, model: PreTrainedModel) -> list[int] | None:
     """
     count = model.config.get_text_config().num_hidden_layers
     if lora.layers is not None and lora.layers > count:
-        raise UserError(f"lora.layers is {lora.layers}, and the base has {count} layers")
+        raise RecipeError(f"lora.layers is {lora.layers}, and the base has {count} layers", "lora.layers")
     if lora.rank > (width := model.config.get_text_config().hidden_size):
-        raise UserError(
+        raise RecipeError(
             f"lora.rank is {lora.rank}, and the base's layers are {width} wide: no update has a higher rank. "
-            "Take a lower one, such as 16"
+            "Take a lower one, such as 16",
+            "lora.rank",
         )
     return None if lora.layers is None else list(range(count - lora.layers, count))
 
@@ -115,9 +119,10 @@ def check_adapters(model: PreTrainedModel, lora: Lora) -> None:
             warnings.simplefilter("ignore")  # of modules that PEFT will tell again where it matters
             PeftModel(model, config, low_cpu_mem_usage=True)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(
+        raise RecipeError(
             f"lora: PEFT cannot lay these adapters on {type(model).__name__}: {first_line(error)}. "
-            "Name other layers in lora.targets"
+            "Name other layers in lora.targets",
+            "lora",
         ) from error
 
 
@@ -166,7 +171,7 @@ def _add_experts(config: LoraConfig, model: PreTrainedModel) -> None:
     try:
         convert_peft_config_for_transformers(config, model, None)
     except ValueError as error:
-        raise UserError(f"lora.targets: {first_line(error)}") from error
+        raise RecipeError(f"lora.targets: {first_line(error)}", "lora.targets") from error
     if not config.target_parameters:
         config.target_parameters = None
 
@@ -177,26 +182,33 @@ def _check_targets(
     """Raise UserError for a target that names nothing, the output layer, or what PEFT cannot adapt."""
     for target in targets:
         if _leaf(target) in _OUTPUT:
-            raise UserError(
-                f"lora.targets: the output layer ({target}) is shared by all roles and stays as it is"
+            raise RecipeError(
+                f"lora.targets: the output layer ({target}) is shared by all roles and stays as it is",
+                "lora.targets",
             )
         if config.target_parameters and not _ends(target, config.target_modules):
             continue  # the experts' name for it stands among the parameters
         named = _ending(linear, [target])
         if not named:
-            raise UserError(
+            names = sorted({_leaf(name) for name in linear})
+            near = get_close_matches(_leaf(target), names, 1, 0.6)
+            raise RecipeError(
                 f"lora.targets: the base has no linear layer named {target}; "
-                f"it has {', '.join(sorted({_leaf(name) for name in linear}))}{_told_experts(model)}"
+                + (f"did you mean {near[0]}? " if near else "")
+                + f"it has {', '.join(names)}{_told_experts(model)}",
+                "lora.targets",
             )
         if shared := sorted(_shared(model).intersection(named)):
-            raise UserError(
+            raise RecipeError(
                 f"lora.targets: {target} means {shared[0]}, whose matrix is another layer's too, and an "
-                "export's matrix takes one adapter in: leave it out (all-linear does)"
+                "export's matrix takes one adapter in: leave it out (all-linear does)",
+                "lora.targets",
             )
         if not all(_adaptable(config, model, name) for name in named):
-            raise UserError(
+            raise RecipeError(
                 f"lora.targets: an adapter on {target} would have no effect in {type(model).__name__}, or "
-                "breaks it: leave it out (all-linear does)"
+                "breaks it: leave it out (all-linear does)",
+                "lora.targets",
             )
 
 
@@ -217,34 +229,39 @@ def _matching(
     """
     if config.target_parameters:
         experts = ", ".join(sorted(config.target_parameters))
-        raise UserError(
+        raise RecipeError(
             f"lora.targets: the pattern {pattern} matches experts ({experts}), which are stacked: "
-            "name them in a list, or match other layers"
+            "name them in a list, or match other layers",
+            "lora.targets",
         )
     output = [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
     if any(re.fullmatch(pattern, name) for name in output):
-        raise UserError(
+        raise RecipeError(
             f"lora.targets: the pattern {pattern} matches the output layer ({output[0]}), which is shared by "
-            "all roles and stays as it is"
+            "all roles and stays as it is",
+            "lora.targets",
         )
     found = {name for name in linear if re.fullmatch(pattern, name)}
     if not found:
         word = max(re.findall(r"\w+", pattern), key=len, default=pattern)
         near = get_close_matches(word, linear, 1, 0.0) + get_close_matches(word, map(_leaf, linear), 1, 0.6)
         example = next((name for name in linear if _leaf(name) == near[-1]), near[0])
-        raise UserError(
+        raise RecipeError(
             f"lora.targets: the pattern {pattern} matches no linear layer's whole path in this base, such as "
-            f"{example}; the layers are called {', '.join(sorted({_leaf(name) for name in linear}))}"
+            f"{example}; the layers are called {', '.join(sorted({_leaf(name) for name in linear}))}",
+            "lora.targets",
         )
     if shared := sorted(_shared(model) & found):
-        raise UserError(
+        raise RecipeError(
             f"lora.targets: the pattern {pattern} matches {shared[0]}, whose matrix is another layer's too, "
-            "and an export's matrix takes one adapter in: match other layers"
+            "and an export's matrix takes one adapter in: match other layers",
+            "lora.targets",
         )
     if refused := sorted(name for name in found if not _adaptable(config, model, name)):
-        raise UserError(
+        raise RecipeError(
             f"lora.targets: the pattern {pattern} matches {refused[0]}, and an adapter there would have no "
-            f"effect in {type(model).__name__}, or breaks it"
+            f"effect in {type(model).__name__}, or breaks it",
+            "lora.targets",
         )
     return found
 

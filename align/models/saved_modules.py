@@ -17,7 +17,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from align.errors import AlignError, UserError
+from align.errors import AlignError, RecipeError
 from align.models.text_part import text_decoder
 from align.run.checkpoint import load_into
 
@@ -37,9 +37,10 @@ def saved_paths(names: Iterable[str], model: PreTrainedModel) -> list[str]:
         if not meant:
             own = [path.rsplit(".", 1)[-1] for path in paths]
             near = get_close_matches(name, own, 1, 0.5) or own
-            raise UserError(
+            raise RecipeError(
                 f"lora.modules_to_save: {name} is neither the embeddings nor the output layer of this base, "
-                f"which are {' and '.join(paths)}: write {', '.join(near)}"
+                f"which are {' and '.join(paths)}: write {', '.join(near)}",
+                "lora.modules_to_save",
             )
         found += meant
     return paths if found and is_tied(model) else [path for path in paths if path in found]

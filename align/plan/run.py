@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from align.errors import UserError
+from align.errors import RecipeError, UserError
 from align.models.suitable import check_logits, check_reading
 from align.plan.advice import advise
 from align.plan.base import PlannedBase, plan_base
@@ -36,8 +36,9 @@ def main(recipe: Recipe, gpu: str | None, gpus: int | None, config: Path | None,
     if not stages:
         raise UserError("the recipe has no stage whose memory could be planned")
     if (recipe.lora.layers or 0) > base.layers:
-        raise UserError(
-            f"lora.layers: {recipe.lora.layers}, but base {recipe.base.name} has {base.layers} layers"
+        raise RecipeError(
+            f"lora.layers: {recipe.lora.layers}, but base {recipe.base.name} has {base.layers} layers",
+            "lora.layers",
         )
     check_shares(recipe, stages, machine.processes)
     responses = responses_of(recipe) if "rm" in stages else Responses()

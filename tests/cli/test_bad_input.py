@@ -376,6 +376,13 @@ def test_nothing_need_be_held_out(command: Commands, tiny_recipe: MakeRecipe) ->
 
 # The recipe
 
+UNREADABLE = """
+import align.models.base
+def fail(*_, **__):
+    raise AssertionError("weights were loaded")
+align.models.base.BaseCheckpoint.load_model = fail
+"""
+
 
 def test_a_batch_that_processes_cannot_share_is_told_before_anything_trains(
     command: Commands, tiny_recipe: MakeRecipe
@@ -396,6 +403,24 @@ def test_a_server_s_address_is_looked_at_before_anything_trains(
     assert done.code == 2
     assert f"ppo: engine_url is {url}, which is no address" in done.err
     assert "recipe.yaml:" in done.err
+
+
+@pytest.mark.parametrize("arguments", [["sft"], ["run"], ["run", "--num-processes", "2"], ["plan"]])
+def test_a_layer_that_the_base_lacks_is_told_with_its_line_before_anything_is_loaded(
+    command: Commands, tiny_recipe: MakeRecipe, arguments: list[str]
+) -> None:
+    recipe = tiny_recipe(lora={"targets": ["v_proj", "q_prj"]})
+    (line,) = [i for i, text in enumerate(recipe.read_text().splitlines(), start=1) if '"targets"' in text]
+    done = command(arguments[0], recipe, *arguments[1:], before=UNREADABLE)
+    assert (done.code, done.err.count("error:")) == (2, 1)
+    assert done.err.strip() == (
+        f"error: {recipe}:{line}: lora.targets: the base has no linear layer named q_prj; did you mean "
+        "q_proj? it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    )
+    assert not (recipe.parent / "runs/tiny/sft").exists()
+    overridden = command("sft", recipe, *sets("lora.targets=[nope]"))
+    assert "error: --set lora.targets=[nope]: lora.targets: the base has no linear" in overridden.err
+    assert "did you mean" not in overridden.err
 
 
 def test_broken_yaml_and_a_missing_recipe(command: Commands, tmp_path: Path) -> None:
@@ -1027,3 +1052,20 @@ def test_a_disk_that_fills_up_and_one_that_turns_read_only(
     assert "goes on from step" in done.out
     assert final(run, stage) == final(finished, stage)
     assert hidden(folder) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v")
+@pytest.mark.parametrize("kib", [500_000, 1_000_000])
+def test_too_little_room_for_torch_is_one_line(tiny_recipe: MakeRecipe, kib: int) -> None:
+    recipe = tiny_recipe()
+    done = subprocess.run(
+        ["bash", "-c", f'ulimit -v {kib}; "$@"', "-", sys.executable, "-m", "align", "sft", recipe],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: memory ran out") and "`ulimit -v unlimited`" in line

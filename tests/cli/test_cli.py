@@ -262,6 +262,21 @@ def test_each_failure_has_its_words_and_exit_code(
     assert "Traceback" not in err
 
 
+def test_memory_that_ran_out_for_the_message_too_is_told_in_one_line(
+    stages: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stages(ImportError("libopenblas.so: failed to map segment from shared object"))
+    assert "error: memory ran out; lower ppo.microbatch_tokens" in invoke("ppo", "r.yaml")[2]
+
+    def none_left(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("align.cli.failures.say", none_left)
+    stages(MemoryError())
+    assert invoke("ppo", "r.yaml")[0] == 1
+    assert capfd.readouterr().err.startswith("error: memory ran out, and there is none left to say where")
+
+
 def test_a_bug_leaves_its_traceback_in_the_run_folder(stages: Any, folder: Path) -> None:
     (folder / "runs/demo/ppo").mkdir(parents=True)
     stages(KeyError("oops"))
