@@ -247,6 +247,42 @@ def test_processes_that_are_not_told_where_they_meet(tmp_path: Path, tiny_base: 
     assert "MASTER_ADDR does not say where they meet: start them by torchrun" in done.stderr
 
 
+def _slurm(tasks: int, task: int, step: bool = True) -> dict[str, str]:
+    """What Slurm sets in a task that srun started, or in a batch script."""
+    all_have = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": str(tasks), "SLURM_PROCID": str(task)}
+    all_have |= {"SLURM_LOCALID": str(task), "SLURM_NODELIST": "node0", "SLURM_JOB_NODELIST": "node0"}
+    return all_have | ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(tasks)} if step else {})
+
+
+def test_srun_of_several_tasks_is_refused_before_anything(tmp_path: Path, tiny_base: Path) -> None:
+    """Each would train alone, all in one folder."""
+    recipe = make_recipe(tmp_path, tiny_base)
+    for command in ("sft", "run"):
+        done = [align(command, recipe, **PATHS, **_slurm(4, task)) for task in (0, 3)]
+        assert [one.returncode for one in done] == [2, 2], done
+        assert "srun started this command 4 times (task 0 of 4)" in done[0].stderr
+        assert "`srun --ntasks-per-node=1 torchrun … -m align …`" in done[0].stderr
+        assert done[0].stderr.count("error:") == 1 and done[0].stdout == ""
+        assert done[1].stderr == done[1].stdout == ""  # the first has told it for all
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_runs_once_under_slurm_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_gpus", lambda: 4)
+    once = {"one task": _slurm(1, 0), "batch script": _slurm(4, 0, step=False)}
+    once |= {"shell": _slurm(4, 0) | {"SLURM_PTY_PORT": "40000"}}
+    once |= {"torchrun": _slurm(2, 1) | {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16"}}
+    for name, environment in once.items():
+        with monkeypatch.context() as context:
+            for key, value in environment.items():
+                context.setenv(key, value)
+            assert launch.needed(None, None) == (name != "torchrun"), name
+    for key, value in _slurm(4, 2, step=False).items():  # no batch script has another task than the first
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match="srun started this command 4 times"):
+        launch.needed(None, None)
+
+
 @pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE"])
 def test_one_of_several_processes_starts_none_for_every_gpu(
     name: str, monkeypatch: pytest.MonkeyPatch
