@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,8 @@ from conftest import ROOT, align, make_recipe
 from ranks import FSDP2, ZERO2, ZERO3, Ranks, needs_deepspeed
 
 from align.errors import AlignError, UserError
-from align.processes import launch
+from align.processes import launch, meeting
+from align.processes.meeting import met
 
 CONFIGURATIONS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -229,6 +231,69 @@ def test_a_port_that_another_program_has(tmp_path: Path, tiny_base: Path) -> Non
     assert done.returncode == 2, done.stderr
     assert f"has the port at which the processes meet, 127.0.0.1:{where['MASTER_PORT']}" in done.stderr
     assert "bug" not in done.stderr
+
+
+TWO = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"MASTER_ADDR": "no-such-host.invalid"}, "this machine does not know that name"),
+        ({"MASTER_PORT": "hello"}, "MASTER_PORT is hello: it has to be a number"),
+        ({"MASTER_PORT": ""}, "MASTER_PORT is not set"),
+        ({"RANK": "2"}, "WORLD_SIZE is 2, and RANK is 2: it has to be a number from 0 to 1"),
+        ({"RANK": ""}, "WORLD_SIZE is 2, and RANK is not set"),
+        ({}, "and this one did not get there within run.timeout (0.5 s): see that process 0 runs there"),
+    ],
+)
+def test_where_the_processes_meet_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str], says: str
+) -> None:
+    """torch tries a name that nobody knows for the whole of run.timeout, half an hour."""
+    for key, value in (TWO | wrong).items():
+        monkeypatch.setenv(key, value)
+    started = time.monotonic()
+    with pytest.raises(UserError) as refused, met(0.5):
+        pytest.fail("nobody listens on this port")
+    assert says in str(refused.value)
+    assert time.monotonic() - started < 20
+
+
+def test_who_waits_says_for_what(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(meeting, "_NOTICE", 0.05)
+    for rank, address, says in (
+        (
+            "1",
+            "127.0.0.1",
+            "process 1 of 2 waits for process 0 at 127.0.0.1:9 (MASTER_ADDR, MASTER_PORT), for",
+        ),
+        (
+            "0",
+            "127.0.0.1",
+            "process 0 of 2 waits for the other processes at 127.0.0.1:9 (MASTER_ADDR, MASTER_PORT), for",
+        ),
+        ("0", "192.0.2.1", "MASTER_PORT), which is no address of this machine, for run.timeout (0.5 s)"),
+    ):
+        for key, value in (TWO | {"RANK": rank, "MASTER_ADDR": address}).items():
+            monkeypatch.setenv(key, value)
+        with suppress(UserError), met(0.5):
+            time.sleep(0.3)
+        assert says in capfd.readouterr().err
+    with met(0.5):  # all are there at once
+        pass
+    assert capfd.readouterr().err == ""
+
+
+def test_a_process_that_process_0_keeps_waiting_says_it_without_a_stack(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    recipe = make_recipe(tmp_path, tiny_base)
+    done = align("sft", recipe, "--set", "run.timeout=1", **PATHS, **TWO)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: process 1: the processes meet at 127.0.0.1:9"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_others_that_do_not_come_in_time(tmp_path: Path, tiny_base: Path) -> None:
