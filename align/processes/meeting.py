@@ -8,13 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import torch
 
 from align.errors import UserError
 
 _NOTICE = 10.0  # seconds of waiting after which it is told for what
+_GREETING = 30.0  # seconds for process 0 to answer once it listens
 _UNKNOWN = 60.0  # seconds for a name to become known: that of a pod that has just started may take some
 
 
@@ -69,7 +71,10 @@ def _check(timeout: float) -> None:
 
 
 def _reach(timeout: float) -> None:
-    """Waits until process 0 listens. torch does so too, and prints a stack where it gives up."""
+    """Waits until process 0 listens.
+
+    torch does so too, but prints a stack where it gives up, and waits without end for another program.
+    """
     if os.environ["RANK"] == "0":
         return
     address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -77,11 +82,36 @@ def _reach(timeout: float) -> None:
     while True:
         try:
             socket.create_connection(address, timeout=min(timeout, 10.0)).close()
-            return
+            break
         except OSError as error:
             if time.monotonic() >= until:
                 raise UserError(_not_met(str(error), timeout)) from error
             time.sleep(0.2)
+    greeting = _Greeting(*address)
+    greeting.start()
+    greeting.join(_GREETING)
+    if not greeting.answered:
+        raise UserError(
+            f"another program, often another run, answers where the processes meet, {_place()}: start "
+            "process 0 first, or give this run another port (--master-port of torchrun, main_process_port of "
+            "accelerate)"
+        )
+
+
+class _Greeting(threading.Thread):
+    """Asks whether a store of torch listens; nothing ends the question where another program does."""
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(daemon=True)
+        self.address, self.answered = (host, port), False
+
+    def run(self) -> None:
+        patience = timedelta(seconds=_GREETING)
+        with suppress(RuntimeError):
+            torch.distributed.TCPStore(
+                *self.address, is_master=False, wait_for_workers=False, timeout=patience
+            )
+            self.answered = True
 
 
 def _tell(timeout: float) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -258,6 +259,30 @@ def test_where_the_processes_meet_is_looked_at(
         pytest.fail("nobody listens on this port")
     assert says in str(refused.value)
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("greets", [b"", b"SSH-2.0-OpenSSH_9.6\r\n"], ids=["silent", "talks"])
+def test_another_program_answers_where_the_processes_meet(
+    monkeypatch: pytest.MonkeyPatch, greets: bytes
+) -> None:
+    """torch would wait for it without end, whatever run.timeout says."""
+    monkeypatch.setattr(meeting, "_GREETING", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as program:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    kept.append(program.accept()[0])
+                    kept[-1].sendall(greets)
+
+        kept: list[socket.socket] = []
+        threading.Thread(target=serve, daemon=True).start()
+        for key, value in (TWO | {"MASTER_PORT": str(program.getsockname()[1])}).items():
+            monkeypatch.setenv(key, value)
+        with pytest.raises(UserError, match="another program, often another run, answers where"), met(1800):
+            pytest.fail("this is no process 0")
+    for one in kept:
+        one.close()
 
 
 def test_who_waits_says_for_what(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
