@@ -108,9 +108,8 @@ class _Greeting(threading.Thread):
     def run(self) -> None:
         patience = timedelta(seconds=_GREETING)
         with suppress(RuntimeError):
-            torch.distributed.TCPStore(
-                *self.address, is_master=False, wait_for_workers=False, timeout=patience
-            )
+            store = torch.distributed.TCPStore  # type: ignore[attr-defined]
+            store(*self.address, is_master=False, wait_for_workers=False, timeout=patience)
             self.answered = True
 
 
