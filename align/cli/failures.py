@@ -29,7 +29,7 @@ from align.text import printable
 GOES_ON = "the same command goes on from the last checkpoint"
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_ACCESS = {errno.EACCES, errno.EPERM}
 _LOST_PEER = ("Connection reset by peer", "Connection closed by peer", "remote process exited")  # gloo, NCCL
 _NOT_DETERMINISTIC = " does not have a deterministic implementation"  # torch's words
 _NO_ANSWER = "Timed out waiting"  # gloo; NCCL ends the process itself
@@ -166,6 +166,8 @@ def _machine_failure(error: BaseException, context: CommandContext) -> str | Non
     text = str(error)
     if number in _NO_SPACE or "No space left on device" in text:  # safetensors hides the number
         return f"no space is left on the disk{name}; free some{again}"
+    if number == errno.EROFS:  # a disk with an error is turned so by the system, under what is running
+        return f"the disk is read-only now{name}; make it writable (dmesg says why it is not){again}"
     if number in _NO_ACCESS:
         return f"no permission{name} ({os.strerror(number or 0)}); give yourself access{again}"
     no_file = number == errno.ENOENT or "No such file" in text

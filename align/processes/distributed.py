@@ -17,6 +17,7 @@ from torch import Tensor
 
 from align.errors import UserError
 from align.processes.hardware import check_gpu
+from align.processes.meeting import met
 from align.processes.sharding import sharding
 
 T = TypeVar("T")
@@ -35,10 +36,8 @@ def accelerator(timeout: float) -> Accelerator:
     patience = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
     cpu = not torch.cuda.is_available()
     try:
-        with _endable():
+        with _endable(), met(timeout):
             return Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=[patience])
-    except (torch.distributed.DistNetworkError, torch.distributed.DistStoreError) as error:
-        raise UserError(_not_met(str(error), timeout)) from error
     except ValueError as error:
         if "MASTER_ADDR" not in str(error):
             raise
@@ -47,26 +46,6 @@ def accelerator(timeout: float) -> Accelerator:
             "srun --mpi set: OMPI_…, PMI_…), and MASTER_ADDR does not say where they meet: start "
             "them by torchrun or accelerate launch (docs/processes.md), or unset these variables"
         ) from error
-
-
-def _not_met(said: str, timeout: float) -> str:
-    """Why the processes did not find each other, and what to do. said: torch's words."""
-    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')} (MASTER_ADDR, MASTER_PORT)"
-    if "EADDRINUSE" in said:
-        return (
-            f"another program, often another run, has the port at which the processes meet, {place}: give "
-            "this run another one (--master-port of torchrun, main_process_port of accelerate)"
-        )
-    if "clients joined" in said:
-        count = os.environ.get("WORLD_SIZE")
-        return (
-            f"not all of the {count} processes came to {place} within run.timeout ({timeout:g} s): look at "
-            "what those on the other machines say, or raise run.timeout"
-        )
-    return (
-        f"the processes meet at {place}, and this one does not get there: start process 0 first, and see "
-        f"that this machine knows the name and may connect ({said.splitlines()[0][:200]})"
-    )
 
 
 @contextmanager

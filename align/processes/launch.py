@@ -47,7 +47,8 @@ def needed(num_processes: int | None, accelerate_config: Path | None) -> bool:
 
     Not when a launcher already started it; else when several processes are asked for, by a configuration
     too, or when there are several GPUs and nothing was said. Raises UserError for a configuration that
-    cannot be read, or had, and for one of several processes that do not know which GPU is theirs.
+    cannot be read, or had, for one of several processes that do not know which GPU is theirs, and for one
+    of several tasks of a Slurm step (SystemExit in all but the first, which tells).
     """
     if "LOCAL_RANK" in os.environ:
         return False
@@ -59,6 +60,8 @@ def needed(num_processes: int | None, accelerate_config: Path | None) -> bool:
         return False
     if "WORLD_SIZE" in os.environ:
         return False
+    if name == "" and not (config and config.machines > 1):
+        _refuse_tasks()
     if config is not None:
         if config.plain and config.cpu:
             os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -248,6 +251,30 @@ def _started() -> tuple[str, int]:
         if (value := os.environ.get(name, "")).isdigit():
             return name, int(value)
     return "", 1
+
+
+def _refuse_tasks() -> None:
+    """Raise where srun started this command several times: each would be a run of its own, in one folder.
+
+    SLURM_STEP_NUM_TASKS is srun's alone. SLURM_NTASKS is not enough: a batch script, which runs once, has it
+    too, with SLURM_PROCID 0 (https://slurm.schedmd.com/srun.html, "OUTPUT ENVIRONMENT VARIABLES"). A shell
+    from `srun --pty` is a person's, whatever the number says.
+    """
+    if "SLURM_PTY_PORT" in os.environ:
+        return
+    steps, task = os.environ.get("SLURM_STEP_NUM_TASKS", ""), os.environ.get("SLURM_PROCID", "0")
+    count = steps or (os.environ.get("SLURM_NTASKS", "") if task != "0" else "")
+    if not count.isdigit() or int(count) < 2:
+        return
+    if steps and task != "0":
+        raise SystemExit(2)  # the first task tells it for all
+    raise UserError(
+        f"srun started this command {count} times (task {task} of {count}), and they would not know of each "
+        "other. On one machine leave out srun, or say `srun --ntasks=1`: align starts a process for each "
+        "GPU itself (--num-processes N takes another number). On several machines give each one task, "
+        "`srun --ntasks-per-node=1 torchrun … -m align …` (docs/processes.md has the whole line). If it does "
+        "run once, unset SLURM_STEP_NUM_TASKS"
+    )
 
 
 def _without_gpu(name: str, size: int) -> str:

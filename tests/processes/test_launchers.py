@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +23,8 @@ from conftest import ROOT, align, make_recipe
 from ranks import FSDP2, ZERO2, ZERO3, Ranks, needs_deepspeed
 
 from align.errors import AlignError, UserError
-from align.processes import launch
+from align.processes import launch, meeting
+from align.processes.meeting import met
 
 CONFIGURATIONS = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -231,6 +234,93 @@ def test_a_port_that_another_program_has(tmp_path: Path, tiny_base: Path) -> Non
     assert "bug" not in done.stderr
 
 
+TWO = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"MASTER_ADDR": "no-such-host.invalid"}, "this machine does not know that name"),
+        ({"MASTER_PORT": "hello"}, "MASTER_PORT is hello: it has to be a number"),
+        ({"MASTER_PORT": ""}, "MASTER_PORT is not set"),
+        ({"RANK": "2"}, "WORLD_SIZE is 2, and RANK is 2: it has to be a number from 0 to 1"),
+        ({"RANK": ""}, "WORLD_SIZE is 2, and RANK is not set"),
+        ({}, "and this one did not get there within run.timeout (0.5 s): see that process 0 runs there"),
+    ],
+)
+def test_where_the_processes_meet_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str], says: str
+) -> None:
+    """torch tries a name that nobody knows for the whole of run.timeout, half an hour."""
+    for key, value in (TWO | wrong).items():
+        monkeypatch.setenv(key, value)
+    started = time.monotonic()
+    with pytest.raises(UserError) as refused, met(0.5):
+        pytest.fail("nobody listens on this port")
+    assert says in str(refused.value)
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("greets", [b"", b"SSH-2.0-OpenSSH_9.6\r\n"], ids=["silent", "talks"])
+def test_another_program_answers_where_the_processes_meet(
+    monkeypatch: pytest.MonkeyPatch, greets: bytes
+) -> None:
+    """torch would wait for it without end, whatever run.timeout says."""
+    monkeypatch.setattr(meeting, "_GREETING", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as program:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    kept.append(program.accept()[0])
+                    kept[-1].sendall(greets)
+
+        kept: list[socket.socket] = []
+        threading.Thread(target=serve, daemon=True).start()
+        for key, value in (TWO | {"MASTER_PORT": str(program.getsockname()[1])}).items():
+            monkeypatch.setenv(key, value)
+        with pytest.raises(UserError, match="another program, often another run, answers where"), met(1800):
+            pytest.fail("this is no process 0")
+    for one in kept:
+        one.close()
+
+
+def test_who_waits_says_for_what(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(meeting, "_NOTICE", 0.05)
+    for rank, address, says in (
+        (
+            "1",
+            "127.0.0.1",
+            "process 1 of 2 waits for process 0 at 127.0.0.1:9 (MASTER_ADDR, MASTER_PORT), for",
+        ),
+        (
+            "0",
+            "127.0.0.1",
+            "process 0 of 2 waits for the other processes at 127.0.0.1:9 (MASTER_ADDR, MASTER_PORT), for",
+        ),
+        ("0", "192.0.2.1", "MASTER_PORT), which is no address of this machine, for run.timeout (0.5 s)"),
+    ):
+        for key, value in (TWO | {"RANK": rank, "MASTER_ADDR": address}).items():
+            monkeypatch.setenv(key, value)
+        with suppress(UserError), met(0.5):
+            time.sleep(0.3)
+        assert says in capfd.readouterr().err
+    with met(0.5):  # all are there at once
+        pass
+    assert capfd.readouterr().err == ""
+
+
+def test_a_process_that_process_0_keeps_waiting_says_it_without_a_stack(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    recipe = make_recipe(tmp_path, tiny_base)
+    done = align("sft", recipe, "--set", "run.timeout=1", **PATHS, **TWO)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: process 1: the processes meet at 127.0.0.1:9"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
 def test_others_that_do_not_come_in_time(tmp_path: Path, tiny_base: Path) -> None:
     one = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     recipe = make_recipe(tmp_path, tiny_base)
@@ -245,6 +335,42 @@ def test_processes_that_are_not_told_where_they_meet(tmp_path: Path, tiny_base: 
     done = align("sft", make_recipe(tmp_path, tiny_base), PMI_RANK="0", PMI_SIZE="2", **PATHS)
     assert done.returncode == 2, done.stderr
     assert "MASTER_ADDR does not say where they meet: start them by torchrun" in done.stderr
+
+
+def _slurm(tasks: int, task: int, step: bool = True) -> dict[str, str]:
+    """What Slurm sets in a task that srun started, or in a batch script."""
+    all_have = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": str(tasks), "SLURM_PROCID": str(task)}
+    all_have |= {"SLURM_LOCALID": str(task), "SLURM_NODELIST": "node0", "SLURM_JOB_NODELIST": "node0"}
+    return all_have | ({"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(tasks)} if step else {})
+
+
+def test_srun_of_several_tasks_is_refused_before_anything(tmp_path: Path, tiny_base: Path) -> None:
+    """Each would train alone, all in one folder."""
+    recipe = make_recipe(tmp_path, tiny_base)
+    for command in ("sft", "run"):
+        done = [align(command, recipe, **PATHS, **_slurm(4, task)) for task in (0, 3)]
+        assert [one.returncode for one in done] == [2, 2], done
+        assert "srun started this command 4 times (task 0 of 4)" in done[0].stderr
+        assert "`srun --ntasks-per-node=1 torchrun … -m align …`" in done[0].stderr
+        assert done[0].stderr.count("error:") == 1 and done[0].stdout == ""
+        assert done[1].stderr == done[1].stdout == ""  # the first has told it for all
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_runs_once_under_slurm_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_gpus", lambda: 4)
+    once = {"one task": _slurm(1, 0), "batch script": _slurm(4, 0, step=False)}
+    once |= {"shell": _slurm(4, 0) | {"SLURM_PTY_PORT": "40000"}}
+    once |= {"torchrun": _slurm(2, 1) | {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16"}}
+    for name, environment in once.items():
+        with monkeypatch.context() as context:
+            for key, value in environment.items():
+                context.setenv(key, value)
+            assert launch.needed(None, None) == (name != "torchrun"), name
+    for key, value in _slurm(4, 2, step=False).items():  # no batch script has another task than the first
+        monkeypatch.setenv(key, value)
+    with pytest.raises(UserError, match="srun started this command 4 times"):
+        launch.needed(None, None)
 
 
 @pytest.mark.parametrize("name", ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE"])
