@@ -15,6 +15,7 @@ from labeling.answers import TEXT_LIMIT, storable
 from labeling.checker import Checker
 from labeling.companion import Absent
 from labeling.language import gettext
+from labeling.retold import retold_check
 from labeling.store.checks import keep_check, to_check
 from labeling.store.labels import NotYours
 from labeling.store.records import prompt_of
@@ -102,6 +103,7 @@ async def check(item: Called, asked: Asked, who: SignedIn) -> dict[str, Any]:
     """Have an own answer checked; 503, with what is wrong, where the check itself fails."""
     checking: Checking = who.request.app.state.checking
     said = await checking.run(who, item, asked)
+    said = retold_check(said)
     if "error" in said:
         raise HTTPException(503, said["error"])
     return said
