@@ -201,6 +201,14 @@ TEMPLATES = (
     # places of a file
     N_("row %(number)s"),
     N_("rows %(low)s to %(high)s"),
+    # the guideline's file
+    N_("labeling.guideline: %(place)s: %(what)s"),
+    N_("No such file or directory"),
+    N_("Permission denied"),
+    N_("is not UTF-8 text: save it as UTF-8"),
+    N_("is not a text file"),
+    N_("is not a file"),
+    N_("has over %(size)s MiB"),
     # what a request holds, in pydantic's words
     N_("Field required"),
     N_("Extra inputs are not permitted"),
