@@ -14,6 +14,7 @@ from align.errors import UserError
 from align.recipe.labeling import MAX_RESPONSES
 from labeling.language import N_, gettext
 from labeling.parts import MOST_PARTS, Parts, checked_parts
+from labeling.retold import retold
 
 TEXT_LIMIT = 100_000  # characters of what a person writes
 UNSTORABLE = "holds half a character, a NUL, a number without bounds, or is nested more than 50 deep"
@@ -215,7 +216,7 @@ def checked(kind: str, content: Any, count: int, quality: str = "optional") -> d
             most = gettext("An answer has %(most)s parts at most: take some out.", most=MOST_PARTS)
             raise UserError(most) from error
         raise UserError(
-            gettext("The answer is not well formed: %(what)s", what=f"{where} {first['msg']}")
+            gettext("The answer is not well formed: %(what)s", what=f"{where} {retold(first['msg'])}")
         ) from error
     if isinstance(made, TextContent) and not made.text.strip():
         raise UserError(gettext("Write the response first."))

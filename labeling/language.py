@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gettext as catalogues
 import io
+import math
+import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,11 +24,12 @@ from babel.dates import format_date
 from babel.messages.catalog import Catalog, Message
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
-from babel.numbers import format_decimal
+from babel.numbers import format_decimal, get_group_symbol
 
 ROOT = Path(__file__).parent
 FOLDER = ROOT / "locale"
 SCRIPTS = "/static/"  # a message of a file below it is one of the browser's
+_TYPED = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _COUNTS = 200  # whole numbers up to this show which plural form is which
 
 
@@ -142,9 +145,23 @@ def number(value: float, digits: int = 0) -> str:
     return format_decimal(Decimal(f"{value:.{digits}f}"), format=form, locale=_current.get().locale)
 
 
-def short(value: float) -> str:
-    """A number with the decimals that it has, at most three."""
-    return format_decimal(Decimal(f"{value:.3f}"), format="#,##0.###", locale=_current.get().locale)
+def short(value: float, digits: int = 3) -> str:
+    """A number with the decimals that it has, at most so many."""
+    form = "#,##0." + "#" * digits
+    return format_decimal(Decimal(f"{value:.{digits}f}"), format=form, locale=_current.get().locale)
+
+
+def read_number(text: str) -> float | None:
+    """A number as people type it, 0.5 or 0,5, whatever their language; None where it is none.
+
+    What the language would read as thousands set apart (in English 1,500, in German 1.500) is none either.
+    """
+    typed = text.strip().replace("\N{MINUS SIGN}", "-")[:40]
+    group = re.escape(get_group_symbol(_current.get().locale))
+    if not _TYPED.fullmatch(typed) or re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}{group}\d{{3}}", typed):
+        return None
+    value = float(typed.replace(",", "."))
+    return value if math.isfinite(value) else None
 
 
 def percent(share: float) -> str:

@@ -57,6 +57,8 @@ def make_config(recipe: Recipe, hosts: tuple[str, ...] = LOOPBACK, secure: bool 
         problem := config.guideline_problem()
     ):  # told at the start; while the app serves, the last version holds
         raise UserError(problem)
+    with store.write() as session:
+        config.guideline(session)  # a version: what holds where the file goes before anybody has worked
     if recipe.labeling.suggestions == "machine":
         with store.write() as session:
             label_the_rest(session)

@@ -23,6 +23,7 @@ ROOMS = [
     {"labeling.checker"},
     {"labeling.answers"},
     {"labeling.client", "labeling.companion", "labeling.guideline", "labeling.parts", "labeling.__init__"},
+    {"labeling.retold"},
     {"labeling.catalogue"},
     {"labeling.language"},
     {"ppo", "serving"},

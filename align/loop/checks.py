@@ -53,7 +53,7 @@ def by_rule(check: Check, text: str) -> Said:
         says.append(f"It has words that are not wanted: {', '.join(words)}.")
     if check.pattern and not re.search(check.pattern, text):
         says.append(f"It has nothing that looks like {check.pattern}")
-    return {"passed": not says, "says": " ".join(says)}
+    return {"passed": not says, "says": "\n".join(says)}
 
 
 def _stands(word: str, text: str) -> bool:

@@ -28,12 +28,14 @@ def keep_correction(
     seconds: float,
     secret: str,
     submission: str,
+    seal: str | None = None,
 ) -> Label:
     """Add a task to correct `answer`, and the person's label on it; done for everybody else.
 
     An answer without letters makes a task to demonstrate. The same correction again replaces the first, and a
-    second call with the same `submission` and text adds nothing. `guideline` is its text. Raises UserError
-    for a bad prompt, an empty text, or a known `submission` with another text.
+    second call with the same `submission` and text adds nothing. `guideline` is its text; `seal`: the one of
+    the answer, by which the checks that the person asked for are known. Raises UserError for a bad prompt, an
+    empty text, or a known `submission` with another text.
     """
     responses = [{"text": answer, "origin": origin}] if answer.strip() else []
     row = {"prompt": prompt, "responses": responses, "overlap": 1, "meta": {PRIVATE: origin}}
@@ -44,7 +46,7 @@ def keep_correction(
             raise UserError(gettext("An earlier version of this text was kept, not this one: keep it again."))
         return known
     given = _answer(session, person, item, {"text": text}, guideline, seconds, submission)
-    return submit(session, person, item, given, secret)
+    return submit(session, person, item, given, secret, talk=seal)
 
 
 def keep_choice(

@@ -16,6 +16,7 @@ from align.data.rows_within import rows_within
 from align.errors import UserError
 from align.values import RecordError
 from labeling.language import gettext, ngettext, number
+from labeling.retold import retold, retold_error
 from labeling.store.audit import note
 from labeling.store.engine import Store
 from labeling.store.items import AddedItems, add_items, made_of, names_of, shown_format
@@ -64,7 +65,9 @@ class Imported:
                 )
             )
         if self.left_out:
-            reasons = "; ".join(f"{number(count)} × {reason}" for reason, count in self.left_out.items())
+            reasons = "; ".join(
+                f"{number(count)} × {retold(reason)}" for reason, count in self.left_out.items()
+            )
             total = number(sum(self.left_out.values()))
             said.append(gettext("%(total)s left out (%(reasons)s)", total=total, reasons=reasons))
         if self.unread:
@@ -126,13 +129,18 @@ def import_file(
         place = ""
         added, kept = add_in_parts(store, checked, overlap, by, found, labels, progress)
     except RecordError as error:
-        raise UserError(f"{name}{place}: {error}") from error
+        raise UserError(f"{name}{_where(place)}: {retold_error(error)}") from error
     except FileError as error:
-        raise UserError(f"{name}{error.place}: {error.message}") from error
+        raise UserError(f"{name}{_where(error.place)}: {retold(error.message)}") from error
     said = _said(added, kept if labels else None, one.reading.unread)
     with store.write() as session:
         note(session, by, "added a file", "task", tasks=said.tasks, known=said.known, labels=said.kept)
     return said
+
+
+def _where(place: str) -> str:
+    """A place in a file: ":12" is a line; " row 12" has words."""
+    return f" {retold(place[1:])}" if place.startswith(" ") else place
 
 
 def _said(added: AddedItems, kept: int | None, unread: Sequence[str]) -> Imported:

@@ -119,10 +119,12 @@ def submit(
     secret: str,
     quality: str = "optional",
     order: list[int] | None = None,
+    talk: str | None = None,
 ) -> Label:
     """Add a label; a second call with the same `given.submission` and the same content adds nothing.
 
-    `order`: in which the person saw the responses, where it is not the one that is drawn for tasks.
+    `order`: in which the person saw the responses, where it is not the one that is drawn for tasks. `talk`:
+    the seal of the policy's answer that this corrects.
 
     Raises UserError for an incomplete answer, and for one that is what the person was shown, unless they
     affirm it; NotYours where the task was never given to this person, and Superseded where the submission is
@@ -168,7 +170,7 @@ def submit(
         _put(draft, {})
         if not given.adjudicates:
             note_suggestion(session, label, draft)
-            note_checks(session, label, (written_in(kind, in_order) or (None,))[0])
+            note_checks(session, label, (written_in(kind, in_order) or (None,))[0], talk)
     session.flush()  # the rest first: in PostgreSQL other people's labels wait from the label on
     session.add(label)  # whole: it can't be changed once it is written
     session.flush()

@@ -281,12 +281,16 @@ class Draft(Tables):
 
 
 class AnswerCheck(Tables):
-    """One time that a person had their own answer to a task checked, before it was sent."""
+    """One time that a person had their own answer checked, before it was sent: to a task, or in a talk."""
 
     __tablename__ = "answer_check"
-    __table_args__ = (Index("answer_check_of", "item_id", "person_id"),)
+    __table_args__ = (
+        Index("answer_check_of", "item_id", "person_id"),
+        Index("answer_check_in_talk", "talk"),
+    )
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
+    item_id: Mapped[int | None] = mapped_column(ForeignKey("item.id"))
+    talk: Mapped[str | None] = mapped_column(String(64))  # the seal of the policy's answer that it corrects
     person_id: Mapped[int] = mapped_column(ForeignKey("person.id"))
     name: Mapped[str] = mapped_column(String(200))  # what the recipe calls the check
     version: Mapped[str | None] = mapped_column(String(64))  # of a reward model or a function its files' hash

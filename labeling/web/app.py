@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from align.errors import UserError
 from align.values import RecordError
 from labeling.language import gettext
+from labeling.retold import retold
 from labeling.store.labels import NotYours
 from labeling.web import (
     api,
@@ -117,5 +118,6 @@ def _problem(error: Exception) -> tuple[int, str]:
         case RequestValidationError():
             found = error.errors()[0] if error.errors() else {"loc": (), "msg": "not valid"}
             where = ".".join(str(part) for part in found["loc"] if part != "body")
-            return 422, f"{where}: {found['msg']}" if where else str(found["msg"])
+            said = retold(str(found["msg"]))
+            return 422, f"{where}: {said}" if where else said
     return 500, gettext("Something went wrong here; what you did before is kept.")

@@ -16,7 +16,10 @@ from starlette.responses import Response
 from labeling.answers import TEXT_LIMIT
 from labeling.companion import Absent, Companion, Event
 from labeling.language import gettext
+from labeling.store.checks import About
 from labeling.store.corrections import keep_choice, keep_correction
+from labeling.web.checks import Asked as CheckAsked
+from labeling.web.checks import Checking, Subject
 from labeling.web.markdown import safe_html
 from labeling.web.pages import page
 from labeling.web.security import SignedIn, SignedInRoute, Visitor
@@ -68,13 +71,27 @@ class Shown(BaseModel):
     texts: Annotated[list[Annotated[str, Field(max_length=TEXT_LIMIT)]], Field(max_length=400)]
 
 
-class Corrected(Talk):
-    """`seal` says that the policy gave this answer; `origin` is "" where nobody may see whose it is."""
+class Written(Talk):
+    """What an answer should have been.
+
+    `seal` says that the policy gave the answer; `origin` is "" where nobody may see whose it is.
+    """
 
     answer: Annotated[str, Field(max_length=TEXT_LIMIT)]
     origin: Annotated[str, Field(max_length=200)]
     seal: Seal
     text: MessageText
+
+
+class ToCheck(Written):
+    """By which of the recipe's checks it is checked before it is kept."""
+
+    check: Annotated[str, Field(max_length=200)]
+
+
+class Corrected(Written):
+    """As it is kept."""
+
     submission: SubmissionId
     seconds: Seconds
 
@@ -93,7 +110,8 @@ class Chosen(Talk):
 def chat(who: SignedIn) -> Response:
     """The page of a conversation."""
     companion = who.config.companion
-    return page(who, "chat.html", pair=companion is not None and companion.policies > 1)
+    checks = [check.label for check in who.config.checks]
+    return page(who, "chat.html", pair=companion is not None and companion.policies > 1, checks=checks)
 
 
 @router.post("/chat/answer")
@@ -133,10 +151,7 @@ def shown(given: Shown, who: SignedIn) -> dict[str, list[str]]:
 def correct(given: Corrected, who: SignedIn) -> dict[str, int]:
     """Keep what the answer should have been; the same submission twice is one label."""
     config, companion, messages = who.config, _companion(who), given.as_given()
-    origins = [given.origin] if given.origin else companion.origins
-    said = [o for o in origins if _is_sealed(given.seal, _seal(who, messages, given.answer, o))]
-    if not said:
-        raise HTTPException(409, gettext("The policy did not say this to you."))
+    origin = _origin(who, given)
     with config.store.write() as session:
         label = keep_correction(
             session,
@@ -144,13 +159,24 @@ def correct(given: Corrected, who: SignedIn) -> dict[str, int]:
             prompt=companion.prompt(messages),
             answer=given.answer,
             text=given.text,
-            origin=said[0],
+            origin=origin,
             guideline=config.guideline(),
             seconds=given.seconds,
             secret=config.secret,
             submission=given.submission,
+            seal=given.seal,
         )
         return {"label": label.id}
+
+
+@router.post("/chat/check")
+async def check(given: ToCheck, who: SignedIn) -> dict[str, Any]:
+    """Have what an answer should have been checked, before it is kept."""
+    _origin(who, given)
+    prompt = _companion(who).prompt(given.as_given())
+    subject = Subject(About(talk=given.seal), prompt, [given.answer] if given.answer.strip() else [])
+    checking: Checking = who.request.app.state.checking
+    return await checking.run(who, CheckAsked(check=given.check, text=given.text), lambda _: subject)
 
 
 @router.post("/chat/choose")
@@ -186,6 +212,16 @@ def _companion(who: Visitor) -> Companion:
             503, gettext("No policy is here to talk to: start the app with `align label … --chat RUN`.")
         )
     return who.config.companion
+
+
+def _origin(who: Visitor, given: Written) -> str:
+    """Which policy gave the answer. Raises 409 where none did."""
+    messages = given.as_given()
+    origins = [given.origin] if given.origin else _companion(who).origins
+    for origin in origins:
+        if _is_sealed(given.seal, _seal(who, messages, given.answer, origin)):
+            return origin
+    raise HTTPException(409, gettext("The policy did not say this to you."))
 
 
 def _seal(who: Visitor, messages: list[dict[str, str]], answer: Any, origin: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from align.errors import UserError
 from align.recipe.labeling import Check, Labeling
 from labeling.companion import Companion
-from labeling.guideline import read_guideline
+from labeling.guideline import Told, read_guideline
+from labeling.retold import retold
 from labeling.store import guidelines
 from labeling.store.calibration import Standard
 from labeling.store.engine import Store
@@ -33,6 +34,7 @@ class Config:
     hosts: tuple[str, ...] = ("*",)  # names by which the app may be called
     companion: Companion | None = None  # the policy that people may talk to
     run: str = ""  # the run's folder, where checks by `run: this` find its reward model
+    told: Told = field(default_factory=Told)
 
     @property
     def checks(self) -> list[Check]:
@@ -63,6 +65,7 @@ class Config:
             file = read_guideline(self._guideline_file)
         except UserError as error:
             file, problem = None, error
+        self.told(str(problem) if problem is not None else None)
         if writing is not None and file is not None:
             guidelines.note_file(writing, file, is_template)
         with nullcontext(writing) if writing is not None else self.store.read() as session:
@@ -76,7 +79,7 @@ class Config:
         try:
             read_guideline(self._guideline_file)
         except UserError as error:
-            return str(error)
+            return retold(str(error))
         return None
 
     @property

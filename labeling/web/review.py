@@ -22,6 +22,7 @@ from labeling.answers import (
 )
 from labeling.language import gettext, short
 from labeling.parts import in_pieces
+from labeling.retold import retold_check
 from labeling.store import review as store
 from labeling.store.models import Item, Label, Person, standing
 from labeling.web.numbers import whole
@@ -187,7 +188,7 @@ def in_full(found: store.SeenLabel) -> dict[str, Any]:
 
 
 def _check_in_words(made: dict[str, Any]) -> dict[str, Any]:
-    said = made["said"]
+    said = retold_check(made["said"])
     passed = gettext("not passed") if said.get("passed") is False else gettext("passed")
     words = said.get("error") or said.get("says") or passed
     if "score" in said:

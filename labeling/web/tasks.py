@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from align.errors import UserError
 from labeling.answers import KINDS
-from labeling.language import N_, gettext, ngettext, number
+from labeling.language import N_, gettext, ngettext, number, read_number
 from labeling.store import tasks as store
 from labeling.store.items import names_of
 from labeling.web.numbers import whole
@@ -140,25 +139,27 @@ def _wanted(given: FormData, names: dict[str, int]) -> store.Change:
     if action not in store.ACTIONS:
         raise UserError(gettext("Choose what to do with the tasks."))
     if action == "priority":
-        return store.Change(action, priority=_number(given, "priority"))
+        return store.Change(action, priority=_priority(str(given.get("priority") or "")))
     if action == "overlap":
-        return store.Change(action, overlap=int(_number(given, "overlap")))
+        return store.Change(action, overlap=_overlap(str(given.get("overlap") or "")))
     if action == "assign":
         texts = [str(given.get(key) or "") for key in ("people", "skills", "language")]
         return store.Change(action, needs=store.wanted(texts[0], texts[1], texts[2], names))
     return store.Change(action)
 
 
-def _number(given: FormData, key: str) -> float:
-    try:
-        value = float(str(given.get(key) or ""))
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        if key == "priority":
-            raise UserError(gettext("Write a number as the priority."))
-        raise UserError(gettext("Write a number as the number of people."))
+def _priority(typed: str) -> float:
+    value = read_number(typed)
+    if value is None:
+        raise UserError(gettext("Write a number as the priority."))
     return value
+
+
+def _overlap(typed: str) -> int:
+    value = read_number(typed)
+    if value is None or value != int(value):
+        raise UserError(gettext("Write a whole number as the number of people."))
+    return int(value)
 
 
 def _tasks(

@@ -16,6 +16,7 @@ from align.errors import UserError
 from align.stats.rankings import disagreement
 from labeling.answers import FLAGS, KINDS, SKIP_REASONS, Answer, drawn_order, ranks_of
 from labeling.language import gettext
+from labeling.retold import retold_check
 from labeling.store import calibration, guidelines, labels, queue, review
 from labeling.store.checks import said_before
 from labeling.store.models import Draft, Item, Label, Suggestion, standing
@@ -104,7 +105,7 @@ def task_page(who: Visitor, item: Item, others: list[dict[str, Any]] | None = No
         "adjudicates": adjudicates,
         "unchanged": None,  # what stands there before the person comes, where anything does
         "checks": [] if adjudicates else [check.label for check in config.checks],
-        "checked": checked,
+        "checked": [found | {"said": retold_check(found["said"])} for found in checked],
         "next": "/review" if adjudicates else "/work",
         "beat": config.settings.lease * 60_000 / 3,
     }

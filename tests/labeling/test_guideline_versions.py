@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -129,3 +130,72 @@ def test_differences_are_lines() -> None:
     assert [line for line in found if line[0] in "+-"] == [("-", "line 10"), ("+", "another")]
     assert len(found) == 1 + 3 + 2 + 3 and found[0][0] == "…"
     assert list(differences(old, old)) == []
+
+
+def folder(guide: Path) -> None:
+    guide.unlink()
+    guide.mkdir()
+
+
+def pipe(guide: Path) -> None:
+    guide.unlink()
+    os.mkfifo(guide)
+
+
+def unreadable(guide: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    guide.chmod(0)
+
+
+GONE = {
+    "No such file or directory": Path.unlink,
+    "is a folder: name a file": folder,
+    "Permission denied": unreadable,
+    "is not UTF-8 text: save it as UTF-8": lambda guide: guide.write_bytes("# Règles\n".encode("latin-1")),
+    "is not a text file": lambda guide: guide.write_bytes(b"# Rules\0"),
+    "is not a file": pipe,
+    "is empty": lambda guide: guide.write_text("\n"),
+    "has over 1 MiB": lambda guide: guide.write_text("x" * (2**20 + 1)),
+}
+
+
+@pytest.mark.parametrize("why", GONE)
+def test_whatever_becomes_of_the_file_people_work_on(
+    make_site: Callable[..., Any], guide: Path, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(gold_every=0, guideline=str(guide))
+    site.add(*({"prompt": f"p{i}", "responses": ["x", "y"]} for i in range(4)))
+    ann, eve = site.signed_in("ann"), site.signed_in("eve", "admin")
+    assert site.answer(ann, PAIR).status_code == 200
+    GONE[why](guide)
+    for _ in range(2):
+        assert site.answer(ann, PAIR).status_code == 200
+        assert site.signed_in(f"bob{_}").get("/", headers=HTML).status_code == 200
+    assert "Be kind" in ann.get("/guideline", headers=HTML).text
+    assert why in eve.get("/guideline", headers=HTML).text and why not in ann.get("/guideline").text
+    eve.post("/account/language", data={"language": "de"})
+    assert why not in eve.get("/guideline", headers=HTML).text, "it is told in German"
+    said = [record.getMessage() for record in caplog.records if record.name == "labeling"]
+    assert said == [f"labeling.guideline: {guide}: {why}. People work on with the last version."], "once"
+    guide.rmdir() if guide.is_dir() else guide.unlink(missing_ok=True)
+    guide.write_text("\ufeffBe kinder.", encoding="utf-8")
+    assert "<p>Be kinder.</p>" in ann.get("/guideline", headers=HTML).text.replace(' dir="auto"', "")
+    assert site.taken(ann)["guideline"] == digest("Be kinder.")
+    assert caplog.records[-1].getMessage() == "labeling.guideline: the file is read again."
+
+
+def test_a_file_that_goes_before_anybody_has_worked_is_a_version_from_the_start(
+    tmp_path: Path, guide: Path
+) -> None:
+    from align.recipe.sections import Recipe
+    from labeling.serve import make_config
+
+    sections = {"run": {"name": "r", "folder": str(tmp_path)}, "base": {"name": "x"}}
+    recipe = Recipe.model_validate(
+        {**sections, "labeling": {"guideline": str(guide), "database": str(tmp_path / "labeling.db")}}
+    )
+    config = make_config(recipe)
+    guide.unlink()
+    assert config.guideline() == "# Rules\n\nBe kind.\n"
+    config.store.close()

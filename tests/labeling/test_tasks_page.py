@@ -95,6 +95,35 @@ def test_a_requeued_task_leaves_its_holder_and_comes_back_to_who_skipped_it(team
     assert "There are no such tasks" in eve.get("/tasks?state=skipped", headers=HTML).text
 
 
+@pytest.mark.parametrize(
+    ("code", "typed", "shown", "value"),
+    [
+        ("de", "0,5", "wird 0,5.", 0.5),
+        ("de", " -1.25 ", "wird -1,25.", -1.25),
+        ("fr", "0,5", "devient 0,5.", 0.5),
+        ("en", "0,5", "becomes 0.5.", 0.5),
+        ("en", "0.125", "becomes 0.125.", 0.125),
+        ("de", "1.500", None, 0),
+        ("en", "1,500", None, 0),
+        ("en", "1_0", None, 0),
+        ("en", "1,2.3", None, 0),
+    ],
+)
+def test_a_number_is_typed_with_a_comma_or_a_full_stop(
+    team: Any, code: str, typed: str, shown: str | None, value: float
+) -> None:
+    eve = team.signed_in("eve", "admin")
+    eve.post("/account/language", data={"language": code})
+    answer = asked(eve, "priority", [1], priority=typed)
+    if shown is None:
+        assert answer.status_code == 409
+        return
+    assert shown in answer.text
+    assert asked(eve, "priority", [1], confirmed="1", priority=typed).status_code == 200
+    with team.config.store.read() as session:
+        assert session.get_one(Item, 1).priority == value
+
+
 def test_priority_and_overlap_are_changed_afterwards(team: Any) -> None:
     ann, bob, eve = team.signed_in("ann"), team.signed_in("bob"), team.signed_in("eve", "admin")
     assert done(eve, "priority", [3], priority="5") == "Tasks: 1 reordered."
@@ -108,7 +137,8 @@ def test_priority_and_overlap_are_changed_afterwards(team: Any) -> None:
     assert [tuple(slot) for slot in slots] == [(1, "free"), (2, "free"), (3, "done"), (3, "leased")]
     for wrong in ({"priority": "high"}, {"priority": "nan"}, {"priority": "1e99"}):
         assert asked(eve, "priority", [1], confirmed="1", **wrong).status_code == 409
-    assert asked(eve, "overlap", [1], overlap="51", confirmed="1").status_code == 409
+    for wrong in ("51", "2.5", "many", ""):
+        assert asked(eve, "overlap", [1], overlap=wrong, confirmed="1").status_code == 409
     assert asked(eve, "melt", [1]).status_code == 409
     assert asked(eve, "hide").status_code == 409, "none is chosen"
 

@@ -76,3 +76,19 @@ def test_labels_of_an_earlier_version_are_kept_and_stay_unchangeable(
     for change in ("UPDATE label SET suggestion_taken = true", "DELETE FROM label"):
         with pytest.raises(DBAPIError, match="only ever added to"), store.write() as session:
             session.execute(text(change))
+
+
+def test_checks_of_an_earlier_version_are_kept_and_stay_unchangeable(make_site: Any, database: str) -> None:
+    old_database(database, "0012")
+    row = "INSERT INTO answer_check (id, item_id, person_id, name, text_hash, said, created) "
+    made = engine._engine(database)
+    with made.begin() as connection:
+        connection.execute(text(row + "VALUES (7, 1, 1, 'short', 'h', '{}', :now)"), {"now": GIVEN["now"]})
+    made.dispose()
+    store = make_site(database).config.store
+    with store.read() as session:
+        found = session.execute(text("SELECT id, item_id, talk, name FROM answer_check")).all()
+    assert [tuple(row) for row in found] == [(7, 1, None, "short")]
+    for change in ("UPDATE answer_check SET name = 'x'", "DELETE FROM answer_check"):
+        with pytest.raises(DBAPIError, match="only"), store.write() as session:
+            session.execute(text(change))

@@ -3,9 +3,8 @@
 import { post, Refused } from "./server.js";
 import { gettext, locale, ngettext } from "./words.js";
 
-const box = document.getElementById("checks");
-const button = document.getElementById("check");
-const list = document.getElementById("checked");
+const byId = (id) => document.getElementById(id);
+const ofPage = () => ({ box: byId("checks"), button: byId("check"), list: byId("checked") });
 
 const number = (value) => new Intl.NumberFormat(locale, { maximumSignificantDigits: 3 }).format(value);
 
@@ -16,8 +15,10 @@ function words({ score, above, of, passed, says, error }) {
   return ngettext("%(score)s, above %(above)s of the %(num)s response here", "%(score)s, above %(above)s of the %(num)s responses here", of, { score: number(score), above });
 }
 
-// `text()`: what is being written now, null: nothing. Returns what shows and what checks it.
-export function useChecks({ task, text }) {
+// `text()`: what is being written now, null: nothing. `send`: asks the app for one check; `place`: where it is
+// shown. Returns what shows and what checks it.
+export function useChecks({ task, text, send = (asked) => post(`/work/${task.number}/check`, asked, task.person), place = ofPage() }) {
+  const { box, button, list } = place;
   if (!box) return { show: () => {}, check: () => {} };
   const found = new Map(); // by check: { said, text }; the text is null where it is not the one on the page
   const kept = task.draft.edit ? task.draft.edit.text : task.draft.text; // this browser may have a later one
@@ -48,7 +49,7 @@ export function useChecks({ task, text }) {
       found.set(name, { waiting: true, text: now });
       show();
       try {
-        found.set(name, { said: await post(`/work/${task.number}/check`, { check: name, text: now }, task.person), text: now });
+        found.set(name, { said: await send({ check: name, text: now }), text: now });
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
         found.set(name, { said: { error: error.message }, text: now });
