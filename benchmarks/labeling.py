@@ -9,12 +9,15 @@ the server can do), save a draft, answer with a submission's id, and send it aga
 connection broke. Of the tasks, a share of --faults meets one of four faults: the answer's acknowledgement is
 lost, and the answer comes again; or it is changed first, as another submission instead of that one; or the
 changed one comes first and the old one late; or a second tab has the task too, saves drafts and answers, is
-told, and then replaces the answer or lets it be. No labeler sends a time, so clocks have no say here; a
-browser's wrong clock is in tests/labeling/test_nothing_lost_browser.py. The server gets SIGKILL at even
-distances and is started again at once. At the end the database is compared with what was acknowledged: an
-answer that is not there is lost, one that stands though the person changed it is stale. Exit code 1 where
-anything was lost, stale, doubled or failed.
-PostgreSQL is Debian's, started for this run with its usual settings; it is not killed.
+told, and then replaces the answer or lets it be. A third of the labelers have a clock that is ten minutes
+ahead, a third one that is ten minutes behind, and the second tab has the opposite one. The page sends no
+time of day, so they say theirs where one could be believed: in `Date` and in the draft; and those whose
+clock is ahead say that each answer took ten minutes more, as if it was put forward meanwhile. The server
+gets SIGKILL at even distances and is started again at once. At the end the database is compared with what
+was acknowledged: an answer that is not there is lost, one that stands though the person changed it is stale,
+and one of more seconds than the whole run has a wrong time. Exit code 1 where anything was lost, stale,
+doubled, wrong or failed. PostgreSQL is Debian's, started for this run with its usual settings; it is not
+killed.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +58,7 @@ RESPONSES = 4
 FAULTS = ("acknowledgement lost", "lost, then changed", "changed, the old one late", "two tabs")
 JSON = {"Accept": "*/*"}
 GIVE_UP = 60.0  # seconds without any answer
+CLOCKS = (0.0, 600.0, -600.0)  # seconds that the labelers' clocks are ahead, in turn
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -114,6 +120,7 @@ class Seen:
     answered: list[tuple[float, float]] = field(default_factory=list)  # requests: begun, ended
     broken: int = 0  # connections
     again: int = 0  # answers that were sent more than once
+    off: int = 0  # labels of those whose clock is wrong
     last: dict[tuple[int, int], str] = field(default_factory=dict)  # what stands, by task and person
     faults: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)  # statuses that should not be
@@ -134,6 +141,7 @@ class Load:
         self.killed: list[float] = []
         self.adding = self.lasted = 0.0
         self.server: subprocess.Popen[bytes] | None = None
+        self.labelers: list[Labeler] = []
 
     async def run(self) -> None:
         self.add_tasks()
@@ -141,12 +149,12 @@ class Load:
         try:
             async with self.client() as admin:
                 invitations = await invite(admin, link, self.arguments.labelers)
-            labelers = [Labeler(self, path, number) for number, path in enumerate(invitations)]
-            for labeler in labelers:
+            self.labelers = [Labeler(self, path, number) for number, path in enumerate(invitations)]
+            for labeler in self.labelers:
                 await labeler.join()
             begun = time.monotonic()
             until = begun + self.arguments.seconds
-            await asyncio.gather(self.kill(begun), *(labeler.work(until) for labeler in labelers))
+            await asyncio.gather(self.kill(begun), *(labeler.work(until) for labeler in self.labelers))
             self.lasted = time.monotonic() - begun
         finally:
             assert self.server is not None
@@ -210,6 +218,10 @@ class Load:
         ]
         print(f"  killed {len(gaps)} times, down for {', '.join(f'{gap:.1f} s' for gap in gaps)}", end="; ")
         print(f"{seen.broken} connections broke, {seen.again} answers were sent again")
+        wrong = sum(labeler.ahead != 0 for labeler in self.labelers)
+        print(
+            f"  {wrong} labelers' clocks were ten minutes off, {seen.off} of their labels were acknowledged"
+        )
         print("  faults: " + (", ".join(f"{what} {n}" for what, n in sorted(seen.faults.items())) or "none"))
         found = self.checked()
         print("  " + ", ".join(f"{what} {count}" for what, count in found.items()))
@@ -272,6 +284,7 @@ class Load:
             "doubled": doubled,
             "slots held twice": twice,
             "items over overlap": len(over),
+            "of a wrong time": sum((label.seconds or 0) > self.lasted for label in labels),
         }
 
 
@@ -280,6 +293,7 @@ class Labeler:
 
     def __init__(self, load: Load, invitation: str, number: int) -> None:
         self.load, self.invitation, self.name = load, invitation, f"labeler {number}"
+        self.ahead = CLOCKS[number % len(CLOCKS)]
         self.client = load.client()
         self.draw = random.Random(number)
         self.faults = itertools.cycle(FAULTS[number % len(FAULTS) :] + FAULTS[: number % len(FAULTS)])
@@ -295,7 +309,7 @@ class Labeler:
             if page.status_code == 303:
                 self.load.seen.wrong["no task left: give more --tasks"] += 1
                 break
-            task = task_of(page)
+            task = task_of(page) | {"ahead": self.ahead}
             self.client.headers["X-CSRF-Token"] = csrf_of(page)
             await asyncio.sleep(self.draw.expovariate(1 / think) if think else 0)
             await self.answer(task)
@@ -327,15 +341,17 @@ class Labeler:
     async def two_tabs(self, task: dict[str, Any], first: dict[str, Any]) -> None:
         """The other tab has the task too, and a draft of it that the app must not take for the later one."""
         other = task_of(await self.asked("GET task", lambda: self.client.get("/work")))
-        if (other["number"], other["draft"]) != (task["number"], first["content"]):
+        other["ahead"] = -self.ahead
+        kept = {key: value for key, value in other["draft"].items() if key != "at"}
+        if (other["number"], kept) != (task["number"], first["content"]):
             self.load.seen.wrong["the second tab began with another draft"] += 1
-        second = said(task, self.ranks())
-        await self.draft(task, second, other["revision"])
+        second = said(other, self.ranks())
+        await self.draft(other, second, other["revision"])
         await self.draft(task, first, other["revision"], late=True)
         await self.sent(task, first)
-        standing = await self.refused(task, second)
+        standing = await self.refused(other, second)
         if self.draw.random() < 0.5:
-            await self.sent(task, said(task, second["content"]["ranks"], standing))
+            await self.sent(other, said(other, second["content"]["ranks"], standing))
 
     async def draft(
         self, task: dict[str, Any], given: dict[str, Any], revision: int, late: bool = False
@@ -343,9 +359,11 @@ class Labeler:
         path = f"/work/{task['number']}/draft?revision={revision}"
         # 409 also where an earlier try was taken and the connection broke: the app then has this content.
         expected = (409,) if late else (200, 409)
-        send = partial(self.client.post, path, json=given["content"], headers=JSON)
+        clock = datetime.now(UTC) + timedelta(seconds=task["ahead"])
+        content = given["content"] | {"at": clock.isoformat()}
+        send = partial(self.client.post, path, json=content, headers=JSON | dated(task))
         reply = await self.asked("POST draft", send, expected)
-        if not late and reply.status_code == 409 and reply.json()["content"] != given["content"]:
+        if not late and reply.status_code == 409 and reply.json()["content"] != content:
             self.load.seen.wrong["POST draft: 409 with another draft"] += 1
 
     async def sent(self, task: dict[str, Any], given: dict[str, Any], heard: bool = True) -> None:
@@ -354,12 +372,14 @@ class Labeler:
 
         def send() -> Awaitable[httpx2.Response]:
             next(tries)
-            return self.client.post(f"/work/{task['number']}/answer", json=given, headers=JSON)
+            path = f"/work/{task['number']}/answer"
+            return self.client.post(path, json=given, headers=JSON | dated(task))
 
         reply = await self.asked("POST answer", send)
         seen.again += next(tries) > 1
         if reply.status_code == 200:
             key, submission = (task["number"], task["person"]), given["submission"]
+            seen.off += submission not in seen.labels and self.ahead != 0
             seen.labels[submission] = Acknowledged(reply.json()["label"], *key, given["content"]["ranks"])
             if heard:
                 seen.last[key] = submission
@@ -367,7 +387,7 @@ class Labeler:
     async def refused(self, task: dict[str, Any], given: dict[str, Any]) -> str:
         """Send an answer that must not take the place of the one that stands; which one that is."""
         path = f"/work/{task['number']}/answer"
-        send = partial(self.client.post, path, json=given, headers=JSON)
+        send = partial(self.client.post, path, json=given, headers=JSON | dated(task))
         reply = await self.asked("POST answer", send, (409,))
         return str(reply.json().get("standing", ""))
 
@@ -410,7 +430,13 @@ def said(task: dict[str, Any], ranks: list[int | None], *instead_of: str) -> dic
         "note": "",
     }
     given = {"content": content, "submission": secrets.token_hex(16), "instead_of": list(instead_of)}
-    return given | {"guideline": task["guideline"], "seconds": 1.0, "skip": False, "adjudicates": False}
+    given |= {"guideline": task["guideline"], "skip": False, "adjudicates": False}
+    return given | {"seconds": max(0.0, 1.0 + task["ahead"])}
+
+
+def dated(task: dict[str, Any]) -> dict[str, str]:
+    """The header of a request by the clock that the task's tab has."""
+    return {"Date": formatdate(time.time() + task["ahead"], usegmt=True)}
 
 
 async def invite(admin: httpx2.AsyncClient, link: str, count: int) -> list[str]:

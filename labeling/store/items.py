@@ -229,6 +229,7 @@ def _made(kind: Any, prompt: Prompt, responses: list[Response], overlap: int) ->
         priority=0.0,
         meta={},
         responses=responses,
+        characters=sum(len(m["content"]) for m in messages) + sum(len(r.text) for r in responses),
     )
 
 

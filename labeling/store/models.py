@@ -114,6 +114,9 @@ class Item(Tables):
     created: Mapped[datetime] = mapped_column(default=now)
     created_by: Mapped[int | None] = mapped_column(ForeignKey("person.id"))
     hidden: Mapped[datetime | None] = mapped_column()  # given to nobody any more
+    characters: Mapped[int] = mapped_column(
+        default=0, server_default=text("0")
+    )  # to read, prompt and responses
     needs: Mapped[list[Need]] = relationship(order_by="Need.kind, Need.value", cascade="all, delete-orphan")
     responses: Mapped[list[Response]] = relationship(order_by="Response.position", lazy="selectin")
 

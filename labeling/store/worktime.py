@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Text, cast, func, select
 from sqlalchemy.orm import Session
 
-from labeling.store.models import TAKEN_BACK, Item, Label, Person, Response, now, standing
+from labeling.store.models import TAKEN_BACK, Item, Label, Person, now, standing
 from labeling.store.pages import Page, paged
 from labeling.store.review import LABELS_A_PAGE, SeenLabel, seen_label, seen_labels
 from labeling.store.suggestions import by_people
@@ -41,7 +41,7 @@ class Week:
 def weeks(session: Session, per_second: float, since: datetime | None = None) -> list[Week]:
     """Everybody's weeks (from Monday, UTC), newest first; answers that were changed later count too."""
     since = since or now() - timedelta(weeks=WEEKS)
-    answer = (Label.kind, Label.created, Label.seconds, _to_read(), _written())
+    answer = (Label.kind, Label.created, Label.seconds, Item.characters, _written())
     query = select(Label.person_id, Person.name, *answer).join(Person, Person.id == Label.person_id)
     query = query.join(Item, Item.id == Label.item_id)
     query = query.where(Label.created >= since, Label.kind.not_in(TAKEN_BACK), by_people())
@@ -72,22 +72,15 @@ def _count(
 def too_fast(session: Session, per_second: float, number: int = 1) -> Page[SeenLabel]:
     """Answers that stand and came faster than their task can be read, newest first."""
     query = seen_labels().where(standing(), by_people(), Label.kind != "skip", Label.adjudicates.is_(False))
-    query = query.where(Label.seconds.is_not(None), Label.seconds * per_second < _to_read())
+    query = query.where(Label.seconds.is_not(None), Label.seconds * per_second < Item.characters)
     page = paged(session, query, number, LABELS_A_PAGE, (Label.id.desc(),))
     return Page([seen_label(row) for row in page.rows], page.number, page.pages, page.total)
 
 
 def lengths(session: Session, items: Sequence[int]) -> dict[int, int]:
     """How many characters there are to read in each of these tasks."""
-    query = select(Item.id, _to_read()).where(Item.id.in_(items))
+    query = select(Item.id, Item.characters).where(Item.id.in_(items))
     return dict(session.execute(query).all())
-
-
-def _to_read() -> ColumnElement[Any]:
-    responses = select(func.coalesce(func.sum(func.length(Response.text)), 0)).where(
-        Response.item_id == Item.id
-    )
-    return responses.correlate(Item).scalar_subquery() + func.length(cast(Item.prompt, Text))
 
 
 def _written() -> ColumnElement[Any]:

@@ -144,6 +144,22 @@ def test_dragging_with_the_mouse(site: Any, visit: Any) -> None:
     assert record(site) == as_ranks(shown)
 
 
+def test_the_help_begins_at_its_beginning(site: Any, visit: Any) -> None:
+    site.add(FOUR)
+    page = visit(site, site.person("ann"), viewport={"width": 390, "height": 780})
+    page.goto("/work")
+    page.wait_for_selector(".card:focus")
+    page.keyboard.press("?")
+    dialog = page.locator("#help-dialog")
+    dialog.get_by_role("heading", name="Keys").wait_for()
+    assert dialog.evaluate("(e) => [e.scrollTop, e.scrollHeight > e.clientHeight]") == [0, True]
+    page.keyboard.press("Enter")
+    assert page.url.endswith("/work"), "nobody leaves the task for the page of keys"
+    page.keyboard.press("Escape")
+    page.keyboard.press("a")
+    assert page.locator(".card .rank", has_text="1").count() == 1, "the card has the focus again"
+
+
 def test_a_phone_ranks_by_tapping_and_scrolling_drags_nothing(site: Any, visit: Any) -> None:
     site.add(FOUR)
     page = visit(

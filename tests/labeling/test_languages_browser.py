@@ -193,15 +193,31 @@ def test_a_person_changes_the_language_and_scripts_follow(site: Any, visit: Any)
     assert "1 Markierung" in page.locator(".given").all_text_contents()
 
 
-LOOKS = {"phone": {"width": 390, "height": 800}, "laptop": {"width": 1366, "height": 768}}
+LOOKS = {
+    "phone": {"width": 390, "height": 800},
+    "tablet": {"width": 820, "height": 1180},
+    "wide tablet": {"width": 1025, "height": 768},  # the narrowest that has tables with columns
+    "laptop": {"width": 1366, "height": 768},
+}
 
 
-@pytest.mark.parametrize("code", ["de", "fr"])
+@pytest.mark.parametrize("code", ["de", "fr", "en"])
 @pytest.mark.parametrize("look", LOOKS)
 def test_nothing_sticks_out_in_longer_languages(make_site: Any, visit: Any, code: str, look: str) -> None:
     site = make_site(language=code)
     site.add(*TASKS)
+    site.add(
+        {
+            "prompt": "Which of these is right? " * 12,
+            "responses": ["alpha " * 90, "beta " * 90],
+            "priority": 9,
+        }
+    )
     ranks = {"ranks": [1, 2, None], **NOTHING, "flags": [["fails"], [], []]}
+    lead = "Wilhelmina-Antoinette von Hohenzollern-Sigmaringen zu Donaueschingen"
+    site.answer(
+        site.signed_in(lead), {"ranks": [1, 2], **NOTHING, "quality": [5, 4], "flags": [["fails"], []]}
+    )
     answers(site, site.signed_in("άννα"), ranks)
     page = visit(site, site.person("ζωή", "admin"), viewport=LOOKS[look])
     wide = []
@@ -223,4 +239,5 @@ PAGES = [
     "/people/1/labels",
     "/people/time",
 ]
+PAGES += ["/labels/1", "/guideline", "/guideline/history"]
 PAGES += ["/audit", "/review", "/review/1", "/review/1/answers", "/figures", "/history", "/guideline/edit"]

@@ -73,6 +73,7 @@ def test_labels_of_an_earlier_version_are_kept_and_stay_unchangeable(
             text("SELECT item_id, answers, undecided, skips, flags, apart FROM summary")
         )
         assert [tuple(row) for row in counted] == [(1, 1, 1, 0, 0, -1.0)]
+        assert session.scalar(text("SELECT characters FROM item")) == len("pxy")
     for change in ("UPDATE label SET suggestion_taken = true", "DELETE FROM label"):
         with pytest.raises(DBAPIError, match="only ever added to"), store.write() as session:
             session.execute(text(change))

@@ -41,7 +41,7 @@ def team(make_site: Callable[..., Any], database: str) -> Any:
     ann, bob = site.person("ann"), site.person("bob")
     sunday, monday = datetime(2026, 3, 1, 23, tzinfo=UTC), datetime(2026, 3, 2, 1, tzinfo=UTC)
     put(site, ann, 1, 100.0, sunday)
-    put(site, ann, 2, 30.0, monday)  # 2,000 characters and the prompt's JSON: at 50 a second, 40 seconds
+    put(site, ann, 2, 30.0, monday)  # 2,001 characters: at 50 a second, 40 seconds
     put(site, ann, 3, 90_000.0, monday)  # overnight
     put(site, ann, 4, 3.0, monday, kind="skip")
     put(site, ann, 5, None, monday)
@@ -60,7 +60,7 @@ def test_weeks_begin_on_monday_and_pages_left_open_are_no_work(team: Any) -> Non
     ]
     ann = weeks[0]
     assert (ann.answers, ann.skips, ann.left, ann.fast, ann.untimed) == (3, 1, 1, 1, 1)
-    assert 2001 < length < 2100, "responses, and the prompt's JSON"
+    assert length == 100 + 901 + 1000, "the prompt and the responses"
     assert 633 + length / 5 < ann.seconds < 633 + (length + 400) / 5
     assert weeks[2].seconds == 100.0
 
