@@ -37,7 +37,8 @@ _NO_ANSWER = "Timed out waiting"  # gloo; NCCL ends the process itself
 
 _NO_ROOM = (
     b"error: memory ran out, and there is none left to say where; the same command goes on. If `ulimit -v` "
-    b"is set, `ulimit -v unlimited` takes it away: torch and its libraries alone take up to 3 GB of addresses\n"
+    b"is set, `ulimit -v unlimited` takes it away: torch and its libraries alone take up to 3 GB of "
+    b"addresses\n"
 )
 
 
