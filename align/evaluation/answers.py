@@ -54,11 +54,6 @@ class Scoring:
     scorers: Mapping[str, ScoreTexts]  # of the others
 
     @property
-    def reads_texts(self) -> bool:
-        """Whether anything reads the answers as text."""
-        return bool(self.scorers or (self.rewards and self.rewards.scorers))
-
-    @property
     def names(self) -> list[str]:
         """Of the numbers, as `scores_of` gives them."""
         found = [SCORE] if self.rewards else []

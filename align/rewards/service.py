@@ -63,7 +63,7 @@ def post(http: httpx2.Client, url: str, body: str, who: str, timeout: str, goes_
             if found.code < 500 and found.code not in _BUSY:
                 return found
             wrong = f"answered {found.code} ({found.reason})"
-            pause = max(pause, min(float(asked), _LONGEST_PAUSE) if asked.isdecimal() else 0.0)
+            pause = max(pause, min(float(asked), _LONGEST_PAUSE) if asked.isdecimal() else 0.0)  # or a date
         except httpx2.TimeoutException:
             wrong = f"did not answer within {timeout}"
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, ImportError) as error:

@@ -100,6 +100,7 @@ class _Service(BaseHTTPRequestHandler):
     callers: list[Any] = []
     paths: list[str] = []
     wait = 0.0
+    retry_after: str | None = None
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -110,6 +111,8 @@ class _Service(BaseHTTPRequestHandler):
         code, answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.send_response(code)
         self.send_header("Content-Length", str(len(answer)))
+        if self.retry_after is not None:
+            self.send_header("Retry-After", self.retry_after)
         self.end_headers()
         self.wfile.write(answer)
 
@@ -146,6 +149,21 @@ def test_a_service_that_stumbles_is_asked_again(service: tuple[str, type[_Servic
     handler.answers += [(500, b""), (503, b""), (200, b'{"scores": [1, 2]}')]
     assert Service(url, 5).scores(TEXTS).tolist() == [1, 2]
     assert len(handler.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "waited"), [("7", 7), ("3600", 60), ("Sat, 28 Nov 2026", 0.01), ("²", 0.01)]
+)
+def test_a_busy_service_says_when_to_come_again(
+    service: tuple[str, type[_Service]], monkeypatch: pytest.MonkeyPatch, asked: str, waited: float
+) -> None:
+    url, handler = service
+    handler.answers += [(429, b""), (200, b'{"scores": [1, 2]}')]
+    monkeypatch.setattr(handler, "retry_after", asked.encode().decode("latin-1"))
+    pauses: list[float] = []
+    monkeypatch.setattr(service_module.time, "sleep", pauses.append)
+    assert Service(url, 5).scores(TEXTS).tolist() == [1, 2]
+    assert [x for x in pauses if x] == [waited]
 
 
 @pytest.mark.parametrize(
