@@ -18,6 +18,10 @@ class AlignError(Exception):
     exit_code = 1
 
 
+class ProcessDied(AlignError):
+    """A process that was started ended without a message of its own."""
+
+
 class UserError(AlignError):
     """Something that the user must fix before the command can work."""
 

@@ -22,7 +22,7 @@ from types import FrameType
 import typer
 
 from align import __version__
-from align.errors import AlignError, RecipeError, Terminated, ran_out_of_memory
+from align.errors import AlignError, ProcessDied, RecipeError, Terminated, ran_out_of_memory
 from align.stage_table import STAGES, Stage
 from align.text import printable
 
@@ -129,7 +129,8 @@ def _tell(error: BaseException, context: CommandContext) -> int:
     who = "" if main else f"process {rank}: "
     if isinstance(error, AlignError):
         if _speaks(main):
-            said = _place(error, context) + str(error)
+            last = _last_checkpoint(context) if isinstance(error, ProcessDied) else ""
+            said = _place(error, context) + str(error) + last
             say(who + said if not _launched() else said)
         return error.exit_code
     if isinstance(error, ModuleNotFoundError) and not (error.name or "align").startswith("align"):
@@ -193,10 +194,11 @@ def _machine_failure(error: BaseException, context: CommandContext) -> str | Non
     if _NO_ANSWER in text:
         return (
             "another process of this run did not answer within run.timeout; it hangs, or waits for something "
-            f"slow: look at its machine, or raise run.timeout{again}"
+            f"slow: look at its machine, or raise run.timeout{again}{_last_checkpoint(context)}"
         )
     if any(words in text for words in _LOST_PEER):
-        return f"another process of this run has ended, often because memory ran out{again}"
+        lost = "another process of this run has ended, often because memory ran out"
+        return f"{lost}{again}{_last_checkpoint(context)}"
     return None
 
 
@@ -208,6 +210,14 @@ def memory_limit() -> str | None:
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return None if limit == resource.RLIM_INFINITY else f"{limit / 1e9:.1f} GB of addresses"
+
+
+def _last_checkpoint(context: CommandContext) -> str:
+    """A line that names it: what was done since is done again."""
+    if context.folder is None:
+        return ""
+    found = {int(path.name[5:]): path for path in context.folder.glob("checkpoints/step-*[0-9]")}
+    return f"\nthe last checkpoint is {found[max(found)]}" if found else "\nthere is no checkpoint yet"
 
 
 def _say_bug(error: BaseException, context: CommandContext, who: str) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from align.errors import AlignError, UserError
+from align.errors import AlignError, ProcessDied, UserError
 
 _EXIT_FILE = "ALIGN_EXIT_FILE"
 # Of torchrun and Kubernetes operators, and of MPI: Open MPI, MPICH with Slurm, MVAPICH.
@@ -132,7 +132,7 @@ def start(
                 _elastic(arguments, count)
         except _failures() as error:
             if not (known := code() or _signalled(error)):
-                raise AlignError(_died(error)) from error
+                raise ProcessDied(_died(error)) from error
             return known
         except subprocess.CalledProcessError as error:  # DeepSpeed's launcher for several machines
             if not code():

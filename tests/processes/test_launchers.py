@@ -194,6 +194,9 @@ def test_a_killed_process_ends_the_command_with_a_message(
     done = align("sft", recipe, "--num-processes", "2", PYTHONPATH=f"{tmp_path}:{PATHS['PYTHONPATH']}")
     assert done.returncode == 1, done.stderr
     assert "the same command goes on from the last checkpoint" in done.stderr
+    assert (
+        done.stderr.count(f"the last checkpoint is {tmp_path}/runs/tiny/sft/checkpoints/step-000002\n") == 1
+    )
     assert "Traceback" not in done.stderr
     ended = group.run("sft", recipe)
     assert ended.codes == [0, 0], ended.output

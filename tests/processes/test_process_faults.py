@@ -147,6 +147,33 @@ def test_one_killed_ends_the_other_with_a_message(
     assert _final(tmp_path / "again", "ppo") == _final(whole(kind), "ppo")
 
 
+# Where one is killed: the function, the call of it, the process, and the newest checkpoint then.
+KILLED = {
+    "ppo samples": ("ppo", "align.sampling.sampler:_decode", 3, 1, 1),
+    "ppo writes a checkpoint": ("ppo", "align.run.checkpoint:save_file", 5, 0, 1),
+    "rm loads its base": ("rm", "align.models.base:BaseCheckpoint.load_model", 1, 1, None),
+}
+
+
+@pytest.mark.parametrize("case", KILLED)
+def test_whoever_is_killed_wherever_the_other_names_the_last_checkpoint(
+    group: Ranks, whole: Callable[[str], Path], tmp_path: Path, case: str
+) -> None:
+    stage, where, call, rank, step = KILLED[case]
+    recipe = _before(stage, whole("copies"), tmp_path / "again")
+    ended = group.run(stage, recipe, at=(where, call, "before"), do={rank: "SIGKILL"}, after=60)
+    assert ended.codes[rank] == -9 and ended.codes[1 - rank] == 1, ended.output
+    said = ended.output[1 - rank]
+    assert said.count("another process of this run has ended") == 1
+    folder = tmp_path / "again" / "runs" / "tiny" / stage / "checkpoints"
+    last = f"the last checkpoint is {folder}/step-{step:06}" if step else "there is no checkpoint yet"
+    assert said.count(last + "\n") == 1, said
+    ended = group.run(stage, recipe)
+    assert ended.codes == [0, 0], ended.output
+    assert not step or f"goes on from step {step} " in ended.output[0]
+    assert _final(tmp_path / "again", stage) == _final(whole("copies"), stage)
+
+
 def test_one_that_hangs_is_waited_for_as_long_as_the_recipe_says(
     group: Ranks, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
