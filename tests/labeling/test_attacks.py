@@ -10,9 +10,11 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
 from labeling_app import Site  # noqa: E402
+from sqlalchemy import select  # noqa: E402
 from talking_app import asking, user  # noqa: E402
 
 from labeling.store import sheets  # noqa: E402
+from labeling.store.models import Draft  # noqa: E402
 from labeling.store.names import skeleton  # noqa: E402
 from labeling.web import (  # noqa: E402
     audit,
@@ -92,8 +94,8 @@ def test_no_body_of_json_breaks_the_app(team: Any, body: str) -> None:
         )
 
 
-def writing() -> list[tuple[str, str]]:
-    """Every route that is no mere reading, with numbers in its path."""
+def routes(number: int = 1) -> list[tuple[str, str]]:
+    """Every route of a session as method and path; `number`: what a task's page is called by."""
     found = []
     for part in (*PARTS, signin):
         for router in (part.router, getattr(part, "own", None)):
@@ -101,10 +103,42 @@ def writing() -> list[tuple[str, str]]:
                 path = route.path  # type: ignore[attr-defined]
                 if path.startswith(("/signin", "/join")):
                     continue  # for those who have no session
-                for name in ("item", "label", "person", "number"):
+                path = path.replace("{number}", str(number)).replace("{form}", "csv")
+                for name in ("item", "label", "person"):
                     path = path.replace(f"{{{name}}}", "1")
-                found += [(m, path) for m in route.methods - {"GET", "HEAD"}]  # type: ignore[attr-defined]
+                found += [(m, path) for m in route.methods - {"HEAD"}]  # type: ignore[attr-defined]
     return found
+
+
+def writing() -> list[tuple[str, str]]:
+    """Those that are no mere reading."""
+    return [(method, path) for method, path in routes() if method != "GET"]
+
+
+@pytest.mark.parametrize("role", ["labeler", "nobody"])
+def test_no_page_shows_a_labeler_or_a_stranger_what_others_did(team: Any, role: str) -> None:
+    team.add(*({"prompt": f"r{i}", "responses": ["x", "y"]} for i in range(2)))
+    bob = team.signed_in("bob")
+    words = {**RANKED, "note": "BOBS NOTE", "edit": {"response": 0, "text": "BOBS WORDS"}}
+    done = team.taken(bob)
+    assert team.answer(bob, words, task=done).status_code == 200
+    task = team.taken(bob)
+    draft = f"/work/{task['number']}/draft?revision={task['revision']}"
+    assert bob.post(draft, json={"note": "BOBS DRAFT"}).status_code == 200
+    other = team.client() if role == "nobody" else team.signed_in("joe")
+    for number in (done["number"], task["number"]):
+        for method, path in routes(number):
+            if (method, path) == ("POST", "/signout"):
+                continue
+            given = {} if method == "GET" else {"json": dict(words)}
+            for headers in ({}, HTML):
+                found = other.request(method, path, headers=headers, **given)
+                assert "BOBS" not in found.text and found.status_code < 500 or found.status_code == 503, path
+                if role == "nobody" and not headers:
+                    assert found.status_code == 401, (method, path)
+    with team.config.store.read() as session:
+        held = session.scalars(select(Draft.content).where(Draft.person_id == task["person"])).all()
+        assert {"note": "BOBS DRAFT"} in held, "nobody else wrote into it"
 
 
 def test_every_write_of_a_session_needs_its_csrf_token(team: Any) -> None:

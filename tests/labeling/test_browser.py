@@ -144,6 +144,19 @@ def test_dragging_with_the_mouse(site: Any, visit: Any) -> None:
     assert record(site) == as_ranks(shown)
 
 
+@pytest.mark.parametrize(
+    ("look", "says"),
+    [({}, "type the letters"), ({"has_touch": True, "is_mobile": True}, "press the circles")],
+)
+def test_a_tablet_is_told_how_to_rank_by_touch(
+    site: Any, visit: Any, look: dict[str, Any], says: str
+) -> None:
+    site.add(FOUR)
+    page = visit(site, site.person("ann"), viewport={"width": 820, "height": 1180}, **look)
+    page.goto("/work")
+    assert says in page.locator("#how").inner_text()
+
+
 def test_the_help_begins_at_its_beginning(site: Any, visit: Any) -> None:
     site.add(FOUR)
     page = visit(site, site.person("ann"), viewport={"width": 390, "height": 780})
