@@ -50,6 +50,7 @@ function show(formula) {
     if (depth(made) > DEEPEST) throw new Error(gettext("it is nested too deeply"));
   } catch (error) {
     formula.classList.add("broken");
+    formula.classList.toggle("long", source.length > LONGEST); // no line below it: a browser draws that for seconds
     formula.title = gettext("Shown as it was written: %(why)s", { why: error.message });
     return;
   }
