@@ -239,8 +239,8 @@ def _without_empty(content: dict[str, Any]) -> dict[str, Any]:
 
 def with_sources(kind: str, content: dict[str, Any], responses: Sequence[str]) -> dict[str, Any]:
     """An answer in the item's order whose parts are what they say; UserError where one is not."""
-    written = content.get("edit") if kind == "rank" else content
-    if not written or not written.get("parts"):
+    written = _written_part(kind, content)
+    if not written.get("parts"):
         return content
     made = written | {"parts": checked_parts(written["parts"], written["text"], responses)}
     return content | {"edit": made} if kind == "rank" else made
@@ -248,8 +248,12 @@ def with_sources(kind: str, content: dict[str, Any], responses: Sequence[str]) -
 
 def parts_of(kind: str, content: dict[str, Any]) -> list[dict[str, Any]]:
     """The parts of other responses that a written one was put together from, in their order."""
-    written = content.get("edit") if kind == "rank" else content
-    return list((written or {}).get("parts", ()))
+    return list(_written_part(kind, content).get("parts", ()))
+
+
+def _written_part(kind: str, content: dict[str, Any]) -> dict[str, Any]:
+    """What of an answer holds a text and its parts; empty where nothing was written."""
+    return (content.get("edit") if kind == "rank" else content) or {}
 
 
 def _check_ranking(made: RankContent, count: int, quality: str) -> None:

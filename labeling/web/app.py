@@ -29,7 +29,6 @@ from labeling.web import (
     checks,
     figures,
     guideline,
-    language,
     manage,
     review,
     signin,
@@ -72,7 +71,6 @@ def make_app(config: Config, limits: Limits | None = None) -> FastAPI:
     app.state.checking = checks.Checking(config)
     app.state.uploads = Uploads(config.store, config.settings.upload_limit * 2**20)
     app.include_router(signin.own)
-    app.include_router(language.router)
     for part in (signin, *_PARTS):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).with_name("static")), name="static")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
-
 from babel import negotiate_locale
-from fastapi import APIRouter, Depends, Request
-from starlette.responses import RedirectResponse, Response
+from fastapi import Request
+from starlette.responses import Response
 
 from labeling.language import ENGLISH, Language, languages, use
 from labeling.store.models import Person
@@ -57,21 +54,3 @@ def remember(response: Response, code: str, secure: bool) -> None:
         )
     else:
         response.delete_cookie(COOKIE, path="/")
-
-
-async def _form(request: Request) -> dict[str, str]:
-    given = await request.form()
-    return {key: value for key, value in given.items() if isinstance(value, str)}
-
-
-router = APIRouter(include_in_schema=False)
-_BACK = re.compile(r"^/(?:signin|join)(?:/[\w-]+)?$")
-
-
-@router.post("/language")
-def choose(request: Request, given: Annotated[dict[str, str], Depends(_form)]) -> Response:
-    """Keep the language that somebody chose before they signed in."""
-    back = given.get("back", "")
-    response = RedirectResponse(back if _BACK.match(back) else "/signin", 303)
-    remember(response, given.get("language", ""), config_of(request).secure)
-    return response

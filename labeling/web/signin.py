@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from typing import Annotated
 
@@ -41,6 +42,7 @@ from labeling.web.throttle import Door, Throttle
 
 router = APIRouter(include_in_schema=False)
 own = APIRouter(include_in_schema=False, route_class=SignedInRoute)  # for those who are signed in
+_BACK = re.compile(r"^/(?:signin|join)(?:/[\w-]+)?$")
 _JOIN = ("invite", "first")
 _SIGNIN = ("signin", "reset")
 _OLD_LINK = N_("This link has been used or has expired. Ask for a new one.")
@@ -134,6 +136,15 @@ def join(request: Request, secret: str, given: Form) -> Response:
         return open_page(
             request, "join.html", 409, secret=secret, role=token.role, name=name, error=str(error)
         )
+
+
+@router.post("/language")
+def choose(request: Request, given: Form) -> Response:
+    """Keep the language that somebody chose before they signed in."""
+    back = given.get("back", "")
+    response = RedirectResponse(back if _BACK.match(back) else "/signin", 303)
+    remember(response, given.get("language", ""), config_of(request).secure)
+    return response
 
 
 @own.post("/signout")

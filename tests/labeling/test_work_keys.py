@@ -188,3 +188,58 @@ def test_no_two_keys_of_a_page_are_the_same() -> None:
         keys = [key.key for key in keys_of(kind)]
         assert len(keys) == len(set(keys)), kind
     assert len({key.name for key in KEYS}) == len(KEYS)
+
+
+# What a browser may hold under a person's keys, whoever wrote it, and the key to skip after that.
+KEPT = {
+    '{"skip": "z", "gone": "q"}': "z",
+    '{"skip": ""}': "s",
+    '{"skip": "F5"}': "s",
+    '{"skip": "Tab"}': "s",
+    '{"skip": "Dead"}': "s",
+    '{"skip": "#"}': "s",
+    '{"skip": "' + "x" * 10_000 + '"}': "s",
+    '{"skip": ["z"], "undo": {"a": 1}}': "s",
+    '{"undo": "z", "skip": "z"}': "z",  # in the order of the page's keys
+    '["z"]': "s",
+    '"zz"': "s",
+    "{": "s",
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_odd_keys_in_the_browser_leave_every_action_a_key(site: Any, visit: Any, kept: str) -> None:
+    site.add(THREE)
+    ann = site.person("ann")
+    page = visit(site, ann)
+    page.evaluate("([place, kept]) => localStorage.setItem(place, kept)", [f"align keys {ann.id}", kept])
+    page.goto("/work")
+    page.keyboard.press("a")
+    assert sorted(ranks(page)) == ["1", "–", "–"]
+    page.keyboard.press("u")
+    page.keyboard.press(KEPT[kept])
+    page.get_by_role("button", name="Another reason").wait_for()
+    page.goto("/keys")
+    assert len(page.locator("#keys").inner_text()) < 4000
+
+
+def test_keys_of_the_browser_and_dead_keys_are_refused(site: Any, visit: Any) -> None:
+    ann = site.person("ann")
+    page = visit(site, ann)
+    page.goto("/keys")
+    for does in ("undo", "rank the marked response"):
+        button = page.locator(f"[data-does^='{does}']").first
+        for code, key in (("F5", "F5"), ("Tab", "Tab"), ("BracketLeft", "Dead"), ("Quote", "Process")):
+            button.click()
+            typed(page, code, key)
+            page.locator("#said", has_text="has its use").wait_for()
+            page.keyboard.press("Escape")
+    stored = page.evaluate(f"localStorage.getItem('align keys {ann.id}')")
+    assert stored is None
+    page.locator("[data-does='undo']").click()
+    typed(page, "Minus", "§")
+    page.locator("#said", has_text="§: undo").wait_for()
+    page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full') } }")
+    page.locator("[data-does='undo']").click()
+    page.keyboard.press("z")
+    page.locator("#said", has_text="keeps nothing").wait_for()

@@ -1,13 +1,12 @@
 // The page on which people change their keys.
 
-import { chord, general, keep, keysOf, named, write } from "./keys.js";
+import { chord, general, keep, keysOf, named, reserved, write } from "./keys.js";
 import { gettext } from "./words.js";
 
 const table = document.getElementById("keys");
 const person = Number(table.dataset.person);
 const all = JSON.parse(table.dataset.keys); // [{ name, key, does, kinds }]
 const usual = Object.fromEntries(all.map((one) => [one.name, one.key]));
-const RESERVED = /^(Alt\+)?(Shift\+)?(Tab|Escape| |F5|F11|F12|Arrow(Left|Right)|Page(Up|Down)|Home|End)$|^(Shift\+)?Arrow/;
 let keys = keysOf(person, usual);
 let waiting = null; // the button whose key is to be pressed
 
@@ -26,12 +25,12 @@ function others(name, key) {
 
 // What a pressed key would be for an action, or why it can't be.
 function proposed(name, pressed) {
+  if (reserved(pressed)) return { wrong: gettext("%(key)s has its use in the browser or between responses: choose another key.", { key: named(pressed) }) };
   const digits = usual[name].endsWith("#");
   const letters = usual[name].endsWith("@");
   const key = letters || /[0-9]$/.test(pressed) ? general(pressed) : pressed;
   if (letters && !key.endsWith("@")) return { wrong: gettext("This one needs letters: press one from A to I, with Shift or Alt if you like.") };
   if (digits !== key.endsWith("#")) return { wrong: digits ? gettext("This one needs digits: press one, with Shift or Alt if you like.") : gettext("Digits give ranks and qualities: choose another key.") };
-  if (RESERVED.test(key)) return { wrong: gettext("%(key)s has its use in the browser or between responses: choose another key.", { key: named(key) }) };
   const [taken] = others(name, key);
   if (taken) return { wrong: gettext("%(key)s is the key to %(does)s. Change that one first.", { key: named(key), does: taken.does }) };
   return { key };
@@ -66,9 +65,9 @@ document.addEventListener("keydown", (event) => {
   const { key, wrong } = proposed(name, chord(event));
   if (wrong) return say(wrong, true);
   keys[name] = key;
-  keep(person, keys, usual);
   write(keys);
-  say(`${named(key)}: ${waiting.dataset.does}`);
+  if (keep(person, keys, usual)) say(`${named(key)}: ${waiting.dataset.does}`);
+  else say(gettext("This browser keeps nothing: the key holds until you leave this page."), true);
   stop();
 });
 // Enter and Space press a focused button when they are let go.

@@ -26,7 +26,14 @@ const WRITTEN = { Enter: gettext("Enter"), Shift: gettext("Shift"), Alt: gettext
 const SIGNS = { ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", "#": "1–9", "@": "A–I" };
 export const named = (key) => key.split("+").map((part) => WRITTEN[part] || SIGNS[part] || part).join("+");
 
-// A page's keys with this person's changes. `usual`: { action: key }.
+// Keys of the browser or between responses, and what is no key of its own: all dead keys are called the same.
+const RESERVED = /^(Alt\+)?(Shift\+)?(Tab|Escape| |F\d+|Arrow(Left|Right)|Page(Up|Down)|Home|End|Dead|Process|Compose|Unidentified)$|^(Shift\+)?Arrow/;
+const WRITTEN_SO = /^(Alt\+)?(Shift\+)?([^\s\p{C}]|[A-Z][A-Za-z]{1,19})$/u;
+export const reserved = (key) => RESERVED.test(key);
+const possible = (key, usual) => typeof key === "string" && WRITTEN_SO.test(key) && !reserved(key) && ["#", "@"].every((any) => key.endsWith(any) === usual.endsWith(any));
+
+// A page's keys with this person's changes. `usual`: { action: key }. What is kept may come from another version, or
+// from elsewhere: what is no key, or another action's by then, is not taken, and actions that are gone are passed over.
 export function keysOf(person, usual) {
   let own = {};
   try {
@@ -34,19 +41,27 @@ export function keysOf(person, usual) {
   } catch {
     // not readable: the usual keys
   }
-  return Object.fromEntries(Object.entries(usual).map(([action, key]) => [action, typeof own[action] === "string" ? own[action] : key]));
+  return Object.fromEntries(Object.entries(usual).map(([action, key]) => [action, possible(own[action], key) ? own[action] : key]));
 }
 
 // For one page: a key that a person has chosen is taken from the action that usually has it.
 export function distinct(keys, usual) {
+  const first = (action) => Object.keys(keys).find((other) => keys[other] === keys[action] && keys[other] !== usual[other]) === action;
+  keys = Object.fromEntries(Object.entries(keys).map(([action, key]) => [action, key === usual[action] || first(action) ? key : usual[action]]));
   const chosen = Object.keys(keys).filter((action) => keys[action] !== usual[action]).map((action) => keys[action]);
   return Object.fromEntries(Object.entries(keys).map(([action, key]) => [action, key === usual[action] && chosen.includes(key) ? "" : key]));
 }
 
+// Whether the browser keeps them.
 export function keep(person, keys, usual) {
   const own = Object.fromEntries(Object.entries(keys).filter(([action, key]) => key !== usual[action]));
-  if (Object.keys(own).length) localStorage.setItem(place(person), JSON.stringify(own));
-  else localStorage.removeItem(place(person));
+  try {
+    if (Object.keys(own).length) localStorage.setItem(place(person), JSON.stringify(own));
+    else localStorage.removeItem(place(person));
+    return true;
+  } catch {
+    return false; // its storage is full, or closed
+  }
 }
 
 // The action that a key press asks for, and the digit or letter (from 0) that was pressed. A key that was named

@@ -5,7 +5,8 @@ import { gettext, number } from "./words.js";
 const MARKS = [["\\(", "\\)"], ["\\[", "\\]"], ["$$", "$$"], ["$", "$"]];
 const LONGEST = 5000; // characters of one formula
 const AT_ONCE = 50; // ms; then keys and clicks have their turn
-const ALL = 3000; // ms for a page
+const ALL = 1500; // ms for a page, its layout included
+const DEEPEST = 400; // elements within each other: a browser's layout ends the page at some thousands
 // A definition can be as long as the formula each time it is used: hours for a short source.
 const DEFINES = /\\([gex]?def|let|futurelet|(re)?newcommand|providecommand)(?![a-z])/i;
 const OPTIONS = { throwOnError: true, strict: "ignore", trust: false, maxSize: 20, maxExpand: 300 };
@@ -23,9 +24,9 @@ export async function showMath(part = document) {
   let since = performance.now();
   for (const formula of formulas) {
     if (spent < ALL) show(formula);
-    const now = performance.now();
-    if (now - since < AT_ONCE) continue;
-    spent += now - since;
+    if (spent >= ALL || performance.now() - since < AT_ONCE) continue;
+    void formula.offsetHeight; // laid out now: it counts
+    spent += performance.now() - since;
     await new Promise((go) => setTimeout(go));
     since = performance.now();
   }
@@ -46,12 +47,21 @@ function show(formula) {
     if (source.length > LONGEST) throw new Error(gettext("it has over %(most)s characters", { most: number(LONGEST) }));
     if (DEFINES.test(source)) throw new Error(gettext("it defines commands"));
     katex.render(inside(source), made, { ...OPTIONS, displayMode: formula.dataset.math === "display" });
+    if (depth(made) > DEEPEST) throw new Error(gettext("it is nested too deeply"));
   } catch (error) {
     formula.classList.add("broken");
+    formula.classList.toggle("long", source.length > LONGEST); // no line below it: a browser draws that for seconds
     formula.title = gettext("Shown as it was written: %(why)s", { why: error.message });
     return;
   }
   formula.replaceChildren(...made.childNodes);
+}
+
+// How many elements stand within each other; no recursion, which is what ends where they are too many.
+function depth(element) {
+  let deepest = 0;
+  for (let level = [element]; level.length; level = level.flatMap((one) => [...one.children])) deepest += 1;
+  return deepest;
 }
 
 // Without its marks; a full stop behind them stays, as a part of the line.

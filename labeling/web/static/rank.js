@@ -168,7 +168,6 @@ function hasParts({ response, parts }, last) {
   return ngettext("Your version of %(letter)s has %(num)s part, the last from %(last)s", "Your version of %(letter)s has %(num)s parts, the last from %(last)s", parts.length, values);
 }
 
-
 // What is written in place of a response, or beside them all (null). An answer has one such text.
 function edit(place) {
   const before = content().edit;
