@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Lock
+from queue import Empty, SimpleQueue
+from threading import Event, Lock, Thread
 from typing import Any, TypeVar
 
 import httpx2
@@ -215,9 +215,10 @@ class Server:
         )
 
     def _ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float = _SECONDS
+        self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float | None = None
     ) -> httpx2.Response:
-        """A good answer."""
+        """A good answer, within so many seconds."""
+        seconds = seconds or _SECONDS
         try:
             answer = self._http.request(method, path, json=body, timeout=seconds)
         except httpx2.TimeoutException as error:
@@ -297,8 +298,8 @@ class Servers:
 
     def each(self, do: Callable[[Server], object]) -> None:
         """Do something with each that is present. Raises AlignError where none is left, as `answers` does."""
-        for pause in (0.0, *WAITS):
-            self._need_one(pause)
+        for wait in (0.0, *WAITS):
+            self._need_one(wait)
             for server in self.present:
                 try:
                     do(server)
@@ -318,8 +319,8 @@ class Servers:
         long. Raises AlignError after that.
         """
         found: dict[int, Answer] = {}
-        for pause in (0.0, *WAITS):
-            self._need_one(pause)
+        for wait in (0.0, *WAITS):
+            self._need_one(wait)
             todo = [i for i in range(len(rows)) if i not in found]
             if self.present:
                 found |= self._round(todo, rows, answer, first)
@@ -360,7 +361,11 @@ class Servers:
         self, todo: list[int], rows: Sequence[Row], answer: Callable[[Server, Row], Answer], first: int
     ) -> dict[int, Answer]:
         """Answers of the servers that are present; rows of one that goes are left out."""
-        present = self.present
+        present, over = self.present, Event()
+        places: SimpleQueue[int] = SimpleQueue()
+        found: SimpleQueue[tuple[int, Answer] | Exception | None] = SimpleQueue()
+        for place in range(len(todo)):
+            places.put(place)
 
         def one(place: int) -> tuple[int, Answer] | None:
             server = present[(place * len(present) // len(todo) + first) % len(present)]
@@ -369,28 +374,47 @@ class Servers:
             try:
                 return todo[place], answer(server, rows[todo[place]])
             except Gone as error:
-                self._lose(server, error)
+                if not over.is_set():
+                    self._lose(server, error)
                 return None
 
-        with ThreadPoolExecutor(min(len(todo), _REQUESTS * len(present))) as pool:
-            asked = [pool.submit(one, place) for place in range(len(todo))]
-            self._tell_of_silence(asked, present)
-            return dict(pair for task in asked if (pair := task.result()) is not None)
+        def work() -> None:
+            with suppress(Empty):
+                while not over.is_set():
+                    place = places.get_nowait()
+                    try:
+                        found.put(one(place))
+                    except Exception as error:
+                        found.put(error)
 
-    def _tell_of_silence(self, asked: Sequence[Future[Any]], of: Sequence[Server]) -> None:
-        """Once: that no response has come yet, and how long one may take."""
-        if self._told_silence or wait(asked, _SILENCE, FIRST_COMPLETED).done:
-            return
-        self._told_silence = True
-        self._tell(
-            f"engine vllm: no response yet from {', '.join(server.url for server in of)} after "
-            f"{_SILENCE:.0f} seconds; each may take {_SECONDS:.0f}, then it is asked for again"
-        )
+        for _ in range(min(len(todo), _REQUESTS * len(present))):
+            Thread(target=work, daemon=True).start()  # Ctrl-C and an error wait for no server that hangs
+        try:
+            return dict(pair for _ in todo if (pair := self._next(found, present)) is not None)
+        finally:
+            over.set()
 
-    def _need_one(self, pause: float) -> None:
+    def _next(
+        self, found: SimpleQueue[tuple[int, Answer] | Exception | None], of: Sequence[Server]
+    ) -> tuple[int, Answer] | None:
+        """The next answer; where none comes for long, that is told, once."""
+        try:
+            one = found.get(timeout=None if self._told_silence else _SILENCE)
+        except Empty:
+            self._told_silence = True
+            self._tell(
+                f"engine vllm: no response from {', '.join(server.url for server in of)} for "
+                f"{_SILENCE:g} seconds; each may take {_SECONDS:g}, then it is asked for again"
+            )
+            one = found.get()
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    def _need_one(self, wait: float) -> None:
         """Where no server is present, wait so many seconds and look for one."""
         if not self.present:
-            time.sleep(pause)
+            time.sleep(wait)
             self.look_again()
 
     def _lose(self, server: Server, why: Gone) -> None:

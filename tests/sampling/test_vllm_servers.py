@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -199,7 +201,7 @@ def test_a_server_whose_engine_hangs_is_not_taken_back_while_it_does(
         fake.hangs.set()
     with pytest.raises(AlignError, match="no server answers any more.*completions was not answered within"):
         engine.sample(PROMPTS, draws(0), PARAMS)
-    assert told[0].startswith(f"engine vllm: no response yet from {urls[0]}, {urls[1]} after")
+    assert told[0].startswith(f"engine vllm: no response from {urls[0]}, {urls[1]} for 0.1 seconds")
     assert sum("is gone (/v1/completions was not answered within 4 seconds)" in line for line in told) == 2
     assert not any("is back" in line for line in told)
     fakes[1].hangs.clear()
@@ -208,6 +210,21 @@ def test_a_server_whose_engine_hangs_is_not_taken_back_while_it_does(
     start, count = time.monotonic(), len(told)
     assert engine.sample(PROMPTS, draws(0), PARAMS) == expected
     assert time.monotonic() - start < 4 and len(told) == count
+
+
+def test_ctrl_c_waits_for_no_server_that_hangs(
+    roles: Roles, fakes: list[Fake], urls: list[str], tmp_path: Path, told: list[str]
+) -> None:
+    engine = vllm(roles, tmp_path / "engine", urls[0], told=told)
+    engine.update()
+    fakes[0].hangs.set()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        engine.sample(PROMPTS, draws(0), PARAMS)
+    engine.close()
+    assert time.monotonic() - start < 10 and not told
+    assert not fakes[0].adapters and not (tmp_path / "engine").exists()
 
 
 def test_servers_are_greeted_before_they_are_needed(
