@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,19 @@ class Fake:
         self.asleep = False
         self.told: list[str] = []  # to sleep and to wake up
         self.left: int | None = None  # requests that it answers before it dies
+        self.gateway: list[str] = []  # paths that a gateway before it answers with 502, each once
+        self.cut: list[str] = []  # paths whose answers are cut in half, each once
+        self.hangs = threading.Event()  # its engine does, while HTTP answers
+        self.ended = threading.Event()
         self.lock = threading.Lock()
 
     def answer(self, path: str, body: dict[str, Any]) -> Any:
+        if self.hangs.is_set() and path == "/v1/completions":
+            self.ended.wait()
         with self.lock:
+            if path in self.gateway:
+                self.gateway.remove(path)
+                raise Refusal(502, "Bad Gateway")
             if self.left == 0:
                 raise Refusal(503 if path == "/health" else 500, "EngineCore encountered an issue.")
             if path == "/health":
@@ -103,6 +112,8 @@ class Fake:
         return {"is_sleeping": self.asleep}
 
     def _load(self, lora_name: str, lora_path: str) -> str:
+        if not (lora_name and lora_path):
+            raise Refusal(400, "Both 'lora_name' and 'lora_path' must be provided.")
         if lora_name in self.adapters:
             raise Refusal(400, f"The lora adapter '{lora_name}' has already been loaded.")
         if not Path(lora_path).is_absolute():
@@ -196,13 +207,18 @@ def serving(fake: Fake) -> Iterator[str]:
             except Refusal as refusal:
                 code = refusal.code
                 said = {"error": {"message": str(refusal), "type": "BadRequestError", "code": code}}
-            self._send(code, json.dumps(said).encode())
+            text = json.dumps(said).encode()
+            if self.path in fake.cut:
+                fake.cut.remove(self.path)
+                text = text[: len(text) // 2]
+            self._send(code, text)
 
         def _send(self, code: int, body: bytes) -> None:
             self.send_response(code)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(OSError):  # who asked has gone
+                self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             """Quiet."""
@@ -214,6 +230,7 @@ def serving(fake: Fake) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        fake.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

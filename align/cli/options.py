@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from align.cli.failures import ended, reported
+from align.errors import RecipeError, UserError
 from align.run.hub import quiet_bars
 from align.stage_table import STAGES, Accepted, Stage
 
@@ -127,6 +129,7 @@ def run_stages(
             check_shares(recipe, chosen, launch.how_many(num_processes, accelerate_config))
 
             context.folder = recipe.run.path
+            _greet_servers(recipe, chosen, anyway)
             look_ahead(recipe, chosen)
         for stage in chosen:
             context.stage, context.folder = stage, recipe.run.path / stage
@@ -146,6 +149,32 @@ def run_stages(
             if code:
                 ended(code)
                 raise typer.Exit(code)
+
+
+def _greet_servers(recipe: Recipe, stages: Sequence[Stage], anyway: bool) -> None:
+    """Raise UserError where the servers that ppo will sample on are not there, before anything trains.
+
+    anyway: say so and go on, as they may be started meanwhile.
+    """
+    finished = (recipe.run.path / "ppo" / "final").is_dir()
+    if "ppo" not in stages or recipe.ppo.engine != "vllm" or finished or os.environ.get("RANK", "0") != "0":
+        return
+    from align.sampling.servers import check_there
+
+    try:
+        check_there(recipe.ppo.engine_url or ())
+    except UserError as error:
+        first = " and ".join(stage for stage in stages if stage != "ppo")
+        if not anyway:
+            raise RecipeError(
+                f"{error}\nppo would be refused so after {first} have trained; nothing was started. Will the "
+                "server be there by then? --anyway starts without it",
+                "ppo.engine_url",
+            ) from error
+        print(
+            f"warning: {error}\nppo asks again when its turn comes, and is refused if it is not there",
+            flush=True,
+        )
 
 
 def labeling_app() -> Any:

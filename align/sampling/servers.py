@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Lock
+from queue import Empty, SimpleQueue
+from threading import Event, Lock, Thread
 from typing import Any, TypeVar
 
 import httpx2
@@ -19,10 +19,14 @@ from align.errors import AlignError, UserError
 from align.run.hub import first_line
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
-WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 60.0)  # seconds between looks for a server, where none is left
+# Seconds between looks for a server, where none is left: ten minutes, in which a large base is started anew.
+WAITS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, *[60.0] * 9)
 KEPT = "What is done is kept, and the same command goes on from it"
 _SECONDS = 600.0  # that a request may take; the server queues what it cannot run at once
 _GREETING = 15.0  # that a question may take which needs no model
+_GLANCE = 5.0  # the same, where a person waits for the command to begin
+_PROOF = 20.0  # that one token may take of a server that was gone
+_SILENCE = 60.0  # without a response, after which a person is told that they are waited for
 _REQUESTS = 256  # under way at a time, from one process to one server
 _IDLE = 2.0  # seconds that a connection is kept unused: the server closes it after 5
 _NO_PROXY: dict[str, None] = {"http://": None, "https://": None}  # a server is on the trainer's own network
@@ -72,16 +76,11 @@ class Server:
             raise UserError(f"engine vllm: {url} is no address ({first_line(error)})") from error
 
     def meet(self) -> None:
-        """Whether it is there, awake, and has the base of before; UserError where it is something else."""
-        try:
-            self._ask("GET", "/health", seconds=_GREETING)
-            base = self._model()
-        except Refused as error:
-            key = ". It wants a key, and align sends none" if error.code in (401, 403) else ""
-            raise UserError(
-                f"{str(error).removesuffix(f'. {KEPT}')}{key}. Is it a vLLM server? "
-                f"docs/vllm.md says how one is started. {KEPT}"
-            ) from error
+        """Whether it is there, awake, and has the base of before; UserError where it is something else.
+
+        One that was gone has to give a token too: HTTP still answers where the engine behind it hangs.
+        """
+        base = self.greet(_GREETING)
         if self.base and base != self.base:
             raise UserError(
                 f"engine vllm: {self.url} was started anew with another base: it has {base}, and before it "
@@ -90,6 +89,31 @@ class Server:
         self.base = base
         if self.asleep():
             self.wake()
+        if self.lost is not None:
+            plain = {"seed": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
+            one = {"model": base, "prompt": [0], "max_tokens": 1, **plain}
+            with suppress(Refused):  # which is an answer
+                self._ask("POST", "/v1/completions", one, _PROOF)
+
+    def greet(self, seconds: float) -> str:
+        """The base that it has; nothing changes in it. UserError where it is something else."""
+        try:
+            self._ask("GET", "/health", seconds=seconds)
+            return self._model(seconds)
+        except Refused as error:
+            key = ". It wants a key, and align sends none" if error.code in (401, 403) else ""
+            raise UserError(
+                f"{str(error).removesuffix(f'. {KEPT}')}{key}. Is it a vLLM server? "
+                f"docs/vllm.md says how one is started. {KEPT}"
+            ) from error
+
+    def check_adapters(self, seconds: float) -> None:
+        """Raises UserError where it was started so that it takes none. None is named, and none changes."""
+        try:
+            self._ask("POST", "/v1/load_lora_adapter", {"lora_name": "", "lora_path": ""}, seconds)
+        except Refused as error:
+            if error.code == 404:
+                raise self._no_adapters() from error
 
     def load(self, adapter: Adapter) -> None:
         """Hand an adapter over; nothing happens where it is there already."""
@@ -99,7 +123,7 @@ class Server:
             if "already been loaded" not in str(error):
                 raise self._why_not(adapter, str(error), error.code) from error
         except Gone as error:
-            if error.code is None:
+            if error.code != 500:  # a gateway's 502, 503 and 504 are of a server that is gone
                 raise
             self._ask("GET", "/health", seconds=_GREETING)  # a server that lives says no by a 500 too
             raise self._why_not(adapter, f"engine vllm: {self.url}{error}", error.code) from error
@@ -122,8 +146,8 @@ class Server:
             raise
         try:
             return answer.json()
-        except ValueError:
-            return None
+        except ValueError as error:
+            raise Gone(f"/v1/completions answered {_begin(answer)!r}, which is no JSON") from error
 
     def asleep(self) -> bool | None:
         """None where it cannot say, which is where it cannot be put to sleep."""
@@ -157,15 +181,15 @@ class Server:
         """Close the connections."""
         self._http.close()
 
-    def _model(self) -> str:
-        answer = self._ask("GET", "/v1/models", seconds=_GREETING)
+    def _model(self, seconds: float) -> str:
+        answer = self._ask("GET", "/v1/models", seconds=seconds)
         try:
             return str(next(model["id"] for model in answer.json()["data"] if not model.get("parent")))
         except (ValueError, TypeError, KeyError, StopIteration) as error:
-            said = " ".join(answer.text.split())[:80]
-            raise Refused(
-                f"engine vllm: {self.url}/v1/models answered {said!r}, which names no base"
-            ) from error
+            said = f"/v1/models answered {_begin(answer)!r}, which names no base"
+            if self.base and isinstance(error, ValueError):  # it did name one before: half of an answer
+                raise Gone(said) from error
+            raise Refused(f"engine vllm: {self.url}{said}") from error
 
     def _why_not(self, adapter: Adapter, said: str, code: int) -> AlignError:
         """Why an adapter was not taken, and what to do."""
@@ -181,18 +205,24 @@ class Server:
                 f"folder under one path, on a disk that both have. {KEPT}"
             )
         if code == 404:
-            return UserError(
-                f"engine vllm: {self.url} takes no adapters: start it with --enable-lora and with "
-                f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment. {KEPT}"
-            )
-        return AlignError(said)
+            return self._no_adapters()
+        return AlignError(f"{said.removesuffix(f'. {KEPT}')}. {KEPT}")
+
+    def _no_adapters(self) -> UserError:
+        return UserError(
+            f"engine vllm: {self.url} takes no adapters: start it with --enable-lora and with "
+            f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment. {KEPT}"
+        )
 
     def _ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float = _SECONDS
+        self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float | None = None
     ) -> httpx2.Response:
-        """A good answer."""
+        """A good answer, within so many seconds."""
+        seconds = seconds or _SECONDS
         try:
             answer = self._http.request(method, path, json=body, timeout=seconds)
+        except httpx2.TimeoutException as error:
+            raise Gone(f"{path} was not answered within {seconds:g} seconds") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Gone(first_line(error)) from error
         if answer.is_success:
@@ -201,6 +231,38 @@ class Server:
         if answer.status_code >= 500:
             raise Gone(said, answer.status_code)
         raise Refused(f"engine vllm: {self.url}{said}. {KEPT}", answer.status_code)
+
+
+def check_there(urls: Sequence[str]) -> None:
+    """Raise UserError where a server does not answer within seconds, or takes no adapters.
+
+    Before it is needed: nothing changes in it, and what it has is not looked at.
+    """
+    wrong = []
+    for server in map(Server, urls):
+        try:
+            server.greet(_GLANCE)
+            server.check_adapters(_GLANCE)
+        except Gone as error:
+            wrong.append(_nobody(server, error))
+        except UserError as error:
+            wrong.append(str(error).removesuffix(f". {KEPT}"))
+        finally:
+            server.close()
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+def _nobody(server: Server, why: Gone) -> str:
+    return (
+        f"engine vllm: no vLLM server answers at {server.url} ({why}). Start one in an environment of its "
+        "own; docs/vllm.md has the command"
+    )
+
+
+def _begin(answer: httpx2.Response) -> str:
+    """An answer's beginning, on one line."""
+    return " ".join(answer.text.split())[:80]
 
 
 class Servers:
@@ -212,15 +274,12 @@ class Servers:
     def __init__(self, urls: Sequence[str], tell: Callable[[str], None]) -> None:
         self.all = [Server(url) for url in urls]
         self.adapters: dict[str, Adapter] = {}  # in use, by role
-        self._tell, self._lock = tell, Lock()
+        self._tell, self._lock, self._told_silence = tell, Lock(), False
         for server in self.all:
             try:
                 server.meet()
             except Gone as error:
-                raise UserError(
-                    f"engine vllm: no vLLM server answers at {server.url} ({error}). Start one in an "
-                    "environment of its own; docs/vllm.md has the command"
-                ) from error
+                raise UserError(_nobody(server, error)) from error
 
     @property
     def present(self) -> list[Server]:
@@ -302,7 +361,11 @@ class Servers:
         self, todo: list[int], rows: Sequence[Row], answer: Callable[[Server, Row], Answer], first: int
     ) -> dict[int, Answer]:
         """Answers of the servers that are present; rows of one that goes are left out."""
-        present = self.present
+        present, over = self.present, Event()
+        places: SimpleQueue[int] = SimpleQueue()
+        found: SimpleQueue[tuple[int, Answer] | Exception | None] = SimpleQueue()
+        for place in range(len(todo)):
+            places.put(place)
 
         def one(place: int) -> tuple[int, Answer] | None:
             server = present[(place * len(present) // len(todo) + first) % len(present)]
@@ -311,11 +374,42 @@ class Servers:
             try:
                 return todo[place], answer(server, rows[todo[place]])
             except Gone as error:
-                self._lose(server, error)
+                if not over.is_set():
+                    self._lose(server, error)
                 return None
 
-        with ThreadPoolExecutor(min(len(todo), _REQUESTS * len(present))) as pool:
-            return dict(pair for pair in pool.map(one, range(len(todo))) if pair is not None)
+        def work() -> None:
+            with suppress(Empty):
+                while not over.is_set():
+                    place = places.get_nowait()
+                    try:
+                        found.put(one(place))
+                    except Exception as error:
+                        found.put(error)
+
+        for _ in range(min(len(todo), _REQUESTS * len(present))):
+            Thread(target=work, daemon=True).start()  # Ctrl-C and an error wait for no server that hangs
+        try:
+            return dict(pair for _ in todo if (pair := self._next(found, present)) is not None)
+        finally:
+            over.set()
+
+    def _next(
+        self, found: SimpleQueue[tuple[int, Answer] | Exception | None], of: Sequence[Server]
+    ) -> tuple[int, Answer] | None:
+        """The next answer; where none comes for long, that is told, once."""
+        try:
+            one = found.get(timeout=None if self._told_silence else _SILENCE)
+        except Empty:
+            self._told_silence = True
+            self._tell(
+                f"engine vllm: no response from {', '.join(server.url for server in of)} for "
+                f"{_SILENCE:g} seconds; each may take {_SECONDS:g}, then it is asked for again"
+            )
+            one = found.get()
+        if isinstance(one, Exception):
+            raise one
+        return one
 
     def _need_one(self, wait: float) -> None:
         """Where no server is present, wait so many seconds and look for one."""
@@ -327,12 +421,12 @@ class Servers:
         with self._lock:  # many requests fail at once, and it is told once
             known, server.lost = server.lost, str(why)
         if known is None:
-            others = "the others go on" if self.present else "it is looked for three minutes long"
+            others = "the others go on" if self.present else "it is looked for ten minutes long"
             self._tell(f"warning: engine vllm: {server.url} is gone ({why}); {others}")
 
     def _none_left(self) -> AlignError:
         why = "; ".join(f"{url} ({said})" for url, said in self.lost.items())
         return AlignError(
-            f"engine vllm: no server answers any more, and none came back within three minutes: {why}. Start "
+            f"engine vllm: no server answers any more, and none came back within ten minutes: {why}. Start "
             f"one with the same base and options (docs/vllm.md). {KEPT}"
         )

@@ -405,6 +405,26 @@ def test_a_server_s_address_is_looked_at_before_anything_trains(
     assert "recipe.yaml:" in done.err
 
 
+def test_a_server_that_is_not_there_is_told_before_anything_trains(
+    command: Commands, tiny_recipe: MakeRecipe, finished: Path
+) -> None:
+    url = "http://127.0.0.1:9"
+    recipe = tiny_recipe(ppo={"engine": "vllm", "engine_url": url})
+    (line,) = [i for i, text in enumerate(recipe.read_text().splitlines(), start=1) if "engine_url" in text]
+    for more in ([], ["--num-processes", "2"]):
+        done = command("run", recipe, *more)
+        assert (done.code, done.out, done.err.count("error:")) == (2, "", 1)
+        assert f"error: {recipe}:{line}: engine vllm: no vLLM server answers at {url} (" in done.err
+        assert "after sft and rm have trained; nothing was started" in done.err and "--anyway" in done.err
+        assert not (recipe.parent / "runs").exists()
+    begun = command("run", recipe, "--anyway")
+    assert begun.out.startswith(f"warning: engine vllm: no vLLM server answers at {url}")
+    assert begun.code == 2 and f"error: engine vllm: no vLLM server answers at {url}" in begun.err
+    assert (recipe.parent / "runs/tiny/rm/final").is_dir()
+    shutil.copytree(finished / "ppo", recipe.parent / "runs/tiny/ppo", dirs_exist_ok=True)
+    assert "vLLM" not in command("run", recipe).err  # nothing will ask it
+
+
 @pytest.mark.parametrize("arguments", [["sft"], ["run"], ["run", "--num-processes", "2"], ["plan"]])
 def test_a_layer_that_the_base_lacks_is_told_with_its_line_before_anything_is_loaded(
     command: Commands, tiny_recipe: MakeRecipe, arguments: list[str]

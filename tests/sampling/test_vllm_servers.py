@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -138,7 +141,7 @@ def test_a_server_that_is_killed_in_the_middle_and_comes_back_costs_no_row(
     thread.start()
     assert engine.sample(PROMPTS, draws(0), PARAMS) == expected
     thread.join()
-    assert "it is looked for three minutes long" in told[0] and told[1].endswith("is back")
+    assert "it is looked for ten minutes long" in told[0] and told[1].endswith("is back")
     assert fakes[0].loaded[-1] == fakes[0].loaded[-2]  # by its name of before
 
 
@@ -150,6 +153,96 @@ def test_a_server_that_was_started_anew_meanwhile_gets_the_adapters_again(
     fakes[0].start_anew()
     assert engine.sample(PROMPTS, draws(0), PARAMS) == expected
     assert "it does not know align-" in told[0] and told[1].endswith("is back")
+
+
+@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/v1/completions", "/v1/models"])
+@pytest.mark.parametrize("how", ["gateway", "cut"])
+def test_a_gateway_s_502_and_half_an_answer_cost_no_row(
+    roles: Roles,
+    fakes: list[Fake],
+    urls: list[str],
+    tmp_path: Path,
+    expected: list[Sampled],
+    told: list[str],
+    path: str,
+    how: str,
+) -> None:
+    """Of the handing over, of a response, and of the questions that are asked when it is looked for."""
+    engine = vllm(roles, tmp_path / "engine", urls[0], told=told)
+    if path == "/v1/models":
+        engine.update()
+        fakes[0].start_anew()  # which is noticed, and then it is looked for
+    getattr(fakes[0], how).append(path)
+    if path != "/v1/models":
+        engine.update()
+    assert engine.sample(PROMPTS, draws(0), PARAMS) == expected
+    assert not getattr(fakes[0], how)
+    if (path, how) == ("/v1/load_lora_adapter", "cut"):  # nothing of what it says there is read
+        assert not told
+    else:
+        assert told[-1].endswith("is back")
+
+
+def test_a_server_whose_engine_hangs_is_not_taken_back_while_it_does(
+    roles: Roles,
+    fakes: list[Fake],
+    urls: list[str],
+    tmp_path: Path,
+    expected: list[Sampled],
+    told: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its HTTP process answers that all is well: each rollout would wait for it anew."""
+    for name, seconds in {"_SECONDS": 4.0, "_PROOF": 0.2, "_SILENCE": 0.1}.items():
+        monkeypatch.setattr(servers, name, seconds)
+    engine = vllm(roles, tmp_path / "engine", *urls, told=told)
+    engine.update()
+    for fake in fakes:
+        fake.hangs.set()
+    with pytest.raises(AlignError, match="no server answers any more.*completions was not answered within"):
+        engine.sample(PROMPTS, draws(0), PARAMS)
+    assert told[0].startswith(f"engine vllm: no response from {urls[0]}, {urls[1]} for 0.1 seconds")
+    assert sum("is gone (/v1/completions was not answered within 4 seconds)" in line for line in told) == 2
+    assert not any("is back" in line for line in told)
+    fakes[1].hangs.clear()
+    engine.update()
+    assert told[-1] == f"engine vllm: {urls[1]} is back"
+    start, count = time.monotonic(), len(told)
+    assert engine.sample(PROMPTS, draws(0), PARAMS) == expected
+    assert time.monotonic() - start < 4 and len(told) == count
+
+
+def test_ctrl_c_waits_for_no_server_that_hangs(
+    roles: Roles, fakes: list[Fake], urls: list[str], tmp_path: Path, told: list[str]
+) -> None:
+    engine = vllm(roles, tmp_path / "engine", urls[0], told=told)
+    engine.update()
+    fakes[0].hangs.set()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        engine.sample(PROMPTS, draws(0), PARAMS)
+    engine.close()
+    assert time.monotonic() - start < 10 and not told
+    assert not fakes[0].adapters and not (tmp_path / "engine").exists()
+
+
+def test_servers_are_greeted_before_they_are_needed(
+    fakes: list[Fake], urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers.check_there(urls)
+    assert not fakes[0].loaded and not fakes[0].asked
+    _plain(fakes[0])
+    nobody = "http://127.0.0.1:9"
+    with pytest.raises(UserError) as caught:
+        servers.check_there([urls[0], nobody, urls[1]])
+    said = str(caught.value).splitlines()
+    assert len(said) == 2 and f"{urls[0]} takes no adapters: start it with --enable-lora" in said[0]
+    assert f"no vLLM server answers at {nobody}" in said[1]
+    monkeypatch.setattr(servers, "_GLANCE", 0.2)
+    silence = pytest.raises(UserError, match="/health was not answered within 0.2 seconds")
+    with socket.create_server(("127.0.0.1", 0)) as silent, silence:
+        servers.check_there([f"http://127.0.0.1:{silent.getsockname()[1]}"])
 
 
 def test_another_base_after_a_restart_is_refused_by_name(
