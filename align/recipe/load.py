@@ -371,6 +371,8 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             section[key] = _below(section[key], folder)
     if evaluate["reward_bench"]:
         evaluate["reward_bench"] = [_below(path, folder) for path in evaluate["reward_bench"]]
+    if plain["sft"]["start"]:
+        plain["sft"]["start"] = os.path.expanduser(plain["sft"]["start"])
     for stage, about in STAGES.items():
         for parent in about.parents if plain.get(stage) else ():
             if plain[stage][parent]:

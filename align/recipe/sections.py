@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from align.recipe.compare import Compare
 from align.recipe.data import Data
 from align.recipe.evaluate import Evaluate
 from align.recipe.labeling import Labeling
@@ -114,6 +115,9 @@ class Supervised(Training):
 class SFT(Supervised):
     """LoRA supervised fine-tuning on demonstrations."""
 
+    start: str | None = Field(
+        None, description="run folder whose SFT adapter it goes on from; null: a new adapter on the base"
+    )
     learning_rate: PositiveFloat = Field(2e-4, description="the peak learning rate")
     batch_size: PositiveInt = Field(16, description="demonstrations a step, over all processes")
     microbatch_size: Annotated[PositiveInt | None, MayChange()] = Field(
@@ -244,6 +248,7 @@ class Recipe(Section):
     ppo: PPO = PPO()
     labeling: Labeling = Labeling()
     evaluate: Evaluate = Evaluate()
+    compare: Compare = Compare()
 
     @classmethod
     def in_full(cls, value: Any) -> tuple[Any, list[Move]]:
@@ -255,6 +260,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
+        if self.sft.start and self.lora.modules_to_save:
+            raise ValueError(
+                "sft.start does not go with lora.modules_to_save, whose embeddings are another base: take "
+                "one of them out"
+            )
         for key in ("use_dora", "modules_to_save"):
             if not getattr(self.lora, key):
                 continue
