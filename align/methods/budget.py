@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from align.data.load import load
-from align.data.tokenize import encode_demonstrations, encode_prompts
+from align.data.tokenize import encode_demonstrations, encode_prompts, encode_rankings
 from align.errors import UserError
 from align.methods.variants import Starts
 from align.models.base import find_base
@@ -21,11 +21,13 @@ from align.plan.flops import Work
 from align.plan.guard import smallest
 from align.plan.lengths import limits
 from align.plan.memory import Question, stage_memory
-from align.plan.speed import of_demonstrations, of_sampling, of_scoring, of_updates
+from align.plan.speed import of_demonstrations, of_pairs, of_sampling, of_scoring, of_updates
 from align.recipe.ppo import PPO
 from align.recipe.sections import Recipe
-from align.records import Demonstration, Prompt
+from align.records import Demonstration, Prompt, Ranking
+from align.stages.dpo import pairs_of
 from align.stages.frame import source
+from align.stages.ranking_rows import EncodedRows
 
 # As metrics.jsonl has them: of sft and rm, and of ppo's parts.
 _FLOPS = ("perf/flops", "perf/sample_flops", "perf/judge_flops", "perf/update_flops")
@@ -138,6 +140,21 @@ class Counting:
         learned = sum(len(response) for one in encoded for response in one.responses)
         whole = of_demonstrations(self.work, encoded.lengths.tolist(), learned).flops
         return whole / len(encoded), len(encoded)
+
+    def pair(self) -> tuple[float, int]:
+        """The same of a pair of the recipe's rankings, as dpo takes it."""
+        cfg, rankings = self.recipe.dpo, source(self.recipe, "rankings", "compare")
+        found = load(Ranking, rankings, "rankings", self._cache)
+        skip = rankings.on_bad_record == "skip"
+        encoded = encode_rankings(
+            self._template, found.train, cfg.max_length, "data.rankings", self._cache, skip
+        )
+        pairs = pairs_of(EncodedRows(encoded), cfg.pairs)
+        if not pairs:
+            raise UserError("compare: no ranking puts one response before another, so dpo learns nothing")
+        answers = [(len(one.prompt), len(x)) for one in pairs for x in (one.chosen, one.rejected)]
+        whole = of_pairs(self.work, [a + b for a, b in answers], sum(b for _, b in answers))
+        return whole.flops / len(pairs), len(pairs)
 
     @property
     def _cache(self) -> Path:

@@ -246,13 +246,12 @@ class _Lengths:
             members = budget.members_of(recipe, self.start)
             count = budget.iterations(counting, yardstick.ppo, own.ppo, self.rows, members)
         else:
-            each, records = counting.demonstration(own)
-            most = recipe.compare.most_epochs
-            count = budget.steps(self.allowed, each, own.sft.batch_size, records, most)
-            epochs = count * own.sft.batch_size / records
-            state.note(
-                f"{method}, seed {self.seed}: {count} steps, {epochs:.1f} passes over {records} records"
-            )
+            each, records = counting.pair() if method == "dpo" else counting.demonstration(own)
+            size = own.dpo.batch_size if method == "dpo" else own.sft.batch_size
+            count = budget.steps(self.allowed, each, size, records, recipe.compare.most_epochs)
+            what = f"{records} {'pairs' if method == 'dpo' else 'demonstrations'}"
+            passes = f"{count * size / records:.1f} passes over {what}"
+            state.note(f"{method}, seed {self.seed}: {count} steps, {passes}")
         return variant(recipe, method, self.seed, state.folder, self.start, count)
 
 
@@ -272,8 +271,9 @@ def _measured(
     say(state.console, f"compare: answers of seed {seed}")
     found = measure(recipe, state.allow_seen, state.console, name)
     labels: dict[str, str] = {"sft": "sft"}
-    labels.update(places)
-    labels.update({BEST_OF_N: name} if name else {})
+    labels |= {str(method): place for method, place in places.items()}
+    if name:
+        labels[BEST_OF_N] = name
     costs: dict[str, Cost] = {BEST_OF_N: lengths.common}
     costs.update({method: cost for method, (_, cost) in made.items()})
     trained = []

@@ -22,7 +22,7 @@ from align.stage_table import Stage
 from align.stages.frame import source
 
 BEST_OF_N: Method = "best-of-n"
-STAGE_OF: dict[Method, Stage] = {"ppo": "ppo", "rloo": "ppo", "group": "ppo", "sft-best": "sft"}
+STAGE_OF: dict[Method, Stage] = {"ppo": "ppo", "rloo": "ppo", "group": "ppo", "dpo": "dpo", "sft-best": "sft"}
 ADVANTAGE: dict[Method, str] = {"ppo": "gae", "rloo": "rloo", "group": "group"}
 NEEDS_REWARDS: tuple[Method, ...] = ("ppo", "rloo", "group", "best-of-n")
 
@@ -94,6 +94,9 @@ def variant(
     run = recipe.run.model_copy(update={"folder": str(folder), "name": f"{method}-{seed}", "seed": seed})
     if STAGE_OF[method] == "ppo":
         return recipe.model_copy(update={"run": run, "ppo": _ppo(recipe, method, start, steps)})
+    if method == "dpo":
+        dpo = recipe.dpo.model_copy(update={"sft": start.sft} | ({"steps": steps} if steps else {}))
+        return recipe.model_copy(update={"run": run, "dpo": dpo})
     update: dict[str, Any] = {
         "start": start.sft,
         "max_length": max(recipe.sft.max_length, recipe.rm.max_length),

@@ -80,6 +80,13 @@ def of_demonstrations(work: Work, lengths: Sequence[int], learned: int) -> Compu
     return Computed(tokens, pass_flops(work, tokens, pairs_of(lengths), read=learned, backward=True))
 
 
+def of_pairs(work: Work, lengths: Sequence[int], learned: int) -> Computed:
+    """Some rows forward and backward by the policy, forward by its reference; learned: in responses."""
+    tokens, pairs = sum(lengths), pairs_of(lengths)
+    reference = pass_flops(work, tokens, pairs, read=learned)
+    return Computed(tokens, reference + pass_flops(work, tokens, pairs, read=learned, backward=True))
+
+
 def of_sampling(work: Work, lengths: Sequence[tuple[int, int]], each: int) -> Computed:
     """Responses token by token with a cache: `each` responses to a prompt share the pass over it.
 

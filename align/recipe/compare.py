@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from align.recipe.parts import NonNegativeInt, OneOrMore, PositiveInt, Section
 
-Method = Literal["ppo", "rloo", "group", "sft-best", "best-of-n"]
+Method = Literal["ppo", "rloo", "group", "dpo", "sft-best", "best-of-n"]
 
 
 class Compare(Section):

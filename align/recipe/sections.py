@@ -205,6 +205,25 @@ class RM(Supervised):
         return self
 
 
+class DPO(Supervised):
+    """Direct preference optimisation on rankings, by TRL's trainer (arXiv 2305.18290)."""
+
+    sft: str | None = Field(None, description="run folder of policy and reference; null: this run")
+    learning_rate: PositiveFloat = Field(2e-5, description="the peak learning rate")
+    beta: PositiveFloat = Field(0.1, description="how strongly the policy is held to the reference")
+    pairs: Literal["all", "best"] = Field(
+        "all",
+        description="all: each two responses of different ranks; best: the best with every worse",
+    )
+    batch_size: PositiveInt = Field(16, description="pairs a step, over all processes")
+    microbatch_size: Annotated[PositiveInt | None, MayChange()] = Field(
+        None, description="pairs in one forward pass of one process; null: all of its share"
+    )
+    gradient_checkpointing: Annotated[bool | Literal["auto"], MayChange()] = Field(
+        "auto", description="save memory by computing activations twice; auto: where it would not fit without"
+    )
+
+
 class Run(Section):
     """Where the run lies and how it behaves."""
 
@@ -246,6 +265,7 @@ class Recipe(Section):
     sft: SFT = SFT()
     rm: RM = RM()
     ppo: PPO = PPO()
+    dpo: DPO = DPO()
     labeling: Labeling = Labeling()
     evaluate: Evaluate = Evaluate()
     compare: Compare = Compare()
