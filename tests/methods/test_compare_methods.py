@@ -30,7 +30,7 @@ from align.stats.over_seeds import over_seeds
 
 GOLD = "def gold(prompts, responses):\n    return [float(len(response)) for response in responses]\n"
 GOLDS: list[str] = []
-METHODS = ["ppo", "rloo", "group", "sft-best", "best-of-n"]
+METHODS = ["ppo", "rloo", "group", "dpo", "sft-best", "best-of-n"]
 # Kills its own process at the n-th update of a policy.
 KILLER = """
 import os, signal, sys
@@ -120,7 +120,7 @@ def test_the_operations_are_equal_or_it_is_said_that_they_are_not(whole: Any) ->
     share = {row["method"]: row["figures"].get("share", {}).get("value") for row in found["rows"]}
     assert share["ppo"] == 1 and share["rloo"] == pytest.approx(1, abs=0.1)
     assert share["group"] == pytest.approx(share["rloo"], abs=0.05)
-    assert share["sft-best"] < 0.9  # most_epochs ends it
+    assert share["sft-best"] < share["dpo"] < 0.9  # most_epochs ends them; a pair has two responses
     assert "2.0 passes over" in said
 
 
@@ -154,7 +154,7 @@ def test_what_was_killed_goes_on_and_ends_with_the_same_bits(
     assert (place / "ppo-0/ppo/final").is_dir() and any(place.glob("rloo-0/ppo/checkpoints/step-*"))
     again, _ = run(path, "compare.seeds=[0]")
     assert policies(tmp_path) == policies(first.parent)
-    assert len(policies(tmp_path)) == 4
+    assert len(policies(tmp_path)) == 5
     assert values(again, 0) == values(found, 0)
 
 
@@ -217,7 +217,8 @@ def test_the_best_answer_of_a_ranking(ranks: tuple[int | None, ...], best: str |
 
 def test_means_over_seeds_have_students_interval() -> None:
     found = over_seeds({0: 1.0, 1: 2.0, 2: 3.0})
-    assert (found.value, found.se) == (2.0, pytest.approx(3**-0.5))
-    assert found.high == pytest.approx(2 + 4.303 / 3**0.5) and found.low == pytest.approx(4 - found.high)
+    assert found.value == 2 and found.se == pytest.approx(3**-0.5)
+    reach = 4.303 / 3**0.5
+    assert found.high == pytest.approx(2 + reach) and found.low == pytest.approx(2 - reach)
     assert over_seeds({7: 0.5}).low is None
     assert over_seeds({0: 0.9, 1: 1.0}, 0, 1).high == 1
