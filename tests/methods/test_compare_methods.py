@@ -120,7 +120,7 @@ def test_the_operations_are_equal_or_it_is_said_that_they_are_not(whole: Any) ->
     share = {row["method"]: row["figures"].get("share", {}).get("value") for row in found["rows"]}
     assert share["ppo"] == 1 and share["rloo"] == pytest.approx(1, abs=0.1)
     assert share["group"] == pytest.approx(share["rloo"], abs=0.05)
-    assert share["sft-best"] < share["dpo"] < 0.9  # most_epochs ends them; a pair has two responses
+    assert share["sft-best"] < share["dpo"] < 0.95  # most_epochs ends them; a pair has two responses
     assert "2.0 passes over" in said
 
 
