@@ -43,6 +43,7 @@ from align.recipe.parts import may_change
 from align.recipe.ppo import PPO
 from align.recipe.sections import Recipe
 from align.report.comparison import comparison_tables
+from align.report.page import refresh
 from align.run.files import to_json, write_text
 from align.run.folder import set_aside
 from align.run.lineage import TEMPLATE_KEYS, begun, now
@@ -106,6 +107,7 @@ def compare(
         document = plain(comparison(recipe, methods, trained, state.notes)) | {"written_at": now()}
         write_text(state.folder / DOCUMENT, to_json(document))
     show_tables(comparison_tables(document), console)
+    refresh(recipe.run.path, lambda text: say(console, text))
     say(console, f"everything is in {state.folder / DOCUMENT}; the runs are beside it")
     return document
 

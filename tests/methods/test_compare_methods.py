@@ -112,6 +112,8 @@ def test_every_method_is_measured_beside_the_policy_that_all_start_from(whole: A
         assert figures["gain/score"]["value"] == pytest.approx(gain)
     assert rows["best-of-n"]["gain/score"]["value"] > 0  # it takes the best of three by this score
     assert "mean of 2 seeds with a 95% interval" in said
+    page = (path.parent / "runs/tiny/report.html").read_text(encoding="utf-8")
+    assert "Methods compared" in page and "best-of-n (n = 3)" in page and 'href="#dpo"' not in page
     assert json.loads((path.parent / "runs/tiny/compare/compare.json").read_text()) == found
 
 

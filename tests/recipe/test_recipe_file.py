@@ -193,7 +193,7 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("data: {rankings: {path: a, train: b}}", "data.rankings.path: unknown key; it belongs to an entry"),
         ("data: {promts: a}", "data.promts: unknown key; did you mean prompts?"),
         ("data: {prompts: {train: a, trian: a}}", "data.prompts.trian: unknown key; did you mean train?"),
-        ("learning_rate: 1", "unknown key; did you mean sft.learning_rate, rm.learning_rate or ppo.learning"),
+        ("learning_rate: 1", "unknown key; did you mean sft.learning_rate, rm.learning_rate, ppo.learning"),
         ("ppo: {batch_size: 8}", "here it is called rollout_batch_size or minibatch_size"),
         ("sft: {steps: 0}", "sft.steps: expected a whole number above 0 or null; got 0"),
         ("sft: {steps: 1e3}", "got 1000.0; write 1000"),
