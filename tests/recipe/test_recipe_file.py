@@ -570,12 +570,16 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
                 allow_infinity=False,
                 allow_nan=False,
             )
+        items = schema.get("items", {})
         simple: dict[str, st.SearchStrategy[Any]] = {
             "boolean": st.booleans(),
             "null": st.none(),
             "string": st.from_regex(schema["pattern"], fullmatch=True) if "pattern" in schema else text,
             "array": st.lists(
-                value(schema["items"]) if "enum" in schema.get("items", {}) else text, min_size=1, max_size=3
+                value(items) if "enum" in items or items.get("type") == "integer" else text,
+                min_size=1,
+                max_size=3,
+                unique="enum" in items or items.get("type") == "integer",  # methods and seeds are named once
             ),
             "object": st.dictionaries(text, text | st.lists(text, min_size=1, max_size=2), max_size=2),
         }
