@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Stage = Literal["sft", "rm", "ppo"]
+Stage = Literal["sft", "rm", "ppo", "dpo"]
 Accepted = Literal["reward"]  # what may change while ppo is under way, where the person says so
 
 
@@ -59,7 +59,17 @@ STAGES: dict[Stage, About] = {
             "ppo.max_response_tokens",
         ),
     ),
+    "dpo": About(
+        module="align.stages.dpo",
+        title="DPO",
+        help="DPO: learn from rankings alone, in place of rm and ppo; no part of `align run`.",
+        records=("rankings",),
+        parents=("sft",),
+        has_head=False,
+        smaller=("dpo.microbatch_size", ", set dpo.gradient_checkpointing, or lower dpo.max_length"),
+    ),
 }
+BESIDE: tuple[Stage, ...] = ("dpo",)  # in place of others, so that `align run` does not run them
 
 
 def place_of(stage: Stage) -> int:

@@ -14,6 +14,7 @@ PACKAGE, APP = ROOT / "align", ROOT / "labeling"
 ROOMS = [
     {"__main__"},
     {"cli"},
+    {"methods"},
     {"compare"},
     {"loop"},
     {"labeling.serve"},

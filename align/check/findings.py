@@ -28,7 +28,7 @@ from align.recipe.load import has_records, stages_of
 from align.recipe.sections import Recipe
 from align.records import RECORDS
 from align.run.installed import check_engine
-from align.stage_table import STAGES
+from align.stage_table import BESIDE, STAGES
 from align.stats.consistency import Conflict, Consistency
 from align.stats.rankings import LengthBias
 from align.text import words_of_name
@@ -54,7 +54,9 @@ def of_kinds(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("error", "no_data", "data", message)
         return
     for kind in absent:
-        stages = " and ".join(stage for stage, about in STAGES.items() if kind in about.records)
+        stages = " and ".join(
+            stage for stage, about in STAGES.items() if kind in about.records and stage not in BESIDE
+        )
         yield Finding("note", "no_data", f"data.{kind}", f"not in the recipe; {stages} would need them")
 
 

@@ -248,6 +248,7 @@ def export(
 
 
 app.command(rich_help_panel="Use")(evaluate.evaluate)
+app.command(rich_help_panel="Use")(evaluate.compare)
 app.command(rich_help_panel="Use")(evaluate.serve)
 app.add_typer(label_app, name="label", rich_help_panel="Label")
 for _command in (loop.generate, loop.suggest, loop.chat, loop.iterate):

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from align.cli.failures import reported
-from align.cli.options import MovedBase, Overrides, RecipeFile, RunFolder, TrustCode, load, option
+from align.cli.options import (
+    AccelerateConfig,
+    MovedBase,
+    Overrides,
+    Processes,
+    RecipeFile,
+    RunFolder,
+    TrustCode,
+    load,
+    option,
+    run_stages,
+)
 from align.run.hub import quiet_bars
+from align.stage_table import Stage
 
 KEPT = "answers and verdicts so far are kept; the same command goes on"
+Seen = Annotated[
+    bool, option("--allow-seen", "Also where prompts train in this recipe: figures may be too good.")
+]
 
 
 def evaluate(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    allow_seen: Annotated[
-        bool, option("--allow-seen", "Also where prompts train in this recipe: figures may be too good.")
-    ] = False,
+    allow_seen: Seen = False,
 ) -> None:
     """Compare policies on held-out prompts: scores, KL, best-of-n, win rates, ratings, with intervals."""
     with reported() as context:
@@ -28,6 +42,35 @@ def evaluate(
         quiet_bars()
         context.kept = KEPT
         run(loaded, allow_seen)
+
+
+def compare(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    restart: Annotated[
+        bool, option("--restart", "Compare anew; what is there is set aside, not deleted.")
+    ] = False,
+    allow_seen: Seen = False,
+    anyway: Annotated[
+        bool, option("--anyway", "Start also where the plan says that memory will not do.")
+    ] = False,
+    num_processes: Processes = None,
+    accelerate_config: AccelerateConfig = None,
+) -> None:
+    """Train every method on the same rankings, at equal compute and with several seeds, side by side."""
+    with reported() as context:
+        loaded = load(recipe, overrides)
+        from rich.console import Console
+
+        from align.methods.run import compare as run
+
+        quiet_bars()
+        context.kept = "what has finished is kept; the same command goes on"
+
+        def train(stage: Stage, path: Path) -> None:
+            run_stages([stage], path, None, False, num_processes, accelerate_config, anyway=anyway)
+
+        run(loaded, train, restart, allow_seen, Console())
 
 
 def serve(

@@ -82,7 +82,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(f"another align evaluate works in {folder}: wait for it") from None
+        raise UserError(f"another align works in {folder}: wait for it") from None
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from align.run.lineage import TEMPLATE_KEYS, as_trained, parent
 from align.run.manifest import Manifest
 from align.stage_table import Stage
 
-BASE, SFT, PPO = "base", "sft", "ppo"
+BASE, SFT, PPO, DPO = "base", "sft", "ppo", "dpo"
 _NONE = "no_adapter"  # a name that no adapter has: layers then are the base's own
 
 
@@ -102,19 +102,20 @@ def _find(recipe: Recipe, name: str, lineage: Mapping[str, str], base_digest: st
 
 def _place(recipe: Recipe, place: str) -> tuple[Path | None, Stage]:
     """The run folder that a name means, None for this recipe's, and the stage."""
-    if place in (SFT, PPO):
-        return None, "sft" if place == SFT else "ppo"
+    named: dict[str, Stage] = {SFT: "sft", PPO: "ppo", DPO: "dpo"}
+    if place in named:
+        return None, named[place]
     path = Path(place).expanduser()
-    if path.name in (SFT, PPO):
-        return path.parent, "sft" if path.name == SFT else "ppo"
+    if path.name in named:
+        return path.parent, named[path.name]
     if path.name == "rm":
         raise UserError(
             f"evaluate.policies: {place} is a reward model, which answers nothing: name ppo or sft"
         )
     if not path.is_dir():
         raise UserError(
-            f"evaluate.policies: {place} is none of base, sft and ppo, and no folder: name another run's as "
-            "RUN/ppo or RUN/sft, a checkpoint as ppo@120"
+            f"evaluate.policies: {place} is none of base, sft, ppo, dpo, and no folder: name another run's "
+            "as RUN/ppo or RUN/sft, a checkpoint as ppo@120"
         )
     return path, "ppo" if (path / PPO / "final").is_dir() else "sft"
 

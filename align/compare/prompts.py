@@ -7,6 +7,7 @@ from typing import Any
 
 from align.data.formats.base import T
 from align.data.load import load
+from align.data.template import Template
 from align.data.tokenize import Encodings, encode_demonstrations, encode_prompts
 from align.errors import UserError
 from align.evaluation.answers import Asked
@@ -18,7 +19,9 @@ from align.records import Demonstration, Prompt, Ranking, prompt_key
 from align.stages.frame import Setup, source
 
 
-def read_prompts(recipe: Recipe, setup: Setup, allow_seen: bool, note: Callable[[str], None]) -> list[Asked]:
+def read_prompts(
+    recipe: Recipe, template: Template, allow_seen: bool, note: Callable[[str], None]
+) -> list[Asked]:
     """The prompts, each once, in their file's order; of `count` of them the seed draws which.
 
     Raises UserError where there are none, or where some train in this recipe (without `allow_seen`).
@@ -36,7 +39,7 @@ def read_prompts(recipe: Recipe, setup: Setup, allow_seen: bool, note: Callable[
         skip = spec.on_bad_record == "skip"
         records = load(Prompt, spec, "prompts", cache).held_out
     room = recipe.ppo.max_response_tokens
-    encoded = encode_prompts(setup.template, records, recipe.ppo.max_prompt_tokens, where, room, cache, skip)
+    encoded = encode_prompts(template, records, recipe.ppo.max_prompt_tokens, where, room, cache, skip)
     _note_skipped(encoded, where, note)
     found: dict[str, Asked] = {}
     for record, ids in zip(encoded.records, encoded, strict=True):

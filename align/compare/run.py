@@ -130,6 +130,15 @@ class Evaluating:
         return self.folder / "answers" / f"{label}-{json_digest(decided)[:16]}.jsonl"
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What evaluation.json says, the answers that it is made of, and what was asked."""
+
+    document: dict[str, Any]
+    answers: Answers
+    prompts: Sequence[Asked]
+
+
 def evaluate(recipe: Recipe, allow_seen: bool = False, console: Console | None = None) -> dict[str, Any]:
     """Compare the recipe's policies; returns what evaluation.json says.
 
@@ -137,17 +146,30 @@ def evaluate(recipe: Recipe, allow_seen: bool = False, console: Console | None =
     `allow_seen`), or something of the recipe does not fit.
     """
     console = console or Console()
+    document = measure(recipe, allow_seen, console).document
+    show(document, console)
+    refresh(recipe.run.path, lambda text: say(console, text))
+    say(console, f"everything is in {recipe.run.path / FOLDER / DOCUMENT}, the answers beside it")
+    return document
+
+
+def measure(recipe: Recipe, allow_seen: bool, console: Console, best_as: str | None = None) -> Measured:
+    """The same without tables and page. best_as: by this name, the reference's best answers are a policy too.
+
+    Best by the score among all but the first of `evaluate.best_of` answers to a prompt: against the first,
+    which is the reference's own, they then win or lose fairly.
+    """
     state = _open(recipe, console)
     if recipe.evaluate.lm_eval is not None:
         check_tasks(recipe.evaluate.lm_eval)
     if recipe.evaluate.judge is not None:
         check_judge(recipe.evaluate.judge)
-    prompts = read_prompts(recipe, state.setup, allow_seen, state.note)
+    prompts = read_prompts(recipe, state.setup.template, allow_seen, state.note)
     bench = {path: read_bench(Path(path)) for path in recipe.evaluate.reward_bench or ()}
     if len(prompts) == 1:
         state.note("there is one prompt: its figures have no interval")
     with alone_in(state.folder):
-        answers = _answers(state, prompts)
+        answers = _answers(state, prompts, best_as)
         document = _document(state, answers, prompts)
         document["perplexity"] = _perplexity(state)
         document["reward_bench"] = _benches(state, bench)
@@ -157,10 +179,7 @@ def evaluate(recipe: Recipe, allow_seen: bool = False, console: Console | None =
         document["notes"] = state.notes
         document = plain(document)
         write_text(state.folder / DOCUMENT, to_json(document))
-    show(document, console)
-    refresh(recipe.run.path, lambda text: say(console, text))
-    say(console, f"everything is in {state.folder / DOCUMENT}, the answers beside it")
-    return document
+    return Measured(document, answers, prompts)
 
 
 def _open(recipe: Recipe, console: Console) -> Evaluating:
@@ -195,7 +214,7 @@ def _open(recipe: Recipe, console: Console) -> Evaluating:
     return state
 
 
-def _answers(state: Evaluating, prompts: Sequence[Asked]) -> Answers:
+def _answers(state: Evaluating, prompts: Sequence[Asked], best_as: str | None) -> Answers:
     """Every policy's answers, made where they are not kept."""
     recipe, sft = state.recipe, state.found.sft
     best = recipe.evaluate.best_of if sft is not None and state.sources else 0
@@ -223,7 +242,15 @@ def _answers(state: Evaluating, prompts: Sequence[Asked]) -> Answers:
         policy.label: rows[policy.label][:: asked_of[policy.label][1]] for policy in state.found.policies
     }
     names = [name for name in next(iter(first.values()))[0] if _is_score(name)]
+    if best_as is not None and best and SCORE in names:
+        first[best_as] = [_best(rows[SFT][i + 1 : i + best]) for i in range(0, len(rows[SFT]), best)]
     return Answers(first, rows[SFT] if best else [], names, SFT if sft is not None else None)
+
+
+def _best(rows: Sequence[Row]) -> Row:
+    """The row with the highest score, the first of several; without what only first answers have."""
+    best = max(rows, key=lambda row: row[SCORE])
+    return {name: value for name, value in best.items() if name not in ("kl", "kl_exact", "entropy")}
 
 
 def _is_score(name: str) -> bool:
@@ -240,7 +267,7 @@ def _document(state: Evaluating, answers: Answers, prompts: Sequence[Asked]) -> 
     distances = {
         label: estimate.value if (estimate := found.get("kl_exact")) else None
         for label, found in policies.items()
-        if label not in (SFT, BASE)
+        if label not in (SFT, BASE) and found.get("kl_exact") is not None
     }
     best = figures.best_of_n(answers, distances)
     for one in best["policies"] if best else ():

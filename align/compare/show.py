@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from align.report.evaluation import Table as Shown
 from align.report.evaluation import tables
 from align.run.progress import say
 from align.text import printable
@@ -17,7 +18,12 @@ from align.text import printable
 
 def show(document: Mapping[str, Any], console: Console) -> None:
     """Print all of it; intervals are those of a bootstrap over prompts, 95%."""
-    for title, head, rows in tables(document):
+    show_tables(tables(document), console)
+
+
+def show_tables(found: Sequence[Shown], console: Console) -> None:
+    """Print tables, one after the other."""
+    for title, head, rows in found:
         _print(title, head, rows, console)
 
 

@@ -66,13 +66,15 @@ def _microbatch(asked: Question, found: StagePlan) -> Iterator[Change]:
     stage, recipe, costs = found.stage, asked.recipe, "more, smaller passes; the same result"
     room = found.room - found.memory.static - found.memory.margin
     share = max(room, 0) / found.memory.largest.size * 0.9
-    if stage == "sft":
-        rows = min(recipe.sft.microbatch_size or recipe.sft.batch_size, asked.share(recipe.sft.batch_size))
-        divisors = [n for n in range(1, rows) if asked.share(recipe.sft.batch_size) % n == 0]
+    if stage in ("sft", "dpo"):
+        cfg = recipe.sft if stage == "sft" else recipe.dpo
+        mine = asked.share(cfg.batch_size)
+        rows = min(cfg.microbatch_size or cfg.batch_size, mine)
+        divisors = [n for n in range(1, rows) if mine % n == 0]
         size = max([n for n in divisors if n <= rows * share], default=1)
         if size < rows:
-            then = replace(asked, recipe=set_in(recipe, "sft", microbatch_size=size))
-            yield f"sft.microbatch_size: {size}", costs, then
+            then = replace(asked, recipe=set_in(recipe, stage, microbatch_size=size))
+            yield f"{stage}.microbatch_size: {size}", costs, then
         return
     lengths = asked.lengths
     one = (

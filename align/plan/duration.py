@@ -43,7 +43,7 @@ def stage_time(asked: Question, found: StageMemory) -> StageTime | None:
     """How long the stage takes; None where the machine's rates are not known."""
     if not asked.machine.flops or not asked.machine.bandwidth:
         return None
-    return {"sft": _sft, "rm": _rm, "ppo": _ppo}[found.stage](asked, found)
+    return {"sft": _sft, "rm": _rm, "ppo": _ppo, "dpo": _dpo}[found.stage](asked, found)
 
 
 def _made(
@@ -80,6 +80,14 @@ def _sft(asked: Question, found: StageMemory) -> StageTime:
     cfg, rows = asked.recipe.sft, asked.lengths.sft
     length, mine = round(rows.mean), asked.share(cfg.batch_size)
     flops = _trained(found.work, length, pairs_of([length]), length, found.checkpointing)
+    return _made(asked, found, _steps(cfg.steps, cfg.epochs, rows.count, cfg.batch_size), mine * flops)
+
+
+def _dpo(asked: Question, found: StageMemory) -> StageTime:
+    cfg, rows, work = asked.recipe.dpo, asked.lengths.sft, found.work
+    length, mine = round(rows.mean), 2 * asked.share(cfg.batch_size)
+    flops = _trained(work, length, pairs_of([length]), length, found.checkpointing)
+    flops += pass_flops(work, length, pairs_of([length]), length)
     return _made(asked, found, _steps(cfg.steps, cfg.epochs, rows.count, cfg.batch_size), mine * flops)
 
 

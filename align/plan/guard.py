@@ -264,6 +264,9 @@ def _tokens(asked: Question, stage: Stage) -> tuple[int, int]:
         rows = recipe.sft.microbatch_size or recipe.sft.batch_size
         longest = lengths.sft.longest
         return rows * longest, rows * longest if recipe.sft.packing else longest
+    if stage == "dpo":
+        pairs = recipe.dpo.microbatch_size or recipe.dpo.batch_size
+        return 2 * pairs * lengths.sft.longest, lengths.sft.longest
     if stage == "rm":
         one = lengths.rm.prompt + lengths.rm.response
         most = max(one, min(recipe.rm.microbatch_tokens, recipe.rm.batch_size * lengths.rm.ranking))

@@ -106,7 +106,7 @@ class Question:
 
 def stage_memory(asked: Question, stage: Stage, checkpointing: bool) -> StageMemory:
     """What the stage needs; raises UserError where the base cannot be built or adapted as the recipe says."""
-    count = {"sft": _sft, "rm": _rm, "ppo": _ppo}[stage]
+    count = {"sft": _sft, "rm": _rm, "ppo": _ppo, "dpo": _dpo}[stage]
     found = _whole(asked, lambda model: count(asked, model, checkpointing))
     held = [*base_parts(asked, found), *_trained_parts(asked, found)]
     if stage == "ppo":
@@ -175,6 +175,16 @@ def _sft(asked: Question, model: Model, checkpointing: bool) -> Numbers:
         adapted, count, rows.longest, cfg.packing, checkpointing, asked.on_gpu
     )
     return found
+
+
+def _dpo(asked: Question, model: Model, checkpointing: bool) -> Numbers:
+    """As sft with two rows a pair, and the reference's adapter beside the policy's."""
+    cfg = asked.recipe.dpo
+    size = 2 * (cfg.microbatch_size or cfg.batch_size)
+    as_sft = {"batch_size": 2 * cfg.batch_size, "microbatch_size": size, "packing": False}
+    sft = asked.recipe.sft.model_copy(update=as_sft)
+    found = _sft(replace(asked, recipe=asked.recipe.model_copy(update={"sft": sft})), model, checkpointing)
+    return {**found, f"{_HELD}reference: adapter": found[f"{_HELD}policy: adapter"]}
 
 
 def _rm(asked: Question, model: Model, checkpointing: bool) -> Numbers:

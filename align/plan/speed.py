@@ -31,6 +31,7 @@ def speed(
     name = f"perf/{part}_" if part else "perf/"
     found = {f"{name}tokens_per_second": done.tokens / seconds}
     if done.flops:
+        found[f"{name}flops"] = done.flops
         rate = done.flops / seconds / processes
         found[f"{name}tflops"] = rate / 1e12
         if card := card_of(device):
@@ -77,6 +78,25 @@ def of_demonstrations(work: Work, lengths: Sequence[int], learned: int) -> Compu
     """Some rows forward and backward, whose logits are read where a token is learned."""
     tokens = sum(lengths)
     return Computed(tokens, pass_flops(work, tokens, pairs_of(lengths), read=learned, backward=True))
+
+
+def of_pairs(work: Work, lengths: Sequence[int], learned: int) -> Computed:
+    """Some rows forward and backward by the policy, forward by its reference; learned: in responses."""
+    tokens, pairs = sum(lengths), pairs_of(lengths)
+    reference = pass_flops(work, tokens, pairs, read=learned)
+    return Computed(tokens, reference + pass_flops(work, tokens, pairs, read=learned, backward=True))
+
+
+def of_sampling(work: Work, lengths: Sequence[tuple[int, int]], each: int) -> Computed:
+    """Responses token by token with a cache: `each` responses to a prompt share the pass over it.
+
+    Tokens are those sampled, as what a second of sampling gives.
+    """
+    prompts, answered = [prompt for prompt, _ in lengths], sum(response for _, response in lengths)
+    tokens = sum(prompts) / each + answered
+    before = pairs_of(prompts)
+    pairs = before / each + pairs_of([prompt + response for prompt, response in lengths]) - before
+    return Computed(answered, pass_flops(work, round(tokens), round(pairs), read=answered))
 
 
 def of_scoring(

@@ -79,8 +79,9 @@ def planned(asked: Question, found: StageMemory) -> Traffic | None:
     upper = weights.layers * adapted // layers if machine.shards else 0
     lower = weights.layers - upper if machine.shards else 0
     mine = asked.share(batch_of(recipe, stage))
-    if stage == "sft":
-        sent = of_step(trained, lower, upper, -(-mine // min(recipe.sft.microbatch_size or mine, mine)))
+    if stage in ("sft", "dpo"):
+        cfg = recipe.sft if stage == "sft" else recipe.dpo
+        sent = of_step(trained, lower, upper, -(-mine // min(cfg.microbatch_size or mine, mine)))
     elif stage == "rm":
         tokens = mine * round(asked.lengths.rm.mean)
         sent = of_step(trained, lower, upper, -(-tokens // recipe.rm.microbatch_tokens))

@@ -25,7 +25,7 @@ from align.objectives.kl import reverse_k3
 from align.objectives.masked import masked_sum, mean_and_var, moments
 from align.plan.flops import work_of
 from align.plan.lengths import lengths_of_prompts
-from align.plan.speed import Computed, of_scoring, of_updates, peak_memory, speed
+from align.plan.speed import Computed, of_sampling, of_scoring, of_updates, peak_memory, speed
 from align.ppo.advantages import AdvantageEstimate, estimate
 from align.ppo.monitor import (
     HeldOut,
@@ -233,14 +233,16 @@ def speeds(context: Context, rollout: Rollout, metrics: dict[str, float], traine
     share = metrics.get("policy/updates", 0.0) * cfg.minibatch_size / cfg.rollout_batch_size
     both = cfg.value_model == "shared"  # then the policy's adapter learns the values too
     updated = of_updates(work, lengths, share, trained or both, apart, split)
-    sampled = Computed(sum(response for _, response in lengths))
+    sampled = of_sampling(work, lengths, cfg.responses_per_prompt)
     parts = {"sample": sampled, "judge": scored, "update": updated}
     counts = torch.tensor([[one.tokens, one.flops] for one in parts.values()], dtype=torch.float64)
     found: dict[str, float] = {}
     for (part, _), row in zip(parts.items(), distributed.total(counts.to(accel.device), accel), strict=True):
         tokens, flops = row.tolist()
         seconds = metrics[f"seconds/{part}"]
-        found |= speed(Computed(tokens, flops), seconds, accel.num_processes, accel.device, part)
+        rated = 0 if part == "sample" else flops  # it is bound by memory: its rate would say nothing
+        found |= speed(Computed(tokens, rated), seconds, accel.num_processes, accel.device, part)
+        found[f"perf/{part}_flops"] = flops
     return found
 
 

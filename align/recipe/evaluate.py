@@ -45,8 +45,8 @@ class Evaluate(Section):
     policies: Annotated[list[str] | None, OneOrMore()] = Field(
         None,
         min_length=1,
-        description="base, sft, ppo, a checkpoint (ppo@120), or another run's (RUN/ppo, RUN/sft@40); null: "
-        "base, sft and ppo, as far as they are there",
+        description="base, sft, ppo, dpo, a checkpoint (ppo@120), or another run's (RUN/ppo, RUN/sft@40); "
+        "null: base, sft and ppo, as far as they are there",
     )
     prompts: str | None = Field(
         None, min_length=1, description="a file of prompts; null: the held-out ones of data.prompts"

@@ -23,7 +23,7 @@ from align.recipe.mistakes import mistakes, recipe_schema
 from align.recipe.parts import Keys, OneOrMore, Section, Short, by_new_names, marked, section_in
 from align.recipe.sections import SECTIONS, Recipe
 from align.recipe.yaml_text import Document, Mistake, Place, read
-from align.stage_table import STAGES, Stage
+from align.stage_table import BESIDE, STAGES, Stage
 
 SMALLEST = """\
 base: HuggingFaceTB/SmolLM2-135M-Instruct
@@ -139,10 +139,11 @@ def dump(recipe: Recipe) -> str:
 def stages_of(recipe: Recipe) -> list[Stage]:
     """What `align run` runs, in order: the stages that have a section in the recipe.
 
-    The reward model is left out where no rankings are named and nothing needs it.
+    The reward model is left out where no rankings are named and nothing needs it; dpo takes its place and
+    that of ppo, and runs by its own command.
     """
     spared = () if recipe.ppo.needs_rm else ("rm",)  # functions or other runs judge
-    mine = [stage for stage in STAGES if getattr(recipe, stage, None) is not None]
+    mine = [stage for stage in STAGES if getattr(recipe, stage, None) is not None and stage not in BESIDE]
     return [stage for stage in mine if stage not in spared or has_records(recipe, stage)]
 
 
@@ -371,6 +372,8 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
             section[key] = _below(section[key], folder)
     if evaluate["reward_bench"]:
         evaluate["reward_bench"] = [_below(path, folder) for path in evaluate["reward_bench"]]
+    if plain["sft"]["start"]:
+        plain["sft"]["start"] = os.path.expanduser(plain["sft"]["start"])
     for stage, about in STAGES.items():
         for parent in about.parents if plain.get(stage) else ():
             if plain[stage][parent]:

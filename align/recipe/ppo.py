@@ -358,6 +358,24 @@ class PPO(Training):
             )
         return self
 
+    def with_advantage(self, advantage: str, responses: int) -> PPO:
+        """The section with another estimator; what does nothing with it stands at its default.
+
+        responses: to a prompt, where the estimator compares them and the section has one. Raises
+        ValidationError where the section then does not go together.
+        """
+        values = self.model_dump() | {"advantage": advantage}
+        unused = [] if advantage == "gae" else [*_OF_VALUE_MODEL]
+        if advantage in _BY_GROUP:
+            unused.append("gamma")
+            if self.responses_per_prompt == 1:
+                values["responses_per_prompt"] = responses
+            if self.reward_shape == "centred" and self.score_clip is None:
+                unused += ["reward_shape", "reference_responses"]
+        elif advantage == "gae" and not self.judged_by_model:
+            values["value_init"] = "policy"
+        return PPO.model_validate({key: value for key, value in values.items() if key not in unused})
+
     def reference_draws(self, prompts: int | None) -> int:
         """How many responses of the SFT policy reward_shape needs in all iterations; None: prompts enough."""
         if self.reward_shape == "none":

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from align.recipe.compare import Compare
 from align.recipe.data import Data
 from align.recipe.evaluate import Evaluate
 from align.recipe.labeling import Labeling
@@ -114,6 +115,9 @@ class Supervised(Training):
 class SFT(Supervised):
     """LoRA supervised fine-tuning on demonstrations."""
 
+    start: str | None = Field(
+        None, description="run folder whose SFT adapter it goes on from; null: a new adapter on the base"
+    )
     learning_rate: PositiveFloat = Field(2e-4, description="the peak learning rate")
     batch_size: PositiveInt = Field(16, description="demonstrations a step, over all processes")
     microbatch_size: Annotated[PositiveInt | None, MayChange()] = Field(
@@ -201,6 +205,25 @@ class RM(Supervised):
         return self
 
 
+class DPO(Supervised):
+    """Direct preference optimisation on rankings, by TRL's trainer (arXiv 2305.18290)."""
+
+    sft: str | None = Field(None, description="run folder of policy and reference; null: this run")
+    learning_rate: PositiveFloat = Field(2e-5, description="the peak learning rate")
+    beta: PositiveFloat = Field(0.1, description="how strongly the policy is held to the reference")
+    pairs: Literal["all", "best"] = Field(
+        "all",
+        description="all: each two responses of different ranks; best: the best with every worse",
+    )
+    batch_size: PositiveInt = Field(16, description="pairs a step, over all processes")
+    microbatch_size: Annotated[PositiveInt | None, MayChange()] = Field(
+        None, description="pairs in one forward pass of one process; null: all of its share"
+    )
+    gradient_checkpointing: Annotated[bool | Literal["auto"], MayChange()] = Field(
+        "auto", description="save memory by computing activations twice; auto: where it would not fit without"
+    )
+
+
 class Run(Section):
     """Where the run lies and how it behaves."""
 
@@ -242,8 +265,10 @@ class Recipe(Section):
     sft: SFT = SFT()
     rm: RM = RM()
     ppo: PPO = PPO()
+    dpo: DPO = DPO()
     labeling: Labeling = Labeling()
     evaluate: Evaluate = Evaluate()
+    compare: Compare = Compare()
 
     @classmethod
     def in_full(cls, value: Any) -> tuple[Any, list[Move]]:
@@ -255,6 +280,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Recipe:
+        if self.sft.start and self.lora.modules_to_save:
+            raise ValueError(
+                "sft.start does not go with lora.modules_to_save, whose embeddings are another base: take "
+                "one of them out"
+            )
         for key in ("use_dora", "modules_to_save"):
             if not getattr(self.lora, key):
                 continue

@@ -23,6 +23,7 @@ from ruamel.yaml.error import YAMLError
 
 from align import __version__
 from align.errors import UserError
+from align.report.comparison import comparison_view
 from align.report.costs import costs, peaks, people
 from align.report.data import data_view
 from align.report.evaluation import evaluation_view
@@ -112,6 +113,8 @@ def render(run: RunFiles) -> str:
         data=data_view(run.check),
         compared=compared,
         compared_notes=notes,
+        methods=comparison_view(run.methods),
+        methods_notes=[str(note) for note in run.methods.get("notes") or []],
         costs=costs(run),
         peaks=peaks(run),
         people=people(run),

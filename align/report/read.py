@@ -41,6 +41,7 @@ class RunFiles:
     check: Check | None
     stages: dict[Stage, StageFiles]
     compared: dict[str, Any]  # what `align evaluate` found
+    methods: dict[str, Any]  # what `align compare` found
 
     @property
     def empty(self) -> bool:
@@ -64,6 +65,7 @@ def read_run(folder: Path) -> RunFiles:
         Check.model_validate(check) if check else None,
         stages,
         _document(folder / "evaluation" / "evaluation.json"),
+        _document(folder / "compare" / "compare.json"),
     )
 
 

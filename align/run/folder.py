@@ -253,7 +253,7 @@ def open_stage(
             _writable(recipe.run.path)
             stack.callback(_lock(recipe.run.path).release)
             if restart and folder.exists():
-                say(console, f"the old {stage} folder is now {_set_aside(folder)}")
+                say(console, f"the old {stage} folder is now {set_aside(folder)}")
             new = not folder.exists()
             manifest = stage_manifest(recipe, stage, lineage, data, folder, parents, labels, accepted)
             _begin(recipe, folder, manifest, labels or {})
@@ -360,7 +360,8 @@ def _sign(descriptor: int) -> None:
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now()}".encode())
 
 
-def _set_aside(folder: Path) -> Path:
+def set_aside(folder: Path) -> Path:
+    """Give a folder another name, with the time in it, and tell which. AlignError where that cannot be."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     aside = folder.with_name(f"{folder.name}.before-{stamp}")
     number = 1

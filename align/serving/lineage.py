@@ -54,8 +54,13 @@ def show(run: Path, base: Path | None = None, trusted: bool = False) -> int:
     return 2 if count else 0
 
 
-def _gather(stage: Stage, run: Path, nodes: dict[tuple[Path, str], StageNode]) -> StageNode:
-    """The node of a stage and, before it, those that it starts from."""
+def _gather(
+    stage: Stage,
+    run: Path,
+    nodes: dict[tuple[Path, str], StageNode],
+    after: tuple[tuple[Path, str], ...] = (),
+) -> StageNode:
+    """The node of a stage and, before it, those that it starts from; `after`: those that start from it."""
     key = (run.resolve(), stage)
     if key in nodes:
         return nodes[key]
@@ -66,14 +71,15 @@ def _gather(stage: Stage, run: Path, nodes: dict[tuple[Path, str], StageNode]) -
         earlier, place = ref.stage, Path(ref.run or run)
         if earlier is None:
             continue  # a function, whose code a run does not keep
-        if place_of(earlier) >= place_of(stage):
+        on = earlier == stage == "sft" and (place.resolve(), earlier) not in (*after, key)  # sft.start
+        if place_of(earlier) >= place_of(stage) and not on:
             node.wrong.append(f"{ref.name}: {stage} does not start from {earlier}, and its manifest says so")
             continue
         if not (place / earlier / "manifest.json").is_file():
             lost = f"{place / earlier} is not there, so {_short(ref.adapter)} is not verified"
             node.wrong.append(f"{ref.name}: {lost}")
             continue
-        parent = _gather(earlier, place, nodes)
+        parent = _gather(earlier, place, nodes, (*after, key))
         node.wrong += _changed(ref, parent.manifest, place / earlier)
         if parent not in node.parents:
             node.parents.append(parent)

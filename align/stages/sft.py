@@ -25,7 +25,7 @@ from align.data.store import kept
 from align.data.tokenize import Encoded, Encodings, encode_demonstrations
 from align.errors import UserError
 from align.models.adapter_products import multiply_in_input_dtype
-from align.models.adapters import save_adapter
+from align.models.adapters import parameters_of, read_adapter, save_adapter
 from align.models.experts import balancing_weight
 from align.models.forward import check_padding
 from align.models.logits import check_trainer, last_step
@@ -40,6 +40,7 @@ from align.plan.speed import Computed, of_demonstrations
 from align.processes.distributed import more_elsewhere, share, total
 from align.recipe.sections import Recipe
 from align.records import Demonstration
+from align.run.checkpoint import load_into
 from align.run.folder import StageRun
 from align.seeds import generator, step_rows
 from align.stages.frame import Inputs, Setup
@@ -67,6 +68,7 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
     cfg, inputs = recipe.sft, Inputs(recipe, "sft", restart, anyway=anyway)
     check_base(inputs.setup.base, recipe.lora)
     microbatches(cfg, inputs.setup.accel.num_processes)
+    start = inputs.parent("sft", "sft", cfg.start) if cfg.start else None
     inputs.read(Demonstration)
     with inputs.open() as stage:
         if stage.finished:
@@ -75,6 +77,9 @@ def run(recipe: Recipe, restart: bool = False, anyway: bool = False) -> None:
         steps = cfg.steps or -(-cfg.epochs * len(train) // cfg.batch_size)
         recipe = inputs.settled(stage, lengths_of_demonstrations(recipe, train.lengths))
         trainer = _trainer(recipe, inputs.setup, stage, train, _rows(held_out), steps)
+        if start is not None:
+            load_into(parameters_of(trainer.model, "default"), read_adapter(start)[1], str(start))
+            stage.say(f"sft goes on from the adapter of {cfg.start}")
         _tell(trainer, recipe, stage)
         trainer.go()
 

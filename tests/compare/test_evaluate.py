@@ -275,7 +275,7 @@ def test_a_checkpoint_is_a_policy(path: Path, tiny_base: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("evaluate.policies=[nonsense]", "nonsense is none of base, sft and ppo, and no folder"),
+        ("evaluate.policies=[nonsense]", "nonsense is none of base, sft, ppo, dpo, and no folder"),
         ("evaluate.policies=[sft, sft]", "names sft twice"),
         ("evaluate.policies=[ppo@x]", "a checkpoint is named by its step"),
         ("evaluate.best_of=1", "best_of: 1 is the SFT policy itself"),

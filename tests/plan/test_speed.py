@@ -11,6 +11,7 @@ from align.plan.speed import (
     Computed,
     of_demonstrations,
     of_rankings,
+    of_sampling,
     of_scoring,
     of_updates,
     peak_memory,
@@ -54,6 +55,12 @@ def test_scoring_runs_the_lower_layers_once_where_they_are_split() -> None:
     assert whole == Computed(3, 2 * (4 * upper + 2 * logits + 4 * lower))
 
 
+def test_sampling_reads_a_prompt_once_for_its_responses() -> None:
+    done = of_sampling(WORK, [(2, 1), (2, 3)], each=2)
+    tokens, pairs = 2 + 4, 3 + (6 - 3) + (15 - 3)  # one prompt, what the two responses add
+    assert done == Computed(4, 2 * (33 * tokens + 3 * pairs + 100 * 4))
+
+
 def test_updates_count_what_trains() -> None:
     lengths, pairs = [(2, 1)], 6
     one = 3 * 23 + 2 * pairs + 3 * 26 + 4 * pairs
@@ -65,7 +72,8 @@ def test_updates_count_what_trains() -> None:
 
 def test_operations_are_those_of_one_process() -> None:
     found = speed(Computed(1000, 6e12), 2.0, processes=3, device=torch.device("cpu"), part="update")
-    assert found == {"perf/update_tokens_per_second": 500.0, "perf/update_tflops": 1.0}
+    flops = found.pop("perf/update_flops")  # of all processes
+    assert found == {"perf/update_tokens_per_second": 500.0, "perf/update_tflops": 1.0} and flops == 6e12
 
 
 def test_the_share_of_a_known_card(monkeypatch: pytest.MonkeyPatch) -> None:

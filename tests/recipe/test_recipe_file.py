@@ -193,7 +193,7 @@ def test_an_alias_that_holds_itself_ends(write: Any) -> None:
         ("data: {rankings: {path: a, train: b}}", "data.rankings.path: unknown key; it belongs to an entry"),
         ("data: {promts: a}", "data.promts: unknown key; did you mean prompts?"),
         ("data: {prompts: {train: a, trian: a}}", "data.prompts.trian: unknown key; did you mean train?"),
-        ("learning_rate: 1", "unknown key; did you mean sft.learning_rate, rm.learning_rate or ppo.learning"),
+        ("learning_rate: 1", "unknown key; did you mean sft.learning_rate, rm.learning_rate, ppo.learning"),
         ("ppo: {batch_size: 8}", "here it is called rollout_batch_size or minibatch_size"),
         ("sft: {steps: 0}", "sft.steps: expected a whole number above 0 or null; got 0"),
         ("sft: {steps: 1e3}", "got 1000.0; write 1000"),
@@ -570,12 +570,16 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
                 allow_infinity=False,
                 allow_nan=False,
             )
+        items = schema.get("items", {})
         simple: dict[str, st.SearchStrategy[Any]] = {
             "boolean": st.booleans(),
             "null": st.none(),
             "string": st.from_regex(schema["pattern"], fullmatch=True) if "pattern" in schema else text,
             "array": st.lists(
-                value(schema["items"]) if "enum" in schema.get("items", {}) else text, min_size=1, max_size=3
+                value(items) if "enum" in items or items.get("type") == "integer" else text,
+                min_size=1,
+                max_size=3,
+                unique="enum" in items or items.get("type") == "integer",  # methods and seeds are named once
             ),
             "object": st.dictionaries(text, text | st.lists(text, min_size=1, max_size=2), max_size=2),
         }
