@@ -159,10 +159,10 @@ def _greet_servers(recipe: Recipe, stages: Sequence[Stage], anyway: bool) -> Non
     finished = (recipe.run.path / "ppo" / "final").is_dir()
     if "ppo" not in stages or recipe.ppo.engine != "vllm" or finished or os.environ.get("RANK", "0") != "0":
         return
-    from align.sampling.servers import check_there
+    from align.sampling.engines import check_servers
 
     try:
-        check_there(recipe.ppo.engine_url or ())
+        check_servers(recipe.ppo)
     except UserError as error:
         first = " and ".join(stage for stage in stages if stage != "ppo")
         if not anyway:

@@ -50,6 +50,17 @@ def sampling_params(cfg: PPO, base: BaseCheckpoint) -> SamplingParams:
     )
 
 
+def check_servers(cfg: PPO) -> None:
+    """Raise UserError where ppo samples on vLLM servers and one is not there, or takes no adapters.
+
+    For commands in which ppo comes later; nothing changes in a server.
+    """
+    if cfg.engine == "vllm":
+        from align.sampling.servers import check_there
+
+        check_there(cfg.engine_url or ())
+
+
 def open_engine(
     name: EngineName,
     roles: Roles,
