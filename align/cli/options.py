@@ -152,7 +152,7 @@ def run_stages(
 
 
 def _greet_servers(recipe: Recipe, stages: Sequence[Stage], anyway: bool) -> None:
-    """Raise UserError where the servers that ppo will sample on are not there, before anything trains.
+    """Raise UserError where none of the servers that ppo will sample on is there, before anything trains.
 
     anyway: say so and go on, as they may be started meanwhile.
     """
@@ -162,7 +162,8 @@ def _greet_servers(recipe: Recipe, stages: Sequence[Stage], anyway: bool) -> Non
     from align.sampling.engines import check_servers
 
     try:
-        check_servers(recipe.ppo)
+        for one in check_servers(recipe.ppo):
+            print(f"warning: {one}. The others are there", flush=True)
     except UserError as error:
         first = " and ".join(stage for stage in stages if stage != "ppo")
         if not anyway:

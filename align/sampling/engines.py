@@ -50,15 +50,17 @@ def sampling_params(cfg: PPO, base: BaseCheckpoint) -> SamplingParams:
     )
 
 
-def check_servers(cfg: PPO) -> None:
-    """Raise UserError where ppo samples on vLLM servers and one is not there, or takes no adapters.
+def check_servers(cfg: PPO) -> list[str]:
+    """Which of the vLLM servers that ppo samples on are not there, a sentence each.
 
-    For commands in which ppo comes later; nothing changes in a server.
+    For commands in which ppo comes later; nothing changes in a server. Raises UserError where none is there,
+    or one takes no adapters.
     """
-    if cfg.engine == "vllm":
-        from align.sampling.servers import check_there
+    if cfg.engine != "vllm":
+        return []
+    from align.sampling.servers import check_there
 
-        check_there(cfg.engine_url or ())
+    return check_there(cfg.engine_url or ())
 
 
 def open_engine(

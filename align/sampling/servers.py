@@ -233,24 +233,27 @@ class Server:
         raise Refused(f"engine vllm: {self.url}{said}. {KEPT}", answer.status_code)
 
 
-def check_there(urls: Sequence[str]) -> None:
-    """Raise UserError where a server does not answer within seconds, or takes no adapters.
+def check_there(urls: Sequence[str]) -> list[str]:
+    """What is to be said of servers that do not answer within seconds, where others do.
 
-    Before it is needed: nothing changes in it, and what it has is not looked at.
+    Before they are needed: nothing changes in them, and what they have is not looked at. Raises UserError
+    where none answers, or one takes no adapters.
     """
-    wrong = []
+    said, gone = [], 0
     for server in map(Server, urls):
         try:
             server.greet(_GLANCE)
             server.check_adapters(_GLANCE)
         except Gone as error:
-            wrong.append(_nobody(server, error))
+            gone += 1
+            said.append(_nobody(server, error))
         except UserError as error:
-            wrong.append(str(error).removesuffix(f". {KEPT}"))
+            said.append(str(error).removesuffix(f". {KEPT}"))
         finally:
             server.close()
-    if wrong:
-        raise UserError("\n".join(wrong))
+    if gone == len(urls) or len(said) > gone:
+        raise UserError("\n".join(said))
+    return said
 
 
 def _nobody(server: Server, why: Gone) -> str:
@@ -268,18 +271,25 @@ def _begin(answer: httpx2.Response) -> str:
 class Servers:
     """Servers that have the same base: any of them may answer a row, as its seed is its own.
 
-    One that is gone is left out, and gets all adapters again when it is back. `tell` is told of both.
+    One that is gone, or was not there at the start, is left out, and gets all adapters when it is back.
+    `tell` is told of both. Raises UserError where none is there at the start.
     """
 
     def __init__(self, urls: Sequence[str], tell: Callable[[str], None]) -> None:
         self.all = [Server(url) for url in urls]
         self.adapters: dict[str, Adapter] = {}  # in use, by role
         self._tell, self._lock, self._told_silence = tell, Lock(), False
+        gone = []
         for server in self.all:
             try:
                 server.meet()
             except Gone as error:
-                raise UserError(_nobody(server, error)) from error
+                server.lost = str(error)
+                gone.append(_nobody(server, error))
+        if not self.present:
+            raise UserError("\n".join(gone))
+        for one in gone:
+            tell(f"warning: {one}. The others go on")
 
     @property
     def present(self) -> list[Server]:

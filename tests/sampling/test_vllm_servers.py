@@ -74,6 +74,20 @@ def test_two_servers_share_rows_and_sample_what_one_does(
     assert not fakes[0].adapters and not fakes[1].adapters
 
 
+def test_a_server_that_is_not_there_at_the_start_is_told_and_the_others_go_on(
+    roles: Roles, urls: list[str], tmp_path: Path, expected: list[Sampled], told: list[str]
+) -> None:
+    nobody = "http://127.0.0.1:9"
+    engine = vllm(roles, tmp_path / "engine", nobody, urls[1], told=told)
+    (line,) = told
+    assert line.startswith(f"warning: engine vllm: no vLLM server answers at {nobody}")
+    assert line.endswith("The others go on")
+    engine.update()
+    assert engine.sample(PROMPTS, draws(0), PARAMS) == expected and len(told) == 1
+    with pytest.raises(UserError, match="at http://127.0.0.1:9 .*\n.*at http://127.0.0.1:8 "):
+        vllm(roles, tmp_path / "engine", nobody, "http://127.0.0.1:8")
+
+
 def test_rows_of_a_server_that_dies_go_to_the_other_and_it_is_taken_back(
     roles: Roles,
     fakes: list[Fake],
@@ -230,10 +244,12 @@ def test_ctrl_c_waits_for_no_server_that_hangs(
 def test_servers_are_greeted_before_they_are_needed(
     fakes: list[Fake], urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    servers.check_there(urls)
+    assert servers.check_there(urls) == []
     assert not fakes[0].loaded and not fakes[0].asked
-    _plain(fakes[0])
     nobody = "http://127.0.0.1:9"
+    (line,) = servers.check_there([urls[0], nobody])
+    assert f"no vLLM server answers at {nobody}" in line
+    _plain(fakes[0])
     with pytest.raises(UserError) as caught:
         servers.check_there([urls[0], nobody, urls[1]])
     said = str(caught.value).splitlines()
