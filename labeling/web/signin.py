@@ -42,7 +42,7 @@ from labeling.web.throttle import Door, Throttle
 
 router = APIRouter(include_in_schema=False)
 own = APIRouter(include_in_schema=False, route_class=SignedInRoute)  # for those who are signed in
-_BACK = re.compile(r"^/(?:signin|join)(?:/[\w-]+)?$")
+_BACK = re.compile(r"/(?:signin|join)(?:/[\w-]+)?")
 _JOIN = ("invite", "first")
 _SIGNIN = ("signin", "reset")
 _OLD_LINK = N_("This link has been used or has expired. Ask for a new one.")
@@ -142,7 +142,7 @@ def join(request: Request, secret: str, given: Form) -> Response:
 def choose(request: Request, given: Form) -> Response:
     """Keep the language that somebody chose before they signed in."""
     back = given.get("back", "")
-    response = RedirectResponse(back if _BACK.match(back) else "/signin", 303)
+    response = RedirectResponse(back if _BACK.fullmatch(back) else "/signin", 303)
     remember(response, given.get("language", ""), config_of(request).secure)
     return response
 

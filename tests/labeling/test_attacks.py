@@ -101,7 +101,7 @@ def routes(number: int = 1) -> list[tuple[str, str]]:
         for router in (part.router, getattr(part, "own", None)):
             for route in router.routes if router is not None else ():
                 path = route.path  # type: ignore[attr-defined]
-                if path.startswith(("/signin", "/join")):
+                if path.startswith(("/signin", "/join", "/language")):
                     continue  # for those who have no session
                 path = path.replace("{number}", str(number)).replace("{form}", "csv")
                 for name in ("item", "label", "person"):
