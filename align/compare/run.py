@@ -153,13 +153,20 @@ def evaluate(recipe: Recipe, allow_seen: bool = False, console: Console | None =
     return document
 
 
-def measure(recipe: Recipe, allow_seen: bool, console: Console, best_as: str | None = None) -> Measured:
+def measure(
+    recipe: Recipe,
+    allow_seen: bool,
+    console: Console,
+    best_as: str | None = None,
+    own: Path | None = None,
+) -> Measured:
     """The same without tables and page. best_as: by this name, the reference's best answers are a policy too.
 
     Best by the score among all but the first of `evaluate.best_of` answers to a prompt: against the first,
-    which is the reference's own, they then win or lose fairly.
+    which is the reference's own, they then win or lose fairly. own: a folder whose runs all have the
+    recipe's data; without it that is the run itself.
     """
-    state = _open(recipe, console)
+    state = _open(recipe, console, own or recipe.run.path)
     if recipe.evaluate.lm_eval is not None:
         check_tasks(recipe.evaluate.lm_eval)
     if recipe.evaluate.judge is not None:
@@ -182,7 +189,7 @@ def measure(recipe: Recipe, allow_seen: bool, console: Console, best_as: str | N
     return Measured(document, answers, prompts)
 
 
-def _open(recipe: Recipe, console: Console) -> Evaluating:
+def _open(recipe: Recipe, console: Console, own: Path) -> Evaluating:
     setup = set_up(recipe)
     found = find_policies(recipe, setup.lineage, setup.base.fingerprint)
     if recipe.lora.modules_to_save and any(policy.label == BASE for policy in found.policies):
@@ -192,10 +199,9 @@ def _open(recipe: Recipe, console: Console) -> Evaluating:
     state = Evaluating(recipe, setup, found, console)
     for line in found.left_out:
         state.note(line)
-    own = recipe.run.path.resolve()
     places = {policy.label: policy.final or policy.saved for policy in found.policies}
     for label, place in places.items():
-        if place is not None and not place.resolve().is_relative_to(own):
+        if place is not None and not place.resolve().is_relative_to(own.resolve()):
             state.note(f"{label} is of another run: whether it trained on these prompts is not known")
     try:
         state.sources = find_sources(recipe, setup.lineage)

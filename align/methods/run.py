@@ -271,7 +271,7 @@ def _measured(
     name = f"best-of-{best}" if BEST_OF_N in state.methods else None
     recipe = measured(state.recipe, seed, state.folder, start, [*places.values()], best + 1 if name else 0)
     say(state.console, f"compare: answers of seed {seed}")
-    found = measure(recipe, state.allow_seen, state.console, name)
+    found = measure(recipe, state.allow_seen, state.console, name, state.recipe.run.path)
     labels: dict[str, str] = {"sft": "sft"}
     labels |= {str(method): place for method, place in places.items()}
     if name:

@@ -100,6 +100,7 @@ def whole(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 def test_every_method_is_measured_beside_the_policy_that_all_start_from(whole: Any) -> None:
     path, found, said = whole
+    assert "is of another run" not in said
     assert [row["method"] for row in found["rows"]] == ["sft", *METHODS]
     rows = {row["method"]: row["figures"] for row in found["rows"]}
     for method in METHODS:
