@@ -27,7 +27,7 @@ from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
 from align.records import Ranking
 from align.stages import dpo, sft
-from align.stages.dpo import PairIds, pairs_of, pairs_of_ranks
+from align.stages.dpo import PairIds, pairs_of_ranks
 from align.stages.ranking_rows import EncodedRows
 
 DPO = {"steps": 5, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 2, "evaluate_every": 2}
@@ -82,10 +82,17 @@ def adapter(path: Path) -> dict[str, torch.Tensor]:
 
 
 def held_out(recipe: Recipe) -> list[PairIds]:
+    """Each two responses of which people put the first above the second: rank 1 is the best."""
     assert recipe.data.rankings is not None
     found = load(Ranking, recipe.data.rankings, "rankings", recipe.data.cache_folder).held_out
     template = find_base(recipe.base).template(recipe.data)
-    return pairs_of(EncodedRows(encode_rankings(template, found, 256, "held out")), "all")
+    return [
+        PairIds(row.encoded.prompt, better, worse)
+        for row in EncodedRows(encode_rankings(template, found, 256, "held out"))
+        for high, better in zip(row.ranks, row.encoded.responses, strict=True)
+        for low, worse in zip(row.ranks, row.encoded.responses, strict=True)
+        if high < low
+    ]
 
 
 def log_likelihoods(recipe: Recipe, stage: str, pairs: list[PairIds]) -> list[tuple[float, float]]:
