@@ -14,7 +14,7 @@ from sqlalchemy import select  # noqa: E402
 from talking_app import asking, user  # noqa: E402
 
 from labeling.store import sheets  # noqa: E402
-from labeling.store.models import Draft  # noqa: E402
+from labeling.store.models import Draft, Label  # noqa: E402
 from labeling.store.names import skeleton  # noqa: E402
 from labeling.web import (  # noqa: E402
     audit,
@@ -94,8 +94,11 @@ def test_no_body_of_json_breaks_the_app(team: Any, body: str) -> None:
         )
 
 
-def routes(number: int = 1) -> list[tuple[str, str]]:
-    """Every route of a session as method and path; `number`: what a task's page is called by."""
+def routes(number: int = 1, **ids: int) -> list[tuple[str, str]]:
+    """Every route of a session as method and path; `number`: what a task's page is called by.
+
+    ids: of the item, label and person that paths name, 1 without.
+    """
     found = []
     for part in (*PARTS, signin):
         for router in (part.router, getattr(part, "own", None)):
@@ -105,7 +108,7 @@ def routes(number: int = 1) -> list[tuple[str, str]]:
                     continue  # for those who have no session
                 path = path.replace("{number}", str(number)).replace("{form}", "csv")
                 for name in ("item", "label", "person"):
-                    path = path.replace(f"{{{name}}}", "1")
+                    path = path.replace(f"{{{name}}}", str(ids.get(name, 1)))
                 found += [(m, path) for m in route.methods - {"HEAD"}]  # type: ignore[attr-defined]
     return found
 
@@ -125,9 +128,15 @@ def test_no_page_shows_a_labeler_or_a_stranger_what_others_did(team: Any, role: 
     task = team.taken(bob)
     draft = f"/work/{task['number']}/draft?revision={task['revision']}"
     assert bob.post(draft, json={"note": "BOBS DRAFT"}).status_code == 200
+    with team.config.store.read() as session:
+        label = session.scalars(select(Label.id).where(Label.person_id == done["person"])).one()
+    his = {"item": done["item"], "label": label, "person": done["person"]}
+    eve = team.signed_in("eve", "admin")
+    seen = {path for method, path in routes(**his) if method == "GET" and "BOBS" in eve.get(path).text}
+    assert len(seen) > 2, "who may see it does, at these very addresses"
     other = team.client() if role == "nobody" else team.signed_in("joe")
     for number in (done["number"], task["number"]):
-        for method, path in routes(number):
+        for method, path in routes(number, **his):
             if (method, path) == ("POST", "/signout"):
                 continue
             given = {} if method == "GET" else {"json": dict(words)}
