@@ -183,6 +183,7 @@ def test_threads_of_the_app_take_turns_with_an_import(site: Any, tmp_path: Path)
     task = site.taken(ann)
     path = written(tmp_path, 2000)
     importing = threading.Thread(target=import_file, args=(site.config.store, path, 1))
+    started = time.monotonic()
     importing.start()
     longest = 0.0
     while importing.is_alive():
@@ -190,4 +191,5 @@ def test_threads_of_the_app_take_turns_with_an_import(site: Any, tmp_path: Path)
         assert ann.post(f"/work/{task['number']}/draft", json={"text": "x"}).status_code == 200
         longest = max(longest, time.monotonic() - begun)
         time.sleep(0.02)
-    assert longest < 2.0 and tasks_in(site) == 2001
+    # Who waits for the whole import waits as long as it takes, on a slow machine too.
+    assert longest < (time.monotonic() - started) / 2 and tasks_in(site) == 2001
