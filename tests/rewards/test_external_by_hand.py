@@ -14,7 +14,7 @@ import torch
 from align.data.tokenize import Encodings
 from align.errors import AlignError, UserError
 from align.records import Prompt
-from align.rewards import external, rewards
+from align.rewards import external, rewards, service
 from align.rewards.external import Service, Texts
 from align.rewards.model import OwnModel
 from align.rewards.rewards import Rewards, RewardSource, load_rewards, texts_of
@@ -47,11 +47,11 @@ def test_what_may_pass_is_tried_again_after_a_second_and_four(
 
     slept: list[float] = []
     client = partial(httpx2.Client, transport=httpx2.MockTransport(answer))
-    monkeypatch.setattr(external.httpx2, "Client", client)
-    monkeypatch.setattr(external.time, "sleep", slept.append)
+    monkeypatch.setattr(service.httpx2, "Client", client)
+    monkeypatch.setattr(service.time, "sleep", slept.append)
     with pytest.raises(AlignError):
         Service("http://x", 5).scores(ONE)
-    assert slept == pauses
+    assert slept == [0, *pauses]
 
 
 class _Letters:
