@@ -149,7 +149,7 @@ def test_dora_and_trained_embeddings_go_on_from_a_kill_with_the_same_bits(
                 assert any((recipe.parent / "runs" / "tiny" / stage / "checkpoints").glob("step-*"))
             import_module(STAGES[stage].module).run(load_recipe(recipe))
             finals[name, stage] = _files(tmp_path / name / "runs" / "tiny" / stage / "final")
-    for stage in STAGES:
+    for stage in ("sft", "rm", "ppo"):
         assert finals["whole", stage] == finals["killed", stage]
 
 
