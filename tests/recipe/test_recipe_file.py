@@ -615,6 +615,8 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
     for key in ("use_dora", "modules_to_save"):
         if raw["lora"].get(key):
             raw["base"].pop("quantize", None)
+    if raw["lora"].get("modules_to_save"):
+        raw["sft"].pop("start", None)
     raw["ppo"]["minibatch_size"] = draw(st.sampled_from([1, 2, 64, 128]))
     return raw
 
