@@ -10,6 +10,8 @@ import typer
 from align.cli.failures import reported
 from align.cli.options import (
     AccelerateConfig,
+    Engine,
+    EngineUrl,
     MovedBase,
     Overrides,
     Processes,
@@ -33,15 +35,18 @@ def evaluate(
     recipe: RecipeFile,
     overrides: Overrides = None,
     allow_seen: Seen = False,
+    engine: Engine = "hf",
+    engine_url: EngineUrl = None,
 ) -> None:
     """Compare policies on held-out prompts: scores, KL, best-of-n, win rates, ratings, with intervals."""
     with reported() as context:
         loaded = load(recipe, overrides)
         from align.compare.run import evaluate as run
+        from align.loop.policy import Drawing
 
         quiet_bars()
         context.kept = KEPT
-        run(loaded, allow_seen)
+        run(loaded, allow_seen, drawing=Drawing(engine=engine, engine_url=engine_url))
 
 
 def compare(

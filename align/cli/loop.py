@@ -11,6 +11,8 @@ import typer
 from align.cli.failures import reported
 from align.cli.options import (
     AccelerateConfig,
+    Engine,
+    EngineUrl,
     MovedBase,
     Overrides,
     Processes,
@@ -21,7 +23,6 @@ from align.cli.options import (
     run_stages,
 )
 from align.errors import UserError
-from align.recipe import EngineName
 from align.recipe import Priority as PriorityName
 from align.run.hub import quiet_bars
 from align.stage_table import Stage
@@ -48,21 +49,6 @@ RewardModels = Annotated[
     ),
 ]
 ToFile = Annotated[Path | None, option("--to", "Into a JSON Lines file, for `align label import`.", "FILE")]
-Engine = Annotated[
-    EngineName,
-    typer.Option(
-        "--engine",
-        help="What samples: transformers' forward pass, its continuous batching, or a vLLM server.",
-    ),
-]
-EngineUrl = Annotated[
-    list[str] | None,
-    option(
-        "--engine-url",
-        "Where the server of --engine vllm listens, such as http://localhost:8000; several share the rows.",
-        "URL",
-    ),
-]
 Temperature = Annotated[
     float | None, option("--temperature", "Without it: ppo.temperature.", min=0.01, max=100.0)
 ]

@@ -12,6 +12,7 @@ import typer
 
 from align.cli.failures import ended, reported
 from align.errors import RecipeError, UserError
+from align.recipe import EngineName
 from align.run.hub import quiet_bars
 from align.stage_table import STAGES, Accepted, Stage
 
@@ -83,6 +84,21 @@ Buckets = Annotated[
 Ignored = Annotated[
     list[str] | None,
     option("--ignore", "A column to leave out of what is read; can be given several times.", "COLUMN"),
+]
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        "--engine",
+        help="What samples: transformers' forward pass, its continuous batching, or a vLLM server.",
+    ),
+]
+EngineUrl = Annotated[
+    list[str] | None,
+    option(
+        "--engine-url",
+        "Where the server of --engine vllm listens, such as http://localhost:8000; several share the rows.",
+        "URL",
+    ),
 ]
 OutputFile = Annotated[Path | None, option("--to", "Write here, not to stdout.", "FILE")]
 

@@ -7,6 +7,7 @@ depend on: the same command goes on where it was stopped, with the same bits, an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from align.compare.lm_eval import check_tasks, run_tasks
 from align.compare.policies import BASE, SFT, Found, Policy, add_role, find_policies
 from align.compare.prompts import held_out_demonstrations, read_prompts
 from align.compare.show import show
-from align.errors import MissingStage
+from align.errors import AlignError, MissingStage
 from align.evaluation.answers import (
     GUARD,
     MEASURE,
@@ -37,6 +38,7 @@ from align.evaluation.answers import (
 from align.evaluation.bench import BenchItem, bench_document, read_bench
 from align.evaluation.judge import check_judge
 from align.evaluation.reward import plain
+from align.loop.policy import Drawing, OpenPolicy, check_drawing, check_gap
 from align.models.batch import Pair
 from align.models.forward import Forward
 from align.models.roles import Roles
@@ -52,6 +54,7 @@ from align.stages.frame import Setup, set_up
 
 FOLDER, DOCUMENT = "evaluation", "evaluation.json"
 VERSION = 1
+OWN = Drawing()  # by transformers' forward pass, as the recipe says
 _CHUNK = 16  # prompts whose answers are kept together: what a kill can cost
 _BENCH_CHUNK = 64
 _LABEL = 60  # characters of a policy's label in a file's name, which may have 255 bytes
@@ -66,6 +69,7 @@ class Evaluating:
     setup: Setup
     found: Found
     console: Console
+    drawing: Drawing  # by what engine answers are drawn
     sources: list[RewardSource] = field(default_factory=list)
     guard: Path | None = None
     measures: list[RewardSource] = field(default_factory=list)
@@ -93,17 +97,33 @@ class Evaluating:
             add_role(roles, policy)
         scoring = load_scoring(recipe, roles, self.sources, self.guard, self.measures, setup.accel.device)
         forward = Forward(roles, setup.template.eos_id, recipe.ppo.min_response_tokens)
-        engine = open_engine("hf", roles, setup.accel)
+        folder = self.folder.resolve() / "engine"  # servers read adapters there
+        drawing = self.drawing
+        params = sampling_params(recipe.ppo, setup.base)
+        urls = drawing.engine_url or ()
+        engine = open_engine(drawing.engine, roles, setup.accel, urls=urls, folder=folder)
+        for policy in policies.values() if drawing.engine == "vllm" else ():
+            opened = OpenPolicy(policy.origin, setup, roles, engine, params, recipe.run.seed, policy.role)
+            try:
+                check_gap(opened, setup.template.prompt_ids("Hello"), recipe.ppo, self.console)
+            except AlignError:
+                engine.close()
+                raise
         return Answering(
             forward,
             engine,
-            sampling_params(recipe.ppo, setup.base),
+            params,
             setup.template,
             scoring,
             recipe.run.seed,
             recipe.ppo.microbatch_tokens,
             sft.role if sft else None,
         )
+
+    def close(self) -> None:
+        """Let the engine go, where one was opened."""
+        if "answering" in self.__dict__:  # the property has been read
+            self.answering.engine.close()
 
     @cached_property
     def judged_as(self) -> dict[str, Any]:
@@ -139,14 +159,19 @@ class Measured:
     prompts: Sequence[Asked]
 
 
-def evaluate(recipe: Recipe, allow_seen: bool = False, console: Console | None = None) -> dict[str, Any]:
-    """Compare the recipe's policies; returns what evaluation.json says.
+def evaluate(
+    recipe: Recipe,
+    allow_seen: bool = False,
+    console: Console | None = None,
+    drawing: Drawing = OWN,
+) -> dict[str, Any]:
+    """Compare the recipe's policies; returns what evaluation.json says. drawing: the engine that samples.
 
     Raises MissingStage where no policy is there, UserError where prompts were seen in training (without
     `allow_seen`), or something of the recipe does not fit.
     """
     console = console or Console()
-    document = measure(recipe, allow_seen, console).document
+    document = measure(recipe, allow_seen, console, drawing=drawing).document
     show(document, console)
     refresh(recipe.run.path, lambda text: say(console, text))
     say(console, f"everything is in {recipe.run.path / FOLDER / DOCUMENT}, the answers beside it")
@@ -159,6 +184,7 @@ def measure(
     console: Console,
     best_as: str | None = None,
     own: Path | None = None,
+    drawing: Drawing = OWN,
 ) -> Measured:
     """The same without tables and page. best_as: by this name, the reference's best answers are a policy too.
 
@@ -166,7 +192,8 @@ def measure(
     which is the reference's own, they then win or lose fairly. own: a folder whose runs all have the
     recipe's data; without it that is the run itself.
     """
-    state = _open(recipe, console, own or recipe.run.path)
+    check_drawing(drawing)
+    state = _open(recipe, console, own or recipe.run.path, drawing)
     if recipe.evaluate.lm_eval is not None:
         check_tasks(recipe.evaluate.lm_eval)
     if recipe.evaluate.judge is not None:
@@ -175,7 +202,7 @@ def measure(
     bench = {path: read_bench(Path(path)) for path in recipe.evaluate.reward_bench or ()}
     if len(prompts) == 1:
         state.note("there is one prompt: its figures have no interval")
-    with alone_in(state.folder):
+    with alone_in(state.folder), closing(state):
         answers = _answers(state, prompts, best_as)
         document = _document(state, answers, prompts)
         document["perplexity"] = _perplexity(state)
@@ -189,14 +216,14 @@ def measure(
     return Measured(document, answers, prompts)
 
 
-def _open(recipe: Recipe, console: Console, own: Path) -> Evaluating:
+def _open(recipe: Recipe, console: Console, own: Path, drawing: Drawing) -> Evaluating:
     setup = set_up(recipe)
     found = find_policies(recipe, setup.lineage, setup.base.fingerprint)
     if recipe.lora.modules_to_save and any(policy.label == BASE for policy in found.policies):
         kept = [policy for policy in found.policies if policy.label != BASE]
         why = "base is left out: sft trained its embeddings (lora.modules_to_save), which all policies share"
         found = Found(kept, found.sft, [*found.left_out, why])
-    state = Evaluating(recipe, setup, found, console)
+    state = Evaluating(recipe, setup, found, console, drawing)
     for line in found.left_out:
         state.note(line)
     places = {policy.label: policy.final or policy.saved for policy in found.policies}
@@ -234,6 +261,7 @@ def _answers(state: Evaluating, prompts: Sequence[Asked], best_as: str | None) -
         "sampling": [params.temperature, params.max_tokens, params.min_tokens, params.batch_tokens],
         "reference": sft.digest if sft else None,
         "chunk": _CHUNK,
+        "engine": state.drawing.engine,
     }
     rows: dict[str, list[Row]] = {}
     for label, (policy, each) in asked_of.items():

@@ -98,10 +98,10 @@ def engine_gap(policy: OpenPolicy, prompt: list[int]) -> float:
     """How far the engine's log probabilities of a response are from our own: nats, the mean over tokens."""
     whole = replace(policy.params, top_k=None, top_p=None)
     draws = Draws(policy.seed, "gap", policy.origin, [0])
-    (one,) = policy.engine.sample([prompt], draws, whole)
+    (one,) = policy.engine.sample([prompt], draws, whole, policy.role)
     forward = Forward(policy.roles, whole.eos_id, whole.min_tokens)
     prefix = forward.prefix(collate([(one.prompt, one.response)], whole.pad_id))
-    own, _, _ = forward.logprobs(_ROLE, prefix, whole.temperature)
+    own, _, _ = forward.logprobs(policy.role, prefix, whole.temperature)
     return float((own[0].cpu() - torch.tensor(one.logprobs)).abs().mean())
 
 

@@ -17,11 +17,13 @@ import torch
 from conftest import ROOT, make_recipe, write_jsonl
 from rich.console import Console
 from typer.testing import CliRunner
+from vllm_server import Fake, serving
 
 from align.cli.app import app
 from align.compare import run as module
 from align.compare.run import evaluate
-from align.errors import MissingStage, UserError
+from align.errors import AlignError, MissingStage, UserError
+from align.loop.policy import Drawing
 from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
 from align.stats.estimate import Estimate
@@ -94,6 +96,29 @@ def test_base_sft_and_ppo_are_compared(path: Path, whole: Path) -> None:
     assert best["figures"]["score"]["value"] >= found["best_of_n"]["curve"][0]["figures"]["score"]["value"]
     assert {w["by"] for w in found["wins"]} == {"score", "measure/chars"}
     assert found["perplexity"]["ppo"]["perplexity"]["value"] > 1
+
+
+def test_a_vllm_server_draws_the_answers_of_each_policy_by_its_adapter(path: Path) -> None:
+    fake = Fake(Path(loaded(path).base.name))
+    with serving(fake) as url:
+        drawing = Drawing(engine="vllm", engine_url=[url])
+        found = run(path, "evaluate.best_of=0", drawing=drawing)
+        asked = [one["model"] for one in fake.asked]
+        assert [asked.count(name) for name in dict.fromkeys(asked)] == [
+            5,
+            5,
+            5,
+        ]  # 4 prompts, and one to compare
+        assert str(fake.base) in asked and len(set(asked)) == 3 and not fake.adapters
+        assert found["policies"]["ppo"]["kl_exact"]["value"] > 0
+        again = run(path, "evaluate.best_of=0", drawing=drawing)
+        assert len(fake.asked) == 15 and again["policies"] == found["policies"]
+        fake.stale = True  # answers with the first adapter for every policy
+        with pytest.raises(AlignError, match="nats a token from those of this policy"):
+            run(path, "evaluate.best_of=0", "run.seed=1", "ppo.engine_gap_stop=0.001", drawing=drawing)
+        assert not fake.adapters
+    with pytest.raises(UserError, match="say with --engine-url where it listens"):
+        run(path, drawing=Drawing(engine="vllm"))
 
 
 def test_the_scores_are_those_of_align_score(path: Path, tmp_path: Path) -> None:

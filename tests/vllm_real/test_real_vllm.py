@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import make_recipe, make_tiny_base
 from real_vllm import MAX_RANK, PROGRAM, RealServer
+from rich.console import Console
 from sampled_policy import PARAMS, PROMPTS, draws, gap, move, policy_on, vllm
 
+from align.compare.run import evaluate
 from align.errors import UserError
 from align.loop.policy import Drawing, open_partner
 from align.models.roles import Roles
@@ -193,6 +195,9 @@ def test_ppo_trains_through_it_and_its_policy_answers(
     asked = [{"role": "user", "content": "the film is"}]
     assert there.answer(asked, 0) == here.answer(asked, 0)
     there.policy.engine.close()
+    close = recipe.model_copy(update={"ppo": recipe.ppo.model_copy(update={"engine_gap_stop": CLOSE})})
+    found = evaluate(close, console=Console(quiet=True), drawing=Drawing(engine="vllm", engine_url=urls))
+    assert list(found["policies"]) == ["base", "sft", "ppo"]  # none beyond the bound, or it had raised
 
 
 def test_a_server_that_is_killed_in_the_middle_costs_no_row(
