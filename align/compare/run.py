@@ -193,7 +193,7 @@ def measure(
     recipe's data; without it that is the run itself.
     """
     check_drawing(drawing)
-    state = _open(recipe, console, own or recipe.run.path, drawing)
+    state = _open(recipe, console, own, drawing)
     if recipe.evaluate.lm_eval is not None:
         check_tasks(recipe.evaluate.lm_eval)
     if recipe.evaluate.judge is not None:
@@ -216,7 +216,7 @@ def measure(
     return Measured(document, answers, prompts)
 
 
-def _open(recipe: Recipe, console: Console, own: Path, drawing: Drawing) -> Evaluating:
+def _open(recipe: Recipe, console: Console, own: Path | None = None, drawing: Drawing = OWN) -> Evaluating:
     setup = set_up(recipe)
     found = find_policies(recipe, setup.lineage, setup.base.fingerprint)
     if recipe.lora.modules_to_save and any(policy.label == BASE for policy in found.policies):
@@ -226,9 +226,10 @@ def _open(recipe: Recipe, console: Console, own: Path, drawing: Drawing) -> Eval
     state = Evaluating(recipe, setup, found, console, drawing)
     for line in found.left_out:
         state.note(line)
+    own = (own or recipe.run.path).resolve()
     places = {policy.label: policy.final or policy.saved for policy in found.policies}
     for label, place in places.items():
-        if place is not None and not place.resolve().is_relative_to(own.resolve()):
+        if place is not None and not place.resolve().is_relative_to(own):
             state.note(f"{label} is of another run: whether it trained on these prompts is not known")
     try:
         state.sources = find_sources(recipe, setup.lineage)
