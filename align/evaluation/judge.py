@@ -9,11 +9,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Event, Thread
 from typing import Any
 
 import httpx2
@@ -21,6 +19,7 @@ import httpx2
 from align.errors import AlignError, UserError
 from align.recipe.evaluate import Judge
 from align.rewards import service
+from align.run.at_once import as_they_come
 from align.run.metrics import json_line
 
 TEMPLATE = """\
@@ -133,7 +132,8 @@ def ask(
     kept.parent.mkdir(parents=True, exist_ok=True)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with service.client(judge.timeout, headers) as http, kept.open("a", encoding="utf-8") as file:
-        for name, text in _replies(http, judge, todo):
+        # Who stops the command waits for no judge.
+        for name, text in as_they_come([*todo], lambda name: _reply(http, judge, todo[name]), judge.parallel):
             known[name] = text
             file.write(json_line({"question": name, "reply": text}))
             file.flush()
@@ -141,42 +141,6 @@ def ask(
     said = [verdict_of(known[name]) for name in names]
     turned = [None if x is None else 1 - x for x in said[1::2]]
     return [Judged(straight, other) for straight, other in zip(said[::2], turned, strict=True)]
-
-
-def _replies(
-    http: httpx2.Client, judge: Judge, todo: Mapping[str, dict[str, Any]]
-) -> Iterator[tuple[str, str | None]]:
-    """Each question's name and reply as they come, some asked at a time.
-
-    The threads are daemons: who stops the command waits for no judge.
-    """
-    waiting: SimpleQueue[str] = SimpleQueue()
-    done: SimpleQueue[tuple[str, str | None | Exception]] = SimpleQueue()
-    stopped = Event()
-    for name in todo:
-        waiting.put(name)
-
-    def work() -> None:
-        while not stopped.is_set():
-            try:
-                name = waiting.get_nowait()
-            except Empty:
-                return
-            try:
-                done.put((name, _reply(http, judge, todo[name])))
-            except Exception as error:
-                done.put((name, error))
-
-    for _ in range(min(judge.parallel, len(todo))):
-        Thread(target=work, daemon=True).start()
-    try:
-        for _ in todo:
-            name, found = done.get()
-            if isinstance(found, Exception):
-                raise found
-            yield name, found
-    finally:
-        stopped.set()
 
 
 def _reply(http: httpx2.Client, judge: Judge, body: dict[str, Any]) -> str | None:

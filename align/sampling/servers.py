@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import Any, TypeVar
 
 import httpx2
 
 from align.errors import AlignError, UserError
+from align.run.at_once import as_they_come
 from align.run.hub import first_line
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
@@ -372,10 +372,6 @@ class Servers:
     ) -> dict[int, Answer]:
         """Answers of the servers that are present; rows of one that goes are left out."""
         present, over = self.present, Event()
-        places: SimpleQueue[int] = SimpleQueue()
-        found: SimpleQueue[tuple[int, Answer] | Exception | None] = SimpleQueue()
-        for place in range(len(todo)):
-            places.put(place)
 
         def one(place: int) -> tuple[int, Answer] | None:
             server = present[(place * len(present) // len(todo) + first) % len(present)]
@@ -384,42 +380,24 @@ class Servers:
             try:
                 return todo[place], answer(server, rows[todo[place]])
             except Gone as error:
-                if not over.is_set():
+                if not over.is_set():  # what still hangs when all is over is told to nobody
                     self._lose(server, error)
                 return None
 
-        def work() -> None:
-            with suppress(Empty):
-                while not over.is_set():
-                    place = places.get_nowait()
-                    try:
-                        found.put(one(place))
-                    except Exception as error:
-                        found.put(error)
-
-        for _ in range(min(len(todo), _REQUESTS * len(present))):
-            Thread(target=work, daemon=True).start()  # Ctrl-C and an error wait for no server that hangs
+        patience = None if self._told_silence else _SILENCE
+        most = _REQUESTS * len(present)
         try:
-            return dict(pair for _ in todo if (pair := self._next(found, present)) is not None)
+            asked = as_they_come(range(len(todo)), one, most, self._tell_silence, patience)
+            return dict(pair for _, pair in asked if pair is not None)
         finally:
             over.set()
 
-    def _next(
-        self, found: SimpleQueue[tuple[int, Answer] | Exception | None], of: Sequence[Server]
-    ) -> tuple[int, Answer] | None:
-        """The next answer; where none comes for long, that is told, once."""
-        try:
-            one = found.get(timeout=None if self._told_silence else _SILENCE)
-        except Empty:
-            self._told_silence = True
-            self._tell(
-                f"engine vllm: no response from {', '.join(server.url for server in of)} for "
-                f"{_SILENCE:g} seconds; each may take {_SECONDS:g}, then it is asked for again"
-            )
-            one = found.get()
-        if isinstance(one, Exception):
-            raise one
-        return one
+    def _tell_silence(self) -> None:
+        self._told_silence = True
+        self._tell(
+            f"engine vllm: no response from {', '.join(server.url for server in self.present)} for "
+            f"{_SILENCE:g} seconds; each may take {_SECONDS:g}, then it is asked for again"
+        )
 
     def _need_one(self, wait: float) -> None:
         """Where no server is present, wait so many seconds and look for one."""
