@@ -153,7 +153,7 @@ def _ranks_of_choice(content: dict[str, Any]) -> list[int | None] | None:
 
 
 def _edit(content: dict[str, Any]) -> tuple[str, int | None] | None:
-    edit = content["edit"]
+    edit = content.get("edit")  # early labels have none
     return (edit["text"], edit["response"]) if edit else None
 
 

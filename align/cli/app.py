@@ -18,6 +18,7 @@ from align.cli.failures import reported, speak_in_any_encoding
 from align.cli.label import label_app
 from align.cli.options import (
     AccelerateConfig,
+    Anyway,
     Buckets,
     ColumnsText,
     FormatName,
@@ -27,6 +28,7 @@ from align.cli.options import (
     Overrides,
     Processes,
     RecipeFile,
+    Restart,
     RunFolder,
     TrustCode,
     argument,
@@ -67,15 +69,6 @@ app = typer.Typer(
 recipe_app = typer.Typer(help="Look at a recipe without running it (show, schema).", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe", rich_help_panel="Look")
 
-Anyway = Annotated[
-    bool,
-    option(
-        "--anyway",
-        "Start also where the plan says that memory will not do, and `run` also where ppo's vLLM server is "
-        "not there yet.",
-    ),
-]
-Restart = Annotated[bool, option("--restart", "Start anew; what is there is set aside, not deleted.")]
 AcceptChanged = Annotated[
     Accepted | None,
     option(

@@ -10,12 +10,14 @@ import typer
 from align.cli.failures import reported
 from align.cli.options import (
     AccelerateConfig,
+    Anyway,
     Engine,
     EngineUrl,
     MovedBase,
     Overrides,
     Processes,
     RecipeFile,
+    Restart,
     RunFolder,
     TrustCode,
     load,
@@ -52,13 +54,9 @@ def evaluate(
 def compare(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    restart: Annotated[
-        bool, option("--restart", "Compare anew; what is there is set aside, not deleted.")
-    ] = False,
+    restart: Restart = False,
     allow_seen: Seen = False,
-    anyway: Annotated[
-        bool, option("--anyway", "Start also where the plan says that memory will not do.")
-    ] = False,
+    anyway: Anyway = False,
     num_processes: Processes = None,
     accelerate_config: AccelerateConfig = None,
 ) -> None:

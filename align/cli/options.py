@@ -85,6 +85,15 @@ Ignored = Annotated[
     list[str] | None,
     option("--ignore", "A column to leave out of what is read; can be given several times.", "COLUMN"),
 ]
+Anyway = Annotated[
+    bool,
+    option(
+        "--anyway",
+        "Start also where the plan says that memory will not do, and `run` also where ppo's vLLM server is "
+        "not there yet.",
+    ),
+]
+Restart = Annotated[bool, option("--restart", "Start anew; what is there is set aside, not deleted.")]
 Engine = Annotated[
     EngineName,
     typer.Option(

@@ -6,6 +6,7 @@ depend on: the same command goes on where it was stopped, with the same bits, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -283,8 +284,11 @@ def _answers(state: Evaluating, prompts: Sequence[Asked], best_as: str | None) -
 
 
 def _best(rows: Sequence[Row]) -> Row:
-    """The row with the highest score, the first of several; without what only first answers have."""
-    best = max(rows, key=lambda row: row[SCORE])
+    """The row with the highest score, the first of several; without what only first answers have.
+
+    No number is the least score of all.
+    """
+    best = max(rows, key=lambda row: -math.inf if row[SCORE] is None else row[SCORE])
     return {name: value for name, value in best.items() if name not in ("kl", "kl_exact", "entropy")}
 
 

@@ -21,17 +21,24 @@ class Computed:
 
 
 def speed(
-    done: Computed, seconds: float, processes: int, device: torch.device, part: str = ""
+    done: Computed,
+    seconds: float,
+    processes: int,
+    device: torch.device,
+    part: str = "",
+    rated: bool = True,
 ) -> dict[str, float]:
-    """Metrics of what all processes computed together in so many seconds; operations are per process.
+    """Metrics of what all processes computed together in so many seconds; rates are of one process.
 
-    part: what of a step this is, as "update"; it begins the metrics' names. With the share of the card's rate
+    part: what of a step this is, as "update"; it begins the metrics' names. rated: whether operations bound
+    it, so that their rate says something: sampling is bound by memory. With the share of the card's rate
     (MFU, arXiv 2204.02311, appendix B) where the device is a card whose data sheet is known.
     """
     name = f"perf/{part}_" if part else "perf/"
     found = {f"{name}tokens_per_second": done.tokens / seconds}
     if done.flops:
         found[f"{name}flops"] = done.flops
+    if done.flops and rated:
         rate = done.flops / seconds / processes
         found[f"{name}tflops"] = rate / 1e12
         if card := card_of(device):

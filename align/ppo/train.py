@@ -240,9 +240,8 @@ def speeds(context: Context, rollout: Rollout, metrics: dict[str, float], traine
     for (part, _), row in zip(parts.items(), distributed.total(counts.to(accel.device), accel), strict=True):
         tokens, flops = row.tolist()
         seconds = metrics[f"seconds/{part}"]
-        rated = 0 if part == "sample" else flops  # it is bound by memory: its rate would say nothing
-        found |= speed(Computed(tokens, rated), seconds, accel.num_processes, accel.device, part)
-        found[f"perf/{part}_flops"] = flops
+        done, rated = Computed(tokens, flops), part != "sample"
+        found |= speed(done, seconds, accel.num_processes, accel.device, part, rated)
     return found
 
 

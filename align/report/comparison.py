@@ -14,14 +14,6 @@ def comparison_tables(document: Mapping[str, Any]) -> list[Table]:
     return [_worth(document), _cost(document), *_seeds(document)]
 
 
-def comparison_view(document: Mapping[str, Any]) -> list[Table]:
-    """The tables; none where the file is missing or of another shape."""
-    try:
-        return comparison_tables(document)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        return []
-
-
 def _title(document: Mapping[str, Any], what: str) -> str:
     count = len(document["seeds"])
     interval = f"mean of {count} seeds with a 95% interval" if count > 1 else "one seed, so without intervals"

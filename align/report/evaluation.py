@@ -158,13 +158,15 @@ def _figure(estimate: Any, name: str = "", form: str | None = None) -> str:
     return f"{write(estimate['value'])} [{write(estimate['low'])}, {write(estimate['high'])}]"
 
 
-def evaluation_view(document: Mapping[str, Any]) -> tuple[list[Table], list[str]]:
-    """Tables and notes; neither where the file is missing, and a note where it cannot be understood."""
+def view(
+    document: Mapping[str, Any], made: Callable[[Mapping[str, Any]], list[Table]], file: str, command: str
+) -> tuple[list[Table], list[str]]:
+    """Tables and notes of a file; neither where it is missing, and a note where it cannot be understood."""
     if not document:
         return [], []
     notes = document.get("notes")
     told = [str(note) for note in notes] if isinstance(notes, list) else []
     try:
-        return tables(document), told
+        return made(document), told
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, StopIteration):
-        return [], ["evaluation/evaluation.json cannot be understood: align evaluate writes it anew", *told]
+        return [], [f"{file} cannot be understood: {command} writes it anew", *told]

@@ -23,10 +23,10 @@ from ruamel.yaml.error import YAMLError
 
 from align import __version__
 from align.errors import UserError
-from align.report.comparison import comparison_view
+from align.report.comparison import comparison_tables
 from align.report.costs import costs, peaks, people
 from align.report.data import data_view
-from align.report.evaluation import evaluation_view
+from align.report.evaluation import tables, view
 from align.report.headline import headline
 from align.report.policy import ppo_view, sft_view
 from align.report.read import RunFiles, StageFiles, read_run
@@ -96,7 +96,8 @@ def render(run: RunFiles) -> str:
     style, script = (
         Markup((Path(__file__).parent / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
     )
-    compared, notes = evaluation_view(run.compared)
+    compared, notes = view(run.compared, tables, "evaluation/evaluation.json", "align evaluate")
+    methods, methods_notes = view(run.methods, comparison_tables, "compare/compare.json", "align compare")
     views = {"sft": sft_view, "rm": rm_view, "ppo": ppo_view}
     return environment.get_template("page.html").render(
         run=run,
@@ -113,8 +114,8 @@ def render(run: RunFiles) -> str:
         data=data_view(run.check),
         compared=compared,
         compared_notes=notes,
-        methods=comparison_view(run.methods),
-        methods_notes=[str(note) for note in run.methods.get("notes") or []],
+        methods=methods,
+        methods_notes=methods_notes,
         costs=costs(run),
         peaks=peaks(run),
         people=people(run),

@@ -6,13 +6,12 @@ reference over a response's tokens. The reference is the SFT adapter again, froz
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import torch
-from accelerate import Accelerator
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
@@ -38,7 +37,7 @@ from align.run.folder import StageRun
 from align.seeds import generator, step_rows
 from align.stages.frame import Inputs, Setup
 from align.stages.ranking_rows import EncodedRows, RankingRow
-from align.stages.trainer import ResumableTrainer
+from align.stages.trainer import ResumableTrainer, trl_arguments
 from align.stats.rankings import Ranks, comparisons
 
 REFERENCE = "ref"  # the adapter's name by which TRL knows its reference
@@ -129,8 +128,7 @@ def _tell(stage: StageRun, train: Encodings[Any], pairs: Sequence[PairIds], reci
 
 
 def _longest(pairs: Sequence[PairIds]) -> Any:
-    import numpy as np
-
+    """Tokens of the longer response of each pair with its prompt [N]."""
     return np.array([len(one.prompt) + max(len(one.chosen), len(one.rejected)) for one in pairs], np.int64)
 
 
@@ -204,6 +202,7 @@ def _trainer(
     steps: int,
 ) -> _Trainer:
     cfg, seed, tokenizer = recipe.dpo, recipe.run.seed, setup.base.tokenizer
+    microbatch, accumulation = microbatches(cfg, setup.accel.num_processes, "dpo", "pairs")
     rows = step_rows(seed, "dpo", 0, steps * cfg.batch_size, len(pairs))
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(setup.base.pad_id)
     work = work_of(model.get_base_model(), "default")
@@ -226,7 +225,19 @@ def _trainer(
         model=model,
         processing_class=tokenizer,
         train_dataset=_on_disk(pairs).select(rows),
-        args=_arguments(recipe, str(stage.folder), setup.accel, steps),
+        args=trl_arguments(
+            DPOConfig,
+            recipe,
+            cfg,
+            stage,
+            setup.accel,
+            steps,
+            per_device_train_batch_size=microbatch,
+            gradient_accumulation_steps=accumulation,
+            router_aux_loss_coef=0.0,
+            beta=cfg.beta,
+            loss_type=["sigmoid"],
+        ),
     )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name and f".{REFERENCE}." not in name)
@@ -234,41 +245,3 @@ def _trainer(
     model.eval()
     check_trainer(model, model.get_base_model())
     return trainer
-
-
-def _arguments(recipe: Recipe, folder: str, accel: Accelerator, steps: int) -> DPOConfig:
-    """The recipe in TRL's words; what TRL would do by default and must not is switched off."""
-    cfg, device = recipe.dpo, accel.device
-    microbatch, accumulation = microbatches(cfg, accel.num_processes, "dpo", "pairs")
-    arguments = DPOConfig(
-        output_dir=folder,
-        seed=recipe.run.seed % 2**32,
-        beta=cfg.beta,
-        loss_type=["sigmoid"],
-        max_steps=steps,
-        per_device_train_batch_size=microbatch,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=cfg.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if cfg.schedule == "constant" else cfg.schedule,
-        warmup_steps=math.ceil(cfg.warmup * steps),
-        weight_decay=cfg.weight_decay,
-        max_grad_norm=cfg.max_grad_norm,
-        gradient_checkpointing=cfg.gradient_checkpointing is True,
-        router_aux_loss_coef=0.0,
-        save_steps=cfg.checkpoint_every,
-        train_sampling_strategy="sequential",
-        max_length=None,
-        use_cpu=device.type == "cpu",
-        bf16=False,
-        accelerator_config={"use_configured_state": True},
-        dataloader_pin_memory=device.type == "cuda",
-        eval_strategy="no",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        skip_memory_metrics=True,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments

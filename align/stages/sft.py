@@ -44,7 +44,7 @@ from align.run.checkpoint import load_into
 from align.run.folder import StageRun
 from align.seeds import generator, step_rows
 from align.stages.frame import Inputs, Setup
-from align.stages.trainer import ResumableTrainer
+from align.stages.trainer import ResumableTrainer, trl_arguments
 
 TokenRow = dict[str, list[int]]  # input_ids and labels of one demonstration, equally long
 # Counts nothing: for a process that goes along with another one's batch (models/passes.py).
@@ -160,6 +160,7 @@ def _trainer(
     """TRL's trainer on the base; raises UserError where padding or packing does not go with it."""
     cfg, seed = recipe.sft, recipe.run.seed
     rows = step_rows(seed, "sft", 0, steps * cfg.batch_size, len(train))  # of step 0, of step 1, …
+    microbatch, accumulation = microbatches(cfg, setup.accel.num_processes)
     model, tokenizer = setup.load_model(), setup.base.tokenizer
     check_padding(model)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(setup.base.pad_id)  # what TRL pads with
@@ -186,7 +187,20 @@ def _trainer(
         peft_config=lora_config(recipe.lora, model),
         processing_class=tokenizer,
         train_dataset=_on_disk(train).select(rows),
-        args=_arguments(recipe, str(stage.folder), setup.accel, steps, balancing_weight(model.config)),
+        args=trl_arguments(
+            SFTConfig,
+            recipe,
+            cfg,
+            stage,
+            setup.accel,
+            steps,
+            per_device_train_batch_size=microbatch,
+            gradient_accumulation_steps=accumulation,
+            router_aux_loss_coef=balancing_weight(model.config),
+            # The rows have their labels; packed, a microbatch is one row without padding.
+            dataset_kwargs={"skip_prepare_dataset": True},
+            padding_free=cfg.packing,
+        ),
     )
     if setup.base.spec.quantize:  # then TRL makes adapters bfloat16, too coarse for small steps
         for parameter in trainer.model.parameters():
@@ -241,48 +255,6 @@ def _on_disk(demonstrations: Sequence[Encoded]) -> Dataset:
 
     table = pa.Table.from_batches(kept(None, "", schema, rows), schema)
     return Dataset(table, fingerprint="rows")  # its own way to a name would read the whole table
-
-
-def _arguments(
-    recipe: Recipe, folder: str, accel: Accelerator, steps: int, balancing: float | None
-) -> SFTConfig:
-    """The recipe in TRL's words; what TRL would do by default and must not is switched off."""
-    cfg, device = recipe.sft, accel.device
-    microbatch, accumulation = microbatches(cfg, accel.num_processes)
-    arguments = SFTConfig(
-        output_dir=folder,
-        seed=recipe.run.seed % 2**32,  # numpy takes no larger one
-        max_steps=steps,
-        per_device_train_batch_size=microbatch,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=cfg.learning_rate,
-        lr_scheduler_type="constant_with_warmup" if cfg.schedule == "constant" else cfg.schedule,
-        warmup_steps=math.ceil(cfg.warmup * steps),
-        weight_decay=cfg.weight_decay,
-        max_grad_norm=cfg.max_grad_norm,
-        gradient_checkpointing=cfg.gradient_checkpointing is True,
-        router_aux_loss_coef=balancing,
-        save_steps=cfg.checkpoint_every,
-        # The rows are tokenised, labelled and in order; packed, a microbatch is one row without padding.
-        dataset_kwargs={"skip_prepare_dataset": True},
-        train_sampling_strategy="sequential",
-        padding_free=cfg.packing,
-        max_length=None,
-        # Devices and processes as accelerate found them; precision is the base's own.
-        use_cpu=device.type == "cpu",
-        bf16=False,
-        accelerator_config={"use_configured_state": True},
-        dataloader_pin_memory=device.type == "cuda",
-        eval_strategy="no",  # our callback calls for evaluations
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would hide a run that has diverged
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        skip_memory_metrics=True,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would mean nn.DataParallel
-    return arguments
 
 
 def _check_packing(model: PreTrainedModel, rows: list[TokenRow]) -> None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
@@ -22,12 +23,15 @@ from align.errors import AlignError
 from align.plan.speed import Computed, peak_memory, speed
 from align.processes.distributed import total
 from align.processes.sharding import shared_out
+from align.recipe.sections import DPO, SFT, Recipe
 from align.run import checkpoint
 from align.run.clock import Clock
 from align.run.energy import on_this_machine
 from align.run.folder import StageRun
 from align.run.memory import Held, itemised
 from align.run.progress import ProgressBar
+
+A = TypeVar("A", bound=TrainingArguments)
 
 
 class ResumableTrainer(Trainer):
@@ -171,6 +175,43 @@ class ResumableTrainer(Trainer):
 
     def _send_telemetry(self) -> None:
         """TRL tells the hub of each run; ours stay on this machine."""
+
+
+def trl_arguments(
+    kind: type[A], recipe: Recipe, cfg: SFT | DPO, stage: StageRun, accel: Accelerator, steps: int, **own: Any
+) -> A:
+    """The recipe in TRL's words, `kind`; what TRL would do by default and must not is switched off."""
+    device = accel.device
+    arguments = kind(
+        output_dir=str(stage.folder),
+        seed=recipe.run.seed % 2**32,  # numpy takes no larger one
+        max_steps=steps,
+        learning_rate=cfg.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if cfg.schedule == "constant" else cfg.schedule,
+        warmup_steps=math.ceil(cfg.warmup * steps),
+        weight_decay=cfg.weight_decay,
+        max_grad_norm=cfg.max_grad_norm,
+        gradient_checkpointing=cfg.gradient_checkpointing is True,
+        save_steps=cfg.checkpoint_every,
+        # The rows are tokenised and in order.
+        train_sampling_strategy="sequential",
+        max_length=None,
+        # Devices and processes as accelerate found them; precision is the base's own.
+        use_cpu=device.type == "cpu",
+        bf16=False,
+        accelerator_config={"use_configured_state": True},
+        dataloader_pin_memory=device.type == "cuda",
+        eval_strategy="no",  # our callback calls for evaluations
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would hide a run that has diverged
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        skip_memory_metrics=True,
+        **own,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs in one process would mean nn.DataParallel
+    return arguments
 
 
 class _Evaluations(TrainerCallback):

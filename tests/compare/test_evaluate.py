@@ -121,6 +121,12 @@ def test_a_vllm_server_draws_the_answers_of_each_policy_by_its_adapter(path: Pat
         run(path, drawing=Drawing(engine="vllm"))
 
 
+def test_the_best_of_several_answers_is_none_without_a_score() -> None:
+    rows = [{"score": None, "kl": 1.0}, {"score": -2.0, "kl": 2.0}, {"score": 3.0, "kl": 3.0}]
+    assert module._best(rows) == {"score": 3.0} and module._best(rows[:2]) == {"score": -2.0}
+    assert module._best(rows[:1]) == {"score": None}
+
+
 def test_the_scores_are_those_of_align_score(path: Path, tmp_path: Path) -> None:
     run(path, "evaluate.best_of=0")
     rows = rows_of(path, "ppo")

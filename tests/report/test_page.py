@@ -388,13 +388,17 @@ def test_a_page_that_cannot_be_written_never_fails_a_stage(
         write_report(run / "ppo" / "final")
 
 
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
 @pytest.mark.parametrize(
     "document",
     [{"people": "x", "judge": [1]}, {"policies": 3, "notes": 7}, {"policies": {}, "notes": [PAYLOAD]}],
 )
-def test_an_evaluation_that_is_damaged_is_told_and_stops_no_page(run: Path, document: dict[str, Any]) -> None:
-    (run / "evaluation").mkdir()
-    (run / "evaluation" / "evaluation.json").write_text(json.dumps(document))
+def test_findings_that_are_damaged_are_told_and_stop_no_page(
+    run: Path, document: dict[str, Any], command: str
+) -> None:
+    file = {"evaluate": "evaluation/evaluation.json", "compare": "compare/compare.json"}[command]
+    (run / file).parent.mkdir()
+    (run / file).write_text(json.dumps(document))
     html, parsed = made(run)
     harmless(html, parsed)
-    assert "evaluation.json cannot be understood: align evaluate writes it anew" in parsed.text
+    assert f"{file} cannot be understood: align {command} writes it anew" in parsed.text
