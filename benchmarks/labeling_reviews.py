@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=10_000)
     parser.add_argument("--database", choices=["sqlite", "postgresql", "both"], default="both")
     arguments = parser.parse_args()
+    if arguments.answers < 3000:
+        parser.error("--answers: at least 3000, so that everybody has five pages of 20 left to accept")
     for kind in ["sqlite", "postgresql"] if arguments.database == "both" else [arguments.database]:
         with database(kind) as address:
             measured(kind, address, arguments.answers)
@@ -105,7 +108,7 @@ def measured(kind: str, address: str, answers: int) -> None:
             names = {"item": answers // EACH // 2, "person": person, "label": answers // 2}
             for what, path in PAGES.items():
                 where = path.format(**names)
-                told(what, [timed(lambda where=where: client.get(where), 200) for _ in range(5)])  # type: ignore[misc]
+                told(what, [timed(partial(client.get, where), 200) for _ in range(5)])
             told("accept an answer", [verdict(client, label, "accepted") for label in range(1, 6)])
             told("return an answer", [verdict(client, label, "returned") for label in range(6, 11)])
             told("reject an answer", [verdict(client, label, "rejected") for label in range(11, 16)])

@@ -108,6 +108,7 @@ class _Greeting(threading.Thread):
     def run(self) -> None:
         patience = timedelta(seconds=_GREETING)
         with suppress(RuntimeError):
+            # torch exports it from a C++ module, of which type checkers know nothing.
             store = torch.distributed.TCPStore  # type: ignore[attr-defined]
             store(*self.address, is_master=False, wait_for_workers=False, timeout=patience)
             self.answered = True

@@ -1073,7 +1073,7 @@ def test_a_disk_that_fills_up_and_one_that_turns_read_only(
     assert hidden(folder) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v")
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v limits nothing elsewhere")
 @pytest.mark.parametrize("kib", [500_000, 1_000_000])
 def test_too_little_room_for_torch_is_one_line(tiny_recipe: MakeRecipe, kib: int) -> None:
     recipe = tiny_recipe()

@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
+# Behind the skip above: without the extra these cannot be imported.
+from fastapi.routing import APIRoute  # noqa: E402
 from labeling_app import Site  # noqa: E402
 from sqlalchemy import select  # noqa: E402
 from talking_app import asking, user  # noqa: E402
@@ -103,13 +105,14 @@ def routes(number: int = 1, **ids: int) -> list[tuple[str, str]]:
     for part in (*PARTS, signin):
         for router in (part.router, getattr(part, "own", None)):
             for route in router.routes if router is not None else ():
-                path = route.path  # type: ignore[attr-defined]
+                assert isinstance(route, APIRoute)
+                path = route.path
                 if path.startswith(("/signin", "/join", "/language")):
                     continue  # for those who have no session
                 path = path.replace("{number}", str(number)).replace("{form}", "csv")
                 for name in ("item", "label", "person"):
                     path = path.replace(f"{{{name}}}", str(ids.get(name, 1)))
-                found += [(m, path) for m in route.methods - {"HEAD"}]  # type: ignore[attr-defined]
+                found += [(m, path) for m in route.methods - {"HEAD"}]
     return found
 
 

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 
+# Behind the skip above: without the extra these cannot be imported.
 from labeling_app import Site  # noqa: E402
 from sqlalchemy import text  # noqa: E402
 from sqlalchemy.exc import DBAPIError  # noqa: E402

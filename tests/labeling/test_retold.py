@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the `labeling` extra")
 pytest.importorskip("babel", reason="needs the `labeling` extra")
 
+# Behind the skip above: without the extra these cannot be imported.
 from align.recipe.labeling import Check  # noqa: E402
 from labeling import language, retold  # noqa: E402
 from labeling.checker import Checker  # noqa: E402
