@@ -12,6 +12,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ class Fake:
 
     def __init__(self, base: Path) -> None:
         self.base = base
+        # Here and not where it is asked, in threads: two at a time leave transformers without tied weights.
+        self.model = AutoModelForCausalLM.from_pretrained(base).eval()
         self.adapters: dict[str, PeftModel] = {}
         self.asked: list[dict[str, Any]] = []
         self.loaded: list[str] = []
@@ -101,7 +104,9 @@ class Fake:
     def start_anew(self, base: Path | None = None) -> None:
         """It is there again, and knows no adapter."""
         self.adapters.clear()
-        self.base, self.left, self.asleep = base or self.base, None, False
+        self.left, self.asleep = None, False
+        if base is not None:
+            self.base, self.model = base, AutoModelForCausalLM.from_pretrained(base).eval()
 
     def _develop(self, path: str) -> dict[str, Any]:
         if path == "/server_info?config_format=json":
@@ -124,8 +129,7 @@ class Fake:
         if rank > self.max_lora_rank:
             why = f"LoRA rank {rank} is greater than max_lora_rank {self.max_lora_rank}."
             raise Refusal(500, f"Call to add_lora method failed: Worker failed with error '{why}'")
-        model = AutoModelForCausalLM.from_pretrained(self.base)
-        self.adapters[lora_name] = PeftModel.from_pretrained(model, lora_path).eval()
+        self.adapters[lora_name] = PeftModel.from_pretrained(deepcopy(self.model), lora_path).eval()
         self.first = self.first or self.adapters[lora_name]
         self.loaded.append(lora_name)
         return "Success"
@@ -150,7 +154,7 @@ class Fake:
         if wrong := {name for name, value in PLAIN.items() if asked[name] != value}:
             raise Refusal(400, f"this stand-in cannot sample with {wrong}")
         model: Any = self.first if self.stale else self.adapters.get(asked["model"])
-        model = AutoModelForCausalLM.from_pretrained(self.base).eval() if plain else model
+        model = self.model if plain else model
         draws = torch.Generator().manual_seed(asked["seed"])
         ids, logprobs = [], []
         while len(ids) < asked["max_tokens"] and ids[-1:] != asked["stop_token_ids"]:

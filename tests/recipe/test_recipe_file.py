@@ -617,6 +617,8 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
             raw["base"].pop("quantize", None)
     if raw["lora"].get("modules_to_save"):
         raw["sft"].pop("start", None)
+    if raw["evaluate"].get("best_of") == 1:
+        raw["evaluate"]["best_of"] = 2  # one answer is no choice
     raw["ppo"]["minibatch_size"] = draw(st.sampled_from([1, 2, 64, 128]))
     return raw
 
