@@ -92,9 +92,8 @@ def language_of(catalog: Catalog, code: str) -> Language:
         if any(SCRIPTS in place for place, _ in message.locations)
     }
     index: dict[str, int] = {}
-    for count in range(
-        _COUNTS
-    ):  # GNUTranslations makes `plural` of the catalogue's header, untold by its stub
+    # GNUTranslations makes `plural` of the catalogue's header, untold by its stub.
+    for count in range(_COUNTS):
         index.setdefault(locale.plural_form(count), catalogue.plural(count))  # type: ignore[attr-defined]
     index.setdefault("other", max(index.values()))
     return Language(code, locale, catalogue, scripts, index, 100 * len(done) // max(1, len(messages)) / 100)
