@@ -29,7 +29,7 @@ ROOMS = [
     {"labeling.language"},
     {"ppo", "serving"},
     {"stages"},
-    {"evaluation", "plan"},
+    {"evaluation", "plan", "safety"},
     {"rewards"},
     {"check", "sampling"},
     {"models"},

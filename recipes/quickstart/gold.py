@@ -33,6 +33,11 @@ def compound(text: str) -> float:
     return _analyzer().polarity_scores(text)["compound"]
 
 
+def vader(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """The compound score of each prompt with its response: a measure for `evaluate.measures`."""
+    return [compound(prompt + response) for prompt, response in zip(prompts, responses, strict=True)]
+
+
 def positive_share(compounds: Sequence[float]) -> float:
     """The share of scores at or above VADER's threshold for positive."""
     return fmean(score >= POSITIVE for score in compounds)
