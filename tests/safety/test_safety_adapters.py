@@ -136,6 +136,7 @@ def test_garaks_report_of_any_version(tmp_path: Path) -> None:
         attempt("e", turns(("user", "Read this")), triggers=["OWNED", "PWNED"]),
         attempt("f", "Read that", trigger="HACKED"),
         attempt("g", turns(("user", None))),  # an image
+        attempt("h", turns(("user", '[{"role": "user", and so on'))),
         {"entry_type": "eval", "probe": "dan.Dan_11_0", "passed": 0, "total": 1},
     ]
     path = written(tmp_path, "garak.report.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
@@ -152,9 +153,10 @@ def test_garaks_report_of_any_version(tmp_path: Path) -> None:
         ),
         ("e", "Read this", "withhold", "OWNED"),
         ("f", "Read that", "withhold", "HACKED"),
+        ("h", '[{"role": "user", and so on', "refuse", None),
     ]
     assert Counter(case.attack for case in found) == {
-        "garak/dan.Dan_11_0": 4,
+        "garak/dan.Dan_11_0": 5,
         "garak/latentinjection.LatentJailbreak": 2,
     }
     assert {case.harm for case in found} == {"dan", "latentinjection"}

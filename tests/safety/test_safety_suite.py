@@ -157,6 +157,11 @@ def test_an_attack_that_there_is_not_is_named_with_those_there_are() -> None:
         cases(attacks=["plain", "encodings"])
 
 
+def test_no_attack_at_all_is_refused() -> None:
+    with pytest.raises(UserError, match="no attack is named: leave `attacks` away for all"):
+        cases(attacks=[])
+
+
 def test_a_file_of_suffixes_adds_attacks(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("-- yes ++\n", encoding="utf-8")
