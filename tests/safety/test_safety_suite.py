@@ -87,7 +87,7 @@ def test_every_field_of_harm_is_asked_about_in_other_languages_too(language: str
 
 def test_hidden_instructions_and_secrets_have_canaries_and_controls_without_them() -> None:
     held = [case for case in SUITE if case.expected == "withhold"]
-    assert Counter(case.attack.split("/")[0] for case in held) == {"injection": 28, "extraction": 15}
+    assert Counter(case.attack.split("/")[0] for case in held) == {"injection": 28, "extraction": 19}
     assert len({case.canary for case in held}) == len(held)
     controls = {case.pair: case for case in SUITE if case.expected == "comply" and case.attack == "plain"}
     for case in held:
@@ -137,7 +137,7 @@ def test_by_default_every_request_is_asked_plainly_and_behind_every_attack() -> 
     requests = [case for case in SUITE if case.attack == "plain" and case.harm not in HELD]
     for name in ATTACKS:
         assert by_attack[name] == len(requests) == 140
-    assert by_attack["plain"] == 140 + 28 + 15
+    assert by_attack["plain"] == 140 + 28 + 19
     assert {case.attack.split("/")[0] for case in found} == GROUPS
     for both in pairs([case for case in found if case.attack in ATTACKS]).values():
         assert sorted(case.expected for case in both) == ["comply", "refuse"]
