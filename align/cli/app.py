@@ -31,6 +31,7 @@ from align.cli.options import (
     Restart,
     RunFolder,
     TrustCode,
+    Without,
     argument,
     load,
     option,
@@ -92,6 +93,7 @@ def _training(stages: list[Stage] | None) -> Callable[..., None]:
     def with_rewards(
         recipe: RecipeFile,
         overrides: Overrides = None,
+        without: Without = None,
         restart: Restart = False,
         accept_changed: AcceptChanged = None,
         anyway: Anyway = False,
@@ -99,17 +101,25 @@ def _training(stages: list[Stage] | None) -> Callable[..., None]:
         accelerate_config: AccelerateConfig = None,
     ) -> None:
         accepted = [accept_changed] if accept_changed else []
-        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config, accepted, anyway)
+        run_stages(
+            *(stages, recipe, overrides, restart, num_processes, accelerate_config),
+            *(accepted, anyway, without or ()),
+        )
 
     def command(
         recipe: RecipeFile,
         overrides: Overrides = None,
+        without: Without = None,
         restart: Restart = False,
         anyway: Anyway = False,
         num_processes: Processes = None,
         accelerate_config: AccelerateConfig = None,
     ) -> None:
-        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config, anyway=anyway)
+        run_stages(
+            *(stages, recipe, overrides, restart, num_processes, accelerate_config),
+            anyway=anyway,
+            without=without or (),
+        )
 
     return with_rewards if stages is None or "ppo" in stages else command
 
