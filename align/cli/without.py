@@ -27,8 +27,8 @@ def overrides_without(recipe: Recipe, stages: Sequence[Stage], terms: Sequence[s
         except ValueError as error:
             raise UserError(f"--{error}".replace("without:", "without", 1)) from None
         if what == RECORD:
-            for kind, found in _records(recipe, kinds, name):
-                named.setdefault(kind, []).append(found)
+            for kind, record in _records(recipe, kinds, name):
+                named.setdefault(kind, []).append(record)
         elif "rankings" not in kinds or recipe.data.rankings is None:
             raise UserError(
                 f"--without {term}: only rankings say their labeler and source, and align "
@@ -46,15 +46,16 @@ def overrides_without(recipe: Recipe, stages: Sequence[Stage], terms: Sequence[s
 
 def _records(recipe: Recipe, kinds: Sequence[str], name: str) -> list[tuple[str, str]]:
     """The kinds whose data have the record, and its term."""
-    from align.data.load import find_record
+    from align.data.load import read_table
+    from align.data.without import record_at
     from align.records import RECORDS
 
     found = []
-    for kind in kinds:
-        source = getattr(recipe.data, kind)
+    for kind, record in RECORDS.items():
+        source = getattr(recipe.data, kind) if kind in kinds else None
         if source is not None:
-            digest = find_record(RECORDS[kind], source, kind, recipe.data.cache_folder, name)  # type: ignore[index]
-            found += [(kind, f"{RECORD}:{digest[:16]}")] if digest else []
+            digest = record_at(read_table(record, source, kind, recipe.data.cache_folder), name)
+            found += [(str(kind), f"{RECORD}:{digest[:16]}")] if digest else []
     if not found:
         raise UserError(
             f"--without {RECORD}:{name}: no such record in data.{', data.'.join(kinds)}: name it as "

@@ -25,7 +25,7 @@ from align.data.sources import File
 from align.data.split import check_share, divide
 from align.data.store import RowNumbers, code_of, content_key, kept
 from align.data.table import SCHEMA, Part, Records, Table, reading_row, row_of
-from align.data.without import LeftOut, leave_out, record_at
+from align.data.without import LeftOut, leave_out
 from align.errors import RecipeError, UserError
 from align.recipe.data import Entry, Source
 from align.run.files import sha256
@@ -72,29 +72,40 @@ def load(
     Raises UserError that names file, line and field of up to 20 problems and counts the others, and
     RecipeError as `leave_out` does.
     """
-    problems, skip = _Problems(name), source.on_bad_record == "skip"
-    read = _Reader(kind, source, cache, labels, problems.add, tell=not skip, keep=skip)
-    table = Table(list(read.parts()))
+    problems = _Problems(name)
+    table = _table(kind, source, cache, labels, problems)
     if source.without or not isinstance(source.held_out, list):
         problems.refuse()
     left_out = leave_out(table, source, name)
     train_rows, held_out_rows, skipped = _divided(table, source, name, problems)
     train, held_out = Records(kind, table, train_rows), Records(kind, table, held_out_rows)
-    fingerprint = hashlib.sha256(f"{train.fingerprint} {held_out.fingerprint}".encode()).hexdigest()
+    fingerprint = fingerprint_of(train, held_out)
     readings = [(part.name, part.reading) for part in table.parts]
     return Split(train, held_out, fingerprint, skipped, readings, left_out)
 
 
-def find_record(kind: type[T], source: Source, name: str, cache: Path | None, wanted: str) -> str | None:
-    """The SHA-256 of the record that stands at FILE:LINE, or of the only one that begins so; else None.
-
-    Raises UserError as `load` does.
-    """
+def read_table(
+    kind: type[T], source: Source, name: str, cache: Path | None, labels: LabelReader = read_labels
+) -> Table:
+    """All records of `data.<name>`, undivided and with none left out; raises UserError as `load` does."""
     problems = _Problems(name)
-    skip = source.on_bad_record == "skip"
-    table = Table(list(_Reader(kind, source, cache, read_labels, problems.add, not skip, skip).parts()))
+    table = _table(kind, source, cache, labels, problems)
     problems.refuse()
-    return record_at(table, wanted)
+    return table
+
+
+def fingerprint_of(train: Records[T], held_out: Records[T]) -> str:
+    """A sha256 over both sides in their order."""
+    return hashlib.sha256(f"{train.fingerprint} {held_out.fingerprint}".encode()).hexdigest()
+
+
+def _table(
+    kind: type[T], source: Source, cache: Path | None, labels: LabelReader, problems: _Problems
+) -> Table:
+    """All rows of a source; what is wrong with them is among the problems, unless it is to be skipped."""
+    skip = source.on_bad_record == "skip"
+    read = _Reader(kind, source, cache, labels, problems.add, tell=not skip, keep=skip)
+    return Table(list(read.parts()))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -100,17 +101,22 @@ def rows_of(table: Table, term: str, where: str) -> Mask:
     Raises RecipeError at the key `where`, which tells the nearest names, where there are none.
     """
     what, name = term_of(term)
-    mask, names = np.zeros_like(table.good), dict[str, int]()
-    for row in np.flatnonzero(table.good).tolist():
-        value = table.digest(row) if what == RECORD else json.loads(table.text(row)).get(what)
-        if value is not None:
-            names[value] = names.get(value, 0) + 1
-            mask[row] = value.startswith(name) if what == RECORD else value == name
-    if not mask.any():
-        raise RecipeError(f"{where}: {term}: {_nobody(what, name, names)}", where)
-    if what == RECORD and len(several := [one for one in names if one.startswith(name)]) > 1:
+    values = {row: value for row, value in _values(table, what) if value is not None}
+    chosen = [row for row, one in values.items() if (one.startswith(name) if what == RECORD else one == name)]
+    if not chosen:
+        raise RecipeError(f"{where}: {term}: {_nobody(what, name, Counter(values.values()))}", where)
+    several = {values[row] for row in chosen}
+    if len(several) > 1:
         raise RecipeError(f"{where}: {term}: {len(several)} records begin so: write more of it", where)
+    mask = np.zeros_like(table.good)
+    mask[chosen] = True
     return mask
+
+
+def _values(table: Table, what: str) -> Iterator[tuple[int, str | None]]:
+    """The ID, labeler or source of each good row."""
+    for row in np.flatnonzero(table.good).tolist():
+        yield row, table.digest(row) if what == RECORD else json.loads(table.text(row)).get(what)
 
 
 def names_it(ranking: Ranking, terms: Sequence[str]) -> bool:

@@ -314,8 +314,7 @@ def _all_differences(old: Manifest, new: Manifest) -> list[str]:
     data = _differences(old.data, new.data, "data")
     # Where the data are the same, the terms leave out the same records.
     for kind in sorted({*old.without, *new.without}) if data else ():
-        terms = [one.without.get(kind, []) for one in (old, new)]
-        lines += _differences(*terms, f"data.{kind}.without")
+        lines += _differences(old.without.get(kind, []), new.without.get(kind, []), f"data.{kind}.without")
     return lines + data
 
 
