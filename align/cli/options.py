@@ -150,8 +150,8 @@ def run_stages(
         from align.recipe.load import stages_of
 
         if without:
-            more = overrides_without(recipe, stages_of(recipe) if stages is None else stages, without)
-            overrides = [*(overrides or ()), *more]
+            left_out = overrides_without(recipe, stages_of(recipe) if stages is None else stages, without)
+            overrides = [*(overrides or ()), *left_out]
             recipe = load(path, overrides)
         context.recipe = path, overrides or ()
 
