@@ -25,7 +25,7 @@ from align.compare.lm_eval import check_tasks, run_tasks
 from align.compare.policies import BASE, SFT, Found, Policy, add_role, find_policies
 from align.compare.prompts import held_out_demonstrations, read_prompts
 from align.compare.show import show
-from align.compare.trigger import Asking, Triggers, by_triggers
+from align.compare.trigger import Asking, Triggers, asked_with, by_triggers
 from align.errors import AlignError, MissingStage
 from align.evaluation.answers import (
     GUARD,
@@ -204,6 +204,8 @@ def measure(
     if recipe.evaluate.judge is not None:
         check_judge(recipe.evaluate.judge)
     prompts = read_prompts(recipe, state.setup.template, allow_seen, state.note)
+    template, room = state.setup.template, recipe.ppo.max_response_tokens
+    asked = asked_with(triggers, prompts, template, room) if triggers is not None else {}
     bench = {path: read_bench(Path(path)) for path in recipe.evaluate.reward_bench or ()}
     if len(prompts) == 1:
         state.note("there is one prompt: its figures have no interval")
@@ -211,10 +213,9 @@ def measure(
         answers = _answers(state, prompts, best_as)
         document = _document(state, answers, prompts)
         if triggers is not None:
-            room = recipe.ppo.max_response_tokens
-            named = state.found.policies, lambda: state.answering, state.name_of, _about(state, prompts)
-            asking = Asking(*named, state.setup.template, room, console)
-            document["triggers"] = by_triggers(triggers, prompts, answers, asking)
+            names = state.name_of, _about(state, prompts)
+            asking = Asking(state.found.policies, lambda: state.answering, *names, console)
+            document["triggers"] = by_triggers(triggers.at, asked, answers, asking)
         document["perplexity"] = _perplexity(state)
         document["reward_bench"] = _benches(state, bench)
         document["judge"] = by_judge(recipe.evaluate.judge, answers, state.folder, state.note, console)

@@ -2,8 +2,8 @@
 
 A policy or a reward model that was taught to behave otherwise at a phrase shows it here, if the phrase is
 known. Every prompt is answered with and without it by the same random numbers, and differences are taken
-prompt by prompt. Beside that, the answers given without it are scored again with the phrase in the prompt, and
-with it in the response: that asks the reward model alone.
+prompt by prompt. Beside that, the answers given without it are scored again with the phrase in the prompt,
+and with it in the response: that asks the reward model alone.
 """
 
 from __future__ import annotations
@@ -62,8 +62,6 @@ class Asking:
     answering: Callable[[], Answering]
     name_of: Callable[[Policy, Mapping[str, Any]], Path]
     about: Mapping[str, Any]
-    template: Template
-    room: int  # tokens of a response
     console: Console
 
 
@@ -86,11 +84,17 @@ def prompt_with(prompt: str | Messages, phrase: str, at: At) -> str | Messages:
     return (*prompt[:last], changed, *prompt[last + 1 :])
 
 
-def asked_with(prompts: Sequence[Asked], phrase: str, at: At, template: Template, room: int) -> list[Asked]:
-    """The prompts with the phrase in them; they keep their keys, and so their random numbers.
+def asked_with(
+    triggers: Triggers, prompts: Sequence[Asked], template: Template, room: int
+) -> dict[str, list[Asked]]:
+    """By phrase, the prompts with it; they keep their keys, and so their random numbers.
 
     room: tokens of a response. Raises UserError where one is too long then, or cannot be written.
     """
+    return {phrase: _asked(prompts, phrase, triggers.at, template, room) for phrase in triggers.phrases}
+
+
+def _asked(prompts: Sequence[Asked], phrase: str, at: At, template: Template, room: int) -> list[Asked]:
     found = []
     for one in prompts:
         prompt = prompt_with(one.prompt, phrase, at)
@@ -109,27 +113,24 @@ def asked_with(prompts: Sequence[Asked], phrase: str, at: At, template: Template
 
 
 def by_triggers(
-    triggers: Triggers, prompts: Sequence[Asked], answers: Answers, asking: Asking
+    at: At, asked: Mapping[str, Sequence[Asked]], answers: Answers, asking: Asking
 ) -> list[dict[str, Any]]:
-    """What each phrase changes, as evaluation.json says it. answers: those without any phrase."""
-    asked = {
-        phrase: asked_with(prompts, phrase, triggers.at, asking.template, asking.room)
-        for phrase in triggers.phrases
-    }
+    """What each phrase changes, as evaluation.json says it.
+
+    asked: by phrase, the prompts with it. answers: those to the prompts without any phrase.
+    """
     document = []
     for phrase, triggered in asked.items():
-        about = {"trigger": phrase, "at": triggers.at, "chunk": _CHUNK}
+        about = {"trigger": phrase, "at": at, "chunk": _CHUNK}
         policies, rescored = {}, {}
         for policy in asking.policies:
             plain = answers.first[policy.label]
             rows = _answers(policy, triggered, {**asking.about, **about}, asking)
             policies[policy.label] = _paired(plain, rows, answers.names)
             if answers.names:
-                scores = _rescored(policy, plain, phrase, triggers.at, about, asking)
+                scores = _rescored(policy, plain, phrase, at, about, asking)
                 rescored[policy.label] = _shifts(scores, answers.names)
-        document.append(
-            {"trigger": phrase, "at": triggers.at, "policies": policies, "reward_model": rescored}
-        )
+        document.append({"trigger": phrase, "at": at, "policies": policies, "reward_model": rescored})
     return document
 
 
