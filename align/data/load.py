@@ -116,6 +116,7 @@ class Survey(Generic[T]):
     held_out: Records[T]
     trains: NDArray[np.bool_]  # [N], of `train`: not what is held out too, nor what a weight leaves out
     files: list[tuple[Part, Records[T]]]  # what was read, and the first records of each
+    left_out: LeftOut | None = None  # by `without`
 
 
 def survey(
@@ -131,15 +132,17 @@ def survey(
     """
     read = _Reader(kind, source, cache, read_labels, refuse, tell=True, keep=True, seen=seen)
     table = Table(list(read.parts()))
+    left_out = None
     try:
-        leave_out(table, source, kind.kind)
+        left_out = leave_out(table, source, kind.kind)
     except RecipeError as error:
         place, _, message = str(error).partition(": ")
         refuse(Problem(place, "", message, whole_file=True))
     trains, held_out, _ = divide(table, source)
     train = np.setdiff1d(np.flatnonzero(table.good), held_out)
     files = [(part, Records(kind, table, rows)) for part, rows in table.first_rows(_EXAMPLES)]
-    return Survey(Records(kind, table, train), Records(kind, table, held_out), np.isin(train, trains), files)
+    sides = Records(kind, table, train), Records(kind, table, held_out)
+    return Survey(*sides, np.isin(train, trains), files, left_out)
 
 
 def _divided(

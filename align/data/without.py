@@ -158,8 +158,8 @@ def _nobody(what: str, name: str, names: Mapping[str, int]) -> str:
         return f"no record says its {what}"
     near = get_close_matches(name, names, 3, 0.5) or sorted(names, key=lambda one: -names[one])[:_SHOWN_NAMES]
     told = ", ".join(f"{one} ({names[one]:,} records)" for one in near)
-    rest = f"; there are {len(names) - len(near):,} more" if len(names) > len(near) else ""
-    return f"no record has this {what}. There is {told}{rest}"
+    rest = f", and {len(names) - len(near):,} more" if len(names) > len(near) else ""
+    return f"no record has this {what}; there are {told}{rest}"
 
 
 def _count(mask: Mask) -> int:

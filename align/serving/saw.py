@@ -29,6 +29,7 @@ TRAINED, NOT_DRAWN, HELD_OUT = "trained on", "not drawn by any step", "held out"
 LEFT_OUT, SKIPPED, ABSENT = "left out", "skipped", "not in the data"
 NAMELESS, UNKNOWN = "not said by these records", "not known"
 _SELF, _BY, _NO = "itself", "by what it started from", "no"
+_UNSAID = "no, as far as its records say"
 
 
 @dataclass
@@ -164,8 +165,10 @@ def _inherit(found: Sequence[Seen], terms: Sequence[str]) -> None:
                 seen.weights[term] = _SELF
             elif ways & {_SELF, _BY}:
                 seen.weights[term] = _BY
+            elif UNKNOWN in verdicts | ways or missing:
+                seen.weights[term] = UNKNOWN
             else:
-                seen.weights[term] = UNKNOWN if UNKNOWN in verdicts | ways or missing else _NO
+                seen.weights[term] = _UNSAID if NAMELESS in verdicts or _UNSAID in ways else _NO
 
 
 def _labels(folder: Path) -> LabelReader:
@@ -220,7 +223,7 @@ def _print(terms: Sequence[str], found: Sequence[Seen]) -> None:
         for seen in found:
             ways.setdefault(seen.weights[term], []).append(f"{seen.node.stage} of {seen.node.run}")
         print(f"{_text(term)}: whose weights saw any of it")
-        for how in (_SELF, _BY, _NO, UNKNOWN):
+        for how in (_SELF, _BY, UNKNOWN, _UNSAID, _NO):
             if how in ways:
                 print(f"   {how}: {_text(', '.join(ways[how]))}")
 

@@ -90,19 +90,22 @@ def test_each_stage_of_the_chain_answers(chain: Path) -> None:
     runs = chain.parent / "runs"
     assert f"itself: rm of {runs}/tiny" in tail
     assert f"by what it started from: ppo of {runs}/tiny" in tail
-    assert f"no: sft of {runs}/tiny" in tail
+    assert f"no, as far as its records say: sft of {runs}/tiny" in tail
+    assert "no: " in _ask(chain, "tiny", "record:rankings.jsonl:1")[1]
 
 
 def test_left_out_is_told_from_absent(chain: Path) -> None:
     code, out = _ask(chain, "other", "labeler:ann", "labeler:bo")
     assert code == 0, out
     assert "labeler:ann  LEFT OUT: " in out and "left out by `without`" in out
-    assert "labeler:bo  NOT IN THE DATA: no record has this labeler. There is bob (" in out
+    assert "labeler:bo  NOT IN THE DATA: no record has this labeler; there are bob (" in out
     document = _json(chain, "other", "labeler:ann")
     rankings = _of(document, "rm", "rankings")["counts"]
     assert rankings["train"] == rankings["held_out"] == 0
     assert rankings["left_out"] == sum(row["labeler"] == "ann" for row in _rows(chain.parent))
-    assert {one["weights_saw"]["labeler:ann"] for one in document["stages"]} == {"no"}
+    assert {one["weights_saw"]["labeler:ann"] for one in document["stages"]} == {
+        "no, as far as its records say"
+    }
     assert [one["stage"] for one in document["stages"]] == ["sft", "rm", "ppo"]
 
 

@@ -128,7 +128,7 @@ def test_a_name_that_nobody_has_is_refused_with_the_nearest(recipe: Path) -> Non
     code, out = _align("rm", recipe)
     line = next(i for i, x in enumerate(recipe.read_text().splitlines(), 1) if '"without"' in x)
     assert code == 2 and f"recipe.yaml:{line}" in out, out
-    assert "no record has this labeler. There is" in out
+    assert "no record has this labeler; there are" in out
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_name_that_nobody_has_is_refused_with_the_nearest(recipe: Path) -> Non
         ("ann", "write labeler:NAME, source:NAME or record:ID"),
         ("labeler:", "write labeler:NAME, source:NAME or record:ID"),
         ("record:rankings.jsonl:999", "no such record in data.rankings"),
-        ("source:crowd", "no record has this source. There is crowd 2 (4 records)"),
+        ("source:crowd", "no record has this source; there are crowd 2 (4 records)"),
     ],
 )
 def test_what_cannot_be_understood_is_refused(recipe: Path, term: str, told: str) -> None:
@@ -174,6 +174,13 @@ def test_what_databases_say_of_others_is_without_them_too(recipe: Path) -> None:
     source = Source(train=[Entry(path="x.db", format="labels")], held_out=0.0, without=["labeler:ann"])
     named = [one.labeler for one in of_databases(source, set(), lambda entry: lines)]
     assert "ann" not in named and len(named) == sum(row["labeler"] != "ann" for row in rows)
+
+
+def test_check_says_it_and_finds_names_that_nobody_has(recipe: Path) -> None:
+    code, out = _align("check", recipe, "--set", "data.rankings.without=labeler:ann")
+    assert code == 0 and "left out are" in out and "labeler:ann: " in out, out
+    code, out = _align("check", recipe, "--set", "data.rankings.without=labeler:an")
+    assert code == 2 and "labeler:an: no record has this labeler" in " ".join(out.split()), out
 
 
 def test_align_run_leaves_out_what_each_stage_reads(recipe: Path) -> None:
