@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from align.ppo import train as ppo
 from align.recipe.load import load_recipe
 from align.records import prompt_key
 from align.seeds import step_rows
-from align.stages import rm, sft
+from align.stages import frame, rm, sft
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -144,3 +145,56 @@ def test_a_term_that_is_none(chain: Path, term: str) -> None:
 def test_json_needs_a_question(chain: Path, tiny_recipe: Callable[..., Path]) -> None:
     done = CliRunner().invoke(app, ["lineage", str(chain.parent / "runs/tiny"), "--json"])
     assert done.exit_code == 2 and "--saw" in done.output
+
+
+def test_what_could_not_be_encoded_was_not_trained_on(
+    tiny_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tiny_recipe(sft={"steps": 1})
+    rows = [json.loads(line) for line in (tmp_path / "demonstrations.jsonl").read_text().splitlines()]
+    trains = [i for i, row in enumerate(rows) if side(prompt_key(row["prompt"]), 0.2) == "train"]
+    rows[trains[0]]["response"] = " so" * 2000
+    write_jsonl(tmp_path / "demonstrations.jsonl", rows)
+    sft.run(load_recipe(path, ["data.demonstrations.on_bad_record=skip"]))
+    line = trains[0] + 1
+    code, out = _ask(path, "tiny", f"record:demonstrations.jsonl:{line}")
+    assert code == 0 and "SKIPPED: 1 skipped as they could not be encoded" in out, out
+    code, out = _ask(path, "tiny", f"record:demonstrations.jsonl:{trains[1] + 1}")
+    assert code == 0 and "TRAINED ON: 1 among what trains" in out, out
+
+
+def test_labels_that_a_stage_kept_are_asked_when_the_database_has_gone(
+    tiny_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"the {i}", "response": f" is {i % 3}"} for i in range(20)]
+    write_jsonl(tmp_path / "labeling.db", rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(frame, "read_labels", lambda kind, entry: Path(entry.path).read_bytes())
+        labels = {"labels": "labeling.db", "held_out": 0.2}
+        path = tiny_recipe(data={"template": "plain", "cache": str(tmp_path), "demonstrations": labels})
+        sft.run(load_recipe(path))
+    (tmp_path / "labeling.db").unlink()
+    counts = {"train": 0, "held_out": 0}
+    for row in rows:
+        text = json.dumps(row, sort_keys=True, ensure_ascii=False)
+        term = f"record:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        found = _of(_json(path, "tiny", term), "sft", "demonstrations")
+        assert found["verdict"] in ("trained on", "held out"), found
+        counts["train"] += found["counts"]["train"]
+        counts["held_out"] += found["counts"]["held_out"]
+    held = [side(prompt_key(row["prompt"]), 0.2) for row in rows].count("held_out")
+    assert counts == {"train": 20 - held, "held_out": held}
+
+
+def test_code_that_a_run_names_is_not_run(path: Path, tmp_path: Path) -> None:
+    said = path.parent / "runs/tiny/recipe.yaml"
+    mark = tmp_path / "ran"
+    (tmp_path / "strangers.py").write_text(f"open({str(mark)!r}, 'w')\ndef read(row): yield row\n")
+    file = path.parent / "rankings.jsonl"
+    entry = f"\n    - path: {file}\n      format: {tmp_path / 'strangers.py'}:read\n"
+    text = said.read_text()
+    assert f"\n    - {file}\n" in text
+    said.write_text(text.replace(f"\n    - {file}\n", entry))
+    code, out = _ask(path, "tiny", "labeler:ann")
+    assert code == 2 and "reading them runs" in out and "--trust-remote-code" in out
+    assert not mark.exists()
