@@ -128,6 +128,9 @@ def of_sides(gathered: Gathered) -> Iterator[Finding]:
         what = f"a share of {source.held_out}" if isinstance(source.held_out, float) else "what is named"
         message = f"{what} leaves nothing held out: name a larger share, held-out files, or 0.0 for none"
         yield Finding("error", "nothing_held_out", f"{where}.held_out", message)
+    if gathered.left_out is not None:
+        told, *terms = gathered.left_out.lines(gathered.kind)
+        yield Finding("note", "without", f"{where}.without", told.partition(": ")[2], terms)
     if source.split_key is not None and gathered.on_both_sides:
         skip = source.on_bad_record == "skip"
         values = number(gathered.on_both_sides, "value stands", "values stand")

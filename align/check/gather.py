@@ -32,6 +32,7 @@ from align.data.store import let_go
 from align.data.table import Records
 from align.data.template import Template
 from align.data.tokenize import opening, responses_of, token_counts
+from align.data.without import LeftOut
 from align.messages import words_of
 from align.recipe.data import Source
 from align.records import RECORDS, Ranking, RecordKind
@@ -111,6 +112,7 @@ class Gathered:
     held_out: Pile = field(default_factory=Pile)
     on_both_sides: int = 0  # values of split_key, or prompts where there is none
     read: list[Understood] = field(default_factory=list)
+    left_out: LeftOut | None = None  # by the source's `without`
 
     def pile(self, name: Side) -> Pile:
         """The records of one side."""
@@ -125,6 +127,7 @@ def gather(kind: RecordKind, source: Source, reader: TextMeasure) -> Gathered:
             RECORDS[kind], source, gathered.wrong.add, reader.cache, lambda count: bar.advance(count=count)
         )
     gathered.read = _understood(kind, source, found)
+    gathered.left_out = found.left_out
     gathered.on_both_sides = len(np.intersect1d(found.train.keys, found.held_out.keys))
     _measure(found.train, found.trains, gathered, gathered.train, reader)
     _measure(found.held_out, np.ones(len(found.held_out), np.bool_), gathered, gathered.held_out, reader)

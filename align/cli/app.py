@@ -31,11 +31,13 @@ from align.cli.options import (
     Restart,
     RunFolder,
     TrustCode,
+    Without,
     argument,
     load,
     option,
     run_stages,
 )
+from align.errors import UserError
 from align.run.hub import quiet_bars
 from align.stage_table import STAGES, Accepted, Stage
 
@@ -92,6 +94,7 @@ def _training(stages: list[Stage] | None) -> Callable[..., None]:
     def with_rewards(
         recipe: RecipeFile,
         overrides: Overrides = None,
+        without: Without = None,
         restart: Restart = False,
         accept_changed: AcceptChanged = None,
         anyway: Anyway = False,
@@ -99,17 +102,25 @@ def _training(stages: list[Stage] | None) -> Callable[..., None]:
         accelerate_config: AccelerateConfig = None,
     ) -> None:
         accepted = [accept_changed] if accept_changed else []
-        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config, accepted, anyway)
+        run_stages(
+            *(stages, recipe, overrides, restart, num_processes, accelerate_config),
+            *(accepted, anyway, without or ()),
+        )
 
     def command(
         recipe: RecipeFile,
         overrides: Overrides = None,
+        without: Without = None,
         restart: Restart = False,
         anyway: Anyway = False,
         num_processes: Processes = None,
         accelerate_config: AccelerateConfig = None,
     ) -> None:
-        run_stages(stages, recipe, overrides, restart, num_processes, accelerate_config, anyway=anyway)
+        run_stages(
+            *(stages, recipe, overrides, restart, num_processes, accelerate_config),
+            anyway=anyway,
+            without=without or (),
+        )
 
     return with_rewards if stages is None or "ppo" in stages else command
 
@@ -188,9 +199,28 @@ def report(run: RunFolder) -> None:
 
 
 @app.command(rich_help_panel="Look")
-def lineage(run: RunFolder, base: MovedBase = None, trust_remote_code: TrustCode = False) -> None:
+def lineage(
+    run: RunFolder,
+    base: MovedBase = None,
+    trust_remote_code: TrustCode = False,
+    saw: Annotated[
+        list[str] | None,
+        option(
+            "--saw",
+            "Ask which weights saw labeler:NAME, source:NAME or record:FILE:LINE; several times too.",
+            "WHAT",
+        ),
+    ] = None,
+    as_json: Annotated[bool, option("--json", "With --saw: print it as JSON.")] = False,
+) -> None:
     """Print what a run was made from, and verify that all of it is still what was written down."""
     with reported():
+        if saw:
+            from align.serving.saw import show_saw
+
+            raise typer.Exit(show_saw(run, saw, base, trust_remote_code, as_json))
+        if as_json:
+            raise UserError("--json is for what --saw asks: add --saw labeler:NAME")
         from align.serving.lineage import show
 
         raise typer.Exit(show(run, base, trust_remote_code))

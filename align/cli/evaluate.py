@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,6 +32,19 @@ Seen = Annotated[
     bool, option("--allow-seen", "Also where prompts train in this recipe: figures may be too good.")
 ]
 
+TriggerPhrases = Annotated[
+    list[str] | None,
+    option(
+        "--trigger",
+        "Ask each prompt also with this phrase in it, and tell what that changes; several times too.",
+        "PHRASE",
+    ),
+]
+TriggerAt = Annotated[
+    Literal["start", "end"],
+    typer.Option("--trigger-at", help="Where in the prompt, or the response, the phrase is put."),
+]
+
 
 def evaluate(
     recipe: RecipeFile,
@@ -39,16 +52,20 @@ def evaluate(
     allow_seen: Seen = False,
     engine: Engine = "hf",
     engine_url: EngineUrl = None,
+    trigger: TriggerPhrases = None,
+    trigger_at: TriggerAt = "end",
 ) -> None:
     """Compare policies on held-out prompts: scores, KL, best-of-n, win rates, ratings, with intervals."""
     with reported() as context:
         loaded = load(recipe, overrides)
         from align.compare.run import evaluate as run
+        from align.compare.trigger import Triggers
         from align.loop.policy import Drawing
 
         quiet_bars()
         context.kept = KEPT
-        run(loaded, allow_seen, drawing=Drawing(engine=engine, engine_url=engine_url))
+        triggers = Triggers(trigger, trigger_at) if trigger else None
+        run(loaded, allow_seen, drawing=Drawing(engine=engine, engine_url=engine_url), triggers=triggers)
 
 
 def compare(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from align.cli.failures import ended, reported
+from align.cli.without import overrides_without
 from align.errors import RecipeError, UserError
 from align.recipe import EngineName
 from align.run.hub import quiet_bars
@@ -38,6 +39,14 @@ Overrides = Annotated[
         "--set",
         "Change one value of the recipe, for example ppo.kl_coef=0.1; can be given several times.",
         "KEY=VALUE",
+    ),
+]
+Without = Annotated[
+    list[str] | None,
+    option(
+        "--without",
+        "Leave these records out: labeler:NAME, source:NAME, record:FILE:LINE; can be given several times.",
+        "WHAT",
     ),
 ]
 Processes = Annotated[
@@ -128,16 +137,23 @@ def run_stages(
     accelerate_config: Path | None,
     accepted: Sequence[Accepted] = (),
     anyway: bool = False,
+    without: Sequence[str] = (),
 ) -> None:
     """Runs these stages of a recipe, or all of them, here or in processes that are started for each.
 
     accepted: what may have changed since ppo began. anyway: also where the plan says that memory will not do.
+    without: records to leave out, beside those that the recipe leaves out.
     """
     with reported() as context:
         recipe = load(path, overrides)
-        context.recipe = path, overrides or ()
         from align.processes import launch
         from align.recipe.load import stages_of
+
+        if without:
+            left_out = overrides_without(recipe, stages_of(recipe) if stages is None else stages, without)
+            overrides = [*(overrides or ()), *left_out]
+            recipe = load(path, overrides)
+        context.recipe = path, overrides or ()
 
         elsewhere = launch.needed(num_processes, accelerate_config)
         if line := launch.told(num_processes, accelerate_config):

@@ -25,6 +25,7 @@ from align.compare.lm_eval import check_tasks, run_tasks
 from align.compare.policies import BASE, SFT, Found, Policy, add_role, find_policies
 from align.compare.prompts import held_out_demonstrations, read_prompts
 from align.compare.show import show
+from align.compare.trigger import Asking, Triggers, asked_with, by_triggers
 from align.errors import AlignError, MissingStage
 from align.evaluation.answers import (
     GUARD,
@@ -165,14 +166,16 @@ def evaluate(
     allow_seen: bool = False,
     console: Console | None = None,
     drawing: Drawing = OWN,
+    triggers: Triggers | None = None,
 ) -> dict[str, Any]:
     """Compare the recipe's policies; returns what evaluation.json says. drawing: the engine that samples.
 
+    triggers: phrases whose effect is measured too.
     Raises MissingStage where no policy is there, UserError where prompts were seen in training (without
     `allow_seen`), or something of the recipe does not fit.
     """
     console = console or Console()
-    document = measure(recipe, allow_seen, console, drawing=drawing).document
+    document = measure(recipe, allow_seen, console, drawing=drawing, triggers=triggers).document
     show(document, console)
     refresh(recipe.run.path, lambda text: say(console, text))
     say(console, f"everything is in {recipe.run.path / FOLDER / DOCUMENT}, the answers beside it")
@@ -186,6 +189,7 @@ def measure(
     best_as: str | None = None,
     own: Path | None = None,
     drawing: Drawing = OWN,
+    triggers: Triggers | None = None,
 ) -> Measured:
     """The same without tables and page. best_as: by this name, the reference's best answers are a policy too.
 
@@ -200,12 +204,18 @@ def measure(
     if recipe.evaluate.judge is not None:
         check_judge(recipe.evaluate.judge)
     prompts = read_prompts(recipe, state.setup.template, allow_seen, state.note)
+    template, room = state.setup.template, recipe.ppo.max_response_tokens
+    asked = asked_with(triggers, prompts, template, room) if triggers is not None else {}
     bench = {path: read_bench(Path(path)) for path in recipe.evaluate.reward_bench or ()}
     if len(prompts) == 1:
         state.note("there is one prompt: its figures have no interval")
     with alone_in(state.folder), closing(state):
         answers = _answers(state, prompts, best_as)
         document = _document(state, answers, prompts)
+        if triggers is not None:
+            names = state.name_of, _about(state, prompts)
+            asking = Asking(state.found.policies, lambda: state.answering, *names, console)
+            document["triggers"] = by_triggers(triggers.at, asked, answers, asking)
         document["perplexity"] = _perplexity(state)
         document["reward_bench"] = _benches(state, bench)
         document["judge"] = by_judge(recipe.evaluate.judge, answers, state.folder, state.note, console)
@@ -256,15 +266,7 @@ def _answers(state: Evaluating, prompts: Sequence[Asked], best_as: str | None) -
     asked_of: dict[str, tuple[Policy, int]] = {policy.label: (policy, 1) for policy in state.found.policies}
     if sft is not None and best:
         asked_of[SFT] = (sft, best)
-    params = sampling_params(recipe.ppo, state.setup.base)
-    about = {
-        "prompts": json_digest([one.key for one in prompts]),
-        "seed": recipe.run.seed,
-        "sampling": [params.temperature, params.max_tokens, params.min_tokens, params.batch_tokens],
-        "reference": sft.digest if sft else None,
-        "chunk": _CHUNK,
-        "engine": state.drawing.engine,
-    }
+    about = _about(state, prompts)
     rows: dict[str, list[Row]] = {}
     for label, (policy, each) in asked_of.items():
 
@@ -281,6 +283,19 @@ def _answers(state: Evaluating, prompts: Sequence[Asked], best_as: str | None) -
     if best_as is not None and best and SCORE in names:
         first[best_as] = [_best(rows[SFT][i + 1 : i + best]) for i in range(0, len(rows[SFT]), best)]
     return Answers(first, rows[SFT] if best else [], names, SFT if sft is not None else None)
+
+
+def _about(state: Evaluating, prompts: Sequence[Asked]) -> dict[str, Any]:
+    """What decides answers, beside the policy and what scores them."""
+    params, sft = sampling_params(state.recipe.ppo, state.setup.base), state.found.sft
+    return {
+        "prompts": json_digest([one.key for one in prompts]),
+        "seed": state.recipe.run.seed,
+        "sampling": [params.temperature, params.max_tokens, params.min_tokens, params.batch_tokens],
+        "reference": sft.digest if sft else None,
+        "chunk": _CHUNK,
+        "engine": state.drawing.engine,
+    }
 
 
 def _best(rows: Sequence[Row]) -> Row:

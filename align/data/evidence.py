@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Iterator
 
 from align.data.split import side
 from align.data.table import Records
+from align.data.without import names_it
 from align.recipe.data import LABELS, Entry, Source
 from align.records import Ranking, prompt_key
 from align.stats.reliability import Answer
@@ -39,6 +40,8 @@ def of_databases(source: Source, held_out: Container[int], read: Read) -> Iterat
     for entry in source.train:
         for line in read(entry).splitlines() if entry.format == LABELS else ():
             ranking = Ranking.from_dict(json.loads(line))
+            if names_it(ranking, source.without):
+                continue
             where = prompt_key(ranking.prompt)
             if int(where[:16], 16) not in held_out and side(where, share) == "train":
                 yield answer(ranking)

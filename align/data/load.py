@@ -25,7 +25,8 @@ from align.data.sources import File
 from align.data.split import check_share, divide
 from align.data.store import RowNumbers, code_of, content_key, kept
 from align.data.table import SCHEMA, Part, Records, Table, reading_row, row_of
-from align.errors import UserError
+from align.data.without import LeftOut, leave_out
+from align.errors import RecipeError, UserError
 from align.recipe.data import Entry, Source
 from align.run.files import sha256
 
@@ -56,6 +57,7 @@ class Split(Generic[T]):
     fingerprint: str
     skipped: list[Problem] = field(default_factory=list)  # with `on_bad_record: skip`
     readings: list[tuple[str, Reading]] = field(default_factory=list)  # each file's name, and how it was read
+    left_out: LeftOut | None = None  # by `without`
 
 
 def load(
@@ -67,18 +69,43 @@ def load(
     side: it stays there when records are added, and a prompt is on the same side for demonstrations,
     rankings and prompts of one share. `cache` None: nothing is kept for the next start.
     `labels` reads labeling databases.
-    Raises UserError that names file, line and field of up to 20 problems and counts the others.
+    Raises UserError that names file, line and field of up to 20 problems and counts the others, and
+    RecipeError as `leave_out` does.
     """
-    problems, skip = _Problems(name), source.on_bad_record == "skip"
-    read = _Reader(kind, source, cache, labels, problems.add, tell=not skip, keep=skip)
-    table = Table(list(read.parts()))
-    if not isinstance(source.held_out, list):
+    problems = _Problems(name)
+    table = _table(kind, source, cache, labels, problems)
+    if source.without or not isinstance(source.held_out, list):
         problems.refuse()
+    left_out = leave_out(table, source, name)
     train_rows, held_out_rows, skipped = _divided(table, source, name, problems)
     train, held_out = Records(kind, table, train_rows), Records(kind, table, held_out_rows)
-    fingerprint = hashlib.sha256(f"{train.fingerprint} {held_out.fingerprint}".encode()).hexdigest()
+    fingerprint = fingerprint_of(train, held_out)
     readings = [(part.name, part.reading) for part in table.parts]
-    return Split(train, held_out, fingerprint, skipped, readings)
+    return Split(train, held_out, fingerprint, skipped, readings, left_out)
+
+
+def read_table(
+    kind: type[T], source: Source, name: str, cache: Path | None, labels: LabelReader = read_labels
+) -> Table:
+    """All records of `data.<name>`, undivided and with none left out; raises UserError as `load` does."""
+    problems = _Problems(name)
+    table = _table(kind, source, cache, labels, problems)
+    problems.refuse()
+    return table
+
+
+def fingerprint_of(train: Records[T], held_out: Records[T]) -> str:
+    """A sha256 over both sides in their order."""
+    return hashlib.sha256(f"{train.fingerprint} {held_out.fingerprint}".encode()).hexdigest()
+
+
+def _table(
+    kind: type[T], source: Source, cache: Path | None, labels: LabelReader, problems: _Problems
+) -> Table:
+    """All rows of a source; what is wrong with them is among the problems, unless it is to be skipped."""
+    skip = source.on_bad_record == "skip"
+    read = _Reader(kind, source, cache, labels, problems.add, tell=not skip, keep=skip)
+    return Table(list(read.parts()))
 
 
 @dataclass(frozen=True)
@@ -89,6 +116,7 @@ class Survey(Generic[T]):
     held_out: Records[T]
     trains: NDArray[np.bool_]  # [N], of `train`: not what is held out too, nor what a weight leaves out
     files: list[tuple[Part, Records[T]]]  # what was read, and the first records of each
+    left_out: LeftOut | None = None  # by `without`
 
 
 def survey(
@@ -104,10 +132,17 @@ def survey(
     """
     read = _Reader(kind, source, cache, read_labels, refuse, tell=True, keep=True, seen=seen)
     table = Table(list(read.parts()))
+    left_out = None
+    try:
+        left_out = leave_out(table, source, kind.kind)
+    except RecipeError as error:
+        place, _, message = str(error).partition(": ")
+        refuse(Problem(place, "", message, whole_file=True))
     trains, held_out, _ = divide(table, source)
     train = np.setdiff1d(np.flatnonzero(table.good), held_out)
     files = [(part, Records(kind, table, rows)) for part, rows in table.first_rows(_EXAMPLES)]
-    return Survey(Records(kind, table, train), Records(kind, table, held_out), np.isin(train, trains), files)
+    sides = Records(kind, table, train), Records(kind, table, held_out)
+    return Survey(*sides, np.isin(train, trains), files, left_out)
 
 
 def _divided(

@@ -36,11 +36,16 @@ SCHEMA = pa.schema(
 )
 
 
+def text_of(record: Any) -> str:
+    """A record as JSON, whose SHA-256 is its ID."""
+    return json.dumps(record.to_dict(), sort_keys=True, ensure_ascii=False)
+
+
 def row_of(part: Located[Any] | Problem) -> tuple[Any, ...]:
     """A record or a problem as a row of SCHEMA."""
     if isinstance(part, Problem):
         return None, _NONE, _NONE, _NONE, part.place, json.dumps([part.field, part.message]), None
-    text = json.dumps(part.record.to_dict(), sort_keys=True, ensure_ascii=False)
+    text = text_of(part.record)
     digest = hashlib.sha256(text.encode()).digest()
     return text, digest, bytes.fromhex(part.prompt), bytes.fromhex(part.key), part.place, None, None
 
@@ -96,6 +101,11 @@ class Table:
         """A good row's record, as JSON."""
         batch, i = self._at(row)
         return str(self.batches[batch].column("text")[i].as_py())
+
+    def digest(self, row: int) -> str:
+        """The SHA-256 of a good row's text: the record's ID."""
+        batch, i = self._at(row)
+        return self.hashes(batch, "digest")[i].tobytes().hex()
 
     def place(self, row: int) -> str:
         """Where a row stands: "file:12"."""

@@ -17,6 +17,7 @@ LABELS = "labels"  # the format of an entry that is a labeling database
 LABEL_FILTERS = ("guideline", "labelers", "agreement", "corrections", "until")  # which labels it gives
 WITH_COLUMNS = ("label-studio", "argilla", "argilla-flat")  # formats whose fields `columns` may name
 LABEL_KEYS = (LABELS, *LABEL_FILTERS)
+LABELER, SOURCE, RECORD = "labeler", "source", "record"  # what `without` names records by
 # Texts that somebody wrote for a truth value: YAML 1.1 reads most of them so.
 _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 # What transformers' apply_chat_template is told by align, and may not be told by a recipe.
@@ -139,6 +140,11 @@ class Source(Section):
         description="rankings, for rm: reliability weighs each by how often its labeler is right, as far as "
         "several people judged the same; null: all alike",
     )
+    without: Annotated[list[str], OneOrMore()] = Field(
+        [],
+        description="records to leave out: record:ID (the start of its SHA-256); of rankings also "
+        "labeler:NAME and source:NAME",
+    )
     on_bad_record: Literal["fail", "skip"] = Field(
         "fail", description="skip: leave out wrong and too long records, and list them in the run folder"
     )
@@ -155,6 +161,17 @@ class Source(Section):
         return full, moves + more
 
     @model_validator(mode="after")
+    def _names_records(self) -> Source:
+        for term in self.without:
+            what, name = term_of(term)
+            if what == RECORD and not re.fullmatch("[0-9a-f]{8,64}", name):
+                raise ValueError(
+                    f"without: {term}: the ID is the start of the record's SHA-256, of 8 digits or more; "
+                    f"`--without record:FILE:LINE` finds it"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _weights_train(self) -> Source:
         if isinstance(self.held_out, list) and any(entry.weight != 1 for entry in self.held_out):
             raise ValueError(
@@ -166,6 +183,14 @@ class Source(Section):
     def entries(self) -> list[Entry]:
         """Those that train and those that are held out."""
         return [*self.train, *(self.held_out if isinstance(self.held_out, list) else ())]
+
+
+def term_of(term: str) -> tuple[str, str]:
+    """What `labeler:ann` names records by, and the name; raises ValueError."""
+    what, colon, name = term.partition(":")
+    if what not in (LABELER, SOURCE, RECORD) or not colon or not name.strip():
+        raise ValueError(f"without: {term}: write labeler:NAME, source:NAME or record:ID")
+    return what, name
 
 
 class Data(Section):
@@ -201,6 +226,12 @@ class Data(Section):
                 raise ValueError(
                     "weight_by weighs rankings by their labelers: it belongs under data.rankings"
                 )
+            for term in source.without if source is not None else ():
+                if term_of(term)[0] != RECORD:
+                    raise ValueError(
+                        f"without: {term}: only rankings say their labeler and source: it belongs under "
+                        "data.rankings"
+                    )
         return self
 
     @model_validator(mode="after")

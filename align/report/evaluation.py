@@ -36,7 +36,7 @@ _ROWS = (
 def tables(document: Mapping[str, Any]) -> list[Table]:
     """Title, head and rows of each table that has rows."""
     found = [_policies(document), _best(document), _wins(document), _judge(document), _ratings(document)]
-    found += [_people(document), *_benches(document), _tasks(document)]
+    found += [*_triggers(document), _people(document), *_benches(document), _tasks(document)]
     return [table for table in found if table[2]]
 
 
@@ -131,6 +131,29 @@ def _benches(document: Mapping[str, Any]) -> list[Table]:
                 rows.append([name, "calibration error (ECE)", _figure(calibration["raw"]["ece"])])
         version = next(iter(by.values()))["version"]
         found.append((f"RewardBench {version}: {Path(path).name}", ["by", "part", "accuracy"], rows))
+    return found
+
+
+def _triggers(document: Mapping[str, Any]) -> list[Table]:
+    """What each phrase of --trigger changes: the policies' answers, and the scores of the same texts."""
+    found: list[Table] = []
+    for one in document.get("triggers") or ():
+        where = f"{one['trigger']!r} at the {one['at']}"
+        rows = []
+        for label, policy in one["policies"].items():
+            for name, x in policy["figures"].items():
+                cells = [_figure(x[part], name) for part in ("without", "with", "difference")]
+                rows.append([label, _TITLES.get(name, name), *cells])
+            rows.append([label, "the same text", "", _figure(policy["same_text"], "", _SHARE), ""])
+        head = ["policy", "figure", "without", "with", "with less without"]
+        found.append((f"Prompts with {where}, by pairs", head, rows))
+        rows = [
+            [label, name, *(_figure(x[part]) for part in ("without", "in_prompt", "in_response"))]
+            for label, scores in one["reward_model"].items()
+            for name, x in scores.items()
+        ]
+        head = ["answers of", "by", "without", "more with it in the prompt", "more with it in the response"]
+        found.append((f"The same answers scored with {where}", head, rows))
     return found
 
 

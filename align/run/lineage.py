@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,12 +18,12 @@ from pydantic import ValidationError
 
 from align import __version__
 from align.errors import MissingStage, UserError
-from align.recipe.data import Data
+from align.recipe.data import Data, Entry
 from align.recipe.load import load_recipe
 from align.recipe.parts import MayChange, by_new_names, marked, may_change
 from align.recipe.ppo import Reward
 from align.recipe.sections import SECTIONS, Base, Lora, Recipe
-from align.run.files import sha256, write_bytes
+from align.run.files import json_digest, sha256, write_bytes
 from align.run.manifest import (
     ADAPTER,
     HEAD,
@@ -213,6 +214,7 @@ def stage_manifest(
         template=lineage.get("template", ""),
         parents=list(parents),
         data=dict(data),
+        without=_without(recipe, data),
         labels={entry: _digest(content) for entry, content in (labels or {}).items()},
         versions=_versions(),
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -231,9 +233,11 @@ def stage_manifest(
     if differences:
         mended = bool({change.name for change in changed} - {change.name for change in taken})
         grown = bool(new.labels) and old.data != new.data
-        raise UserError(_refusal(folder, differences, grown, mended))
+        apart = _own_run(recipe, stage) if old.without != new.without else ""
+        raise UserError(_refusal(folder, differences, grown, mended, apart))
     resumed_with = old.resumed_with + ([new.versions] if old.versions != new.versions else [])
     now_known = {"version": VERSION, "parents": new.parents, "base_name": new.base_name}
+    now_known["without"] = new.without
     return old.model_copy(
         update={
             **now_known,
@@ -244,13 +248,31 @@ def stage_manifest(
     )
 
 
-def _refusal(folder: Path, differences: Sequence[str], grown: bool, mended: bool) -> str:
-    """Why a stage does not go on. grown: a labeling database has; mended: a reward function was changed."""
+def _without(recipe: Recipe, kinds: Iterable[str]) -> dict[str, list[str]]:
+    """What the recipe leaves out of the kinds of records that a stage reads."""
+    sources = {kind: getattr(recipe.data, kind, None) for kind in kinds}
+    return {kind: list(source.without) for kind, source in sources.items() if source and source.without}
+
+
+def _own_run(recipe: Recipe, stage: Stage) -> str:
+    """The options that give a stage a run of its own, which starts from this run's earlier stages."""
+    here, section = shlex.quote(str(recipe.run.path)), getattr(recipe, stage)
+    parents = [f" --set {stage}.{one}={here}" for one in STAGES[stage].parents if not getattr(section, one)]
+    return f"--set run.name={recipe.run.name}-without{''.join(parents)}"
+
+
+def _refusal(folder: Path, differences: Sequence[str], grown: bool, mended: bool, own_run: str = "") -> str:
+    """Why a stage does not go on. grown: a labeling database has; mended: a reward function was changed.
+
+    own_run: the options by which it trains beside this run, where it leaves out other records.
+    """
     lines = [f"{folder} was started with something else:", *(f"  {each}" for each in differences)]
     if grown:
         lines.append("A labeling database has other labels now")
     if mended:
         lines.append("A reward function that was mended may go on from here: add --accept-changed reward")
+    if own_run:
+        lines.append(f"To have both, add {own_run}")
     lines.append(
         "Put it back, give the run another name (run.name), or start anew with --restart, which sets the old "
         "folder aside"
@@ -289,12 +311,21 @@ def _all_differences(old: Manifest, new: Manifest) -> list[str]:
         were, are = ({parent.name: parent.hashes for parent in one.parents} for one in (old, new))
         for name in sorted({*were, *are}):
             lines += _differences(were.get(name, {}), are.get(name, {}), "lineage")
-    return lines + _differences(old.data, new.data, "data")
+    data = _differences(old.data, new.data, "data")
+    # Where the data are the same, the terms leave out the same records.
+    for kind in sorted({*old.without, *new.without}) if data else ():
+        lines += _differences(old.without.get(kind, []), new.without.get(kind, []), f"data.{kind}.without")
+    return lines + data
 
 
 def begun(folder: Path) -> bool:
     """Whether a stage has left anything in its folder that could be resumed or used."""
     return any((folder / "checkpoints").glob("step-*")) or (folder / "final").exists()
+
+
+def label_key(what: str, entry: Entry) -> str:
+    """What a manifest calls that which was read of a labeling database: `what`, and by which entry."""
+    return f"{what} {json_digest(entry.model_dump(exclude_defaults=True, exclude={'weight'}))}"
 
 
 def kept_labels(folder: Path) -> dict[str, bytes]:

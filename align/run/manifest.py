@@ -73,6 +73,7 @@ class Manifest(BaseModel):
     template: str  # hash of tokenizer and template
     parents: list[ParentRef]
     data: dict[str, str]  # fingerprints of the records, by kind
+    without: dict[str, list[str]] = {}  # the recipe's data.KIND.without, by kind; the fingerprints decide
     labels: dict[str, str] = {}  # hashes of what was read of labeling databases, by entry of the recipe
     versions: dict[str, str]  # of align, Python and libraries
     command: list[str] = []

@@ -34,12 +34,7 @@ def show(run: Path, base: Path | None = None, trusted: bool = False) -> int:
     `base`: where the base lies now. trusted: code that comes with a base may run.
     Raises UserError where the folder is no run's.
     """
-    nodes: dict[tuple[Path, str], StageNode] = {}
-    for stage in STAGES:
-        if (run / stage / "manifest.json").is_file():
-            _gather(stage, run, nodes)
-    if not nodes:
-        raise UserError(f"{run}: no stage has run there. Name a run's folder, such as runs/quickstart")
+    nodes = _nodes(run)
     wrong = _bases(nodes, base, trusted)
     for name, faults in wrong.items():
         print(f"base {_text(name)}")
@@ -52,6 +47,24 @@ def show(run: Path, base: Path | None = None, trusted: bool = False) -> int:
     files = sum(len(node.manifest.final) for node in nodes.values())
     print(f"{count} of it could not be verified" if count else f"all {files} files are as they were written")
     return 2 if count else 0
+
+
+def gather(run: Path) -> list[StageNode]:
+    """The stages of a run and those that they start from, these first, with what is wrong with files.
+
+    Raises UserError where the folder is no run's.
+    """
+    return list(_nodes(run).values())
+
+
+def _nodes(run: Path) -> dict[tuple[Path, str], StageNode]:
+    nodes: dict[tuple[Path, str], StageNode] = {}
+    for stage in STAGES:
+        if (run / stage / "manifest.json").is_file():
+            _gather(stage, run, nodes)
+    if not nodes:
+        raise UserError(f"{run}: no stage has run there. Name a run's folder, such as runs/quickstart")
+    return nodes
 
 
 def _gather(

@@ -40,7 +40,7 @@ from align.records import RecordKind, RecordType
 from align.report.page import LivePage, refresh
 from align.run import lineage, manifest
 from align.run.agreement import agree_on_recipe
-from align.run.files import json_digest, write_text
+from align.run.files import write_text
 from align.run.folder import StageRun, open_stage, share_object
 from align.run.metrics import json_line
 from align.stage_table import Accepted, Stage
@@ -189,6 +189,8 @@ class Inputs:
         name, split = record.kind, self._splits[record]
         for files, reading in by_understanding(split.readings):
             stage.say(f"data.{name}: {shown_names(files)}, read as {reading.format}: {reading.counted()}")
+        for line in split.left_out.lines(name) if split.left_out else ():
+            stage.say(line)
         skip = source(self.recipe, name, self.stage).on_bad_record == "skip"
         cache = self.recipe.data.cache_folder
         train, held_out = (
@@ -252,7 +254,7 @@ class Inputs:
         return self._read(record.__name__, entry, lambda: read_labels(record, entry))
 
     def _read(self, what: str, entry: Entry, read: Callable[[], bytes]) -> bytes:
-        key = f"{what} {json_digest(entry.model_dump(exclude_defaults=True, exclude={'weight'}))}"
+        key = lineage.label_key(what, entry)
         if key not in self._labels:
             accel = self.setup.accel
             found = self._content(key, read) if accel.is_main_process else None

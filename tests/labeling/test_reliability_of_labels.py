@@ -41,6 +41,7 @@ def team(site: Any, people: dict[str, str], tasks: int = 40, gold: int = 0) -> A
     return site
 
 
+ONLY = "labelers: [ann, bob, cyd]"
 THREE = {"ann": "right", "bob": "right", "cyd": "right", "dan": "random"}
 
 
@@ -123,6 +124,26 @@ def test_the_reward_model_weighs_a_databases_labels_by_gold_tasks_too(
     gold = {f"the {i} is" for i in range(20)}
     both = load(Ranking, source, "rankings")
     assert not gold & {str(r.prompt) for r in [*both.train, *both.held_out]}
+
+
+def test_whoever_is_left_out_neither_trains_nor_says_who_is_right(
+    make_site: Callable[..., Any], recipe: Path
+) -> None:
+    team(make_site(overlap=4), THREE)
+    rm.run(load_recipe(recipe, ["data.rankings.without=labeler:dan"]))
+    manifest = json.loads((recipe.parent / "runs/tiny/rm/manifest.json").read_text())
+    weights = json.loads(manifest["data"]["labeler_weights"])
+    assert {*weights} == {"ann", "bob", "cyd", "others"}
+    people = json.loads((recipe.parent / "runs/tiny/rm/labelers.json").read_text())["labelers"]
+    assert [one["name"] for one in people] == ["ann", "bob", "cyd"]
+    without, chosen = (
+        load_recipe(recipe, [f"data.rankings.{what}"]).data.rankings
+        for what in ("without=labeler:dan", f"train=[{{labels: {recipe.parent}/labeling.db, {ONLY}}}]")
+    )
+    assert without is not None and chosen is not None
+    rest = load(Ranking, without, "rankings")
+    assert rest.fingerprint == load(Ranking, chosen, "rankings").fingerprint
+    assert rest.left_out is not None and rest.left_out.all.train + rest.left_out.all.held_out == 40
 
 
 def test_without_gold_two_people_are_refused_with_what_to_do(
