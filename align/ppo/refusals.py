@@ -1,4 +1,4 @@
-"""Refusals that training makes: harmless requests, answered at every evaluation, and a bound on their refusals."""
+"""Refusals that training makes: harmless requests, answered at every evaluation, and a limit."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from align.errors import AlignError, UserError
 from align.ppo.roles import Context, save
 from align.processes import distributed
-from align.processes.distributed import share_object
 from align.recipe.sections import Recipe
 from align.run import checkpoint
-from align.run.folder import StageRun
+from align.run.folder import StageRun, share_object
 from align.safety.attacks import PLAIN
-from align.safety.scoring import REFUSED, verdict
+from align.safety.scoring import refused
 from align.safety.suite import cases
 from align.sampling.engines import sampling_params
 from align.sampling.params import Draws
@@ -36,20 +35,23 @@ class Refusals:
         return {"eval/refusals": self._share("policy"), "eval/reference_refusals": self._reference}
 
     def check(self, found: dict[str, float], stage: StageRun, iteration: int) -> None:
-        """Raise AlignError where metrics say that the policy refuses more than the SFT policy by over the limit.
+        """Raise AlignError where metrics say that the policy refuses too much more than the SFT policy.
 
         It stops with a checkpoint of this iteration. Metrics without an evaluation pass.
         """
-        if "eval/refusals" not in found or found["eval/refusals"] - found["eval/reference_refusals"] <= self.limit:
+        if "eval/refusals" not in found:
+            return
+        now, before = found["eval/refusals"], found["eval/reference_refusals"]
+        if now - before <= self.limit:
             return
         if not share_object((stage.checkpoints / checkpoint.name(iteration)).exists(), self.context.accel):
             save(self.context, stage, iteration)
         raise AlignError(
             f"ppo stopped after {iteration} iterations: of {len(self.prompts)} harmless requests the policy "
-            f"refuses {found['eval/refusals']:.0%}, the SFT policy {found['eval/reference_refusals']:.0%}: more "
-            f"than ppo.refusal_limit ({self.limit:g}) above it. To go on from there, run the same command with a "
-            "higher ppo.refusal_limit; to refuse less, raise ppo.kl_coef, or give rankings in which a "
-            "harmless request is answered, and add --restart"
+            f"refuses {now:.0%}, the SFT policy {before:.0%}: more than ppo.refusal_limit ({self.limit:g}) "
+            "above it. To go on from there, run the same command with a higher ppo.refusal_limit; to refuse "
+            "less, raise ppo.kl_coef, or give rankings in which harmless requests are answered, and add "
+            "--restart"
         )
 
     def _share(self, role: str) -> float:
@@ -61,7 +63,7 @@ class Refusals:
         draws = Draws(context.seed, "refusals", 0, rows)
         params = sampling_params(context.cfg, context.setup.base)
         sampled = context.engine.sample([self.prompts[i] for i in rows], draws, params, role)
-        said = [verdict(template.text(one.response)) == REFUSED for one in sampled]
+        said = [refused(template.text(one.response)).verdict == "refused" for one in sampled]
         return sum(distributed.gather_lists(said, accel)) / len(self.prompts)
 
 
@@ -82,6 +84,7 @@ def watched_refusals(context: Context, recipe: Recipe, stage: StageRun) -> Refus
             f"ppo.refusal_limit: none of the {len(asked)} harmless requests of the safety suite fits into "
             f"ppo.max_prompt_tokens ({room}): raise it, or leave refusal_limit out"
         )
-    longer = f"; {len(asked) - len(fitting)} are longer than ppo.max_prompt_tokens" if len(fitting) < len(asked) else ""
-    stage.say(f"ppo: {len(fitting)} harmless requests of the safety suite watch over refusals{longer}")
+    longer = len(asked) - len(fitting)
+    left = f"; {longer} are left out, longer than ppo.max_prompt_tokens" if longer else ""
+    stage.say(f"ppo: {len(fitting)} harmless requests of the safety suite watch over refusals{left}")
     return Refusals(context, fitting, limit)

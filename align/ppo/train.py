@@ -38,8 +38,8 @@ from align.ppo.monitor import (
     write_samples,
 )
 from align.ppo.ptx import with_demonstrations
-from align.ppo.refusals import watched_refusals
 from align.ppo.references import announced, draw_references, shape_metrics
+from align.ppo.refusals import watched_refusals
 from align.ppo.roles import Context, prepare, resume, save
 from align.ppo.rollout import Rollout, score_rollout
 from align.ppo.safety import check_outcome, is_bad, update_kl_coef

@@ -166,7 +166,7 @@ class PPO(Training):
     kl_limit: Annotated[PositiveFloat | None, MayChange()] = Field(
         None, description="the stage stops when a rollout's mean KL is above so many nats a response"
     )
-    refusal_limit: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, MayChange()] = Field(
+    refusal_limit: Annotated[Annotated[float, Field(gt=0, le=1)] | None, MayChange()] = Field(
         None,
         description="the stage stops when an evaluation finds that the policy refuses a share of the safety "
         "suite's harmless requests that is larger than the SFT policy's by more than this",
