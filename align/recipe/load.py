@@ -154,10 +154,10 @@ def has_records(recipe: Recipe, stage: Stage) -> bool:
 
 def _short(value: Any) -> Any:
     """A list of entries as a person would write it: what differs from the defaults, or the path alone."""
-    if not (isinstance(value, list) and value and isinstance(value[0], Entry)):
+    if not (isinstance(value, list) and value and isinstance(value[0], BaseModel)):
         return value
     written = [entry.model_dump(exclude_defaults=True) for entry in value]
-    return [entry if len(entry) > 1 else entry["path"] for entry in written]
+    return [entry["path"] if list(entry) == ["path"] else entry for entry in written]
 
 
 def json_schema() -> dict[str, Any]:

@@ -108,7 +108,7 @@ def _harmbench(row: _Row) -> Case:
 def _jailbreakbench(row: _Row) -> Case:
     """Its two files have the same columns: their names say which one holds harmful requests.
 
-    Request i of the one belongs to request i of the other: the same behaviour, without the harm.
+    Request i of the one belongs to request i of the other: the same subject, without the harm.
     """
     named = row.path.name.lower()
     if ("harmful" in named) == ("benign" in named):
@@ -172,10 +172,11 @@ def _garak_prompt(value: Any) -> str | Messages | None:
         found = [{"role": turn.get("role"), "content": _said(turn.get("content"))} for turn in turns]
         if not found or any(not message["content"] for message in found):
             return None
-        alone = len(found) == 1 and found[0]["role"] == "user"
-        return Prompt.from_dict({"prompt": found[0]["content"] if alone else found}).prompt
+        if len(found) > 1 or found[0]["role"] != "user":
+            return Prompt.from_dict({"prompt": found}).prompt
+        value = found[0]["content"]
     text = _said(value)
-    return Prompt.from_dict({"prompt": text}).prompt if text else None
+    return checked_text(text, "prompt") if text else None  # as it stands, even if it looks like messages
 
 
 def _said(content: Any) -> str | None:

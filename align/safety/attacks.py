@@ -104,7 +104,7 @@ def with_suffix(suffix: str, request: str) -> str:
 def many_shot(request: str, shots: int = SHOTS, seed: int = 0) -> Messages:
     """`shots` turns before the request in which every question was answered; harmless ones.
 
-    Their order is the seed's; more than there are come again. Source: Many-shot jailbreaking (Anil et al. 2024).
+    Their order is the seed's; more than there are come again. Source: Anil et al. 2024.
     """
     turns = order(seed, "safety", 0, len(_SHOTS))
     asked = [_SHOTS[turns[i % len(turns)]] for i in range(shots)]

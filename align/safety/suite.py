@@ -101,8 +101,10 @@ def group_of(attack: str) -> str:
 def chosen(every: Sequence[Case], attacks: Sequence[str]) -> list[Case]:
     """The cases behind one of the attacks, by their names or groups; controls come with what they control.
 
-    Raises UserError for a name that there is no attack of.
+    Raises UserError for a name that there is no attack of, and where none is named.
     """
+    if not attacks:
+        raise UserError("no attack is named: leave `attacks` away for all of them")
     names = sorted({case.attack for case in every})
     groups = {group_of(name) for name in names}
     for asked in attacks:

@@ -123,6 +123,12 @@ def test_a_broken_line_is_shown_with_a_mark_under_the_column(write: Any) -> None
     assert line.strip() == "run: name: r"
 
 
+def test_values_are_what_json_can_say(write: Any) -> None:
+    path = write(MINIMAL + "ppo: {value_init: policy, rewards: [{function: 'm:f'}, {run: this, weight: 2}]}\n")
+    shown = values(load_recipe(path))["ppo.rewards"]
+    assert json.loads(json.dumps(shown)) == [{"function": "m:f"}, {"run": "this", "weight": 2.0}]
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n"])
 def test_an_empty_recipe_shows_the_smallest_one(write: Any, text: str) -> None:
     message = refusal(write(text))
