@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -188,10 +188,15 @@ def restore_best(context: Context, stage: StageRun) -> int:
     return best[0]
 
 
-def outcome(context: Context, stage: StageRun, held_out: HeldOut) -> tuple[list[Answered], dict[str, float]]:
-    """The held-out answers of what final/ will hold, and their summary; the last policy's go to metrics."""
+def outcome(
+    context: Context, stage: StageRun, held_out: HeldOut, refused: Callable[[], dict[str, float]]
+) -> tuple[list[Answered], dict[str, float]]:
+    """The held-out answers of what final/ will hold, and their summary; the last policy's go to metrics.
+
+    refused: gives what the policy refuses, as Refusals.measured does.
+    """
     answered = held_out.answered()
-    results = summary(answered)
+    results = summary(answered) | refused()
     stage.metrics.append(context.cfg.iterations, results)
     if context.cfg.keep != "best":
         return answered, results
@@ -199,7 +204,7 @@ def outcome(context: Context, stage: StageRun, held_out: HeldOut) -> tuple[list[
     kept = restore_best(context, stage)
     if kept != context.cfg.iterations:
         answered = held_out.answered()
-        results = summary(answered)
+        results = summary(answered) | refused()
     return answered, {**results, "eval/kept_iteration": kept}
 
 

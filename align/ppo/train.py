@@ -39,6 +39,7 @@ from align.ppo.monitor import (
 )
 from align.ppo.ptx import with_demonstrations
 from align.ppo.references import announced, draw_references, shape_metrics
+from align.ppo.refusals import watched_refusals
 from align.ppo.roles import Context, prepare, resume, save
 from align.ppo.rollout import Rollout, score_rollout
 from align.ppo.safety import check_outcome, is_bad, update_kl_coef
@@ -93,7 +94,9 @@ def run(
         context = with_demonstrations(context, recipe, ptx)
         done = resume(context, stage)
         _say_remarks(context, stage, len(prompts))
-        answers = HeldOut(context, held_out)
+        answers, refusals = HeldOut(context, held_out), watched_refusals(context, recipe, stage)
+        if 0 < done < cfg.iterations:  # a limit that was passed still is, unless it was raised
+            refusals.check(refusals.measured(), stage, done)
         clock, energy = Clock(), on_this_machine()
         with (
             stage.steps(cfg.iterations, done) as bar,
@@ -108,16 +111,18 @@ def run(
                 if cfg.evaluate_every and (iteration + 1) % cfg.evaluate_every == 0 and not last:
                     results = summary(answers.answered())
                     consider(context, stage, iteration + 1, results)
-                    metrics |= results
+                    metrics |= results | refusals.measured()
                 timed = clock.other(metrics) | peak_memory(context.accel.device) | energy()
                 stage.metrics.append(iteration + 1, metrics | context.forward.savings() | timed)
                 due = (iteration + 1) % cfg.checkpoint_every == 0 or last
                 if due and not context.state.bad_in_a_row:  # else it may be the weights that are bad
                     save(context, stage, iteration + 1)
                     prune_best(context, stage)
+                refusals.check(metrics, stage, iteration + 1)
                 shown = {"score": "reward/score", "kl": "kl/reference", "eos": "response/eos"}
                 bar.advance({name: metrics[key] for name, key in shown.items()})
-        answered, results = outcome(context, stage, answers)
+        answered, results = outcome(context, stage, answers, refusals.measured)
+        refusals.check(results, stage, cfg.iterations)
         check_outcome(context, stage, results)
         _finish(context, stage, answered, results)
 

@@ -166,6 +166,11 @@ class PPO(Training):
     kl_limit: Annotated[PositiveFloat | None, MayChange()] = Field(
         None, description="the stage stops when a rollout's mean KL is above so many nats a response"
     )
+    refusal_limit: Annotated[Annotated[float, Field(gt=0, le=1)] | None, MayChange()] = Field(
+        None,
+        description="the stage stops when an evaluation finds that the policy refuses a share of the safety "
+        "suite's harmless requests that is larger than the SFT policy's by more than this",
+    )
     gamma: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="discount a token")
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="GAE's lambda")
     value_gae_lambda: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -287,6 +292,8 @@ class PPO(Training):
     def _best(self) -> PPO:
         if self.keep == "best" and self.evaluate_every is None:
             raise ValueError("keep: best compares evaluations: set evaluate_every")
+        if self.refusal_limit is not None and self.evaluate_every is None:
+            raise ValueError("refusal_limit is looked at in evaluations: set evaluate_every")
         return self
 
     @model_validator(mode="after")
