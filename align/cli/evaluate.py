@@ -32,11 +32,20 @@ Seen = Annotated[
     bool, option("--allow-seen", "Also where prompts train in this recipe: figures may be too good.")
 ]
 
+Cases = Annotated[
+    bool,
+    option(
+        "--safety",
+        "Also ask what they should refuse, or should not: attack success, leaks and over-refusal.",
+    ),
+]
+
 
 def evaluate(
     recipe: RecipeFile,
     overrides: Overrides = None,
     allow_seen: Seen = False,
+    safety: Cases = False,
     engine: Engine = "hf",
     engine_url: EngineUrl = None,
 ) -> None:
@@ -48,7 +57,7 @@ def evaluate(
 
         quiet_bars()
         context.kept = KEPT
-        run(loaded, allow_seen, drawing=Drawing(engine=engine, engine_url=engine_url))
+        run(loaded, allow_seen, drawing=Drawing(engine=engine, engine_url=engine_url), safety=safety)
 
 
 def compare(
