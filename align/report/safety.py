@@ -147,8 +147,8 @@ def _scored(safety: Mapping[str, Any]) -> list[str]:
         kappa = "" if agreed["value"] is None else f"; Cohen's kappa with the rules {agreed['value']:.2f}"
         found.append(
             f"The judge {judge['model']} was asked about {judge['asked']} answers, and its verdict stands "
-            f"where it gave one; on {judge['no_verdict']} it gave none, and {judge['changed']} are other than "
-            f"those of the rules{kappa}."
+            f"where it gave one: on {judge['no_verdict']} it gave none. {judge['changed']} of its verdicts "
+            f"are other than those of the rules{kappa}."
         )
     return found
 
