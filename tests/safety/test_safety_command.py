@@ -27,6 +27,7 @@ from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
 from align.safety.cases import Case
 from align.safety.figures import FIGURES, cluster_of
+from align.serving.export import export
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,23 @@ def test_the_command_says_what_is_left_out_and_shows_the_table(path: Path) -> No
     assert "is a conversation" in said[0]
     assert "attack success  sft" in result.stdout and "over-refusal    ppo" in result.stdout
     assert "Safety by attacks" in result.stdout
+
+
+def test_an_exported_policy_has_the_card_of_its_own_weights(path: Path) -> None:
+    folder = path.parent / "runs" / "tiny"
+    export(folder, "sft", path.parent / "before", console=Console(quiet=True))
+    assert "Not measured" in (path.parent / "before" / "README.md").read_text(encoding="utf-8")
+    run(path, *few())
+    export(folder, "ppo", path.parent / "out", console=Console(quiet=True))
+    card = (path.parent / "out" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# tiny: the policy after ppo") and "| attack success |" in card
+    assert "### Not tested" in card and "attacks that are optimised" in card
+    file = folder / "evaluation" / "evaluation.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    found["safety"]["origins"]["ppo"] = "tiny/ppo 0123456789ab"  # of other weights
+    file.write_text(json.dumps(found), encoding="utf-8")
+    export(folder, "ppo", path.parent / "other", console=Console(quiet=True))
+    assert "Not measured" in (path.parent / "other" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
