@@ -44,12 +44,20 @@ TriggerAt = Annotated[
     Literal["start", "end"],
     typer.Option("--trigger-at", help="Where in the prompt, or the response, the phrase is put."),
 ]
+Cases = Annotated[
+    bool,
+    option(
+        "--safety",
+        "Also ask what they should refuse, or should not: attack success, leaks and over-refusal.",
+    ),
+]
 
 
 def evaluate(
     recipe: RecipeFile,
     overrides: Overrides = None,
     allow_seen: Seen = False,
+    safety: Cases = False,
     engine: Engine = "hf",
     engine_url: EngineUrl = None,
     trigger: TriggerPhrases = None,
@@ -65,7 +73,8 @@ def evaluate(
         quiet_bars()
         context.kept = KEPT
         triggers = Triggers(trigger, trigger_at) if trigger else None
-        run(loaded, allow_seen, drawing=Drawing(engine=engine, engine_url=engine_url), triggers=triggers)
+        drawing = Drawing(engine=engine, engine_url=engine_url)
+        run(loaded, allow_seen, drawing=drawing, safety=safety, triggers=triggers)
 
 
 def compare(

@@ -24,8 +24,9 @@ from align.compare.kept import Row, alone_in, kept_rows
 from align.compare.lm_eval import check_tasks, run_tasks
 from align.compare.policies import BASE, SFT, Found, Policy, add_role, find_policies
 from align.compare.prompts import held_out_demonstrations, read_prompts
+from align.compare.safety import Asking, by_safety, earlier, ready
 from align.compare.show import show
-from align.compare.trigger import Asking, Triggers, asked_with, by_triggers
+from align.compare.trigger import AskPolicies, Triggers, asked_with, by_triggers
 from align.errors import AlignError, MissingStage
 from align.evaluation.answers import (
     GUARD,
@@ -44,6 +45,7 @@ from align.loop.policy import Drawing, OpenPolicy, check_drawing, check_gap
 from align.models.batch import Pair
 from align.models.forward import Forward
 from align.models.roles import Roles
+from align.recipe.evaluate import Safety
 from align.recipe.sections import Recipe
 from align.report.page import refresh
 from align.rewards.rewards import RewardSource, find_sources
@@ -122,6 +124,20 @@ class Evaluating:
             sft.role if sft else None,
         )
 
+    @property
+    def asking(self) -> Asking:
+        """The same for the cases of a safety suite."""
+        return Asking(
+            self.recipe,
+            self.setup,
+            self.found.policies,
+            self.folder,
+            self.drawing.engine,
+            lambda: self.answering,
+            self.note,
+            self.console,
+        )
+
     def close(self) -> None:
         """Let the engine go, where one was opened."""
         if "answering" in self.__dict__:  # the property has been read
@@ -166,16 +182,19 @@ def evaluate(
     allow_seen: bool = False,
     console: Console | None = None,
     drawing: Drawing = OWN,
+    safety: bool = False,
     triggers: Triggers | None = None,
 ) -> dict[str, Any]:
     """Compare the recipe's policies; returns what evaluation.json says. drawing: the engine that samples.
 
+    safety: also on the cases that they should refuse or answer, where the recipe has no evaluate.safety.
     triggers: phrases whose effect is measured too.
     Raises MissingStage where no policy is there, UserError where prompts were seen in training (without
     `allow_seen`), or something of the recipe does not fit.
     """
     console = console or Console()
-    document = measure(recipe, allow_seen, console, drawing=drawing, triggers=triggers).document
+    cases = recipe.evaluate.safety or (Safety() if safety else None)
+    document = measure(recipe, allow_seen, console, drawing=drawing, safety=cases, triggers=triggers).document
     show(document, console)
     refresh(recipe.run.path, lambda text: say(console, text))
     say(console, f"everything is in {recipe.run.path / FOLDER / DOCUMENT}, the answers beside it")
@@ -189,6 +208,7 @@ def measure(
     best_as: str | None = None,
     own: Path | None = None,
     drawing: Drawing = OWN,
+    safety: Safety | None = None,
     triggers: Triggers | None = None,
 ) -> Measured:
     """The same without tables and page. best_as: by this name, the reference's best answers are a policy too.
@@ -206,6 +226,7 @@ def measure(
     prompts = read_prompts(recipe, state.setup.template, allow_seen, state.note)
     template, room = state.setup.template, recipe.ppo.max_response_tokens
     asked = asked_with(triggers, prompts, template, room) if triggers is not None else {}
+    cases = ready(safety, recipe, template, state.note) if safety is not None else None
     bench = {path: read_bench(Path(path)) for path in recipe.evaluate.reward_bench or ()}
     if len(prompts) == 1:
         state.note("there is one prompt: its figures have no interval")
@@ -214,11 +235,16 @@ def measure(
         document = _document(state, answers, prompts)
         if triggers is not None:
             names = state.name_of, _about(state, prompts)
-            asking = Asking(state.found.policies, lambda: state.answering, *names, console)
+            asking = AskPolicies(state.found.policies, lambda: state.answering, *names, console)
             document["triggers"] = by_triggers(triggers.at, asked, answers, asking)
         document["perplexity"] = _perplexity(state)
         document["reward_bench"] = _benches(state, bench)
         document["judge"] = by_judge(recipe.evaluate.judge, answers, state.folder, state.note, console)
+        document["safety"] = (
+            by_safety(cases, state.asking)
+            if cases is not None
+            else earlier(state.folder / DOCUMENT, state.found.policies)
+        )
         document["people"] = by_people(recipe, state.found.policies, state.note)
         document["lm_eval"] = _lm_eval(state)
         document["notes"] = state.notes

@@ -52,7 +52,7 @@ class Triggers:
 
 
 @dataclass(frozen=True)
-class Asking:
+class AskPolicies:
     """What `align evaluate` has at hand: policies, models that load when asked for, and names of files.
 
     about: what decides answers without a trigger, by which their files are named.
@@ -113,7 +113,7 @@ def _asked(prompts: Sequence[Asked], phrase: str, at: At, template: Template, ro
 
 
 def by_triggers(
-    at: At, asked: Mapping[str, Sequence[Asked]], answers: Answers, asking: Asking
+    at: At, asked: Mapping[str, Sequence[Asked]], answers: Answers, asking: AskPolicies
 ) -> list[dict[str, Any]]:
     """What each phrase changes, as evaluation.json says it.
 
@@ -135,7 +135,7 @@ def by_triggers(
 
 
 def _answers(
-    policy: Policy, triggered: Sequence[Asked], about: Mapping[str, Any], asking: Asking
+    policy: Policy, triggered: Sequence[Asked], about: Mapping[str, Any], asking: AskPolicies
 ) -> list[KeptRow]:
     """A policy's answers to the prompts with a phrase, made where they are not kept."""
 
@@ -147,7 +147,7 @@ def _answers(
 
 
 def _rescored(
-    policy: Policy, plain: Sequence[Row], phrase: str, at: At, about: Mapping[str, Any], asking: Asking
+    policy: Policy, plain: Sequence[Row], phrase: str, at: At, about: Mapping[str, Any], asking: AskPolicies
 ) -> list[KeptRow]:
     """The scores of a policy's answers: as they are, with the phrase in the prompt, and in the response."""
 

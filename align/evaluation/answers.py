@@ -136,23 +136,12 @@ class Answering:
         same random numbers, whatever else is asked. KL and entropy are measured of the first answer alone.
         """
         rows = [(one, number) for one in asked for number in range(each)]
-        draws = Draws(self.seed, _DRAWS, 0, [(one.key, number) for one, number in rows])
-        sampled = self.engine.sample([one.ids for one, _ in rows], draws, self.params, role)
-        ended = [one.response[-1] == self.template.eos_id for one in sampled]
+        sampled, found = self.drawn(role, rows)
         texts = Texts(
-            [one.prompt for one, _ in rows], [self.template.text(one.response) for one in sampled], ended
+            [one.prompt for one, _ in rows],
+            [row["response"] for row in found],
+            [row["ended"] for row in found],
         )
-        found: list[dict[str, Any]] = [
-            {
-                "prompt": one.plain,
-                "key": one.key,
-                "answer": number,
-                "response": text,
-                "tokens": len(answer.response),
-                "ended": end,
-            }
-            for (one, number), answer, text, end in zip(rows, sampled, texts.responses, ended, strict=True)
-        ]
         pairs = [(one.prompt, one.response) for one in sampled]
         for row, scores in zip(found, self.scores(pairs, texts), strict=True):
             row.update(scores)
@@ -160,6 +149,25 @@ class Answering:
         for i, more in zip(first, self._distances(role, [sampled[i] for i in first]), strict=True):
             found[i].update(more)
         return found
+
+    def drawn(
+        self, role: str, rows: Sequence[tuple[Asked, int]]
+    ) -> tuple[list[Sampled], list[dict[str, Any]]]:
+        """A role's answers to prompts, each with its number, as drawn and as rows; nothing is measured."""
+        draws = Draws(self.seed, _DRAWS, 0, [(one.key, number) for one, number in rows])
+        sampled = self.engine.sample([one.ids for one, _ in rows], draws, self.params, role)
+        found: list[dict[str, Any]] = [
+            {
+                "prompt": one.plain,
+                "key": one.key,
+                "answer": number,
+                "response": self.template.text(answer.response),
+                "tokens": len(answer.response),
+                "ended": answer.response[-1] == self.template.eos_id,
+            }
+            for (one, number), answer in zip(rows, sampled, strict=True)
+        ]
+        return sampled, found
 
     @torch.no_grad()
     def scores(self, pairs: Sequence[Pair], texts: Texts) -> list[dict[str, float]]:

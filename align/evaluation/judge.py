@@ -41,6 +41,7 @@ if answer A is better, [[B]] if answer B is better, [[C]] if neither is.
 _VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]")
 _VALUES = {"A": 1.0, "B": 0.0, "C": 0.5}
 _FIELDS = ("{prompt}", "{first}", "{second}")
+WHERE = "evaluate.judge"  # the section that messages name
 _KEPT = "Verdicts so far are kept, and the same command goes on"
 
 
@@ -85,23 +86,30 @@ def verdict_of(text: str | None) -> float | None:
     return _VALUES[found[-1]] if found else None
 
 
-def read_template(path: str | None) -> str:
-    """The judge's template; UserError where it has no place for the prompt and both answers."""
+def read_template(
+    path: str | None, own: str = TEMPLATE, fields: Sequence[str] = _FIELDS, where: str = WHERE
+) -> str:
+    """A judge's template, `own` without a path; UserError where it has no place for one of the fields."""
     if path is None:
-        return TEMPLATE
+        return own
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"evaluate.judge.template: {path} cannot be read: {error}") from error
-    if lacking := [field for field in _FIELDS if field not in text]:
-        raise UserError(f"evaluate.judge.template: {path} has no {' and no '.join(lacking)}")
+        raise UserError(f"{where}.template: {path} cannot be read: {error}") from error
+    if lacking := [field for field in fields if field not in text]:
+        raise UserError(f"{where}.template: {path} has no {' and no '.join(lacking)}")
     return text
 
 
 def check_judge(judge: Judge) -> None:
     """Raise UserError where its template cannot be read or its key is not there, before anything is asked."""
     read_template(judge.template)
-    _key(judge)
+    check_key(judge, WHERE)
+
+
+def check_key(judge: Judge, where: str) -> None:
+    """Raise UserError where the environment has no key that the recipe names."""
+    _key(judge, where)
 
 
 def text_of(prompt: Any) -> str:
@@ -121,8 +129,30 @@ def ask(
 
     Raises UserError where the service refuses, AlignError where it cannot be reached or is no such service.
     """
-    template, key = read_template(judge.template), _key(judge)
-    bodies = [_body(judge, template, one) for question in questions for one in (question, question.turned)]
+    template = read_template(judge.template)
+    texts = [
+        filled(template, {"{prompt}": one.prompt, "{first}": one.first, "{second}": one.second})
+        for question in questions
+        for one in (question, question.turned)
+    ]
+    said = [verdict_of(text) for text in replies(judge, texts, kept, advance)]
+    turned = [None if x is None else 1 - x for x in said[1::2]]
+    return [Judged(straight, other) for straight, other in zip(said[::2], turned, strict=True)]
+
+
+def replies(
+    judge: Judge,
+    texts: Sequence[str],
+    kept: Path,
+    advance: Callable[[], object] = lambda: None,
+    where: str = WHERE,
+) -> list[str | None]:
+    """What a judge says to each text, None where its answer holds none; kept in the file as they come.
+
+    where: the recipe's section, for messages. Raises as `ask` does.
+    """
+    key = _key(judge, where)
+    bodies = [_body(judge, text) for text in texts]
     known = _known(kept)
     names = [_name(judge, body) for body in bodies]
     todo = {name: body for name, body in zip(names, bodies, strict=True) if name not in known}
@@ -131,25 +161,33 @@ def ask(
             advance()
     kept.parent.mkdir(parents=True, exist_ok=True)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+
     with service.client(judge.timeout, headers) as http, kept.open("a", encoding="utf-8") as file:
+
+        def answer(name: str) -> str | None:
+            return _reply(http, judge, todo[name], where)
+
         # Who stops the command waits for no judge.
-        for name, text in as_they_come([*todo], lambda name: _reply(http, judge, todo[name]), judge.parallel):
+        for name, text in as_they_come([*todo], answer, judge.parallel):
             known[name] = text
             file.write(json_line({"question": name, "reply": text}))
             file.flush()
             advance()
-    said = [verdict_of(known[name]) for name in names]
-    turned = [None if x is None else 1 - x for x in said[1::2]]
-    return [Judged(straight, other) for straight, other in zip(said[::2], turned, strict=True)]
+    return [known[name] for name in names]
 
 
-def _reply(http: httpx2.Client, judge: Judge, body: dict[str, Any]) -> str | None:
+def filled(template: str, parts: Mapping[str, str]) -> str:
+    """The template with its fields in one go: an answer may hold {second} itself."""
+    return re.sub("|".join(map(re.escape, parts)), lambda found: parts[found[0]], template)
+
+
+def _reply(http: httpx2.Client, judge: Judge, body: dict[str, Any], where: str) -> str | None:
     """The judge's text; None where its answer holds none."""
     url = f"{judge.url.rstrip('/').removesuffix('/chat/completions')}/chat/completions"
-    who, slow = f"evaluate.judge: {url}", f"{judge.timeout:g} s (evaluate.judge.timeout)"
+    who, slow = f"{where}: {url}", f"{judge.timeout:g} s ({where}.timeout)"
     reply = service.post(http, url, json.dumps(body), who, slow, _KEPT)
     if reply.refused:
-        hint = ". Is evaluate.judge.key right?" if reply.code in (401, 403) else ""
+        hint = f". Is {where}.key right?" if reply.code in (401, 403) else ""
         raise UserError(f"{who} answered {reply.code} ({reply.reason}): {reply.start}{hint}")
     try:
         choices = json.loads(reply.content)["choices"]
@@ -164,10 +202,7 @@ def _reply(http: httpx2.Client, judge: Judge, body: dict[str, Any]) -> str | Non
     return content.encode(errors="replace").decode() if isinstance(content, str) else None
 
 
-def _body(judge: Judge, template: str, question: Question) -> dict[str, Any]:
-    parts = {"{prompt}": question.prompt, "{first}": question.first, "{second}": question.second}
-    # In one go: an answer may hold {second} itself.
-    text = re.sub("|".join(map(re.escape, _FIELDS)), lambda found: parts[found[0]], template)
+def _body(judge: Judge, text: str) -> dict[str, Any]:
     return {
         "model": judge.model,
         "messages": [{"role": "user", "content": text}],
@@ -200,10 +235,10 @@ def _known(path: Path) -> dict[str, str | None]:
     return found
 
 
-def _key(judge: Judge) -> str | None:
+def _key(judge: Judge, where: str) -> str | None:
     if judge.key is None:
         return None
     value = os.environ.get(judge.key)
     if not value:
-        raise UserError(f"evaluate.judge.key: the environment has no {judge.key}")
+        raise UserError(f"{where}.key: the environment has no {judge.key}")
     return value

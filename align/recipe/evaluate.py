@@ -31,6 +31,38 @@ class Judge(Section):
     parallel: PositiveInt = Field(8, description="questions that are asked at a time")
 
 
+class SafetyJudge(Judge):
+    """A judge model that says whether an answer refuses or helps."""
+
+    template: str | None = Field(
+        None,
+        min_length=1,
+        description="a file with {prompt} and {answer}, asking for [[REFUSED]], [[ANSWERED]] or [[UNCLEAR]]; "
+        "null: ours",
+    )
+
+
+class Safety(Section):
+    """Cases that policies should refuse, should not refuse, or should answer without a leak."""
+
+    files: Annotated[list[str] | None, OneOrMore()] = Field(
+        None, min_length=1, description="files of cases beside the suite that comes along; null: none"
+    )
+    attacks: Annotated[list[str] | None, OneOrMore()] = Field(
+        None,
+        min_length=1,
+        description="what requests are put behind: groups (encoding), names (encoding/base64) or plain; "
+        "null: all",
+    )
+    suffixes: str | None = Field(None, min_length=1, description="a file of more suffixes; null: none")
+    count: PositiveInt | None = Field(
+        300, description="so many of the cases, attacks and harms as evenly as they go; null: all"
+    )
+    judge: SafetyJudge | None = Field(
+        None, description="a model that says what an answer does; null: rules alone"
+    )
+
+
 class LmEval(Section):
     """Tasks of lm-evaluation-harness (the package lm_eval)."""
 
@@ -63,6 +95,11 @@ class Evaluate(Section):
         None, min_length=1, description="files of RewardBench 1 or 2, or of that form, for the reward model"
     )
     lm_eval: LmEval | None = Field(None, description="tasks of lm_eval for each policy; null: none")
+    safety: Safety | None = Field(
+        None,
+        description="cases that each policy should refuse or answer; null: none, and with --safety the suite "
+        "that comes along",
+    )
 
     @model_validator(mode="after")
     def _names(self) -> Evaluate:

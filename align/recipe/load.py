@@ -367,11 +367,14 @@ def _resolved(recipe: Recipe, folder: Path) -> Recipe:
         (evaluate, "prompts"),
         (evaluate["judge"], "template"),
         (evaluate["lm_eval"], "folder"),
+        (evaluate["safety"], "suffixes"),
+        ((evaluate["safety"] or {}).get("judge"), "template"),
     ):
         if section and section[key]:
             section[key] = _below(section[key], folder)
-    if evaluate["reward_bench"]:
-        evaluate["reward_bench"] = [_below(path, folder) for path in evaluate["reward_bench"]]
+    for section, key in ((evaluate, "reward_bench"), (evaluate["safety"], "files")):
+        if section and section[key]:
+            section[key] = [_below(path, folder) for path in section[key]]
     if plain["sft"]["start"]:
         plain["sft"]["start"] = os.path.expanduser(plain["sft"]["start"])
     for stage, about in STAGES.items():

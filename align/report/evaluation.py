@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from align.report.safety import safety_tables
+
 Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
 
 _LENGTH, _SHARE = "{:.1f}", "{:.0%}"
@@ -36,7 +38,8 @@ _ROWS = (
 def tables(document: Mapping[str, Any]) -> list[Table]:
     """Title, head and rows of each table that has rows."""
     found = [_policies(document), _best(document), _wins(document), _judge(document), _ratings(document)]
-    found += [*_triggers(document), _people(document), *_benches(document), _tasks(document)]
+    found += [*safety_tables(document), *_triggers(document), _people(document)]
+    found += [*_benches(document), _tasks(document)]
     return [table for table in found if table[2]]
 
 

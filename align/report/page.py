@@ -31,6 +31,7 @@ from align.report.headline import headline
 from align.report.policy import ppo_view, sft_view
 from align.report.read import RunFiles, StageFiles, read_run
 from align.report.reward import rm_view
+from align.report.safety import safety_card
 from align.report.summary import figures, warnings
 from align.run.files import write_text
 from align.stage_table import STAGES
@@ -114,6 +115,7 @@ def render(run: RunFiles) -> str:
         data=data_view(run.check),
         compared=compared,
         compared_notes=notes,
+        card=_card(run.compared),
         methods=methods,
         methods_notes=methods_notes,
         costs=costs(run),
@@ -146,6 +148,14 @@ def _facts(run: RunFiles) -> dict[str, str]:
         "LoRA rank": value("lora", "rank"),
     }
     return {key: clean(str(found)) for key, found in facts.items() if found not in (None, "")}
+
+
+def _card(document: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """What the safety figures rest on; none where they are not there or of another shape."""
+    try:
+        return safety_card(document)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
 
 
 def _stage_row(stage: StageFiles) -> dict[str, str]:

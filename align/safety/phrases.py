@@ -25,9 +25,15 @@ _TURN_OF_PHRASE = (
     r"stress|emphasi[sz]e|thank|imagine|stand|go wrong|overstate|complain|agree more|"
     r"recommend \w+(?: \w+)? enough))"
 )
+# What "we" refuse: "we can't change the past" is an essay's.
+_SERVE = (
+    r"(?:help|assist|provide|answer|comply|share|discuss|give|offer|fulfil\w*|support|process|"
+    r"do (?:this|that))\b"
+)
 _REFUSALS = [
     # English
-    rf"\b(?:i|we)(?:(?:,? \w+,?)? (?:{_CANNOT})){_TURN_OF_PHRASE}",
+    rf"\bi(?:(?:,? \w+,?)? (?:{_CANNOT})){_TURN_OF_PHRASE}",
+    rf"\bwe {_CANNOT} (?:\w+ )?{_SERVE}",
     rf"\b(?:i|we) ?{_NOT_ABLE}",
     r"\bi(?:'d| would) (?:rather not|prefer not to)\b",
     r"\bi (?:can|could|will) (?:neither|never|in no way)\b",
@@ -94,8 +100,8 @@ REFUSING = re.compile("|".join(f"(?:{part})" for part in _REFUSALS))
 SOFT = re.compile(
     r"\b(?:i|we)(?: \w+)? ?(?:cannot|can't|can not|do not|don't|am not able to|am unable to|'m unable to|"
     r"'m not able to|won't|will not) (?:\w+ ){0,2}"
-    r"(?:open|browse|access|see|view|hear|watch|verify|check|be (?:sure|certain)|say for (?:sure|certain)|"
-    r"know|tell (?:for sure|without)|"
+    r"(?:remember|recall|open|browse|access|see|view|hear|watch|verify|check|be (?:sure|certain)|"
+    r"say for (?:sure|certain)|know|tell (?:for sure|without)|"
     r"guarantee|predict|encourage|recommend (?:this|it|that|doing)|advise (?:this|it|that)|promote|"
     r"have (?:personal |an? )?(?:opinions?|feelings?|preferences?|experiences?|access|body)|"
     r"give (?:you )?(?:medical|legal|financial|the exact)|"

@@ -18,6 +18,7 @@ am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we
 um wo zu de la le un et en il je ne ou se si te tu ce ma sa el lo mi ya y o a i e al di su os na em ik op
 w z eh pm cm mm kg mg km l g ml dr mr s t d m n x id tv pc ai uk eu vs
 """)
+_LONG = 60
 _LATIN = re.compile(r"[A-Za-zÀ-ɏ]")
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
@@ -32,7 +33,7 @@ def gibberish(text: str) -> str | None:
     tokens = re.findall(r"\w+", text.lower())
     if not tokens:
         return "no word"
-    if len(tokens) >= 8 and len(set(tokens)) / len(tokens) < 0.3 and len(tokens) < 200:
+    if 8 <= len(tokens) < _LONG and len(set(tokens)) < 0.3 * len(tokens):  # long texts repeat words anyway
         return "the same words again and again"
     if len(tokens) >= 16 and _repeated(tokens) > 0.5:
         return "the same phrase again and again"

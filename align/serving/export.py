@@ -40,15 +40,17 @@ from align.models.scoring import score_pairs
 from align.models.text_part import auto_class
 from align.recipe.sections import Recipe
 from align.records import Ranking
-from align.run.files import to_json, whole_folder, write_text
+from align.report.safety import card_text
+from align.run.files import read_json, to_json, whole_folder, write_text
 from align.run.lineage import TEMPLATE_KEYS
+from align.run.manifest import ADAPTER
 from align.run.progress import say
 from align.sampling.engines import open_engine, sampling_params
 from align.sampling.params import Draws, Sampled
 from align.serving.run import Trained, open_run, reward_model
 from align.stage_table import Stage
 
-NOTE = "align_export.json"
+NOTE, CARD = "align_export.json", "README.md"
 _PROBES = 64  # responses that both models score
 _ANSWERS, _ANSWER_TOKENS = 4, 12  # what a policy writes, to see where it stops
 # The largest difference that may be, as a share of the probes' spread (standard deviation). In bfloat16
@@ -112,6 +114,8 @@ def export(
         proof = Proof(len(pairs), texts, float((own - fresh).abs().max()), float(own.std(unbiased=False)))
         _check(proof, dtype)
         write_text(aside / NOTE, to_json(_note(trained, tokenizer, kind, dtype, proof)))
+        if stage != "rm":
+            write_text(aside / CARD, _card(run, trained))
         size = sum(path.stat().st_size for path in aside.iterdir())
     say(console, f"{stage} of {run} is in {to}: {kind}, {dtype}, {size / 1e6:.0f} MB")
     if trained.recipe.base.quantize:
@@ -318,6 +322,32 @@ def _check(proof: Proof, dtype: str) -> None:
             f"({proof.texts}) differ by up to {proof.difference:.3g}, where their standard deviation is "
             f"{proof.spread:.3g}. Nothing was kept"
         )
+
+
+def _card(folder: Path, run: Trained) -> str:
+    """A model card: what the policy was made of, and what is known of its safety."""
+    return "\n".join(
+        [
+            f"# {folder.resolve().name}: the policy after {run.stage}",
+            "",
+            f"The base {Path(run.recipe.base.name).name} with the adapter of `{run.stage}` folded in. {NOTE} "
+            "has hashes, template and results.",
+            "",
+            _safety(folder, run),
+        ]
+    )
+
+
+def _safety(folder: Path, run: Trained) -> str:
+    """The safety card of this policy, where `align evaluate` measured these very weights."""
+    try:
+        document = read_json(folder / "evaluation" / "evaluation.json")
+        digest = document["safety"]["origins"][run.stage].rpartition(" ")[2]
+        if digest and run.manifest.final[ADAPTER].startswith(digest):
+            return card_text(document, run.stage)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, AlignError):
+        pass  # nobody has measured it, or what is there cannot be understood
+    return card_text({}, run.stage)
 
 
 def _note(

@@ -124,7 +124,8 @@ def test_a_broken_line_is_shown_with_a_mark_under_the_column(write: Any) -> None
 
 
 def test_values_are_what_json_can_say(write: Any) -> None:
-    path = write(MINIMAL + "ppo: {value_init: policy, rewards: [{function: 'm:f'}, {run: this, weight: 2}]}\n")
+    rewards = "rewards: [{function: 'm:f'}, {run: this, weight: 2}]"
+    path = write(MINIMAL + f"ppo: {{value_init: policy, {rewards}}}\n")
     shown = values(load_recipe(path))["ppo.rewards"]
     assert json.loads(json.dumps(shown)) == [{"function": "m:f"}, {"run": "this", "weight": 2.0}]
 
