@@ -43,10 +43,10 @@ _NOBODY = frozenset(("git", "noreply", "no-reply", "donotreply"))
 
 # What is searched first, and fast: most texts hold nothing of it, and need no second look.
 _DIGIT = re.compile(r"[0-9]")
-_DOTTED = re.compile(r"\d\.\d{1,3}\.\d")
-_LONG = re.compile(r"[A-Za-z0-9]{26}")
+_DOTTED = re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]|[23][0-9a-fA-F]{3}:[0-9a-fA-F:]*:")  # public ones, of IPv6
+_LONG = re.compile(r"[13][A-Za-z0-9]{25}")
 # Digits that may be a number of somebody's: eight or more, with what stands between them.
-_DIGITS = re.compile(r"\d(?:[ ().\-/–]{0,3}\d){7}")
+_DIGITS = re.compile(r"[0-9](?:[ ().\-/–]{0,3}[0-9]){7}")
 _CARD = re.compile(
     r"(?<![\w.+-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{4}|3\d{3}([ -])\d{6}\2\d{5})(?![\w-]|\.\d)"
 )
@@ -81,8 +81,18 @@ _KEY = re.compile(
     r"|pypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,}|npm_[A-Za-z0-9]{36}"
     r")(?![A-Za-z0-9])"
 )
-_KEY_STARTS = ("-----BEGIN", "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-")
-_KEY_STARTS += ("xox", "k_live_", "AIza", "sk-", "hf_", "SG.", "pypi-", "npm_")
+_KEY_MARKS = (
+    "_",
+    "sk-",
+    "AKIA",
+    "ASIA",
+    "AIza",
+    "xox",
+    "SG.",
+    "glpat-",
+    "pypi-",
+    "-----BEGIN",
+)  # one is in each
 
 
 @dataclass(frozen=True)
@@ -108,14 +118,14 @@ def personal_data(text: str) -> list[Hit]:
     found: list[Hit] = []
     if "@" in text:
         found += _emails(text)
-    if any(start in text for start in _KEY_STARTS):
+    if any(mark in text for mark in _KEY_MARKS):
         found += (Hit(KEY, match[0]) for match in _KEY.finditer(text))
     if _DIGIT.search(text):  # of what follows, nothing is without one
         if _DIGITS.search(text):
             found += _numbers(text)
-        if text.count(":") > 3 or (text.count(".") > 2 and _DOTTED.search(text)):
+        if _DOTTED.search(text):
             found += _addresses(text)
-        if _LONG.search(text):
+        if "0x" in text or "bc1" in text or _LONG.search(text):
             found += _wallets(text)
     if not found:
         return found
@@ -139,7 +149,7 @@ def _emails(text: str) -> Iterator[Hit]:
 
 def _numbers(text: str) -> Iterator[Hit]:
     """Cards, social security numbers, IBANs and phone numbers: what is one of these is no other."""
-    rest = text
+    rest = "\n".join(line for line in text.splitlines() if _DIGITS.search(line))
     for kind, form, is_one in (("iban", _IBAN, _iban), ("card", _CARD, _card), ("ssn", _SSN, _ssn)):
         for match in form.finditer(rest):
             if value := is_one(match[0]):
