@@ -45,7 +45,7 @@ $(VENV)/.setup: $(VENV)/.torch pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.setup
-	$(PIP) -e '.[quickstart,labeling,dev]'
+	$(PIP) -e '.[quickstart,labeling,privacy,dev]'
 	@touch $@
 
 setup: $(VENV)/.setup  ## make .venv with the package and what the quick start needs
@@ -96,7 +96,7 @@ $(LOWEST)/.torch: | $(VENV)/.dev
 	@touch $@
 
 $(LOWEST)/.dev: $(LOWEST)/.torch pyproject.toml
-	$(BIN)/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[quickstart,labeling,dev]'
+	$(BIN)/uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[quickstart,labeling,privacy,dev]'
 	@touch $@
 
 test-lowest: $(LOWEST)/.dev  ## a third of the tests, on the lowest versions that pyproject.toml allows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from align.check.gather import Gathered
+from align.check.personal import ALWAYS, KEY, KINDS
 from align.check.result import (
     EXAMPLES,
     MANY,
@@ -40,6 +41,7 @@ _FEW_LEAKS = 0.01  # up to this share of held-out prompts, what is measured hard
 _POOR_AGREEMENT = 0.6  # chance is 0.5
 _LENGTH_DECIDES = 0.65  # from this accuracy on, a length-only model is a warning
 _LENGTH_HELPS = 0.55
+_SOME = 0.01  # from this share of the records on, addresses and phone numbers are a warning
 # Words of columns that judge an answer: with them beside it, not every answer may be one to learn.
 _JUDGES = {"score", "scores", "rating", "ratings", "reward", "rewards", "label", "labels", "grade", "stars"}
 _JUDGES |= {"correct", "desirable", "good", "bad", "accepted", "rejected", "approved", "chosen", "preferred"}
@@ -219,6 +221,28 @@ def of_repeats(both: Sequence[Set]) -> Iterator[Finding]:
         differ = number(near, "prompt differs", "prompts differ")
         message = f"{differ} from another only in case, punctuation or spaces"
         yield Finding("note", "near_prompts", where, message)
+
+
+def of_personal_data(gathered: Gathered) -> Iterator[Finding]:
+    """Personal data and keys: a line for each kind of them."""
+    piles = (gathered.train, gathered.held_out)
+    records = sum(len(pile.rows) for pile in piles)
+    for what, name in KINDS.items():
+        found = [one for pile in piles for one in pile.personal if one.what == what]
+        if not found:
+            continue
+        todo = "take it out or put another in its place, if it may be a real person's"
+        if what == KEY:
+            todo = "take it out, and have the key withdrawn"
+        message = (
+            f"{number(len(found), 'record holds', 'records hold')} {name} (the first: {found[0].first}), "
+            f"which a model can learn by heart and repeat: {todo}"
+        )
+        severity = by_share(len(found), records, 0 if what in ALWAYS else _SOME)
+        places = [one.place for one in found[:EXAMPLES]]
+        yield Finding(
+            severity, "secret" if what == KEY else "personal_data", f"data.{gathered.kind}", message, places
+        )
 
 
 def of_labels(found: Set, recipe: Recipe) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from align.check.result import EXAMPLES, Example, Side, Understood, WrongRecords
+from align.check.personal import Hit, masked
+from align.check.result import EXAMPLES, Example, PersonalRecord, Side, Understood, WrongRecords
 from align.check.texts import (
     alike,
     ends_with_no_cell,
@@ -54,6 +55,13 @@ class TextMeasure:
     control: Callable[[str], list[str]]  # finds what the tokenizer reads as special tokens
     cache: Path | None
     console: Console  # for how far it has come
+    personal: Callable[[str], list[Hit]] | None = None  # finds personal data; None: they are not looked for
+
+    def hits(self, record: Record) -> list[Hit]:
+        """The personal data of a record, each once."""
+        if self.personal is None:
+            return []
+        return self.personal("\n".join((_prompt_text(record), *responses_of(record))))
 
     def bar(self, title: str, total: int | None) -> ProgressBar:
         """Shows how far a piece of work has come, while it lasts."""
@@ -90,6 +98,7 @@ class Pile:
     counts: Counter[str] = field(default_factory=Counter)
     places: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     first: dict[str, str] = field(default_factory=dict)  # what was seen: the first's words
+    personal: list[PersonalRecord] = field(default_factory=list)
     files: set[str] = field(default_factory=set)  # of which an answer was written with the template
 
     def mark(self, name: str, place: str, count: int = 1) -> None:
@@ -126,7 +135,7 @@ def gather(kind: RecordKind, source: Source, reader: TextMeasure) -> Gathered:
         found = survey(
             RECORDS[kind], source, gathered.wrong.add, reader.cache, lambda count: bar.advance(count=count)
         )
-    gathered.read = _understood(kind, source, found)
+    gathered.read = _understood(kind, source, found, reader)
     gathered.left_out = found.left_out
     gathered.on_both_sides = len(np.intersect1d(found.train.keys, found.held_out.keys))
     _measure(found.train, found.trains, gathered, gathered.train, reader)
@@ -134,11 +143,12 @@ def gather(kind: RecordKind, source: Source, reader: TextMeasure) -> Gathered:
     return gathered
 
 
-def _understood(kind: str, source: Source, found: Survey[Any]) -> list[Understood]:
+def _understood(kind: str, source: Source, found: Survey[Any], reader: TextMeasure) -> list[Understood]:
     """The files that were read, those that were read in one way together."""
     understood = []
     by_file = {
-        part.name: [_example(records, i) for i in range(len(records))] for part, records in found.files
+        part.name: [_example(records, i, reader) for i in range(len(records))]
+        for part, records in found.files
     }
     sides: tuple[Side | None, ...] = ("train", "held_out") if isinstance(source.held_out, list) else (None,)
     for side in sides:
@@ -149,14 +159,16 @@ def _understood(kind: str, source: Source, found: Survey[Any]) -> list[Understoo
     return understood
 
 
-def _example(records: Records[Any], i: int) -> Example:
+def _example(records: Records[Any], i: int, reader: TextMeasure) -> Example:
     record = records[i]
+    hits = reader.hits(record)
     texts = responses_of(record)
     ranks = record.ranks if isinstance(record, Ranking) else (None,) * len(texts)
     order = sorted(range(len(texts)), key=lambda k: (ranks[k] is None, ranks[k] or 0))
     prompt = record.prompt
     said = prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m['content']}" for m in prompt)
-    return Example(records.place(i), said, [(ranks[k], texts[k]) for k in order])
+    answers = [(ranks[k], masked(texts[k], hits)) for k in order]
+    return Example(records.place(i), masked(said, hits), answers)
 
 
 def _measure(
@@ -164,6 +176,7 @@ def _measure(
 ) -> None:
     """Add the records to the pile, one after the other; `trains` [N] as in `Survey`."""
     once: dict[Any, Any] = {}  # labelers and ranks: once in memory, however many records say them
+    side: Side = "train" if pile is gathered.train else "held_out"
     lengths = _lengths(records, trains, gathered.kind, reader)
     with reader.bar(f"{gathered.kind} measured", len(records)) as bar:
         for i, (record, prompt, found) in enumerate(
@@ -174,11 +187,12 @@ def _measure(
             if isinstance(found, RecordError):
                 gathered.wrong.add(Problem(records.place(i), found.field, found.message))
                 continue
+            hits = reader.hits(record)
             label = record if isinstance(record, Ranking) else None
             ranks, labeler = (label.ranks, label.labeler) if label else ((), None)
             row = MeasuredRow(
                 records.place(i),
-                opening(record.prompt),
+                opening(masked(_asked(record), hits)),
                 prompt,
                 key(normal_prompt(record.prompt)),
                 found[0],
@@ -191,6 +205,9 @@ def _measure(
             pile.rows.append(row)
             pile.used += bool(trains[i])
             _mark(record, row, pile, reader)
+            pile.personal += _personal(hits, gathered.kind, side, row.place)
+    if reader.personal is not None:
+        pile.first = {mark: masked(said, reader.personal(said)) for mark, said in pile.first.items()}
 
 
 def _lengths(
@@ -226,7 +243,7 @@ def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> 
         pile.mark("near_identical", row.place, bool(same.near))
         apart = [1 for i, j in same.identical if _apart(row.ranks[i], row.ranks[j])]
         pile.mark("same_text_ranked_apart", row.place, bool(apart))
-    asked = record.prompt if isinstance(record.prompt, str) else record.prompt[-1]["content"]
+    asked = _asked(record)
     again = bool(texts and asked.strip()) and all(text.lstrip().startswith(asked.strip()) for text in texts)
     pile.mark("repeats_prompt", row.place, again)
     pile.mark("says_nothing", row.place, sum(map(says_nothing, texts)))
@@ -252,6 +269,13 @@ def _mark(record: Record, row: MeasuredRow, pile: Pile, reader: TextMeasure) -> 
         glued = sum(prompt[-1].isalnum() and text[0].isalnum() for text in texts)
         pile.mark("glued", row.place, glued)
         pile.mark("prompt_ends_with_space", row.place, prompt[-1] == " ")
+
+
+def _personal(hits: Sequence[Hit], kind: RecordKind, side: Side, place: str) -> Iterator[PersonalRecord]:
+    """A line for each kind of personal data in one record."""
+    for what in dict.fromkeys(hit.kind for hit in hits):
+        same = [hit for hit in hits if hit.kind == what]
+        yield PersonalRecord(kind, side, place, what, len(same), same[0].masked)
 
 
 def _mark_written(record: Record, row: MeasuredRow, pile: Pile, template: Template) -> None:
@@ -301,6 +325,11 @@ def _difference(text: str, becomes: str) -> str:
 
 def _apart(a: int | None, b: int | None) -> bool:
     return a is not None and b is not None and a != b
+
+
+def _asked(record: Record) -> str:
+    """A prompt's text, or its last message's."""
+    return record.prompt if isinstance(record.prompt, str) else record.prompt[-1]["content"]
 
 
 def _prompt_text(record: Record) -> str:

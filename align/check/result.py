@@ -169,6 +169,26 @@ class Leak:
 
 
 @dataclass(frozen=True)
+class PersonalRecord:
+    """A record that holds personal data of one kind, or keys."""
+
+    kind: str  # of record
+    side: Side
+    place: str
+    what: str  # a key of align.check.personal.KINDS
+    count: int  # different values
+    first: str  # of the first one what can be shown
+
+
+@dataclass(frozen=True)
+class PersonalData:
+    """What was found of personal data and keys, and in how many records it was looked for."""
+
+    looked_at: int
+    found: list[PersonalRecord]
+
+
+@dataclass(frozen=True)
 class LabelerAgreement:
     """What rankings of the same prompts say of each other, on one side."""
 
@@ -217,6 +237,7 @@ class Report:
     agreement: list[LabelerAgreement]
     reliability: Reliability  # of the labelers of training rankings, by what several of them judged
     leaks: list[Leak]
+    personal_data: PersonalData | None  # None: not looked for, as the extra is absent
     wrong_records: list[WrongRecords]
     findings: list[Finding]
     next: str

@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from align import __version__
-from align.check import findings, labelers, summary, template
+from align.check import findings, labelers, personal, summary, template
 from align.check.gather import Gathered, TextMeasure, gather
 from align.check.oddities import of_texts
-from align.check.result import SEVERITIES, Finding, LabelerAgreement, Report, Set
+from align.check.result import SEVERITIES, Finding, LabelerAgreement, PersonalData, Report, Set
 from align.check.show import show
 from align.data.formats import built_in
 from align.data.template import Template
@@ -63,6 +63,7 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
         control,
         recipe.data.cache_folder,
         console or Console(quiet=True),
+        personal.personal_data if personal.can_look() else None,
     )
     everything = _gathered(recipe, reader, found)
     unit = "tokens" if made else "characters"
@@ -89,6 +90,7 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
         agreement=agreement,
         reliability=trusted,
         leaks=leaks,
+        personal_data=_personal(everything, reader),
         wrong_records=[gathered.wrong for gathered in everything if gathered.wrong.count],
         findings=found,
         next=findings.next_step(found, recipe, recipe_path),
@@ -185,9 +187,19 @@ def _of_records(recipe: Recipe, gathered: Gathered, both: Sequence[Set]) -> Iter
     yield from findings.of_sides(gathered)
     yield from findings.of_limits(both, gathered.wrong.skipped)
     yield from of_texts(gathered)
+    yield from findings.of_personal_data(gathered)
     yield from findings.of_repeats(both)
     for side in both:
         yield from findings.of_labels(side, recipe)
+
+
+def _personal(everything: Sequence[Gathered], reader: TextMeasure) -> PersonalData | None:
+    if reader.personal is None:
+        return None
+    piles = [pile for gathered in everything for pile in (gathered.train, gathered.held_out)]
+    return PersonalData(
+        sum(len(pile.rows) for pile in piles), [one for pile in piles for one in pile.personal]
+    )
 
 
 def _of_rankings(

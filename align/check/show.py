@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from align.check.personal import INSTALL, LOOKED_FOR
 from align.check.result import (
     SEVERITIES,
     Example,
@@ -228,12 +229,22 @@ def _facts(report: Report, written: str, width: int | None) -> Iterator[Cells]:
         longer, shorter = percent(wins.longer, wins.comparisons), percent(wins.shorter, wins.comparisons)
         right = f"{100 * bias.accuracy:.1f}% right ({_side(bias.measured_on)})"
         facts.append(("length", f"longer wins {longer}, shorter {shorter} ({side}); length alone is {right}"))
+    facts.append(("personal data", _personal(report)))
     facts += [("runs code", code) for code in report.code] or [("runs code", "none but align's")]
     facts.append(("written", _path(written)))
     for name, text in facts:
         first, *more_lines = _wrapped(text, width, _INDENT)
         yield [(f"{name:{_INDENT}}", "bold"), (first, "yellow" if text in report.code else "")]
         yield from ([(" " * _INDENT + part, "")] for part in more_lines)
+
+
+def _personal(report: Report) -> str:
+    """What was looked for, and in how many records something stands."""
+    if report.personal_data is None:
+        return f"not looked for: {INSTALL}"
+    of = f"in {number(report.personal_data.looked_at, 'record')} ({LOOKED_FOR}; not names)"
+    places = len({(one.kind, one.place) for one in report.personal_data.found})
+    return f"{number(places, 'record')} with some, {of}" if places else f"none found {of}"
 
 
 def _finding(finding: Finding, width: int | None) -> Iterator[Cells]:

@@ -22,6 +22,7 @@ from align.compare.figures import Answers
 from align.compare.judged import by_judge, by_people, ratings_of
 from align.compare.kept import Row, alone_in, kept_rows
 from align.compare.lm_eval import check_tasks, run_tasks
+from align.compare.memorised import PREFIX, TOKENS, Known, continued, drawn_demonstrations, memorised_figures
 from align.compare.policies import BASE, SFT, Found, Policy, add_role, find_policies
 from align.compare.prompts import held_out_demonstrations, read_prompts
 from align.compare.safety import Asking, by_safety, earlier, ready
@@ -238,6 +239,7 @@ def measure(
             asking = AskPolicies(state.found.policies, lambda: state.answering, *names, console)
             document["triggers"] = by_triggers(triggers.at, asked, answers, asking)
         document["perplexity"] = _perplexity(state)
+        document["memorised"] = _memorised(state)
         document["reward_bench"] = _benches(state, bench)
         document["judge"] = by_judge(recipe.evaluate.judge, answers, state.folder, state.note, console)
         document["safety"] = (
@@ -397,6 +399,23 @@ def _perplexity(state: Evaluating) -> dict[str, Any]:
         )
     reference = state.found.sft.label if state.found.sft else None
     return figures.perplexities(rows, reference)
+
+
+def _memorised(state: Evaluating) -> dict[str, Any]:
+    """How much of training demonstrations, and of held-out ones, every policy goes on with by itself."""
+    asked = drawn_demonstrations(state.recipe, state.setup, state.note)
+    texts = json_digest([[one.side, one.prompt, one.response] for one in asked])
+    about = {"memorised": [TOKENS, PREFIX], "demonstrations": texts, "engine": state.drawing.engine}
+    rows: dict[str, list[Row]] = {}
+    for policy in state.found.policies if asked else ():
+
+        def make(part: Sequence[Known], role: str = policy.role) -> list[Row]:
+            return continued(state.answering, role, part)
+
+        path = state.name_of(policy, about | {"chunk": _CHUNK}).with_suffix(".memorised.jsonl")
+        with ProgressBar(state.console, f"{policy.label} goes on with demonstrations", len(asked)) as bar:
+            rows[policy.label] = kept_rows(path, asked, 1, _CHUNK, make, bar)
+    return memorised_figures(asked, rows) if asked else {}
 
 
 def _benches(state: Evaluating, benches: Mapping[str, Sequence[BenchItem]]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Trained:
             found["kl_exact"] = kl_of_best(best_of)
         told = document.get("perplexity", {}).get(self.label, {})
         found["perplexity"] = _value(told.get("perplexity"))
+        found["memorised"] = _value(self._memorised())
         for by, rate in self._wins():
             found[f"win/{by}"] = rate
         if self.cost is not None:
@@ -53,6 +54,11 @@ class Trained:
                 found["share"] = self.cost.flops / self.allowed
         found["flops_an_answer"] = self.each
         return {name: x for name, x in found.items() if x is not None and math.isfinite(x)}
+
+    def _memorised(self) -> Any:
+        """The share of training demonstrations that it repeats exactly from their prompts."""
+        policies = (self.document.get("memorised") or {}).get("policies", {})
+        return policies.get(self.label, {}).get("train", {}).get("prompt", {}).get("exact")
 
     @property
     def kl_se(self) -> float | None:

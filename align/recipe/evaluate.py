@@ -94,6 +94,11 @@ class Evaluate(Section):
     reward_bench: Annotated[list[str] | None, OneOrMore()] = Field(
         None, min_length=1, description="files of RewardBench 1 or 2, or of that form, for the reward model"
     )
+    memorised: PositiveInt | None = Field(
+        None,
+        description="so many training demonstrations, and held-out ones, whose responses the policies go on "
+        "with greedily: what was learnt by heart; null: not looked for",
+    )
     lm_eval: LmEval | None = Field(None, description="tasks of lm_eval for each policy; null: none")
     safety: Safety | None = Field(
         None,

@@ -40,6 +40,7 @@ def _worth(document: Mapping[str, Any]) -> Table:
         *((f"wins against sft by {name.removeprefix('win/')}", _shown(name, "{:.0%}")) for name in wins),
         ("tokens", _shown("tokens", "{:.1f}")),
         ("perplexity on demonstrations", _shown("perplexity", "{:.2f}")),
+        ("training demonstrations repeated exactly", _shown("memorised", "{:.0%}")),
     ]
     rows = [[_name(document, row), *(show(row) for _, show in columns)] for row in document["rows"]]
     return _without_empty(

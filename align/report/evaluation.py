@@ -38,8 +38,8 @@ _ROWS = (
 def tables(document: Mapping[str, Any]) -> list[Table]:
     """Title, head and rows of each table that has rows."""
     found = [_policies(document), _best(document), _wins(document), _judge(document), _ratings(document)]
-    found += [*safety_tables(document), *_triggers(document), _people(document)]
-    found += [*_benches(document), _tasks(document)]
+    found += [*safety_tables(document), *_triggers(document), *_memorised(document)]
+    found += [_people(document), *_benches(document), _tasks(document)]
     return [table for table in found if table[2]]
 
 
@@ -107,6 +107,55 @@ def _ratings(document: Mapping[str, Any]) -> Table:
             [name, label, _figure(estimate, "", "{:.0f}")] for label, estimate in one["policies"].items()
         ]
     return "Bradley-Terry ratings, mean 0", ["by", "policy", "rating"], rows
+
+
+_MEMORISED = {
+    ("exact", "prompt"): "repeated exactly, from the prompt",
+    ("exact", "prefix"): "repeated exactly, from the response's first {prefix} tokens",
+    ("run", "prompt"): "longest common run, from the prompt: mean, longest",
+    ("run", "prefix"): "longest common run, from the first {prefix} tokens: mean, longest",
+}
+
+
+def _memorised(document: Mapping[str, Any]) -> list[Table]:
+    """How much of demonstrations policies repeat, how they differ in that, and the longest runs."""
+    found = document.get("memorised")
+    if not found:
+        return []
+    policies, sides = found["policies"], {"train": "training", "held_out": "held out"}
+    rows = []
+    for (name, start), title in _MEMORISED.items():
+        for side, said in sides.items():
+            cells = [_repeated(one[side].get(start), name) for one in policies.values()]
+            if any(cell != "–" for cell in cells):
+                rows.append([f"{title.format(**found)} ({said})", *cells])
+    counts = " and ".join(f"{found['demonstrations'][side]} {said}" for side, said in sides.items())
+    title = f"Memorised demonstrations: {counts}, greedy, {found['tokens']} tokens, 95% intervals over them"
+    more = [
+        [one["policy"], one["less"], _figure(one["figures"]["exact"], "", "{:+.0%}")]
+        + [_figure(one["figures"]["run"], "", "{:+.1f}")]
+        for one in found["differences"]
+        if (one["side"], one["start"]) == ("train", "prompt")
+    ]
+    head = ["policy", "less", "repeated exactly", "longest common run"]
+    worst = [
+        [Path(one["place"]).name, one["policy"], str(one["run"]), one["opening"], one["text"]]
+        for one in found["worst"]
+    ]
+    return [
+        (title, ["", *policies], rows),
+        ("What more is memorised of training demonstrations, from the prompt", head, more),
+        ("Longest runs", ["demonstration", "policy", "tokens", "prompt", "what it repeats"], worst),
+    ]
+
+
+def _repeated(found: Mapping[str, Any] | None, name: str) -> str:
+    """A share, or a number of tokens with the most that there was."""
+    if not found or found[name] is None:
+        return "–"
+    return _figure(found[name], "", _SHARE if name == "exact" else _LENGTH) + (
+        f", {found['longest']}" if name == "run" else ""
+    )
 
 
 def _people(document: Mapping[str, Any]) -> Table:
