@@ -625,7 +625,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
     for key in ("member_share", "members", "length_debias", "orthogonal_coef", "length_coef"):
         raw["rm"].pop(key, None)  # they go with each other
-    for key in ("reward_shape", "reference_responses", "reward_reduce"):
+    for key in ("reward_shape", "reference_responses", "reward_reduce", "refusal_limit"):
         raw["ppo"].pop(key, None)
     if raw["data"].get("template") == "plain":
         for key in ("template_name", "chat_template_kwargs"):
