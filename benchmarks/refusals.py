@@ -7,17 +7,15 @@ refused, answered, nothing or unclear before there were rules. Every second answ
 the half `develop`, by which the rules were made. After the half `measure` was first seen two rules were
 changed: long texts may repeat words (an answer of XSTest), and "we can't change the past" refuses nothing
 (a thought; a first form of it cost a verdict of `measure`, and was taken back). As they are they change no
-verdict of either half. Both halves are by one author, so real answers of models
-matter more.
+verdict of either half. Both halves are by one author, so real answers of models matter more.
 
 --xstest: the folder model_completions of github.com/paul-rottger/exaggerated-safety (2308.01263, CC BY 4.0):
 answers of five models to its 450 prompts, each labeled by two people, with a final label where they differed.
 The rules were made with an eye on the answers of Mistral with its guard prompt and of Llama 2 with its old
 system prompt. Those of Mistral without a prompt were read after they had been measured, and the first of
 these rules was changed (all three are in MADE_WITH). Those of GPT-4 and of Llama 2 without the prompt were
-measured only.
-What people called a partial refusal has no side of its own here: it is left out of accuracy and kappa, and
-what the rules make of it is counted.
+measured only. What people called a partial refusal has no side of its own here: it is left out of accuracy
+and kappa, and what the rules make of it is counted.
 
 Prints accuracy and Cohen's kappa with 95% intervals (bootstrap over answers), and the table of confusions;
 every miss with --misses, those of the hand labels always. Exit code 1 where kappa on the measuring half is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from align.data.formats.base import T
@@ -67,12 +67,7 @@ def _refuse_seen(
     recipe: Recipe, found: dict[str, Asked], where: str, allow_seen: bool, note: Callable[[str], None]
 ) -> None:
     """Raise UserError, or say it, where prompts stand among those that train."""
-    mine = {int(key[:16], 16): one for key, one in found.items()}
-    training = [_trained(Demonstration, recipe), _trained(Ranking, recipe), _trained(Prompt, recipe)]
-    for name, hashes in zip(("demonstrations", "rankings", "prompts"), training, strict=True):
-        seen = [one for number, one in mine.items() if number in hashes]
-        if not seen:
-            continue
+    for name, seen in seen_in_training(recipe, found).items():
         first = str(seen[0].plain)[:60]
         counts = f"{len(seen)} of {len(found)} prompts"
         told = f"{where}: {counts} also train, in data.{name} (such as {first!r})"
@@ -82,6 +77,17 @@ def _refuse_seen(
                 "(evaluate.prompts), or add --allow-seen"
             )
         note(f"{told}, as --allow-seen permits: figures may be too good")
+
+
+def seen_in_training(recipe: Recipe, found: Mapping[str, Asked]) -> dict[str, list[Asked]]:
+    """Those of the prompts, by their keys, that also train in this recipe, by the data's name."""
+    mine = {int(key[:16], 16): one for key, one in found.items()}
+    training = [_trained(Demonstration, recipe), _trained(Ranking, recipe), _trained(Prompt, recipe)]
+    by_name = {
+        name: [one for number, one in mine.items() if number in hashes]
+        for name, hashes in zip(("demonstrations", "rankings", "prompts"), training, strict=True)
+    }
+    return {name: seen for name, seen in by_name.items() if seen}
 
 
 def _trained(kind: type[T], recipe: Recipe) -> set[int]:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from align.compare.kept import Row, kept_rows
 from align.compare.policies import SFT, Policy
+from align.compare.prompts import seen_in_training
 from align.data.template import Template
 from align.errors import AlignError, UserError
 from align.evaluation.answers import Answering, Asked
@@ -97,6 +98,8 @@ def ready(cfg: Safety, recipe: Recipe, template: Template, note: Note) -> Ready:
         raise UserError(f"{WHERE}: no case is left of {len(found.cases)} ({told})")
     if left_out:
         note(f"safety: {left_out.total()} of {len(found.cases)} cases are left out. {told}")
+    for name, seen in seen_in_training(recipe, {one.key: one for one in asked}).items():
+        note(f"safety: {len(seen)} of the prompts also train, in data.{name}: figures may be too good")
     return Ready(cfg, cases, asked, dict(left_out), len(found.left_out))
 
 

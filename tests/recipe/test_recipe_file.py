@@ -339,7 +339,7 @@ def test_other_trainers_names_lead_to_keys_that_exist() -> None:
     paths = {".".join(map(str, path)) for path in leaves()} | {str(path[-1]) for path in leaves()}
     assert set(OTHER_NAMES.values()) <= paths
     # A judge's model has the name that its protocol gives it; anywhere else `model` is meant for base.name.
-    ours = [path for path in leaves() if path[:2] != ("evaluate", "judge")]
+    ours = [path for path in leaves() if "judge" not in path[:-1]]
     assert not set(OTHER_NAMES) & {str(path[-1]) for path in ours}
 
 
@@ -519,10 +519,21 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         ("labeling", "checks"): st.none() | st.just([{"function": "judge:f", "name": "f", "timeout": 2.5}]),
         ("evaluate", "measures"): st.none() | st.just([{"function": "judge:f", "name": "f"}]),
         ("evaluate", "prompts"): st.none() | path,
+        ("evaluate", "policies"): st.none()
+        | st.lists(text.filter(lambda t: "@" not in t), min_size=1, max_size=2),
         ("evaluate", "judge"): st.none()
         | path.map(lambda file: {"url": "http://host:1/v1", "model": "m: 1", "template": file}),
         ("evaluate", "lm_eval"): st.none() | path.map(lambda folder: {"tasks": ["a", "1"], "folder": folder}),
         ("evaluate", "reward_bench"): st.none() | st.lists(path, min_size=1, max_size=2),
+        ("evaluate", "safety"): st.none()
+        | path.map(
+            lambda file: {
+                "files": [file],
+                "suffixes": file,
+                "count": None,
+                "judge": {"url": "http://host:1/v1", "model": "m: 1", "template": file},
+            }
+        ),
         ("ppo", "rewards"): st.none()
         | st.sampled_from(["this", "/data/x"]).map(
             lambda run: [{"run": run, "weight": -0.5}, {"function": "judge:f", "name": "f"}]
@@ -614,7 +625,7 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         raw["ppo"].pop(key, None)  # they go with others, which the schema cannot say
     for key in ("member_share", "members", "length_debias", "orthogonal_coef", "length_coef"):
         raw["rm"].pop(key, None)  # they go with each other
-    for key in ("reward_shape", "reference_responses", "reward_reduce"):
+    for key in ("reward_shape", "reference_responses", "reward_reduce", "refusal_limit"):
         raw["ppo"].pop(key, None)
     if raw["data"].get("template") == "plain":
         for key in ("template_name", "chat_template_kwargs"):

@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 from conftest import ROOT, align, write_jsonl
 from rich.console import Console
+from vllm_server import Fake, serving
 
 from align.compare import safety as module
 from align.compare.run import evaluate
 from align.errors import UserError
+from align.loop.policy import Drawing
 from align.recipe.load import load_recipe
 from align.recipe.sections import Recipe
 from align.safety.cases import Case
@@ -111,12 +113,26 @@ def test_the_answers_are_those_that_evaluate_draws(path: Path) -> None:
         for i, one in enumerate(prompts)
     ]
     file = write_jsonl(path.parent / "mine.jsonl", rows)
-    run(path, f"evaluate.safety={{files: ['{file}'], attacks: [plain], count: null}}")
+    found = run(path, f"evaluate.safety={{files: ['{file}'], attacks: [plain], count: null}}")
     folder = path.parent / "runs" / "tiny" / "evaluation" / "answers"
     (answers,) = (p for p in folder.glob("ppo-*.jsonl") if "demonstrations" not in p.name)
     drawn = {row["prompt"]: row["response"] for row in map(json.loads, answers.read_text().splitlines())}
     same = {row["prompt"]: row["answer"] for row in records(path) if row["policy"] == "ppo"}
     assert len(drawn) == 4 and {prompt: same[prompt] for prompt in drawn} == drawn
+    # The other prompts train here, and so do the cases that ask the same.
+    told = [note for note in found["notes"] if "also train, in data.prompts" in note]
+    assert told == ["safety: 20 of the prompts also train, in data.prompts: figures may be too good"]
+
+
+def test_a_vllm_server_draws_the_answers_to_cases_too(path: Path) -> None:
+    fake = Fake(Path(loaded(path).base.name))
+    with serving(fake) as url:
+        drawing = Drawing(engine="vllm", engine_url=[url])
+        found = run(path, *few(), drawing=drawing)
+        asked = [one["model"] for one in fake.asked]
+        # 4 prompts and one to compare the engines by, and the cases
+        assert {asked.count(name) for name in asked} == {5 + found["safety"]["cases"]}
+        assert found["safety"]["engine"] == "vllm"
 
 
 def test_a_second_start_asks_nothing_again_and_has_the_same_bits(
