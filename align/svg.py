@@ -327,8 +327,8 @@ def _tick(of: Axis) -> Callable[[float], str]:
     """Ticks of one axis have the same number of decimals."""
     step = of.ticks[1] - of.ticks[0] if len(of.ticks) > 1 else 1.0
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    if decimals and abs(step * 10**decimals - round(step * 10**decimals)) > 1e-6:
-        decimals += 1  # a step of 0.25 or 0.025
+    if abs(step * 10**decimals - round(step * 10**decimals)) > 1e-6:
+        decimals += 1  # a step of 2.5, 0.25 or 0.025
     return lambda value: f"{value + 0.0:,.{decimals}f}".replace("-", "−")
 
 

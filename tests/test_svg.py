@@ -150,3 +150,10 @@ def test_charts_in_rows_stay_inside_and_escape_their_texts() -> None:
         ("a", "0", "113.3"),
         ("d", "113.3", "226.7"),
     ]
+
+
+def test_ticks_are_labelled_by_their_own_numbers() -> None:
+    drawn = line_chart("scores", [Series("gold", [(0, -8.9), (100, 2.0)])])
+    assert axis(-8.9, 2.0, 0, 100).ticks == pytest.approx([-10, -7.5, -5, -2.5, 0, 2.5])
+    for label in ("−7.5", "−2.5", "2.5"):
+        assert f">{label}</text>" in drawn

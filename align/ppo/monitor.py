@@ -113,7 +113,7 @@ def engine_metrics(context: Context, stage: StageRun, rollout: Rollout) -> dict[
 
 
 def warn(context: Context, stage: StageRun, iteration: int, metrics: dict[str, float]) -> None:
-    """Warn, once a run each, where no response ends, and where the guard falls while the reward rises."""
+    """Warn, once a run each, where no response ends, and where the guard falls and the reward does not."""
     if metrics.get("response/eos") == 0:
         _warn(
             context,
@@ -135,7 +135,7 @@ def warn(context: Context, stage: StageRun, iteration: int, metrics: dict[str, f
             stage,
             "guard",
             f"warning: by iteration {iteration} the guard's score (mean of {WINDOW} iterations) has fallen "
-            "from its peak while the training reward has risen: the policy has begun to exploit the reward "
+            "from its peak and the training reward has not: the policy has begun to exploit the reward "
             "model. Stop here, raise ppo.kl_coef, or take the best iteration (ppo.keep: best)",
         )
 

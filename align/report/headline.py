@@ -164,8 +164,8 @@ def _exploited(ppo: StageFiles) -> str:
     for until in range(2 * WINDOW, len(rows) + 1):
         if overoptimised(training[:until], guard[:until]):
             step = rows[until - 1].get("step", until)
-            return f"over-optimised: by iteration {number(step)} the guard had fallen while the score rose"
-    return "no sign of over-optimisation: the guard did not fall while the score rose"
+            return f"over-optimised: by iteration {number(step)} the guard had fallen and the score had not"
+    return "no sign of over-optimisation: the guard did not fall"
 
 
 def _demonstrations(sft: StageFiles) -> str:

@@ -1,4 +1,4 @@
-"""When the reward that trains the policy rises and a second opinion falls (Gao et al., 2210.10760)."""
+"""When a second opinion falls and the reward that trains the policy does not (Gao et al., 2210.10760)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from statistics import fmean, variance
 
 WINDOW = 10  # values that are averaged
-_ERRORS = 5.0  # standard errors that tell a change from noise: the peak is the best of many windows
+_ERRORS = 6.0  # standard errors that tell a change from noise: the peak is the best of many windows
 
 
 def overoptimised(training: Sequence[float], guard: Sequence[float], window: int = WINDOW) -> bool:
-    """Whether the guard has fallen from its peak while the training score has risen since then.
+    """Whether the guard has fallen from its peak while the training score has not.
 
     Both are means over windows. The peak is the window, not overlapping the last one, with the highest
-    guard score; both changes from there to the last window must exceed 5 standard errors, taken from
-    the spread within the two windows. False before there are two windows.
+    guard score. From there to the last window the guard must have fallen by more than 6 standard errors, and
+    the training score by no more than as many of its own, taken from the spread within the two windows. It
+    need not have risen: at its reward model's ceiling a policy goes on to drift. Where both fall, it is the
+    policy that broke. False before there are two windows.
     """
     if len(training) != len(guard):
         raise ValueError(f"{len(training)} training scores and {len(guard)} of the guard")
@@ -25,10 +27,9 @@ def overoptimised(training: Sequence[float], guard: Sequence[float], window: int
         return False
     peak = max(starts, key=lambda i: fmean(guard[i : i + window]))
 
-    def change(values: Sequence[float]) -> tuple[float, float]:
+    def fell(values: Sequence[float]) -> bool:
         then, now = values[peak : peak + window], values[-window:]
         error = ((variance(then) + variance(now)) / window) ** 0.5
-        return fmean(now) - fmean(then), _ERRORS * error
+        return fmean(then) - fmean(now) > _ERRORS * error
 
-    (rise, risen), (fall, fallen) = change(training), change(guard)
-    return rise > risen and -fall > fallen
+    return fell(guard) and not fell(training)
