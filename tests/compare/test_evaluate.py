@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from vllm_server import Fake, serving
 
 from align.cli.app import app
+from align.compare import evaluating
 from align.compare import run as module
 from align.compare.run import evaluate
 from align.errors import AlignError, MissingStage, UserError
@@ -148,7 +149,7 @@ def test_a_rerun_has_the_same_bits_and_loads_no_model(path: Path, monkeypatch: p
     def loading(*_: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(module, "load_scoring", loading)
+    monkeypatch.setattr(evaluating, "load_scoring", loading)
     again = run(path, "evaluate.best_of=2")
     assert {file.name: file.read_bytes() for file in answers(path)} == before
     assert again | {"written_at": 0} == first | {"written_at": 0}

@@ -9,7 +9,7 @@ import torch
 from conftest import make_recipe
 from rich.console import Console
 
-from align.compare.run import _open
+from align.compare.evaluating import opened
 from align.errors import UserError
 from align.models.scoring import score_members
 from align.recipe.load import load_recipe
@@ -33,7 +33,7 @@ def test_score_guard_and_measures_ask_all_members(recipe_path: Path, reduce: str
     folder = recipe_path.parent / "runs" / "tiny"
     overrides = [f"ppo.reward_reduce={reduce}", f"ppo.guard={folder}"]
     measure = f"evaluate.measures=[{{run: {folder}, name: same}}]"
-    state = _open(load_recipe(recipe_path, [*THREE, *overrides, measure]), Console(quiet=True))
+    state = opened(load_recipe(recipe_path, [*THREE, *overrides, measure]), Console(quiet=True))
     prompts, responses = ["the film is", "the plot was", "a"], [" good", " old and tired", " bright and good"]
     rows = state.answering.text_scores(prompts, responses, str)
     trained = open_run(folder, "rm")
@@ -52,7 +52,7 @@ def test_score_guard_and_measures_ask_all_members(recipe_path: Path, reduce: str
 def test_other_ways_to_sum_scores_are_other_files(recipe_path: Path) -> None:
     names = set()
     for overrides in ([], ["ppo.reward_reduce=min"], ["ppo.scale_scores=true"]):
-        state = _open(load_recipe(recipe_path, [*THREE, *overrides]), Console(quiet=True))
+        state = opened(load_recipe(recipe_path, [*THREE, *overrides]), Console(quiet=True))
         names.add(state.name_of(state.found.policies[0], {}))
     assert len(names) == 3
 
