@@ -175,13 +175,13 @@ def test_what_was_killed_goes_on_with_the_next_chunk(path: Path, monkeypatch: py
     sft.write_bytes(b"".join(lines[:8]) + lines[8][:20])
     next(file for file in answers(path) if file.name.startswith("ppo-") and "demo" not in file.name).unlink()
     asked: list[int] = []
-    real = module.Answering.answers
+    real = evaluating.Answering.answers
 
     def counting(self: Any, role: str, part: Any, each: int) -> Any:
         asked.append(len(part))
         return real(self, role, part, each)
 
-    monkeypatch.setattr(module.Answering, "answers", counting)
+    monkeypatch.setattr(evaluating.Answering, "answers", counting)
     again = run(path, "evaluate.best_of=3")
     assert asked == [2, 2, 2]  # the rest of sft, and all of ppo
     assert {file.name: file.read_bytes() for file in answers(path)} == files
