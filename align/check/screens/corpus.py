@@ -54,6 +54,10 @@ class Laid:
         """How many words each response has."""
         return np.diff(self.starts)
 
+    def response(self, place: Whole) -> Whole:
+        """In which response a word stands."""
+        return np.searchsorted(self.starts, place, "right") - 1
+
 
 class Corpus:
     """Takes records one by one; four bytes a word, and the different words."""

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from align.check.screens.corpus import Laid, Numbers, Whole
 
 LONGEST = 4  # words of a phrase; a longer one is found by its parts
-_AT_ONCE = 4_000_000  # occurrences that are sorted together
+_AT_ONCE = 1_000_000  # occurrences that are in memory together
+_REPEATED = 3  # times that a phrase may stand in each of the most records that it may have
 _BUCKETS = 2**22
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses nothing
 
@@ -51,130 +52,154 @@ class Phrases:
 def phrases(laid: Laid, chance: Numbers, least: int, most: int) -> Iterator[Phrases]:
     """All phrases in at least `least` conversations and at most `most` records, for each length.
 
-    chance [responses]: how likely each response is the best of its record by what else is known of it.
+    chance [responses]: how likely each response is the best of its record by what else is known of it. No
+    phrase is looked at whose parts are too rare; accidents of hashes let some through, and lose none.
     """
-    common = np.bincount(laid.word)
-    place = np.flatnonzero(common[laid.word] >= least)
-    found = _Occurrences(place, _spread(laid.word[place]), np.zeros(len(place), np.int64))
-    response = np.repeat(np.arange(len(laid.starts) - 1), laid.lengths)
+    begins = np.zeros(len(laid.word) + 1, np.bool_)
+    begins[laid.starts] = True
+    alive = np.ones(len(laid.word), np.bool_)  # places where a phrase of this length begins that may do
+    pairs = np.zeros(_BUCKETS, np.int32)
     for size in range(1, LONGEST + 1):
         if size > 1:
-            found = _longer(laid, response, found, counts, size)
-        bucket = (found.key % np.uint64(_BUCKETS)).astype(np.int64)
-        counts = np.bincount(bucket, minlength=_BUCKETS)[bucket]
-        often = counts >= least
-        found, counts = found.only(often), counts[often]
-        parts = [
-            _counted(laid, chance, response, found.only(part), size, least, most)
-            for part in _parts(found.key)
+            alive[:-1] &= alive[1:] & ~begins[1:-1] if size == 2 else alive[1:]
+            alive[-1] = False
+        times = np.zeros(_BUCKETS, np.int32)
+        for place in _pieces(alive):
+            times += np.bincount(_buckets(_keys(laid, place, size)), minlength=_BUCKETS).astype(np.int32)
+        pairs = times if size == 2 else pairs
+        tested = 0
+        for place in _pieces(alive):
+            often = times[_buckets(_keys(laid, place, size))]
+            alive[place] = often >= least
+            tested += int(((often >= least) & (often <= _REPEATED * most)).sum())
+        parts = -(-tested // _AT_ONCE)
+        found = [
+            _counted(laid, chance, _of_part(laid, alive, times, size, most, (i, parts)), pairs, size)
+            for i in range(parts)
         ]
-        if parts:
-            together = [np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Phrases)[1:]]
-            yield Phrases(size, *together)
+        if found:
+            together = (np.concatenate([getattr(p, f.name) for p in found]) for f in fields(Phrases)[1:])
+            phrase = Phrases(size, *together)
+            yield phrase.only((phrase.units >= least) & (phrase.records <= most))
+
+
+def _pieces(alive: NDArray[np.bool_]) -> Iterator[Whole]:
+    for start in range(0, len(alive), _AT_ONCE):
+        yield start + np.flatnonzero(alive[start : start + _AT_ONCE])
+
+
+def _keys(laid: Laid, place: Whole, size: int) -> NDArray[np.uint64]:
+    """64 bits for each phrase; two have the same by an accident that 10^8 phrases see with odds of 1 to 3,000."""
+    key = _spread(laid.word[place])
+    for i in range(1, size):
+        key = _spread_bits((key + np.uint64(1)) * _MIX + _spread(laid.word[place + i]))
+    return key
+
+
+def _spread(words: NDArray[np.int32]) -> NDArray[np.uint64]:
+    return _spread_bits((words.astype(np.uint64) + np.uint64(1)) * _MIX)
+
+
+def _spread_bits(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    bits ^= bits >> np.uint64(29)
+    bits *= np.uint64(0xBF58476D1CE4E5B9)
+    return bits ^ (bits >> np.uint64(32))
+
+
+def _buckets(key: NDArray[np.uint64]) -> Whole:
+    return (key % np.uint64(_BUCKETS)).astype(np.int64)
+
+
+def _of_part(
+    laid: Laid,
+    alive: NDArray[np.bool_],
+    times: NDArray[np.int32],
+    size: int,
+    most: int,
+    part: tuple[int, int],
+) -> Whole:
+    """Places of phrases that are not too common, all of one phrase in the same part (number, of how many)."""
+    places = []
+    for place in _pieces(alive):
+        key = _keys(laid, place, size)
+        ours = (key >> np.uint64(40)) % np.uint64(part[1]) == np.uint64(part[0])
+        places.append(place[ours & (times[_buckets(key)] <= _REPEATED * most)])
+    return np.concatenate(places)
+
+
+def _counted(laid: Laid, chance: Numbers, place: Whole, pairs: NDArray[np.int32], size: int) -> Phrases:
+    """Count occurrences: once a response, then once a record, then once a conversation."""
+    _, first, phrase = np.unique(_keys(laid, place, size), return_index=True, return_inverse=True)
+    count = len(first)
+    times = np.bincount(phrase, minlength=count)
+    owner = laid.response(place)
+    starts = np.bincount(phrase, weights=place == laid.starts[owner], minlength=count)
+    ends = np.bincount(phrase, weights=place + size == laid.starts[owner + 1], minlength=count)
+    part = np.zeros(count)
+    for i in range(size - 1):
+        part = np.maximum(part, pairs[_buckets(_keys(laid, place[first] + i, 2))])
+    if size == 2:
+        part = np.maximum(*(np.bincount(laid.word)[laid.word[place[first] + i]] for i in (0, 1)))
+    of = _by_record(laid, chance, phrase, owner)
+    begins = np.flatnonzero(_changes(of.phrase) | _changes(of.unit))
+    net = np.sign(np.add.reduceat(of.sign, begins))
+    decided = ~np.logical_and.reduceat(of.shared, begins)
+    alone = np.logical_and.reduceat(of.alone, begins) & decided
+    likely = np.where(decided, np.maximum.reduceat(np.where(of.shared, 0.0, of.likely), begins), 0.0)
+    unit_of = of.phrase[begins]
+
+    def total(weights: NDArray[np.generic]) -> Numbers:
+        return np.bincount(unit_of, weights=weights, minlength=count)
+
+    apart = total(decided)
+    return Phrases(
+        size,
+        place[first],
+        np.bincount(of.phrase, minlength=count),
+        np.bincount(unit_of, minlength=count),
+        *(whole.astype(np.int64) for whole in (apart, total(net > 0), total(net < 0))),
+        total(likely) / np.maximum(1, apart),
+        total(alone).astype(np.int64),
+        np.maximum(starts, ends) / times,
+        part / times,
+    )
 
 
 @dataclass(frozen=True)
 class _Occurrences:
-    """Of phrases of one length: where the first word stands, what the phrase is, and `Phrases.loose` in times."""
+    """Phrases in records, sorted by phrase and conversation.
 
-    place: Whole
-    key: NDArray[np.uint64]
-    part: Whole
+    `sign` is 1 where the responses with it are above all others, -1 where they are below; `shared`: all have
+    it; `alone`: one has it; `likely`: the chance of 1.
+    """
 
-    def only(self, chosen: NDArray[np.generic]) -> _Occurrences:
-        return _Occurrences(self.place[chosen], self.key[chosen], self.part[chosen])
-
-
-def _spread(words: NDArray[np.int32]) -> NDArray[np.uint64]:
-    """64 bits for each number; those of two phrases are the same by an accident of one in 10^8 at most."""
-    mixed = (words.astype(np.uint64) + np.uint64(1)) * _MIX
-    mixed ^= mixed >> np.uint64(29)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    return mixed ^ (mixed >> np.uint64(32))
+    phrase: Whole
+    unit: Whole
+    sign: Whole
+    shared: NDArray[np.bool_]
+    alone: NDArray[np.bool_]
+    likely: Numbers
 
 
-def _longer(laid: Laid, response: Whole, found: _Occurrences, counts: Whole, size: int) -> _Occurrences:
-    """Occurrences of one more word: only where both parts without the first and the last word are left."""
-    place = found.place
-    i = np.flatnonzero(place[1:] == place[:-1] + 1)
-    i = i[place[i] + size - 1 < len(laid.word)]
-    i = i[response[place[i]] == response[place[i] + size - 1]]
-    key = (found.key[i] + np.uint64(1)) * _MIX + _spread(laid.word[place[i] + size - 1])
-    part = np.maximum(counts[i], counts[i + 1]) if size < 4 else np.maximum(found.part[i], found.part[i + 1])
-    return _Occurrences(place[i], key, part)
-
-
-def _parts(key: NDArray[np.uint64]) -> Iterator[Whole]:
-    """Indices of occurrences, all of one phrase together, that fit into memory."""
-    count = -(-len(key) // _AT_ONCE)
-    for i in range(count):
-        yield np.flatnonzero((key >> np.uint64(40)) % np.uint64(count) == np.uint64(i))
-
-
-def _counted(
-    laid: Laid,
-    chance: Numbers,
-    response: Whole,
-    found: _Occurrences,
-    size: int,
-    least: int,
-    most: int,
-) -> Phrases:
-    """Count occurrences: once a response, then once a record, then once a conversation."""
-    place = found.place
-    _, first, phrase = np.unique(found.key, return_index=True, return_inverse=True)
-    owner = response[place]
-    times = np.bincount(phrase)
-    starts = np.bincount(phrase, weights=place == laid.starts[owner])
-    ends = np.bincount(phrase, weights=place + size == laid.starts[owner + 1])
-    pair = np.unique(phrase * len(laid.lengths) + owner)
-    phrase, owner = np.divmod(pair, len(laid.lengths))
+def _by_record(laid: Laid, chance: Numbers, phrase: Whole, owner: Whole) -> _Occurrences:
+    """From occurrences in responses, `owner`, of which one may hold several."""
+    pair = np.sort(phrase * len(laid.lengths) + owner)
+    phrase, owner = np.divmod(pair[_changes(pair)], len(laid.lengths))
     record = laid.record[owner]
     begins = np.flatnonzero(_changes(phrase) | _changes(record))
     have = np.diff(np.append(begins, len(record)))
-    size_of = laid.sizes[record[begins]]
-    top = np.maximum.reduceat(laid.better[owner], begins) if len(begins) else begins
-    low = np.maximum.reduceat(laid.worse[owner], begins) if len(begins) else begins
-    ranked = np.minimum.reduceat(laid.better[owner], begins) > 0 if len(begins) else begins > 0
-    shared = have == size_of
-    sign = np.where(shared | ~ranked, 0, (top == have).astype(int) - (low == have))
-    likely = np.where(have == 1, chance[owner[begins]], 1 / _choose(size_of, have))
-    phrase = phrase[begins]
-    records = np.bincount(phrase, minlength=len(first))
-    unit = laid.unit[record[begins]]
+    last = np.maximum.reduceat(laid.better[owner], begins)
+    first = np.maximum.reduceat(laid.worse[owner], begins)
+    ranked = np.minimum.reduceat(laid.better[owner], begins) > 0
+    phrase, record, owner = phrase[begins], record[begins], owner[begins]
+    size = laid.sizes[record]
+    shared = have == size
+    sign = np.where(shared | ~ranked, 0, (last == have).astype(int) - (first == have))
+    likely = np.where(have == 1, chance[owner], 1 / _choose(size, have))
+    unit = laid.unit[record]
     order = np.argsort(phrase * laid.units + unit, kind="stable")
-    alone = (have == 1)[order]
-    phrase, unit, sign, likely, shared = (a[order] for a in (phrase, unit, sign, likely, shared))
-    begins = np.flatnonzero(_changes(phrase) | _changes(unit))
-    if not len(begins):
-        empty = np.zeros(0, np.int64)
-        return Phrases(size, *[empty] * 6, np.zeros(0), empty, np.zeros(0), np.zeros(0))
-    net = np.sign(np.add.reduceat(sign, begins))
-    alone = np.logical_and.reduceat(alone, begins)
-    decided = ~np.logical_and.reduceat(shared, begins)
-    likely = np.where(decided, np.maximum.reduceat(np.where(shared, 0.0, likely), begins), 0.0)
-    phrase = phrase[begins]
-    count = len(first)
-
-    def total(weights: NDArray[np.generic]) -> Numbers:
-        return np.bincount(phrase, weights=weights, minlength=count)
-
-    units = np.bincount(phrase, minlength=count)
-    apart = total(decided).astype(np.int64)
-    counted = Phrases(
-        size,
-        place[first],
-        records,
-        units,
-        apart,
-        total(net > 0).astype(np.int64),
-        total(net < 0).astype(np.int64),
-        total(likely) / np.maximum(1, apart),
-        total(alone & decided).astype(np.int64),
-        np.maximum(starts, ends) / times,
-        found.part[first] / times,
-    )
-    return counted.only((units >= least) & (records <= most))
+    parts = (phrase, unit, sign, shared, have == 1, likely)
+    return _Occurrences(*(part[order] for part in parts))
 
 
 def _changes(values: Whole) -> NDArray[np.bool_]:
@@ -184,5 +209,7 @@ def _changes(values: Whole) -> NDArray[np.bool_]:
 
 def _choose(n: Whole, k: Whole) -> Numbers:
     """n over k."""
-    table = np.array([[math.comb(a, b) for b in range(int(n.max(initial=0)) + 1)] for a in range(int(n.max(initial=0)) + 1)], float)
-    return table[n, k]
+    top = int(n.max(initial=0)) + 1
+    table = np.array([[math.comb(a, b) for b in range(top)] for a in range(top)], float)
+    chosen: Numbers = table[n, k]
+    return chosen

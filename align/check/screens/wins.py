@@ -53,20 +53,19 @@ def winners(corpus: Corpus) -> list[Winner]:
     chance = chances(laid, most)
     found = [one for kind in phrases(laid, chance, least, most) for one in _found(kind, least)]
     found.sort(key=lambda one: (one.expected, -one.phrase.size))
-    response = np.repeat(np.arange(len(laid.lengths)), laid.lengths)
     capital = corpus.capital()
     seen = np.zeros(laid.units, np.bool_)
     kept: list[Winner] = []
     for one in found[:_TRIED]:
-        place = _places(laid, response, one.phrase)
-        records = _won(laid, response[place])
+        place = _places(laid, one.phrase)
+        records = _won(laid, laid.response(place))
         units = np.unique(laid.unit[records])
         if one.without(int(seen[units].sum())) > RATE * (len(kept) + 1):
             continue
         seen[units] = True
-        start, size = _widened(laid, response, place, one.phrase.size)
+        start, size = _widened(laid, place, one.phrase.size)
         words = " ".join(corpus.words[word] for word in laid.word[place[0] + start :][:size])
-        name = _is_name(corpus, laid, place + start, size, capital, response)
+        name = _is_name(corpus, laid, place + start, size, capital)
         counts = (int(one.phrase.units[0]), int(one.phrase.wins[0]), int(one.phrase.losses[0]))
         kept.append(Winner(words, name, *counts, one.expected, records))
     return kept
@@ -103,12 +102,14 @@ def _found(kind: Phrases, least: int) -> Iterator[_Found]:
             yield _Found(some.only(np.arange(len(p)) == i), tested, float(p[i]) * tested)
 
 
-def _places(laid: Laid, response: Whole, phrase: Phrases) -> Whole:
+def _places(laid: Laid, phrase: Phrases) -> Whole:
     """Where a phrase's first word stands, each time."""
     wanted = laid.word[phrase.place[0] :][: phrase.size]
     place = np.flatnonzero(laid.word[: len(laid.word) - phrase.size + 1] == wanted[0])
     for i in range(1, phrase.size):
-        place = place[(laid.word[place + i] == wanted[i]) & (response[place + i] == response[place])]
+        place = place[
+            (laid.word[place + i] == wanted[i]) & (laid.response(place + i) == laid.response(place))
+        ]
     return place
 
 
@@ -123,15 +124,15 @@ def _won(laid: Laid, owner: Whole) -> Whole:
     return won
 
 
-def _widened(laid: Laid, response: Whole, place: Whole, size: int) -> tuple[int, int]:
+def _widened(laid: Laid, place: Whole, size: int) -> tuple[int, int]:
     """How far the phrase begins before its place (0 or less), and its words, with those always beside it."""
     start, end = 0, size
+    owner = laid.response(place)
     for step in (-1, 1):
         while end - start < _WIDEST:
             i = place + (start - 1 if step < 0 else end)
-            i = np.where((i >= 0) & (i < len(response)), i, place)
-            inside = response[i] == response[place]
-            inside &= i != place
+            inside = (i >= laid.starts[owner]) & (i < laid.starts[owner + 1])
+            i = np.where(inside, i, 0)
             same = inside & (laid.word[i] == laid.word[i[0]])
             if not inside[0] or same.mean() < _SAME:
                 break
@@ -139,12 +140,10 @@ def _widened(laid: Laid, response: Whole, place: Whole, size: int) -> tuple[int,
     return start, end - start
 
 
-def _is_name(
-    corpus: Corpus, laid: Laid, place: Whole, size: int, capital: NDArray[np.bool_], response: Whole
-) -> bool:
+def _is_name(corpus: Corpus, laid: Laid, place: Whole, size: int, capital: NDArray[np.bool_]) -> bool:
     """Whether its words are written with capitals, small ones aside, and not only where a response begins."""
     place = place[(place >= 0) & (place + size <= len(capital))]
-    inside = place[place != laid.starts[response[place]]]
+    inside = place[place != laid.starts[laid.response(place)]]
     if not len(inside):
         return False
     shares: list[Numbers] = [
