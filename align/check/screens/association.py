@@ -33,7 +33,7 @@ def at_least(wins: Whole, of: Whole, chance: Numbers) -> Numbers:
 
 
 def discoveries(p: Numbers, least: Numbers, rate: float) -> tuple[NDArray[np.bool_], int]:
-    """Which tests are discoveries, at most the share `rate` of them false by expectation; how many were tested.
+    """Which tests are discoveries, by expectation at most `rate` of them false; and how many were tested.
 
     Benjamini and Hochberg (1995) among the tests that could be one: those whose p, had every draw been won,
     were `least`, low enough (Tarone, Biometrics 46, 1990). `least` must not depend on who won.

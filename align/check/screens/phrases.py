@@ -23,12 +23,12 @@ class Phrases:
     """Phrases of one length, an element each.
 
     `place` where the phrase's first word stands for the first time; `records` and `units`, records and
-    conversations with it in any response; `decided` those of the latter in which some responses have it and others not; of these, `wins` in which all
-    with it are ranked above all without, and `losses` the other way round; `chance` how likely a win is, on
-    average, where labels know nothing of it.
-    `alone`: the decided ones in which one response has it. `edge`: of its occurrences, the share at a
-    response's beginning or at its end, whichever is more. `loose`: how often its commonest part occurs (two of
-    its words, or one of two) for each time that the phrase does; 1 is a fixed phrase of words met nowhere else.
+    conversations with it in any response; `decided` those of the latter in which some responses have it and
+    others not; of these, `wins` in which all with it are ranked above all without, and `losses` the other way
+    round; `chance` how likely a win is, on average, where labels know nothing of it; `alone` those in which
+    one response has it. `edge`: of its occurrences, the share at a response's beginning or at its end,
+    whichever is more. `loose`: how often its commonest part (two of its words, or one of two) occurs for each
+    time that the phrase does; 1 is a fixed phrase of words met nowhere else.
     """
 
     size: int
@@ -65,11 +65,11 @@ def phrases(laid: Laid, chance: Numbers, least: int, most: int) -> Iterator[Phra
             alive[-1] = False
         times = np.zeros(_BUCKETS, np.int32)
         for place in _pieces(alive):
-            times += np.bincount(_buckets(_keys(laid, place, size)), minlength=_BUCKETS).astype(np.int32)
+            times += np.bincount(_buckets(keys(laid, place, size)), minlength=_BUCKETS).astype(np.int32)
         pairs = times if size == 2 else pairs
         tested = 0
         for place in _pieces(alive):
-            often = times[_buckets(_keys(laid, place, size))]
+            often = times[_buckets(keys(laid, place, size))]
             alive[place] = often >= least
             tested += int(((often >= least) & (often <= _REPEATED * most)).sum())
         parts = -(-tested // _AT_ONCE)
@@ -88,8 +88,8 @@ def _pieces(alive: NDArray[np.bool_]) -> Iterator[Whole]:
         yield start + np.flatnonzero(alive[start : start + _AT_ONCE])
 
 
-def _keys(laid: Laid, place: Whole, size: int) -> NDArray[np.uint64]:
-    """64 bits for each phrase; two have the same by an accident that 10^8 phrases see with odds of 1 to 3,000."""
+def keys(laid: Laid, place: Whole, size: int) -> NDArray[np.uint64]:
+    """64 bits for each phrase; of 10^8 phrases, two are the same by accident with odds of 1 to 3,000."""
     key = _spread(laid.word[place])
     for i in range(1, size):
         key = _spread_bits((key + np.uint64(1)) * _MIX + _spread(laid.word[place + i]))
@@ -107,7 +107,8 @@ def _spread_bits(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _buckets(key: NDArray[np.uint64]) -> Whole:
-    return (key % np.uint64(_BUCKETS)).astype(np.int64)
+    bucket: Whole = (key % np.uint64(_BUCKETS)).astype(np.int64)
+    return bucket
 
 
 def _of_part(
@@ -121,7 +122,7 @@ def _of_part(
     """Places of phrases that are not too common, all of one phrase in the same part (number, of how many)."""
     places = []
     for place in _pieces(alive):
-        key = _keys(laid, place, size)
+        key = keys(laid, place, size)
         ours = (key >> np.uint64(40)) % np.uint64(part[1]) == np.uint64(part[0])
         places.append(place[ours & (times[_buckets(key)] <= _REPEATED * most)])
     return np.concatenate(places)
@@ -129,7 +130,7 @@ def _of_part(
 
 def _counted(laid: Laid, chance: Numbers, place: Whole, pairs: NDArray[np.int32], size: int) -> Phrases:
     """Count occurrences: once a response, then once a record, then once a conversation."""
-    _, first, phrase = np.unique(_keys(laid, place, size), return_index=True, return_inverse=True)
+    _, first, phrase = np.unique(keys(laid, place, size), return_index=True, return_inverse=True)
     count = len(first)
     times = np.bincount(phrase, minlength=count)
     owner = laid.response(place)
@@ -137,31 +138,33 @@ def _counted(laid: Laid, chance: Numbers, place: Whole, pairs: NDArray[np.int32]
     ends = np.bincount(phrase, weights=place + size == laid.starts[owner + 1], minlength=count)
     part = np.zeros(count)
     for i in range(size - 1):
-        part = np.maximum(part, pairs[_buckets(_keys(laid, place[first] + i, 2))])
+        part = np.maximum(part, pairs[_buckets(keys(laid, place[first] + i, 2))])
     if size == 2:
         part = np.maximum(*(np.bincount(laid.word)[laid.word[place[first] + i]] for i in (0, 1)))
     of = _by_record(laid, chance, phrase, owner)
-    begins = np.flatnonzero(_changes(of.phrase) | _changes(of.unit))
+    begins = np.flatnonzero(changes(of.phrase) | changes(of.unit))
     net = np.sign(np.add.reduceat(of.sign, begins))
     decided = ~np.logical_and.reduceat(of.shared, begins)
     alone = np.logical_and.reduceat(of.alone, begins) & decided
     likely = np.where(decided, np.maximum.reduceat(np.where(of.shared, 0.0, of.likely), begins), 0.0)
     unit_of = of.phrase[begins]
 
-    def total(weights: NDArray[np.generic]) -> Numbers:
-        return np.bincount(unit_of, weights=weights, minlength=count)
+    def how_many(which: NDArray[np.bool_]) -> Whole:
+        return np.bincount(unit_of[which], minlength=count)
 
-    apart = total(decided)
+    apart = how_many(decided)
     return Phrases(
         size,
-        place[first],
-        np.bincount(of.phrase, minlength=count),
-        np.bincount(unit_of, minlength=count),
-        *(whole.astype(np.int64) for whole in (apart, total(net > 0), total(net < 0))),
-        total(likely) / np.maximum(1, apart),
-        total(alone).astype(np.int64),
-        np.maximum(starts, ends) / times,
-        part / times,
+        place=place[first],
+        records=np.bincount(of.phrase, minlength=count),
+        units=np.bincount(unit_of, minlength=count),
+        decided=apart,
+        wins=how_many(net > 0),
+        losses=how_many(net < 0),
+        chance=np.bincount(unit_of, weights=likely, minlength=count) / np.maximum(1, apart),
+        alone=how_many(alone),
+        edge=np.maximum(starts, ends) / times,
+        loose=part / times,
     )
 
 
@@ -184,9 +187,9 @@ class _Occurrences:
 def _by_record(laid: Laid, chance: Numbers, phrase: Whole, owner: Whole) -> _Occurrences:
     """From occurrences in responses, `owner`, of which one may hold several."""
     pair = np.sort(phrase * len(laid.lengths) + owner)
-    phrase, owner = np.divmod(pair[_changes(pair)], len(laid.lengths))
+    phrase, owner = np.divmod(pair[changes(pair)], len(laid.lengths))
     record = laid.record[owner]
-    begins = np.flatnonzero(_changes(phrase) | _changes(record))
+    begins = np.flatnonzero(changes(phrase) | changes(record))
     have = np.diff(np.append(begins, len(record)))
     last = np.maximum.reduceat(laid.better[owner], begins)
     first = np.maximum.reduceat(laid.worse[owner], begins)
@@ -198,11 +201,12 @@ def _by_record(laid: Laid, chance: Numbers, phrase: Whole, owner: Whole) -> _Occ
     likely = np.where(have == 1, chance[owner], 1 / _choose(size, have))
     unit = laid.unit[record]
     order = np.argsort(phrase * laid.units + unit, kind="stable")
-    parts = (phrase, unit, sign, shared, have == 1, likely)
-    return _Occurrences(*(part[order] for part in parts))
+    return _Occurrences(
+        phrase[order], unit[order], sign[order], shared[order], (have == 1)[order], likely[order]
+    )
 
 
-def _changes(values: Whole) -> NDArray[np.bool_]:
+def changes(values: NDArray[np.generic]) -> NDArray[np.bool_]:
     """Where a value differs from the one before it; the first does."""
     return np.append(np.ones(min(1, len(values)), np.bool_), values[1:] != values[:-1])
 

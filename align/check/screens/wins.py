@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from align.check.screens.association import at_least, discoveries
-from align.check.screens.chance import chances
 from align.check.screens.corpus import Corpus, Laid, Numbers, Whole
 from align.check.screens.phrases import Phrases, phrases
 
@@ -39,18 +38,18 @@ class Winner:
     records: Whole  # that it wins
 
 
-def winners(corpus: Corpus) -> list[Winner]:
+def most_records(laid: Laid) -> int:
+    """In how many records a rare word or phrase may stand."""
+    return max(10, int(COMMON * laid.records))
+
+
+def winners(corpus: Corpus, laid: Laid, chance: Numbers) -> list[Winner]:
     """Phrases that win too often for length, common words and chance, the surest first.
 
     Wins that a surer phrase explains are taken away before the next is judged, and each finding counts once
-    for the share of false ones (`RATE`), whatever the number of its parts.
+    for the share of false ones (`RATE`), whatever the number of its parts. chance: see `phrases`.
     """
-    laid = corpus.laid()
-    if not laid.records:
-        return []
-    most = max(10, int(COMMON * laid.records))
-    least = max(LEAST, laid.units // _RARE)
-    chance = chances(laid, most)
+    most, least = most_records(laid), max(LEAST, laid.units // _RARE)
     found = [one for kind in phrases(laid, chance, least, most) for one in _found(kind, least)]
     found.sort(key=lambda one: (one.expected, -one.phrase.size))
     capital = corpus.capital()
@@ -146,8 +145,8 @@ def _is_name(corpus: Corpus, laid: Laid, place: Whole, size: int, capital: NDArr
     inside = place[place != laid.starts[laid.response(place)]]
     if not len(inside):
         return False
-    shares: list[Numbers] = [
-        capital[inside + i].mean()
+    shares = [
+        float(capital[inside + i].mean())
         for i in range(size)
         if corpus.words[laid.word[inside[0] + i]] not in _SMALL
     ]
