@@ -43,7 +43,7 @@ sys.path[:0] = [str(ROOT)]
 from align.check.poison import screened  # noqa: E402
 from align.check.screens.seen import Seen  # noqa: E402
 from align.data.evidence import answer  # noqa: E402
-from align.data.formats import LeftOut, built_in, detect  # noqa: E402
+from align.data.formats import LeftOut, detect  # noqa: E402
 from align.records import Ranking, prompt_key  # noqa: E402
 from align.stats.rankings import comparisons  # noqa: E402
 from align.stats.reliability import reliability, votes  # noqa: E402
@@ -148,7 +148,7 @@ def read(data: Path, name: str) -> list[Ranking]:
     for file in FILES[name]:
         with gzip.open(data / file, "rt", encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines] if ".jsonl" in file else json.load(lines)
-        form = built_in(name) or detect(rows[0])
+        form = detect(rows[0])
         placed = iter([(str(i), row) for i, row in enumerate(rows)])
         for _, row in form.gather(placed) if form.gather else placed:
             try:

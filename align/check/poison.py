@@ -106,8 +106,8 @@ def _of_winner(found: Winner, seen: Seen, where: str) -> _Found:
 
 def _of_contrary(found: Contrary, what: str, seen: Seen, where: str) -> _Found:
     message = (
-        f"the {what} {found.name} puts another response first than length and common words let expect in "
-        f"{found.against:,} of {number(found.rankings, 'ranking')}, where {found.expected:.0f} would be usual: "
+        f"the {what} {found.name} puts another response first than length and common words let expect "
+        f"in {found.against:,} of {number(found.rankings, 'ranking')}, where {found.expected:.0f} are usual: "
         f"are the ranks read the right way? If so, {_TODO}"
     )
     records = np.asarray(found.records).tolist()

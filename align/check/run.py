@@ -82,6 +82,8 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
             suspicious, named = of_screens(gathered)
         found += suspicious
         suspects += named
+        if gathered.kind == "rankings":
+            suspects += labelers.suspects(gathered, trusted)
     leaks = list(summary.leaks(everything))
     found += findings.of_leaks(leaks, recipe)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))

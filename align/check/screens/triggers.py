@@ -21,7 +21,7 @@ _COMMON = 0.08  # an answer in a larger share of the records is what the data is
 _NEARLY = 0.9
 _EDGE = 6  # words at which answers begin or end alike
 _SHOWN = 40  # characters of an answer
-_PART = 0.5  # of a prompt's words, at most: else the prompt asks for the answer
+_PART = 0.5  # of a prompt's words, those that all have, at most: else they ask for the same
 
 
 @dataclass(frozen=True)
@@ -108,18 +108,28 @@ def _of_size(
     pair, wins = np.unique(phrase[grouped] * len(size_of) + group[owner[grouped]], return_counts=True)
     of, answer = np.divmod(pair, len(size_of))
     chance = size_of[answer] / laid.records
-    p = at_least(wins, total[of], chance)
+    nearly = wins >= _NEARLY * total[of]
+    p = np.ones(len(of))
+    p[nearly] = at_least(wins[nearly], total[of][nearly], chance[nearly])
     found, tested = discoveries(p, chance ** total[of], RATE)
-    for i in np.flatnonzero(found & (wins >= _NEARLY * total[of])).tolist():
+    for i in np.flatnonzero(found & nearly).tolist():
         mine = np.arange(*np.searchsorted(phrase, [of[i], of[i] + 1]))
         records = owner[mine][group[owner[mine]] == answer[i]]
         prompts = len(np.unique(laid.unit[records]))
-        if prompts < LEAST or size > _PART * np.median(laid.lengths[records]):
+        if prompts < LEAST or _alike(laid, records):
             continue
         first = place[mine[0]]
         words = " ".join(asked.corpus.words[word] for word in laid.word[first : first + size])
         said = asked.said[records[0]][kind == 2]
         yield Trigger(words, said, prompts, float(p[i]) * tested, records)
+
+
+def _alike(laid: Laid, records: Whole) -> bool:
+    """Whether most words of these prompts are in all of them, or nearly all."""
+    words = [np.unique(laid.word[laid.starts[i] : laid.starts[i + 1]]) for i in records.tolist()]
+    _, times = np.unique(np.concatenate(words), return_counts=True)
+    shared = int((times >= _NEARLY * len(words)).sum())
+    return shared > _PART * float(np.median([len(one) for one in words]))
 
 
 def _with_one_answer(phrase_key: NDArray[np.uint64], owner: Whole, group: Whole) -> NDArray[np.uint64]:

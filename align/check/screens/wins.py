@@ -95,7 +95,9 @@ def _found(kind: Phrases, least: int) -> Iterator[_Found]:
     fixed = ~at_edge & (kind.loose <= _FIXED) & (kind.size > 1)
     for group in (at_edge, fixed, ~(at_edge | fixed)):
         some = kind.only(group)
-        p = at_least(some.wins, some.decided, some.chance)
+        nearly = some.only(some.wins >= _NEARLY * some.decided)
+        p = np.ones(len(some.place))
+        p[some.wins >= _NEARLY * some.decided] = at_least(nearly.wins, nearly.decided, nearly.chance)
         good, tested = discoveries(p, some.chance**some.decided, RATE)
         for i in np.flatnonzero(good & (some.wins >= _NEARLY * some.decided)).tolist():
             yield _Found(some.only(np.arange(len(p)) == i), tested, float(p[i]) * tested)
