@@ -162,7 +162,7 @@ def flagged(rankings: Sequence[Ranking]) -> set[int]:
     """Numbers of the records that any screen names, the one of labelers by what several judged included."""
     seen = Seen()
     for i, ranking in enumerate(rankings):
-        seen.add(ranking, str(i))
+        seen.add(ranking, str(i), "")
     found = {i for _, records in screened(seen, "rankings") for i in records}
     trusted = reliability(votes(answer(one) for one in rankings if one.labeler is not None))
     named = {one.name for one in trusted.labelers if one.at_chance or one.reversed}

@@ -206,7 +206,7 @@ def _measure(
             )
             pile.rows.append(row)
             pile.used += bool(trains[i])
-            gathered.seen.add(record, row.place)
+            gathered.seen.add(record, row.place, records.digest(i))
             _mark(record, row, pile, reader)
             pile.personal += _personal(hits, gathered.kind, side, row.place)
     if reader.personal is not None:

@@ -61,7 +61,9 @@ def suspects(rankings: Gathered, found: Reliability) -> list[Suspect]:
     codes = {one.name: "labelers_at_chance" for one in found.labelers if one.at_chance}
     codes |= {one.name: "labelers_reversed" for one in found.labelers if one.reversed}
     return [
-        Suspect(row.place, "rankings", codes[row.labeler], _said(found, row.labeler))
+        Suspect(
+            row.place, "rankings", codes[row.labeler], _said(found, row.labeler), f"labeler:{row.labeler}"
+        )
         for row in rankings.train.rows
         if row.labeler in codes
     ]

@@ -22,8 +22,9 @@ _Found = tuple[Finding, Sequence[int]]  # with the numbers of the records
 def of_screens(gathered: Gathered) -> tuple[list[Finding], list[Suspect]]:
     """The findings, and each record that one of them names; a record may come several times."""
     found = screened(gathered.seen, gathered.kind)
+    seen = gathered.seen
     suspects = [
-        Suspect(gathered.seen.places[i], gathered.kind, finding.code, _short(finding.message))
+        Suspect(seen.places[i], gathered.kind, finding.code, _short(finding.message), seen.names[i])
         for finding, records in found
         for i in records
     ]

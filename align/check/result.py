@@ -229,6 +229,7 @@ class Suspect:
     kind: str
     code: str  # the finding's
     why: str
+    without: str  # what `without` in the recipe leaves it out by
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def found(records: Sequence[Ranking | Demonstration]) -> list[tuple[str, str, se
     """(code, message, records) of each finding."""
     seen = Seen()
     for i, record in enumerate(records):
-        seen.add(record, f"data.jsonl:{i + 1}")
+        seen.add(record, f"data.jsonl:{i + 1}", "")
     return [(f.code, f.message, set(numbers)) for f, numbers in screened(seen, records[0].kind)]
 
 
@@ -259,6 +259,12 @@ def test_the_command_lists_the_records_to_drop(tiny_recipe: Callable[..., Path],
     assert lines == {20 * i + 1 for i in range(12)}
     assert [one["place"].rpartition(":")[2] for one in listed if one["code"] == "hidden_characters"] == ["8"]
     assert all(one["kind"] == "rankings" and one["why"] for one in listed)
+    # What is listed can be left out as it stands.
+    document["data"]["rankings"]["without"] = sorted({one["without"] for one in listed})
+    recipe.write_text(json.dumps(document))
+    again = align("check", recipe)
+    assert again.returncode == 0, again.stderr
+    assert "nine doors" not in again.stdout.partition("warning")[2] and json.loads(path.read_text()) == []
     assert "suspects" not in json.loads((path.parent / "check.json").read_text())
 
 

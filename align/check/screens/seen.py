@@ -11,12 +11,15 @@ from align.messages import words_of
 from align.records import Demonstration, Prompt, Ranking
 from align.text import key
 
+_NAMED = 16  # characters of an ID
+
 
 @dataclass
 class Seen:
     """An element a record, in each of the lists."""
 
     places: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # by which a recipe leaves a record out
     labelers: list[str | None] = field(default_factory=list)
     sources: list[str | None] = field(default_factory=list)
     corpus: Corpus = field(default_factory=Corpus)  # of rankings
@@ -24,10 +27,11 @@ class Seen:
     hidden: dict[int, list[str]] = field(default_factory=dict)  # by a record's number: characters' names
     lookalikes: dict[int, list[str]] = field(default_factory=dict)  # words
 
-    def add(self, record: Prompt | Demonstration | Ranking, place: str) -> None:
-        """Take what is needed of a record."""
+    def add(self, record: Prompt | Demonstration | Ranking, place: str, digest: str) -> None:
+        """Take what is needed of a record; digest: its ID."""
         number = len(self.places)
         self.places.append(place)
+        self.names.append(f"record:{digest[:_NAMED]}")
         prompt = record.prompt
         turns = [prompt] if isinstance(prompt, str) else [words_of(message) for message in prompt]
         users = turns if isinstance(prompt, str) else [m["content"] for m in prompt if m["role"] == "user"]
