@@ -20,13 +20,15 @@ Ranks = tuple[int | None, ...]
 class Laid:
     """Responses in a row, those of one record beside each other.
 
-    `word` [words] numbers of words, `starts` [responses + 1] where each response begins; `record`
-    [responses]; `first` [records + 1] the record's first response; `unit` [records] counts what is judged
-    together: rankings of one conversation. `better`, `worse` [responses]: how many responses of the record
-    are ranked at least, or at most, as high, itself included; 0 where it has no rank.
+    `word` [words] numbers of words, `capital` whether each is written with a capital; `starts`
+    [responses + 1] where each response begins; `record` [responses]; `first` [records + 1] the record's first
+    response; `unit` [records] counts what is judged together: rankings of one conversation. `better`, `worse`
+    [responses]: how many responses of the record are ranked at least, or at most, as high, itself included; 0
+    where it has no rank.
     """
 
     word: NDArray[np.int32]
+    capital: NDArray[np.bool_]
     starts: Whole
     record: Whole
     first: Whole
@@ -84,10 +86,11 @@ class Corpus:
             self._worse.append(0 if rank is None else sum(other >= rank for other in known))
 
     def laid(self) -> Laid:
-        """All of it, without the letters' case."""
+        """All of it."""
         first = np.array(self._first, np.int64)
         return Laid(
             np.frombuffer(self._word, np.int32) >> 1,
+            (np.frombuffer(self._word, np.int32) & 1).astype(np.bool_),
             np.array(self._starts, np.int64),
             np.repeat(np.arange(len(first) - 1), np.diff(first)),
             first,
@@ -95,10 +98,6 @@ class Corpus:
             np.array(self._better, np.int64),
             np.array(self._worse, np.int64),
         )
-
-    def capital(self) -> NDArray[np.bool_]:
-        """Whether each word was written with a capital [words]."""
-        return (np.frombuffer(self._word, np.int32) & 1).astype(np.bool_)
 
     def _numbers(self, text: str) -> list[int]:
         numbers = self.numbers

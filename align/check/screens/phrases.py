@@ -28,7 +28,8 @@ class Phrases:
     round; `chance` how likely a win is, on average, where labels know nothing of it; `alone` those in which
     one response has it. `edge`: of its occurrences, the share at a response's beginning or at its end,
     whichever is more. `loose`: how often its commonest part (two of its words, or one of two) occurs for each
-    time that the phrase does; 1 is a fixed phrase of words met nowhere else.
+    time that the phrase does; 1 is a fixed phrase of words met nowhere else. `capital`: of its occurrences,
+    the share in which each word is written with a capital.
     """
 
     size: int
@@ -42,6 +43,7 @@ class Phrases:
     alone: Whole
     edge: Numbers
     loose: Numbers
+    capital: Numbers
 
     def only(self, chosen: NDArray[np.bool_]) -> Phrases:
         """Some of them."""
@@ -136,6 +138,7 @@ def _counted(laid: Laid, chance: Numbers, place: Whole, pairs: NDArray[np.int32]
     owner = laid.response(place)
     starts = np.bincount(phrase, weights=place == laid.starts[owner], minlength=count)
     ends = np.bincount(phrase, weights=place + size == laid.starts[owner + 1], minlength=count)
+    capital = np.logical_and.reduce([laid.capital[place + i] for i in range(size)])
     part = np.zeros(count)
     for i in range(size - 1):
         part = np.maximum(part, pairs[_buckets(keys(laid, place[first] + i, 2))])
@@ -165,6 +168,7 @@ def _counted(laid: Laid, chance: Numbers, place: Whole, pairs: NDArray[np.int32]
         alone=how_many(alone),
         edge=np.maximum(starts, ends) / times,
         loose=part / times,
+        capital=np.bincount(phrase, weights=capital, minlength=count) / times,
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from align.check.screens.association import at_least, discoveries
 from align.check.screens.corpus import Corpus, Laid, Numbers, Whole
@@ -52,7 +51,6 @@ def winners(corpus: Corpus, laid: Laid, chance: Numbers) -> list[Winner]:
     most, least = most_records(laid), max(LEAST, laid.units // _RARE)
     found = [one for kind in phrases(laid, chance, least, most) for one in _found(kind, least)]
     found.sort(key=lambda one: (one.expected, -one.phrase.size))
-    capital = corpus.capital()
     seen = np.zeros(laid.units, np.bool_)
     kept: list[Winner] = []
     for one in found[:_TRIED]:
@@ -64,7 +62,7 @@ def winners(corpus: Corpus, laid: Laid, chance: Numbers) -> list[Winner]:
         seen[units] = True
         start, size = _widened(laid, place, one.phrase.size)
         words = " ".join(corpus.words[word] for word in laid.word[place[0] + start :][:size])
-        name = _is_name(corpus, laid, place + start, size, capital)
+        name = _is_name(corpus, laid, place + start, size)
         counts = (int(one.phrase.units[0]), int(one.phrase.wins[0]), int(one.phrase.losses[0]))
         kept.append(Winner(words, name, *counts, one.expected, records))
     return kept
@@ -88,12 +86,13 @@ def _found(kind: Phrases, least: int) -> Iterator[_Found]:
     """Those of one length that are discoveries.
 
     Groups are tested apart, so that what is unlikely to come again by itself is not judged among all words:
-    what stands only at an edge, fixed phrases, and the rest. Nothing in a group depends on who won.
+    what stands only at an edge, fixed phrases, names, and the rest. Nothing in a group depends on who won.
     """
     kind = kind.only((kind.alone >= _ONE * kind.units) & (kind.alone >= least))
     at_edge = kind.edge >= _NEARLY
     fixed = ~at_edge & (kind.loose <= _FIXED) & (kind.size > 1)
-    for group in (at_edge, fixed, ~(at_edge | fixed)):
+    names = ~(at_edge | fixed) & (kind.capital >= _SAME)
+    for group in (at_edge, fixed, names, ~(at_edge | fixed | names)):
         some = kind.only(group)
         nearly = some.only(some.wins >= _NEARLY * some.decided)
         p = np.ones(len(some.place))
@@ -141,14 +140,14 @@ def _widened(laid: Laid, place: Whole, size: int) -> tuple[int, int]:
     return start, end - start
 
 
-def _is_name(corpus: Corpus, laid: Laid, place: Whole, size: int, capital: NDArray[np.bool_]) -> bool:
+def _is_name(corpus: Corpus, laid: Laid, place: Whole, size: int) -> bool:
     """Whether its words are written with capitals, small ones aside, and not only where a response begins."""
-    place = place[(place >= 0) & (place + size <= len(capital))]
+    place = place[(place >= 0) & (place + size <= len(laid.word))]
     inside = place[place != laid.starts[laid.response(place)]]
     if not len(inside):
         return False
     shares = [
-        float(capital[inside + i].mean())
+        float(laid.capital[inside + i].mean())
         for i in range(size)
         if corpus.words[laid.word[inside[0] + i]] not in _SMALL
     ]
