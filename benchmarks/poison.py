@@ -315,25 +315,28 @@ def print_tables(
 
 def figure(table: dict[tuple[str, float], list[tuple[float, float]]]) -> str:
     """The share of planted records that is found, over the share that is planted (in percent)."""
-    parts = []
-    for kind, tone in (("phrase", "a"), ("name", "b"), ("prompt", "c")):
+    parts, legend = [], ""
+    for i, (kind, tone) in enumerate((("phrase", "a"), ("name", "b"), ("prompt", "c"))):
         points = [(100 * share, fmean(found for found, _ in table[kind, share])) for share in SHARES]
         parts.append(Series(kind, points, tone))
+        legend += f'<text x="290" y="{120 + 16 * i}" class="of-{tone}">{kind}</text>'
     title = "planted records found, by how many of the records are planted"
-    return styled(str(line_chart(title, parts, "percent planted", whole=False)))
+    return styled(str(line_chart(title, parts, "percent planted", whole=False)), legend)
 
 
 STYLE = (
     "text{font:11px sans-serif;fill:#333}line,.axis{stroke:#ccc}polyline{fill:none;stroke-width:2}"
     ".a{stroke:#1f6feb}.b{stroke:#d1242f}.c{stroke:#2da44e}"
+    ".of-a{fill:#1f6feb}.of-b{fill:#d1242f}.of-c{fill:#2da44e}"
 )
 
 
-def styled(chart: str) -> str:
+def styled(chart: str, legend: str) -> str:
     """A chart that is a file of its own, with the colours that a page would give it."""
-    start = chart.index(">") + 1
-    head = chart[:start].replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    return f'{head}<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{chart[start:]}\n'
+    head, _, rest = chart.partition(">")
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    rest = rest.replace("</svg>", f"{legend}</svg>")
+    return f'{head}><style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>{rest}\n'
 
 
 if __name__ == "__main__":
