@@ -61,13 +61,29 @@ class Laid:
         return np.searchsorted(self.starts, place, "right") - 1
 
 
+class _Numbers(dict[str, int]):
+    """Of a word as it is written: twice its number, and 1 more where it begins with a capital."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._words = words  # casefolded, by their numbers
+        self._folded: dict[str, int] = {}
+
+    def __missing__(self, word: str) -> int:
+        folded = word.casefold()
+        number = self._folded.setdefault(folded, len(self._words))
+        if number == len(self._words):
+            self._words.append(folded)
+        found = 2 * number + (word[0].isupper() or word[0].istitle())
+        self[word] = found
+        return found
+
+
 class Corpus:
     """Takes records one by one; four bytes a word, and the different words."""
 
     def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}  # a word as it is written: twice its number, and 1 if capital
         self.words: list[str] = []  # casefolded
-        self._folded: dict[str, int] = {}
+        self._numbers = _Numbers(self.words)
         self._word, self._starts = array("i"), array("q", [0])
         self._first = array("q", [0])
         self._better, self._worse, self._unit = array("i"), array("i"), array("q")
@@ -76,7 +92,7 @@ class Corpus:
     def add(self, unit: int, responses: Sequence[str], ranks: Ranks) -> None:
         """A ranking; unit: a key that is the same for records of one conversation."""
         for text in responses:
-            self._word.extend(self._numbers(text))
+            self._word.extend(map(self._numbers.__getitem__, words(text)))
             self._starts.append(len(self._word))
         self._first.append(len(self._starts) - 1)
         self._unit.append(self._units.setdefault(unit, len(self._units)))
@@ -98,16 +114,3 @@ class Corpus:
             np.array(self._better, np.int64),
             np.array(self._worse, np.int64),
         )
-
-    def _numbers(self, text: str) -> list[int]:
-        numbers = self.numbers
-        return [numbers[word] if word in numbers else self._new(word) for word in words(text)]
-
-    def _new(self, word: str) -> int:
-        folded = word.casefold()
-        number = self._folded.setdefault(folded, len(self.words))
-        if number == len(self.words):
-            self.words.append(folded)
-        found = 2 * number + (word[0].isupper() or word[0].istitle())
-        self.numbers[word] = found
-        return found

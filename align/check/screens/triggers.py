@@ -13,7 +13,6 @@ from align.check.screens.association import at_least, discoveries
 from align.check.screens.corpus import Corpus, Laid, Whole
 from align.check.screens.phrases import LONGEST, changes, keys
 from align.check.texts import bare_words
-from align.text import key
 
 RATE = 0.01
 LEAST = 3
@@ -48,7 +47,7 @@ class Asked:
         self.corpus.add(prompt_key, (prompt,), (1,))
         words = bare_words(answer)
         parts = (" ".join(words), " ".join(words[:_EDGE]), " ".join(words[-_EDGE:]))
-        whole, start, end = (key(f"{i} {part}") for i, part in enumerate(parts))
+        whole, start, end = map(hash, enumerate(parts))
         self.answers.append((whole, start, end) if len(words) >= 2 * _EDGE else (whole, whole, whole))
         self.said.append((" ".join(answer[:_SHOWN].split()), " ".join(answer[-_SHOWN:].split())))
 
