@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from align.check.gather import Gathered
+from align.check.personal import Hit, masked
 from align.check.result import EXAMPLES, Finding, Suspect, number
 from align.check.screens.chance import chances
 from align.check.screens.people import Contrary, contrary
@@ -19,9 +21,19 @@ _TODO = "read them, and leave them out if somebody planted them (suspects.json l
 _Found = tuple[Finding, Sequence[int]]  # with the numbers of the records
 
 
-def of_screens(gathered: Gathered) -> tuple[list[Finding], list[Suspect]]:
-    """The findings, and each record that one of them names; a record may come several times."""
+def of_screens(
+    gathered: Gathered, personal: Callable[[str], list[Hit]] | None = None
+) -> tuple[list[Finding], list[Suspect]]:
+    """The findings, and each record that one of them names; a record may come several times.
+
+    personal: finds the personal data that messages must not show.
+    """
     found = screened(gathered.seen, gathered.kind)
+    if personal is not None:
+        found = [
+            (replace(one, message=masked(one.message, personal(one.message))), records)
+            for one, records in found
+        ]
     seen = gathered.seen
     suspects = [
         Suspect(seen.places[i], gathered.kind, finding.code, _short(finding.message), seen.names[i])

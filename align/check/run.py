@@ -79,7 +79,7 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
     suspects = []
     for gathered in everything:
         with reader.bar(f"{gathered.kind} screened", None):
-            suspicious, named = of_screens(gathered)
+            suspicious, named = of_screens(gathered, reader.personal)
         found += suspicious
         suspects += named
         if gathered.kind == "rankings":
