@@ -14,6 +14,7 @@ from rich.console import Console
 
 from align.check.personal import Hit, masked
 from align.check.result import EXAMPLES, Example, PersonalRecord, Side, Understood, WrongRecords
+from align.check.screens.seen import Seen
 from align.check.texts import (
     alike,
     ends_with_no_cell,
@@ -122,6 +123,7 @@ class Gathered:
     on_both_sides: int = 0  # values of split_key, or prompts where there is none
     read: list[Understood] = field(default_factory=list)
     left_out: LeftOut | None = None  # by the source's `without`
+    seen: Seen = field(default_factory=Seen)  # what screens look at
 
     def pile(self, name: Side) -> Pile:
         """The records of one side."""
@@ -204,6 +206,7 @@ def _measure(
             )
             pile.rows.append(row)
             pile.used += bool(trains[i])
+            gathered.seen.add(record, row.place, records.digest(i))
             _mark(record, row, pile, reader)
             pile.personal += _personal(hits, gathered.kind, side, row.place)
     if reader.personal is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from align.check.gather import Gathered, MeasuredRow
-from align.check.result import Finding
+from align.check.result import Finding, Suspect
 from align.data.evidence import of_databases
 from align.data.labeler_weights import weights_by
 from align.data.labels import read_evidence
@@ -54,6 +54,19 @@ def of_reliability(rankings: Gathered, found: Reliability) -> Iterator[Finding]:
             weights_by(found, Counter(row.labeler for row in rankings.train.rows))
         except UserError as error:
             yield Finding("error", "reliability_unknown", "data.rankings.weight_by", str(error))
+
+
+def suspects(rankings: Gathered, found: Reliability) -> list[Suspect]:
+    """Training rankings of those who may be guessing, or order against the others."""
+    codes = {one.name: "labelers_at_chance" for one in found.labelers if one.at_chance}
+    codes |= {one.name: "labelers_reversed" for one in found.labelers if one.reversed}
+    return [
+        Suspect(
+            row.place, "rankings", codes[row.labeler], _said(found, row.labeler), f"labeler:{row.labeler}"
+        )
+        for row in rankings.train.rows
+        if row.labeler in codes
+    ]
 
 
 def _said(found: Reliability, name: str) -> str:

@@ -222,6 +222,17 @@ class TemplateFacts:
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """A record that a screen names: somebody may have planted it."""
+
+    place: str  # file:line
+    kind: str
+    code: str  # the finding's
+    why: str
+    without: str  # what `without` in the recipe leaves it out by
+
+
+@dataclass(frozen=True)
 class Report:
     """All that `align check` has to say of one recipe."""
 
@@ -240,6 +251,7 @@ class Report:
     personal_data: PersonalData | None  # None: not looked for, as the extra is absent
     wrong_records: list[WrongRecords]
     findings: list[Finding]
+    suspects: list[Suspect]
     next: str
 
     def count(self, severity: Severity) -> int:

@@ -13,6 +13,7 @@ from align import __version__
 from align.check import findings, labelers, personal, summary, template
 from align.check.gather import Gathered, TextMeasure, gather
 from align.check.oddities import of_texts
+from align.check.poison import of_screens
 from align.check.result import SEVERITIES, Finding, LabelerAgreement, PersonalData, Report, Set
 from align.check.show import show
 from align.data.formats import built_in
@@ -28,6 +29,7 @@ from align.stats.rankings import LengthBias
 from align.stats.reliability import Reliability
 
 FILE = "check.json"
+SUSPECTS = "suspects.json"
 
 
 def main(recipe: Recipe, recipe_path: str) -> int:
@@ -74,6 +76,14 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
         sets += both
         found += _of_records(recipe, gathered, both)
     bias, agreement, trusted = _of_rankings(everything, unit, found)
+    suspects = []
+    for gathered in everything:
+        with reader.bar(f"{gathered.kind} screened", None):
+            suspicious, named = of_screens(gathered, reader.personal)
+        found += suspicious
+        suspects += named
+        if gathered.kind == "rankings":
+            suspects += labelers.suspects(gathered, trusted)
     leaks = list(summary.leaks(everything))
     found += findings.of_leaks(leaks, recipe)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
@@ -93,15 +103,18 @@ def check(recipe: Recipe, recipe_path: str, console: Console | None = None) -> R
         personal_data=_personal(everything, reader),
         wrong_records=[gathered.wrong for gathered in everything if gathered.wrong.count],
         findings=found,
+        suspects=suspects,
         next=findings.next_step(found, recipe, recipe_path),
     )
 
 
 def write(report: Report, folder: Path) -> Path:
-    """Write check.json into the run's folder; raises OSError where that cannot be."""
+    """Write check.json and suspects.json into the run's folder; raises OSError where that cannot be."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    write_text(path, to_json({**asdict(report), "exit_code": report.exit_code}))
+    content = {**asdict(report), "exit_code": report.exit_code}
+    write_text(folder / SUSPECTS, to_json(content.pop("suspects")))
+    write_text(path, to_json(content))
     return path
 
 

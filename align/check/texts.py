@@ -46,6 +46,11 @@ def bare_words(text: str) -> list[str]:
     return text.casefold().translate(_BARE).split()
 
 
+def words(text: str) -> list[str]:
+    """The words of a text as they are written, without punctuation."""
+    return text.translate(_BARE).split()
+
+
 def normal(text: str) -> str:
     """Casefolded, without punctuation and spaces; of a text with nothing else, the text itself."""
     return "".join(bare_words(text)) or text.strip()

@@ -167,6 +167,10 @@ class Records(RowSequence[T], Generic[T]):
         """Where a record stands: "file:12"."""
         return self._table.place(int(self._rows[index]))
 
+    def digest(self, index: int) -> str:
+        """A record's ID: the SHA-256 of its text."""
+        return self._table.digest(int(self._rows[index]))
+
     @property
     def prompts(self) -> NDArray[np.uint64]:
         """The first 64 bits of the hash of each record's prompt [N]."""

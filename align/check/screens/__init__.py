@@ -1,0 +1,1 @@
+"""Screens of records for what somebody may have planted in them; nothing is trained."""
