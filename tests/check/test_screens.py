@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import random
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,8 +22,6 @@ from align.check.screens.corpus import Corpus
 from align.check.screens.phrases import LONGEST, phrases
 from align.check.screens.seen import Seen
 from align.records import Demonstration, Ranking
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
 REAL = ROOT.parent / "shared" / "data"
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in "bdlmnrst"]
@@ -270,8 +268,11 @@ def test_the_command_lists_the_records_to_drop(tiny_recipe: Callable[..., Path],
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the published data is not on this machine")
 @pytest.mark.parametrize("name", ["hh-rlhf", "oasst1", "finegrained-rlhf", "pandalm"])
-def test_of_peoples_own_rankings_few_are_flagged_and_a_planted_phrase_is_found(name: str) -> None:
-    import poison
+def test_of_peoples_own_rankings_few_are_flagged_and_a_planted_phrase_is_found(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    poison = importlib.import_module("poison")
 
     rankings = poison.read(REAL, name)
     assert len(poison.flagged(rankings)) <= 0.05 * len(rankings)

@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from align.errors import UserError
 from align.safety.adapters import read_cases
 from align.safety.suite import cases
 
-SHARED = Path("/work/shared/data/safety")  # the benchmarks' own files, where somebody has put them
+SHARED = ROOT.parent / "shared" / "data" / "safety"  # the benchmarks' own files, where somebody has put them
 
 
 def written(folder: Path, name: str, text: str) -> Path:
