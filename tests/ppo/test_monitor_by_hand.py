@@ -104,11 +104,12 @@ def test_what_is_final_is_what_results_are_of(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(monitor.checkpoint, "at", lambda folder, step, of: found if step == 2 else None)
     monkeypatch.setattr(monitor, "summary", lambda answers: {"eval/score": answers[0], "eval/kl": 0.0})
     answers = SimpleNamespace(answered=lambda: [1.0 + 2 * own["policy"]["w"][0].item()])
-    answered, results = monitor.outcome(given, here, answers)  # type: ignore[arg-type]
+    refused = lambda: {"eval/refusals": own["policy"]["w"][0].item() / 10}  # noqa: E731
+    answered, results = monitor.outcome(given, here, answers, refused)  # type: ignore[arg-type]
     assert [own[role]["w"].tolist() for role in own] == [[1, 1], [2, 2]]
     assert answered == [3.0]
-    assert results == {"eval/score": 3.0, "eval/kl": 0.0, "eval/kept_iteration": 2}
-    assert here.appended == [(4, {"eval/score": 1.0, "eval/kl": 0.0})]
+    assert results == {"eval/score": 3.0, "eval/kl": 0.0, "eval/refusals": 0.1, "eval/kept_iteration": 2}
+    assert here.appended == [(4, {"eval/score": 1.0, "eval/kl": 0.0, "eval/refusals": 0.0})]
 
 
 def test_only_the_best_is_kept(tmp_path: Path) -> None:
