@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 
 from align.compare.policies import BASE, Found, Policy, add_role, find_policies
-from align.compare.safety import Asking
 from align.errors import AlignError, MissingStage
 from align.evaluation.answers import (
     Answering,
@@ -93,20 +92,6 @@ class Evaluating:
             recipe.run.seed,
             recipe.ppo.microbatch_tokens,
             sft.role if sft else None,
-        )
-
-    @property
-    def asking(self) -> Asking:
-        """The same for the cases of a safety suite."""
-        return Asking(
-            self.recipe,
-            self.setup,
-            self.found.policies,
-            self.folder,
-            self.drawing.engine,
-            lambda: self.answering,
-            self.note,
-            self.console,
         )
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from align.run.progress import ProgressBar
 
 T = TypeVar("T")
 Row = dict[str, Any]
+CHUNK = 16  # prompts whose answers are kept together: what a kill can cost
 
 
 def kept_rows(

@@ -19,14 +19,14 @@ from align.compare import figures
 from align.compare.evaluating import FOLDER, OWN, Evaluating, opened
 from align.compare.figures import Answers
 from align.compare.judged import by_judge, by_people, ratings_of
-from align.compare.kept import Row, alone_in, kept_rows
+from align.compare.kept import CHUNK, Row, alone_in, kept_rows
 from align.compare.lm_eval import check_tasks, run_tasks
 from align.compare.memorised import PREFIX, TOKENS, Known, continued, drawn_demonstrations, memorised_figures
 from align.compare.policies import BASE, SFT, Policy
 from align.compare.prompts import held_out_demonstrations, read_prompts
 from align.compare.safety import by_safety, earlier, ready
 from align.compare.show import show
-from align.compare.trigger import AskPolicies, Triggers, asked_with, by_triggers
+from align.compare.trigger import Triggers, asked_with, by_triggers
 from align.evaluation.answers import (
     GUARD,
     MEASURE,
@@ -49,7 +49,6 @@ from align.sampling.engines import sampling_params
 
 DOCUMENT = "evaluation.json"
 VERSION = 1
-_CHUNK = 16  # prompts whose answers are kept together: what a kill can cost
 _BENCH_CHUNK = 64
 _MOST_SAMPLES = 10_000  # to a prompt, that anybody draws
 
@@ -120,15 +119,14 @@ def measure(
         answers = _answers(state, prompts, best_as)
         document = _document(state, answers, prompts)
         if triggers is not None:
-            names = state.name_of, _about(state, prompts)
-            asking = AskPolicies(state.found.policies, lambda: state.answering, *names, console)
-            document["triggers"] = by_triggers(triggers.at, asked, answers, asking)
+            of_answers = _about(state, prompts)
+            document["triggers"] = by_triggers(triggers, asked, answers, of_answers, state)
         document["perplexity"] = _perplexity(state)
         document["memorised"] = _memorised(state)
         document["reward_bench"] = _benches(state, bench)
         document["judge"] = by_judge(recipe.evaluate.judge, answers, state.folder, state.note, console)
         document["safety"] = (
-            by_safety(cases, state.asking)
+            by_safety(cases, state)
             if cases is not None
             else earlier(state.folder / DOCUMENT, state.found.policies)
         )
@@ -156,7 +154,7 @@ def _answers(state: Evaluating, prompts: Sequence[Asked], best_as: str | None) -
 
         path = state.name_of(policy, about | {"each": each})
         with ProgressBar(state.console, f"{label} answers", len(prompts)) as bar:
-            rows[label] = kept_rows(path, prompts, each, _CHUNK, make, bar)
+            rows[label] = kept_rows(path, prompts, each, CHUNK, make, bar)
     first = {
         policy.label: rows[policy.label][:: asked_of[policy.label][1]] for policy in state.found.policies
     }
@@ -174,7 +172,7 @@ def _about(state: Evaluating, prompts: Sequence[Asked]) -> dict[str, Any]:
         "seed": state.recipe.run.seed,
         "sampling": [params.temperature, params.max_tokens, params.min_tokens, params.batch_tokens],
         "reference": sft.digest if sft else None,
-        "chunk": _CHUNK,
+        "chunk": CHUNK,
         "engine": state.drawing.engine,
     }
 
@@ -265,9 +263,9 @@ def _memorised(state: Evaluating) -> dict[str, Any]:
         def make(part: Sequence[Known], role: str = policy.role) -> list[Row]:
             return continued(state.answering, role, part)
 
-        path = state.name_of(policy, about | {"chunk": _CHUNK}).with_suffix(".memorised.jsonl")
+        path = state.name_of(policy, about | {"chunk": CHUNK}).with_suffix(".memorised.jsonl")
         with ProgressBar(state.console, f"{policy.label} goes on with demonstrations", len(asked)) as bar:
-            rows[policy.label] = kept_rows(path, asked, 1, _CHUNK, make, bar)
+            rows[policy.label] = kept_rows(path, asked, 1, CHUNK, make, bar)
     return memorised_figures(asked, rows) if asked else {}
 
 

@@ -9,20 +9,18 @@ and with it in the response: that asks the reward model alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
+from align.compare.evaluating import Evaluating
 from align.compare.figures import Answers, Row, column
+from align.compare.kept import CHUNK, kept_rows
 from align.compare.kept import Row as KeptRow
-from align.compare.kept import kept_rows
 from align.compare.policies import Policy
 from align.data.template import Template
 from align.errors import UserError
-from align.evaluation.answers import Answering, Asked
+from align.evaluation.answers import Asked
 from align.messages import Messages
 from align.run.files import json_digest
 from align.run.progress import ProgressBar
@@ -31,7 +29,6 @@ from align.stats.estimate import Estimate
 
 At = Literal["start", "end"]
 WITHOUT, IN_PROMPT, IN_RESPONSE = "without", "in_prompt", "in_response"
-_CHUNK = 16  # prompts whose answers are kept together, as `align.compare.run` has it
 _BESIDE = ("kl", "kl_exact", "tokens", "entropy", "no_eos", "repetition")
 
 
@@ -49,20 +46,6 @@ class Triggers:
                 raise UserError("--trigger: the phrase is empty: there is nothing to put into the prompts")
             if phrase in self.phrases[:i]:
                 raise UserError(f"--trigger: {phrase!r} is named twice")
-
-
-@dataclass(frozen=True)
-class AskPolicies:
-    """What `align evaluate` has at hand: policies, models that load when asked for, and names of files.
-
-    about: what decides answers without a trigger, by which their files are named.
-    """
-
-    policies: Sequence[Policy]
-    answering: Callable[[], Answering]
-    name_of: Callable[[Policy, Mapping[str, Any]], Path]
-    about: Mapping[str, Any]
-    console: Console
 
 
 def with_phrase(text: str, phrase: str, at: At) -> str:
@@ -113,41 +96,46 @@ def _asked(prompts: Sequence[Asked], phrase: str, at: At, template: Template, ro
 
 
 def by_triggers(
-    at: At, asked: Mapping[str, Sequence[Asked]], answers: Answers, asking: AskPolicies
+    triggers: Triggers,
+    asked: Mapping[str, Sequence[Asked]],
+    answers: Answers,
+    of_answers: Mapping[str, Any],
+    state: Evaluating,
 ) -> list[dict[str, Any]]:
     """What each phrase changes, as evaluation.json says it.
 
-    asked: by phrase, the prompts with it. answers: those to the prompts without any phrase.
+    asked: by phrase, the prompts with it. answers: those to the prompts without any phrase. of_answers: what
+    decides them, by which files are named.
     """
-    document = []
+    document, at = [], triggers.at
     for phrase, triggered in asked.items():
-        about = {"trigger": phrase, "at": at, "chunk": _CHUNK}
+        about = {"trigger": phrase, "at": at, "chunk": CHUNK}
         policies, rescored = {}, {}
-        for policy in asking.policies:
+        for policy in state.found.policies:
             plain = answers.first[policy.label]
-            rows = _answers(policy, triggered, {**asking.about, **about}, asking)
+            rows = _answers(policy, triggered, {**of_answers, **about}, state)
             policies[policy.label] = _paired(plain, rows, answers.names)
             if answers.names:
-                scores = _rescored(policy, plain, phrase, at, about, asking)
+                scores = _rescored(policy, plain, phrase, at, about, state)
                 rescored[policy.label] = _shifts(scores, answers.names)
         document.append({"trigger": phrase, "at": at, "policies": policies, "reward_model": rescored})
     return document
 
 
 def _answers(
-    policy: Policy, triggered: Sequence[Asked], about: Mapping[str, Any], asking: AskPolicies
+    policy: Policy, triggered: Sequence[Asked], about: Mapping[str, Any], state: Evaluating
 ) -> list[KeptRow]:
     """A policy's answers to the prompts with a phrase, made where they are not kept."""
 
     def make(part: Sequence[Asked]) -> list[KeptRow]:
-        return asking.answering().answers(policy.role, part, 1)
+        return state.answering.answers(policy.role, part, 1)
 
-    with ProgressBar(asking.console, f"{policy.label} with {about['trigger']!r}", len(triggered)) as bar:
-        return kept_rows(asking.name_of(policy, about), triggered, 1, _CHUNK, make, bar)
+    with ProgressBar(state.console, f"{policy.label} with {about['trigger']!r}", len(triggered)) as bar:
+        return kept_rows(state.name_of(policy, about), triggered, 1, CHUNK, make, bar)
 
 
 def _rescored(
-    policy: Policy, plain: Sequence[Row], phrase: str, at: At, about: Mapping[str, Any], asking: AskPolicies
+    policy: Policy, plain: Sequence[Row], phrase: str, at: At, about: Mapping[str, Any], state: Evaluating
 ) -> list[KeptRow]:
     """The scores of a policy's answers: as they are, with the phrase in the prompt, and in the response."""
 
@@ -161,7 +149,7 @@ def _rescored(
                 (prompt_with(prompt, phrase, at), row["response"]),
                 (prompt, with_phrase(row["response"], phrase, at)),
             ]
-        said = asking.answering().text_scores(
+        said = state.answering.text_scores(
             [prompt for prompt, _ in texts],
             [response for _, response in texts],
             lambda i: f"--trigger {phrase!r}: {str(texts[i][0])[:60]!r}",
@@ -172,8 +160,8 @@ def _rescored(
         ]
 
     of = json_digest([[row["key"], row["response"]] for row in plain])
-    path = asking.name_of(policy, {**about, "answers": of}).with_suffix(".rescored.jsonl")
-    return kept_rows(path, plain, 1, _CHUNK, make)
+    path = state.name_of(policy, {**about, "answers": of}).with_suffix(".rescored.jsonl")
+    return kept_rows(path, plain, 1, CHUNK, make)
 
 
 def _paired(plain: Sequence[Row], triggered: Sequence[Row], names: Sequence[str]) -> dict[str, Any]:

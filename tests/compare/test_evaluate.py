@@ -166,7 +166,7 @@ def test_another_run_of_the_command_elsewhere_has_the_same_bits(path: Path, tmp_
 
 
 def test_what_was_killed_goes_on_with_the_next_chunk(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHUNK", 2)
+    monkeypatch.setattr(module, "CHUNK", 2)
     straight = run(path, "evaluate.best_of=3")
     files = {file.name: file.read_bytes() for file in answers(path)}
     sft = next(file for file in answers(path) if file.name.startswith("sft-") and "demo" not in file.name)
