@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from align.errors import AlignError, UserError
-from align.ppo.roles import Context, save
+from align.ppo.roles import Context
+from align.ppo.safety import keep
 from align.processes import distributed
 from align.recipe.sections import Recipe
-from align.run import checkpoint
-from align.run.folder import StageRun, share_object
+from align.run.folder import StageRun
 from align.safety.attacks import PLAIN
+from align.safety.cases import Case
 from align.safety.scoring import refused
 from align.safety.suite import cases
 from align.sampling.engines import sampling_params
@@ -44,8 +45,7 @@ class Refusals:
         now, before = found["eval/refusals"], found["eval/reference_refusals"]
         if now - before <= self.limit:
             return
-        if not share_object((stage.checkpoints / checkpoint.name(iteration)).exists(), self.context.accel):
-            save(self.context, stage, iteration)
+        keep(self.context, stage, iteration)
         raise AlignError(
             f"ppo stopped after {iteration} iterations: of {len(self.prompts)} harmless requests the policy "
             f"refuses {now:.0%}, the SFT policy {before:.0%}: more than ppo.refusal_limit ({self.limit:g}) "
@@ -68,23 +68,29 @@ class Refusals:
 
 
 def watched_refusals(context: Context, recipe: Recipe, stage: StageRun) -> Refusals:
-    """What ppo.refusal_limit watches: the safety suite's harmless requests, behind no attack.
+    """What ppo.refusal_limit watches: the harmless twins of the safety suite's requests, behind no attack.
 
     Raises UserError where none of them fits into ppo.max_prompt_tokens.
     """
     limit = recipe.ppo.refusal_limit
     if limit is None:
         return Refusals(context, [], 0.0)
-    template, room = context.setup.template, recipe.ppo.max_prompt_tokens
-    asked = [case for case in cases(attacks=[PLAIN]) if case.expected == "comply"]
-    encoded = template.prompts_ids([case.prompt for case in asked])
+    room, twins = recipe.ppo.max_prompt_tokens, harmless_twins()
+    encoded = context.setup.template.prompts_ids([case.prompt for case in twins])
     fitting = [ids for ids in encoded if not isinstance(ids, UserError) and len(ids) <= room]
     if not fitting:
         raise UserError(
-            f"ppo.refusal_limit: none of the {len(asked)} harmless requests of the safety suite fits into "
+            f"ppo.refusal_limit: none of the {len(twins)} harmless requests of the safety suite fits into "
             f"ppo.max_prompt_tokens ({room}): raise it, or leave refusal_limit out"
         )
-    longer = len(asked) - len(fitting)
+    longer = len(twins) - len(fitting)
     left = f"; {longer} are left out, longer than ppo.max_prompt_tokens" if longer else ""
     stage.say(f"ppo: {len(fitting)} harmless requests of the safety suite watch over refusals{left}")
     return Refusals(context, fitting, limit)
+
+
+def harmless_twins() -> list[Case]:
+    """Requests that only sound like a harmful one; controls of other attacks are not among them."""
+    plain = cases(attacks=[PLAIN])
+    harmful = {case.pair for case in plain if case.expected == "refuse"}
+    return [case for case in plain if case.expected == "comply" and case.pair in harmful]

@@ -79,14 +79,19 @@ def check_limit(context: Context, stage: StageRun, kl: float, iteration: int) ->
     limit = context.cfg.kl_limit
     if limit is None or not kl > limit:
         return
-    if not share_object((stage.checkpoints / checkpoint.name(iteration)).exists(), context.accel):
-        save(context, stage, iteration)
+    keep(context, stage, iteration)
     raise AlignError(
         f"ppo stopped after {iteration} iterations: the mean KL to the reference is {kl:.2f} nats a "
         f"response, above ppo.kl_limit ({limit:g}). {_last_good(stage)} To go on from there, run the same "
         "command with a higher ppo.kl_limit; to hold the policy closer, raise ppo.kl_coef, or set "
         "ppo.kl_target, and add --restart"
     )
+
+
+def keep(context: Context, stage: StageRun, iteration: int) -> None:
+    """A checkpoint of this iteration, where there is none yet, before the stage stops."""
+    if not share_object((stage.checkpoints / checkpoint.name(iteration)).exists(), context.accel):
+        save(context, stage, iteration)
 
 
 def bad_numbers(values: dict[str, float]) -> list[str]:

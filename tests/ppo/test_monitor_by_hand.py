@@ -104,7 +104,10 @@ def test_what_is_final_is_what_results_are_of(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(monitor.checkpoint, "at", lambda folder, step, of: found if step == 2 else None)
     monkeypatch.setattr(monitor, "summary", lambda answers: {"eval/score": answers[0], "eval/kl": 0.0})
     answers = SimpleNamespace(answered=lambda: [1.0 + 2 * own["policy"]["w"][0].item()])
-    refused = lambda: {"eval/refusals": own["policy"]["w"][0].item() / 10}  # noqa: E731
+
+    def refused() -> dict[str, float]:
+        return {"eval/refusals": own["policy"]["w"][0].item() / 10}
+
     answered, results = monitor.outcome(given, here, answers, refused)  # type: ignore[arg-type]
     assert [own[role]["w"].tolist() for role in own] == [[1, 1], [2, 2]]
     assert answered == [3.0]

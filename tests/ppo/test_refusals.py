@@ -16,7 +16,6 @@ from align.ppo import train as ppo
 from align.recipe.load import load_recipe
 from align.recipe.ppo import PPO
 from align.safety.scoring import Scored
-from align.safety.suite import cases
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +43,8 @@ def asked(harmless: int) -> Callable[[str], Scored]:
 def test_ppo_stops_where_it_refuses_more_than_the_sft_policy_by_more_than_the_limit(
     recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    harmless = [case for case in cases(attacks=["plain"]) if case.expected == "comply"]
-    set_ = fields(recipe_path, tmp_path)
-    short = [c for c in harmless if isinstance(c.prompt, str) and len(c.prompt) < 120]
-    assert len(short) > 50
-    monkeypatch.setattr(refusals, "cases", lambda attacks: short[:40])
+    set_, twins = fields(recipe_path, tmp_path), refusals.harmless_twins()
+    monkeypatch.setattr(refusals, "harmless_twins", lambda: twins[:40])
     monkeypatch.setattr(refusals, "refused", asked(40))
     with pytest.raises(
         AlignError,
@@ -70,6 +66,12 @@ def test_ppo_stops_where_it_refuses_more_than_the_sft_policy_by_more_than_the_li
     monkeypatch.setattr(refusals, "refused", asked(40))
     ppo.run(load_recipe(recipe_path, [*set_, "ppo.refusal_limit=0.3"]))
     assert json.loads((folder / "manifest.json").read_text())["results"]["eval/refusals"] == 0.25
+
+
+def test_the_twins_of_harmful_requests_are_asked_and_nothing_else() -> None:
+    twins = refusals.harmless_twins()
+    assert len(twins) == len({case.pair for case in twins}) == 70
+    assert all(case.expected == "comply" and isinstance(case.prompt, str) for case in twins)
 
 
 def test_harmless_requests_that_are_too_long_are_left_out_and_none_is_an_error(
