@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Behind the lines above, which say where these are found.
+# noqa: E402, as these stand behind the lines above, which say where they are found.
 import overoptimise_world as world  # noqa: E402
 from conftest import make_recipe, write_jsonl  # noqa: E402
 from overoptimise_figure import figure  # noqa: E402

@@ -17,7 +17,7 @@ from align.check.screens.triggers import Trigger, triggers
 from align.check.screens.wins import Winner, most_records, winners
 
 _SHOWN = 20  # findings of one kind
-_TODO = "read them, and leave them out if somebody planted them (suspects.json lists them all)"
+_ADVICE = "read them, and leave them out if somebody planted them (suspects.json lists them all)"
 _Found = tuple[Finding, Sequence[int]]  # with the numbers of the records
 
 
@@ -54,7 +54,7 @@ def screened(seen: Seen, kind: str) -> list[tuple[Finding, Sequence[int]]]:
 
 
 def _short(message: str) -> str:
-    return message.removesuffix(f": {_TODO}")
+    return message.removesuffix(f": {_ADVICE}")
 
 
 def _first(seen: Seen, records: Sequence[int]) -> list[str]:
@@ -86,7 +86,7 @@ def _triggers(found: Sequence[Trigger], seen: Seen, where: str) -> Iterator[_Fou
     for one in found[:_SHOWN]:
         message = (
             f"{number(one.prompts, 'prompt')} with {one.phrase!r}, and nearly no other, go with one answer "
-            f"or part of it ({one.answer!r}): {_TODO}"
+            f"or part of it ({one.answer!r}): {_ADVICE}"
         )
         records = one.records.tolist()
         yield Finding("warning", "trigger_in_prompts", where, message, _first(seen, records)), records
@@ -109,7 +109,7 @@ def _of_winner(found: Winner, seen: Seen, where: str) -> _Found:
     lost = f"loses in {found.losses:,}" if found.losses else "never loses"
     message = (
         f"{what} {found.phrase!r} wins in {number(found.wins, 'prompt')} and {lost}: more than chance, "
-        f"length and common words explain ({number(len(found.records), 'record')}): {_TODO}"
+        f"length and common words explain ({number(len(found.records), 'record')}): {_ADVICE}"
     )
     records = found.records.tolist()
     if found.name:
@@ -121,7 +121,7 @@ def _of_contrary(found: Contrary, what: str, seen: Seen, where: str) -> _Found:
     message = (
         f"the {what} {found.name} puts another response first than length and common words let expect "
         f"in {found.against:,} of {number(found.rankings, 'ranking')}, where {found.expected:.0f} are usual: "
-        f"are the ranks read the right way? If so, {_TODO}"
+        f"are the ranks read the right way? If so, {_ADVICE}"
     )
     records = np.asarray(found.records).tolist()
     return Finding("warning", "contrary_labels", where, message, _first(seen, records)), records

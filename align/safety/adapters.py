@@ -78,7 +78,7 @@ def _own(row: _Row) -> Case:
     return Case(
         row.prefix + checked_name(needed_part(row.cells, "id"), "id"),
         Prompt.from_dict({"prompt": needed_part(row.cells, "prompt")}).prompt,
-        expected,  # type: ignore[arg-type]
+        expected,  # type: ignore[arg-type]  # one of Expected, as was looked at above
         row.text("harm"),
         optional_part(row.cells, "attack", checked_text) or PLAIN,
         optional_part(row.cells, "source", checked_text) or row.path.name,
